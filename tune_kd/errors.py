@@ -1,0 +1,20 @@
+"""Errors that a user can mend: what was given, what is allowed, what to type next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """Wrong input. Entry points print it in one or two lines and exit with code 2."""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str], *, where: str = "allowed") -> UsageError:
+    """An error that names the nearest of the allowed names.
+
+    >>> print(unknown("space", "cifar10", ["cifar10_kd", "digits_kd"]))
+    unknown space 'cifar10'; did you mean 'cifar10_kd'? allowed: cifar10_kd, digits_kd
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    return UsageError(f"unknown {kind} '{given}'{hint} {where}: {', '.join(names)}")

@@ -1,0 +1,42 @@
+"""Every metric once: unit, direction, digits and heading. Rows hold fractions, tables percent."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a measured column is read and printed; `higher_is_better` None means neither."""
+
+    heading: str
+    unit: str = ""
+    digits: int = 2
+    scale: float = 1.0  # printed = stored * scale
+    higher_is_better: bool | None = None
+
+
+def _share(heading: str) -> Metric:
+    return Metric(heading=heading, unit="%", digits=2, scale=100.0, higher_is_better=True)
+
+
+METRICS: dict[str, Metric] = {
+    "val_accuracy": _share("Validation accuracy"),
+    "val_loss": Metric(heading="Validation loss", digits=4, higher_is_better=False),
+    "test_accuracy": _share("Test accuracy"),
+    "test_loss": Metric(heading="Test loss", digits=4, higher_is_better=False),
+    "num_params": Metric(heading="Parameters", digits=0, higher_is_better=False),
+    "size_mb": Metric(heading="Size", unit="MB", digits=2, higher_is_better=False),
+    "flops": Metric(heading="FLOPs", digits=0, higher_is_better=False),
+    "latency_ms": Metric(heading="Latency", unit="ms", digits=3, higher_is_better=False),
+    "latency_ms_sd": Metric(heading="Latency sd", unit="ms", digits=3),
+    "throughput_per_s": Metric(heading="Throughput", unit="1/s", digits=0, higher_is_better=True),
+}
+
+
+def shown(name: str, value: float) -> str:
+    """A value in its metric's unit and digits, without the unit.
+
+    >>> shown("test_accuracy", 0.98765), shown("num_params", 78042.0)
+    ('98.77', '78,042')
+    """
+    metric = METRICS[name]
+    return f"{value * metric.scale:,.{metric.digits}f}"

@@ -1,0 +1,215 @@
+"""What one student is made of: frozen data that survives JSON and has a fingerprint.
+
+A recipe names its images, its student, its frozen teacher and a sequence of stages (model in, model
+out). A teacher is a recipe without a teacher; a measurement of a finished model is a recipe without
+stages. A recipe and a seed give the same student on the same kind of device.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+RECIPE_VERSION = 1  # raised when training changes, so that no model of older code is taken for new
+
+
+def digest(*parts: str | bytes, length: int = 16) -> str:
+    """A hexadecimal SHA-256 of the parts, cut to `length`; the parts cannot run into each other.
+
+    >>> digest("a", "b") == digest("ab")
+    False
+    """
+    hasher = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        hasher.update(len(data).to_bytes(8, "big") + data)
+    return hasher.hexdigest()[:length]
+
+
+def stream(*parts: object) -> int:
+    """The seed of one random stream: a hash of what the stream is for, in [0, 2**63).
+
+    >>> stream(0, "shuffle", 1) == stream(0, "shuffle", 1) != stream(0, "shuffle", 2)
+    True
+    """
+    return int(digest(*(repr(part) for part in parts)), 16) >> 1
+
+
+def _demand(rule: str, holds: bool, **given: object) -> None:
+    if not holds:
+        values = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ValueError(f"{rule} must hold, but got {values}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the three loss terms, each >= 0 and finite, and the softmax temperature, > 0.
+
+    `alpha` weighs the cross-entropy with the labels, `beta` the KL divergence to the teacher times
+    temperature squared (Hinton et al. 2015, section 2), `gamma` the features.
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    gamma: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "gamma"):
+            value = getattr(self, name)
+            _demand(f"0 <= {name} < inf", 0 <= value < math.inf, **{name: value})
+        _demand("0 < temperature < inf", 0 < self.temperature < math.inf, temperature=self.temperature)
+        total = self.alpha + self.beta + self.gamma
+        _demand("alpha + beta + gamma > 0", total > 0, alpha=self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """An optimiser and its lr schedule; decays happen at fractions `decay_at` of the epochs."""
+
+    name: str = "sgd"  # sgd or adamw
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    momentum: float = 0.9  # of sgd
+    nesterov: bool = True
+    schedule: str = "cosine"  # cosine, step or constant
+    warmup_epochs: float = 0.0
+    decay_at: tuple[float, ...] = ()
+    decay_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _demand("name in (sgd, adamw)", self.name in ("sgd", "adamw"), name=self.name)
+        known = ("cosine", "step", "constant")
+        _demand("schedule in (cosine, step, constant)", self.schedule in known, schedule=self.schedule)
+        _demand("0 < lr < inf", 0 < self.lr < math.inf, lr=self.lr)
+        ok = 0 <= self.weight_decay < math.inf
+        _demand("0 <= weight_decay < inf", ok, weight_decay=self.weight_decay)
+        _demand("0 <= momentum < 1", 0 <= self.momentum < 1, momentum=self.momentum)
+        ok = 0 <= self.warmup_epochs < math.inf
+        _demand("warmup_epochs >= 0", ok, warmup_epochs=self.warmup_epochs)
+        ok = all(0 < at < 1 for at in self.decay_at) and sorted(self.decay_at) == list(self.decay_at)
+        _demand("decay_at rises within (0, 1)", ok, decay_at=self.decay_at)
+        _demand("0 < decay_factor <= 1", 0 < self.decay_factor <= 1, decay_factor=self.decay_factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """One training stage. With beta = gamma = 0 it is ordinary training on labels."""
+
+    epochs: int
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    weights: LossWeights = field(default_factory=LossWeights)
+    batch_size: int = 128
+    dropout: float = 0.0  # before the classifier
+    label_smoothing: float = 0.0
+    levels: tuple[str, ...] = ("low", "mid", "high")  # of the features; matter where gamma > 0
+    feature_loss: str = "cosine"  # a key of losses.FEATURE_LOSSES or file.py:function
+
+    def __post_init__(self) -> None:
+        _demand("epochs >= 1", self.epochs >= 1, epochs=self.epochs)
+        _demand("batch_size >= 2", self.batch_size >= 2, batch_size=self.batch_size)
+        _demand("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
+        ok = 0 <= self.label_smoothing < 1
+        _demand("0 <= label_smoothing < 1", ok, label_smoothing=self.label_smoothing)
+        ok = self.weights.gamma == 0 or len(self.levels) > 0
+        _demand("levels named where gamma > 0", ok, levels=self.levels)
+
+
+Stage = Distill
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Which images a recipe is fitted on and how they are seen; paths do not matter, hashes do.
+
+    The train split is split once, stratified, by `split_seed`: a tenth is validation. `limit_train`
+    (0 = all) takes a stratified subset first. Crops pad by `pad` pixels of zeros.
+    """
+
+    task: str
+    train_hash: str
+    num_classes: int
+    channels: int = 3
+    size: int = 32
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    limit_train: int = 0
+    split_seed: int = 0
+    fit_on: str = "train"  # or train+val, for confirming
+    pad: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        ok = self.fit_on in ("train", "train+val")
+        _demand("fit_on in (train, train+val)", ok, fit_on=self.fit_on)
+        _demand("num_classes >= 2", self.num_classes >= 2, num_classes=self.num_classes)
+        _demand("pad >= 0", self.pad >= 0, pad=self.pad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Precision and memory layout of training, one choice a study."""
+
+    precision: str = "float32"  # or bfloat16 (autocast; losses and evaluation stay float32)
+    layout: str = "contiguous"  # or channels_last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one model is made.
+
+    `student` and `teacher` name networks (a key of models.MODELS or file.py:function);
+    `teacher_model` and `start` are fingerprints of trained models: the frozen teacher, and what
+    training begins from instead of fresh weights. `sources` are hashes of a user's own files.
+    """
+
+    images: Images
+    student: str
+    stages: tuple[Stage, ...] = ()
+    teacher: str = ""
+    teacher_model: str = ""
+    start: str = ""
+    compute: Compute = field(default_factory=Compute)
+    sources: tuple[str, ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        """Training epochs of all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def fingerprint(self, seed: int) -> str:
+        """Names the model that this recipe and this seed give."""
+        return digest(str(RECIPE_VERSION), to_json(self), str(seed))
+
+
+def to_json(value: Any) -> str:
+    """A dataclass as canonical JSON: sorted keys, no spaces."""
+    return json.dumps(dataclasses.asdict(value), sort_keys=True, separators=(",", ":"))
+
+
+def from_json(text: str) -> Recipe:
+    """The recipe that `to_json` wrote.
+
+    >>> recipe = Recipe(images=Images(task="digits", train_hash="", num_classes=10), student="x")
+    >>> from_json(to_json(recipe)) == recipe
+    True
+    """
+    recipe = rebuild(Recipe, json.loads(text))
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def rebuild(kind: Any, value: Any) -> Any:
+    """JSON data as the annotated type `kind`: a dataclass, a tuple of one type, or a plain value."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return typing.cast(Any, kind)(**{k: rebuild(hints[k], v) for k, v in value.items()})
+    if typing.get_origin(kind) is tuple:
+        return tuple(rebuild(typing.get_args(kind)[0], item) for item in value)
+    if isinstance(kind, types.GenericAlias) or not isinstance(kind, type):
+        return value
+    return kind(value)

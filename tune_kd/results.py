@@ -1,0 +1,189 @@
+"""Rows, the only memory: one an epoch and one a finished stage, in Parquet with one schema a study.
+
+`epochs/<trial>.<attempt>.parquet` is written by a worker, `trials/<trial>.parquet` by the driver.
+Merged files name in their metadata those that they replace; readers here ignore these, and whoever
+opens the study next deletes them. pandas, pyarrow and DuckDB read a folder as one table.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tune_kd.metrics import METRICS
+from tune_kd.storage import Storage
+
+SCHEMA_VERSION = 1  # of the columns; raised with any change
+PHASES = ("teach", "search", "confirm", "measure")
+STATUSES = ("finished", "stopped", "failed")
+
+TEXT, WHOLE, NUMBER = pa.string(), pa.int64(), pa.float64()
+Row = dict[str, Any]
+
+_WHO = {
+    "schema": WHOLE,
+    "study": TEXT,
+    "phase": TEXT,  # teach, search, confirm, measure
+    "method": TEXT,  # empty for a teacher
+    "trial": TEXT,
+    "number": WHOLE,  # of the trial within its method
+    "seed": WHOLE,
+}
+_MEASURED = dict.fromkeys(METRICS, NUMBER)
+
+EPOCH_COLUMNS = {
+    **_WHO,
+    "attempt": TEXT,  # which process trained this epoch, not which file it stands in
+    "stage": WHOLE,
+    "stage_name": TEXT,
+    "epoch": WHOLE,  # within the stage, from 1
+    "step": WHOLE,  # epochs trained over all stages, from 1
+    "last": pa.bool_(),  # of the recipe
+    "lr": NUMBER,
+    "train_loss": NUMBER,  # the weighted sum, then its three terms unweighted
+    "hard_loss": NUMBER,
+    "soft_loss": NUMBER,
+    "feature_loss": NUMBER,
+    **_MEASURED,
+    "seconds": NUMBER,
+    "device": TEXT,
+    "host": TEXT,
+    "pid": WHOLE,
+    "checkpoint": TEXT,  # from which the next epoch goes on
+}
+
+TRIAL_COLUMNS = {
+    **_WHO,
+    "space": TEXT,
+    "family": TEXT,
+    "origin": TEXT,  # textbook, literature, random, sampled; best or textbook in phase confirm
+    "source": TEXT,  # in phase confirm: the trial that is confirmed
+    "stage": WHOLE,
+    "stage_name": TEXT,
+    "status": TEXT,  # finished, stopped, failed
+    "reason": TEXT,
+    "alpha": NUMBER,  # canonical, of the last training stage
+    "beta": NUMBER,
+    "gamma": NUMBER,
+    "temperature": NUMBER,  # null where beta is 0
+    **_MEASURED,
+    "epochs": WHOLE,  # trained so far, over all stages
+    "seconds": NUMBER,
+    "attempts": WHOLE,
+    "device": TEXT,
+    "host": TEXT,
+    "versions": TEXT,  # JSON: python, torch, torchvision, ray, optuna, tune_kd
+    "commit": TEXT,
+    "fingerprint": TEXT,  # of the model that the recipe and the seed give
+    "teacher_model": TEXT,
+    "recipe": TEXT,  # JSON
+    "started": TEXT,  # ISO 8601, UTC
+    "ended": TEXT,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """What `trial.run` yields after each epoch; `state` is what the next epoch goes on from.
+
+    A measurement of a finished model is one report with epoch 0. `state` maps names to tensors.
+    """
+
+    stage: int
+    stage_name: str
+    epoch: int
+    step: int
+    last: bool
+    values: Mapping[str, float]  # lr, losses and metrics by column name
+    seconds: float
+    state: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+
+def epoch_schema() -> pa.Schema:
+    """Columns of `epochs/`."""
+    return pa.schema(EPOCH_COLUMNS)
+
+
+def trial_schema(config_types: Mapping[str, str]) -> pa.Schema:
+    """Columns of `trials/`: the fixed ones and `config.<name>` of the study's sampled values."""
+    config = {f"config.{k}": pa.type_for_alias(v) for k, v in sorted(config_types.items())}
+    return pa.schema({**TRIAL_COLUMNS, **config})
+
+
+def encode(
+    rows: Iterable[Row], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Rows as one Parquet file; columns that a row lacks are null, unknown ones are a bug."""
+    rows = list(rows)
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    assert not unknown, f"columns outside the schema: {sorted(unknown)}"
+    table = pa.Table.from_pylist(rows, schema.with_metadata(dict(metadata or {})))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def decode(data: bytes) -> tuple[list[Row], list[str]]:
+    """The rows of a Parquet file, and the names of the files that it replaces."""
+    table = pq.ParquetFile(pa.BufferReader(data)).read()
+    metadata = table.schema.metadata or {}
+    replaced = json.loads(metadata.get(b"replaces", b"[]"))
+    rows: list[Row] = table.to_pylist()
+    return rows, replaced
+
+
+def read_folder(storage: Storage, folder: str) -> dict[str, list[Row]]:
+    """Rows by file name, replaced files left out. A torn or foreign file is left out as well."""
+    files: dict[str, list[Row]] = {}
+    replaced: set[str] = set()
+    for name in storage.names(folder, ".parquet"):
+        try:
+            files[name], gone = decode(storage.read(f"{folder}/{name}"))
+        except (FileNotFoundError, pa.ArrowInvalid):
+            continue  # deleted since it was listed, or not ours: our own are written whole
+        replaced.update(gone)
+    return {name: rows for name, rows in files.items() if name not in replaced}
+
+
+def read_trials(storage: Storage) -> list[Row]:
+    """All verdicts, each once, in the order of phase, number and method."""
+    unique: dict[tuple[str, int], Row] = {}
+    for rows in read_folder(storage, "trials").values():
+        unique.update({(row["trial"], row["stage"]): row for row in rows})
+    return sorted(unique.values(), key=lambda r: (PHASES.index(r["phase"]), r["number"], r["method"], r["trial"], r["stage"]))  # fmt: skip
+
+
+def read_epochs(storage: Storage) -> dict[str, list[Row]]:
+    """The rows of each trial in order: of its attempts' files, the longest."""
+    longest: dict[str, list[Row]] = {}
+    for rows in read_folder(storage, "epochs").values():
+        by_trial: dict[str, list[Row]] = {}
+        for row in rows:
+            by_trial.setdefault(row["trial"], []).append(row)
+        for trial, found in by_trial.items():
+            if len(found) > len(longest.get(trial, [])):
+                longest[trial] = sorted(found, key=lambda r: r["step"])
+    return longest
+
+
+def merge(storage: Storage, folder: str, rows: list[Row], *, schema: pa.Schema, replaces: list[str]) -> None:  # fmt: skip
+    """Write `rows` as one file in place of the files `replaces`, then delete these."""
+    if len(replaces) < 2:
+        return
+    earlier = [name for name in replaces if name.startswith("merged-")]
+    number = 1 + max((int(name[7:-8]) for name in earlier), default=0)
+    data = encode(rows, schema, metadata={"replaces": json.dumps(replaces)})
+    storage.write(f"{folder}/merged-{number:05d}.parquet", data)
+    for name in replaces:
+        storage.remove(f"{folder}/{name}")
+
+
+def delete_replaced(storage: Storage, folder: str) -> None:
+    """Delete what merged files replace, where a kill came between the two."""
+    for name in storage.names(folder, ".parquet"):
+        if name.startswith("merged-"):
+            for gone in decode(storage.read(f"{folder}/{name}"))[1]:
+                storage.remove(f"{folder}/{gone}")
