@@ -169,6 +169,16 @@ def read_epochs(storage: Storage) -> dict[str, list[Row]]:
     return longest
 
 
+def read_epochs_of(storage: Storage, trial: str) -> list[Row]:
+    """The rows of one open trial in order: of its attempts' files, the longest."""
+    longest: list[Row] = []
+    for name in storage.names("epochs", ".parquet"):
+        if name.rsplit(".", 2)[0] == trial:
+            rows, _ = decode(storage.read(f"epochs/{name}"))
+            longest = max(longest, rows, key=len)
+    return longest
+
+
 def merge(storage: Storage, folder: str, rows: list[Row], *, schema: pa.Schema, replaces: list[str]) -> None:  # fmt: skip
     """Write `rows` as one file in place of the files `replaces`, then delete these."""
     if len(replaces) < 2:

@@ -42,6 +42,13 @@ class Storage:
         below.local = self.local / name if self.local else None
         return below
 
+    def parent(self) -> "Storage":
+        """The folder that this one lies in."""
+        above = self.at("")
+        above._root = self._root.rsplit("/", 1)[0]
+        above.local = self.local.parent if self.local else None
+        return above
+
     @property
     def name(self) -> str:
         """The last part of the path."""

@@ -1,0 +1,95 @@
+"""Numbers as text: percent with spread and n, signed points with intervals, Markdown tables."""
+
+import pandas as pd
+
+from analysis import stats
+from analysis.select import BASELINE, number
+from tune_kd.metrics import shown
+from tune_kd.results import Row
+
+NONE = "-"
+
+
+def label(method: str) -> str:
+    """A method's name in tables: the baseline is marked as such."""
+    return f"baseline ({BASELINE})" if method == BASELINE else method
+
+
+def accuracy(summary: stats.Summary | None) -> str:
+    """A summary in percent with its n.
+
+    >>> accuracy(stats.Summary(mean=0.9871, sd=0.0021, n=5))
+    '98.71 ± 0.21 (n = 5)'
+    """
+    if summary is None:
+        return NONE
+    spread = "" if summary.sd is None else f" ± {summary.sd * 100:.2f}"
+    return f"{shown('test_accuracy', summary.mean)}{spread} (n = {summary.n})"
+
+
+def points(value: float) -> str:
+    """A signed difference of fractions in percentage points.
+
+    >>> points(0.0042), points(-0.000001)
+    ('+0.42', '+0.00')
+    """
+    return f"{round(value * 100, 2) + 0.0:+.2f}"
+
+
+def gap(difference: stats.Difference | None, *, pairs: bool = True) -> str:
+    """A difference in percentage points with its interval and, if `pairs`, the number of pairs."""
+    if difference is None:
+        return NONE
+    n = f" (n = {difference.n})" if pairs or difference.low is None else ""
+    if difference.low is None or difference.high is None:
+        return f"{points(difference.mean)}{n}"
+    return f"{points(difference.mean)} [{points(difference.low)}, {points(difference.high)}]{n}"
+
+
+def metric(row: Row | None, name: str) -> str:
+    """A row's metric as it is printed, a dash where it has none."""
+    value = number(row, name)
+    return NONE if value is None else shown(name, value)
+
+
+def plain(value: object) -> str:
+    """A value as text: four digits, a dash for nothing, parts listed.
+
+    >>> plain(0.123456), plain(None), plain({"name": "sgd", "lr": 0.1}), plain([1, 3])
+    ('0.1235', '-', 'name sgd, lr 0.1', '1, 3')
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(part)}" for name, part in value.items()) or NONE
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or NONE
+    if value is None or value == "" or value != value:  # NaN is not itself
+        return NONE
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def latency(row: Row | None) -> str:
+    """Mean and spread of the latency in ms."""
+    spread = metric(row, "latency_ms_sd")
+    return metric(row, "latency_ms") + ("" if spread == NONE else f" ± {spread}")
+
+
+def markdown(table: pd.DataFrame | str) -> str:
+    """A table as padded Markdown, readable as it stands; columns of numbers to the right.
+
+    >>> print(markdown(pd.DataFrame({"name": ["x"], "n": ["1"]})))
+    | name |  n |
+    |:-----|---:|
+    | x    |  1 |
+    """
+    if isinstance(table, str):
+        return table
+    columns = []
+    for name in table.columns:
+        cells = [str(cell) for cell in (name, *table[name])]
+        cells = [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
+        width = max(2, *map(len, cells))
+        right = all(cell[:1] in "+-0123456789" for cell in cells[1:])
+        rule = "-" * (width + 1) + ":" if right else ":" + "-" * (width + 1)
+        cells = [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
+        columns.append([f" {cells[0]} ", rule, *(f" {cell} " for cell in cells[1:])])
+    return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))

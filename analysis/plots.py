@@ -1,0 +1,279 @@
+"""A study's pictures: first the data that are shown, as plain tuples, then their drawing.
+
+Values are fractions in the data and percent on the page. Figures are made without pyplot, so that
+nothing global is touched; `png` turns one into bytes.
+"""
+
+import io
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis import select, stats, tables
+from analysis.cells import gap, label
+from analysis.load import Study
+from analysis.select import BASELINE, number
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; the baseline is grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY, INK = "#767676", "#222222"
+VERDICT_COLOURS = {"helps": "#009E73", "hurts": "#D55E00"}
+
+
+class Curve(NamedTuple):
+    """Validation accuracy (fractions) of one search trial after each epoch (from 1)."""
+
+    method: str
+    trial: str
+    status: str  # "running" where there is no verdict yet
+    chosen: bool  # whether it stands for its method in the tables
+    epochs: list[int]
+    values: list[float]
+
+
+class Point(NamedTuple):
+    """One search trial: its value, and the best finished one of its method so far."""
+
+    method: str
+    number: int
+    status: str
+    value: float | None
+    best: float | None
+
+
+class Effect(NamedTuple):
+    """A method minus the baseline on test: the interval, and each seed's difference."""
+
+    method: str
+    difference: stats.Difference
+    by_seed: list[float]
+
+
+def learning_curves(study: Study) -> list[Curve]:
+    """The curves of all search trials, in the order of methods."""
+    status = {row["trial"]: row["status"] for row in select.trials(study.rows, "search")}
+    chosen = {row["trial"] for method in study.methods if (row := study.chosen(method))}
+    curves = []
+    for trial, rows in study.curves.items():
+        seen = [(r["step"], number(r, study.metric)) for r in rows if r["phase"] == "search"]
+        known = [(step, value) for step, value in seen if value is not None]
+        if known and rows[0]["method"] in study.methods:
+            epochs, values = [step for step, _ in known], [value for _, value in known]
+            ended = status.get(trial, "running")
+            curves.append(Curve(rows[0]["method"], trial, ended, trial in chosen, epochs, values))
+    return sorted(curves, key=lambda c: (study.methods.index(c.method), c.trial))
+
+
+def history(study: Study) -> list[Point]:
+    """All search trials in the order of methods and numbers, with the running best."""
+    points = []
+    for method in study.methods:
+        best: float | None = None
+        for row in sorted(select.trials(study.rows, "search", method), key=lambda r: r["number"]):
+            value = number(row, study.metric)
+            if row["status"] == "finished" and value is not None:
+                best = value if best is None else max(best, value)
+            points.append(Point(method, row["number"], row["status"], value, best))
+    return points
+
+
+def effects(study: Study) -> list[Effect]:
+    """What each confirmed method changed on test; empty where nothing can be compared."""
+    baseline = study.confirmed(study.chosen(BASELINE))
+    found = []
+    for method in study.kd_methods:
+        difference = tables.to_baseline(study, method)
+        if difference:
+            own = study.confirmed(study.chosen(method))
+            by_seed = list(stats.differences(own, baseline).values())
+            found.append(Effect(method, difference, by_seed))
+    return found
+
+
+def draw_differences(study: Study) -> Figure | None:
+    """A forest plot: interval, mean and seeds of each method's difference to the baseline."""
+    found = effects(study)
+    if not found:
+        return None
+    figure = Figure(figsize=(8.4, 1.7 + 0.62 * len(found)), layout="constrained")
+    axes = _bare(figure.add_subplot())
+    axes.axvline(0, color=INK, linewidth=1)
+    for at, effect in enumerate(found):
+        colour = VERDICT_COLOURS.get(effect.difference.verdict, GREY)
+        mean, low, high = effect.difference.mean, effect.difference.low, effect.difference.high
+        if low is not None and high is not None:
+            interval = [low * 100, high * 100]
+            axes.plot(interval, [at, at], color=colour, linewidth=3, solid_capstyle="round")
+        seeds = [value * 100 for value in effect.by_seed]
+        axes.plot(
+            seeds, [at + 0.24] * len(seeds), "o", color=colour, alpha=0.45, markersize=4, mew=0
+        )
+        axes.plot([mean * 100], [at], "o", color=colour, markersize=10, mec="white", mew=1.5)
+        text = f"{gap(effect.difference)}\n{effect.difference.verdict}"
+        axes.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center",
+                      fontsize=9, color=colour if colour != GREY else INK)  # fmt: skip
+    axes.set_yticks(range(len(found)), [effect.method for effect in found], fontsize=11)
+    axes.set_ylim(len(found) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.08)
+    axes.set_xlabel("test accuracy minus the tuned baseline's, percentage points")
+    axes.set_title(
+        f"{study.name}: what distillation changes", loc="left", fontweight="bold", pad=22
+    )
+    axes.annotate(
+        "mean and 95 % interval, paired by seed; small dots: single seeds",
+        (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points",
+        fontsize=9, color=GREY,
+    )  # fmt: skip
+    return figure
+
+
+def draw_learning_curves(study: Study) -> Figure | None:
+    """A panel a method: its trials faint, the chosen one bold, the baseline's to compare with."""
+    curves = learning_curves(study)
+    if not curves:
+        return None
+    figure, panels = _panels(study, f"{study.name}: validation accuracy by epoch")
+    baseline = next((c for c in curves if c.chosen and c.method == BASELINE), None)
+    taught = number(select.teacher(study.rows, "teach"), study.metric)
+    for method, axes in panels.items():
+        for curve in (c for c in curves if c.method == method and not c.chosen):
+            _line(axes, curve, color=_colour(study, method), alpha=0.3, linewidth=1)
+            if curve.status == "stopped":
+                end = curve.epochs[-1], curve.values[-1] * 100
+                axes.plot(*end, "|", color=_colour(study, method), alpha=0.6, markersize=6)
+        if baseline and method != BASELINE:
+            _line(axes, baseline, color=GREY, linewidth=1.5, linestyle="--")
+        for curve in (c for c in curves if c.method == method and c.chosen):
+            _line(axes, curve, color=_colour(study, method), linewidth=2.5)
+        if taught is not None:
+            axes.axhline(taught * 100, color=INK, linewidth=1, linestyle=":")
+        axes.set_xlabel("epoch")
+    low = statistics.quantiles([v * 100 for c in curves for v in c.values] * 2, n=10)[0]
+    high = max([v * 100 for c in curves for v in c.values] + [100 * (taught or 0)])
+    axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
+    _key(figure, axes, [
+        ("best trial of the method", {"color": INK, "linewidth": 2.5}),
+        ("other trials", {"color": INK, "alpha": 0.3}),
+        ("stopped", {"color": INK, "alpha": 0.6, "marker": "|", "linestyle": ""}),
+        ("best of the baseline", {"color": GREY, "linestyle": "--"}),
+        ("teacher, last epoch", {"color": INK, "linestyle": ":"}),
+    ])  # fmt: skip
+    return figure
+
+
+def draw_history(study: Study) -> Figure | None:
+    """A panel a method: value by trial number, the running best as a step line."""
+    points = history(study)
+    if not points:
+        return None
+    figure, panels = _panels(study, f"{study.name}: validation accuracy by trial")
+    low, high = _window(points)
+    band = low - 0.06 * (high - low)  # where trials stand that are too bad to be shown, or failed
+    for method, axes in panels.items():
+        own, colour = [p for p in points if p.method == method], _colour(study, method)
+        best = [(p.number, p.best * 100) for p in own if p.best is not None]
+        axes.step(*zip(*best, strict=True), where="post", color=colour) if best else None
+        for status, look in _MARKS.items():
+            shown = [p for p in own if p.status == status]
+            inside = [p for p in shown if p.value is not None and p.value * 100 >= low]
+            values = [p.value * 100 for p in inside if p.value is not None]
+            axes.plot([p.number for p in inside], values, linestyle="", **_tinted(look, colour))
+            below = [p.number for p in shown if p not in inside]
+            mark = {**_tinted(look, colour), **({} if status == "failed" else {"marker": "v"})}
+            axes.plot(below, [band] * len(below), linestyle="", **mark)
+        axes.set_xlabel("trial")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(low - 0.12 * (high - low), high)
+    _key(figure, axes, [
+        *((status, _tinted(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()),
+        ("below the range", {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}),
+        ("best so far", {"color": INK}),
+    ])  # fmt: skip
+    return figure
+
+
+PLOTS: dict[str, Callable[[Study], Figure | None]] = {
+    "differences": draw_differences,
+    "learning_curves": draw_learning_curves,
+    "history": draw_history,
+}
+
+_MARKS: dict[str, dict[str, Any]] = {
+    "finished": {"marker": "o", "markersize": 6, "mew": 0},
+    "stopped": {"marker": "o", "markersize": 5, "mfc": "white", "alpha": 0.8},
+    "failed": {"marker": "x", "markersize": 8, "mew": 2},
+}
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()
+
+
+def _window(points: Sequence[Point]) -> tuple[float, float]:
+    """Limits in percent that keep good trials apart: a few very bad ones stay below them."""
+    values = sorted(p.value * 100 for p in points if p.value is not None) or [0.0, 100.0]
+    finished = sorted(p.value * 100 for p in points if p.value and p.status == "finished")
+    top = values[-1]
+    floor = (finished or values)[len(finished or values) // 4]
+    low = max(values[0], floor - max(top - floor, 1.0))
+    return low, top + 0.06 * (top - low) + 0.01
+
+
+def _panels(study: Study, title: str) -> tuple[Figure, dict[str, Axes]]:
+    """One panel a method, four in a line, with one y axis for all."""
+    count = len(study.methods)
+    columns = min(count, 4)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(1.2 + 2.7 * max(columns, 2), 1.3 + 2.5 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    panels: dict[str, Axes] = {}
+    for at, axes in enumerate(grid.flat):
+        if at >= count:
+            axes.set_visible(False)
+            continue
+        method = study.methods[at]
+        panels[method] = _bare(axes)
+        axes.set_title(label(method), loc="left", fontsize=10, color=_colour(study, method))
+        if at % columns == 0:
+            axes.set_ylabel("validation accuracy, %")
+    return figure, panels
+
+
+def _bare(axes: Axes) -> Axes:
+    """No frame, a faint grid behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _colour(study: Study, method: str) -> str:
+    if method == BASELINE:
+        return GREY
+    return COLOURS[study.kd_methods.index(method) % len(COLOURS)]
+
+
+def _tinted(look: dict[str, Any], colour: str) -> dict[str, Any]:
+    return {"color": colour, **look}
+
+
+def _line(axes: Axes, curve: Curve, **look: Any) -> None:
+    axes.plot(curve.epochs, [value * 100 for value in curve.values], **look)
+
+
+def _key(figure: Figure, axes: Axes, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """One legend for all panels, below them."""
+    handles = [axes.plot([], [], label=name, **look)[0] for name, look in entries]
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=len(entries), frameon=False, fontsize=9
+    )

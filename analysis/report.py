@@ -1,0 +1,256 @@
+"""Tables, plots and one page from the rows of one or more studies.
+
+    python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR]
+
+writes report.md, table.csv, report.json, details.json and pictures below the first study, prints
+the main table and, as the last line, where the page is. Imports neither torch nor Ray.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_kd.errors import UsageError, unknown
+
+# What is heavy (pandas, scipy, matplotlib) is imported by the functions that need it: --help and
+# usage errors come at once.
+if TYPE_CHECKING:
+    from analysis.load import Study
+    from tune_kd.storage import Storage
+
+NOTE = """Test split, mean ± sd over n training seeds; {seeds}. Differences are paired by seed, in
+percentage points, with a 95 % Student t interval: it covers training seeds, not the choice of test
+images, and is not corrected for comparing several methods. Latency ± sd at batch 1{device},
+measured alone before the first trial."""
+
+
+def section(study: "Study", *, pictures: Sequence[str], level: int = 2) -> str:
+    """A study's part of the page; `pictures` are the names of the files that were drawn."""
+    from analysis.advice import advice, warnings
+
+    named = {name: name.removesuffix(".png").split("-")[0] for name in pictures}
+    shown = {kind: f"![{kind.replace('_', ' ')}]({name})" for name, kind in named.items()}
+    parts = [f"> **{text}**" for text in warnings(study)]
+    parts += [_heading("Verdict", level), *_verdict(study)]
+    parts += [*_table(study, "main", level), _note(study), shown.get("differences", "")]
+    parts += [
+        part for name in (*_often(study), *_extra(study)) for part in _table(study, name, level)
+    ]
+    parts += [*_table(study, "search", level), shown.get("history", "")]
+    parts += [shown.get("learning_curves", ""), *_table(study, "teacher", level)]
+    said = [f"- {text}" for text in advice(study)] or ["Nothing stands out."]
+    parts += [_heading("Advice", level), "\n".join(said)]
+    parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
+    return "\n\n".join(part for part in parts if part)
+
+
+SHOWN = ("main", "configuration", "tuning", "search", "teacher", "failures", "provenance")
+
+
+def _often(study: "Study") -> list[str]:
+    """The tables between the results and the search: validation only where there is no test."""
+    from analysis.advice import is_confirmed
+
+    return [*([] if is_confirmed(study) else ["validation"]), "configuration", "tuning"]
+
+
+def _extra(study: "Study") -> list[str]:
+    """The tables that the space asks for beside the common ones; UsageError names an unknown one."""
+    from analysis.tables import TABLES
+
+    asked = study.manifest.get("tables", [])
+    if strangers := [name for name in asked if name not in TABLES]:
+        raise unknown("table", strangers[0], TABLES)
+    return [name for name in asked if name not in SHOWN]
+
+
+def _verdict(study: "Study") -> list[str]:
+    from analysis.advice import confirm_command, is_confirmed, verdicts
+
+    if not is_confirmed(study):
+        return [
+            "**No verdict yet**: nothing has been confirmed on the test split. Type "
+            f"`{confirm_command(study)}`.\nUntil then there are validation values only, of one "
+            "seed and chosen on that very split: they are too good."
+        ]
+    return ["\n".join(f"- {text}" for text in verdicts(study))]
+
+
+def _note(study: "Study") -> str:
+    from analysis import select
+
+    confirming = [r for r in select.trials(study.rows, "confirm") if r["method"]]
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in confirming}))
+    device = (select.student_footprint(study.rows) or {}).get("device")
+    note = NOTE.format(
+        seeds=f"seeds {seeds}, trained on train + validation" if seeds else "none confirmed yet",
+        device=f" on {device}" if device else "",
+    )
+    return " ".join(note.split())
+
+
+def _heading(text: str, level: int) -> str:
+    return f"{'#' * level} {text}"
+
+
+def _table(study: "Study", name: str, level: int) -> list[str]:
+    """Heading and table; nothing where the table is empty."""
+    from analysis.cells import markdown
+    from analysis.tables import TABLES
+
+    title, table = TABLES[name](study)
+    return [_heading(title, level), markdown(table)] if len(table) else []
+
+
+def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
+    """What report.json holds: three test accuracies (fractions, null where not confirmed) a family.
+
+    The method with distillation is the one that is best on validation in the search. Studies that
+    share a family have the key `family:study`.
+    """
+    count = Counter(study.family for study in studies)
+    found = {}
+    for study in studies:
+        key = study.family if count[study.family] == 1 else f"{study.family}:{study.name}"
+        key = f"{study.family}:{study.address}" if key in found else key
+        found[key] = _accuracies(study)
+    return found
+
+
+def _accuracies(study: "Study") -> dict[str, float | None]:
+    from analysis import select, stats
+
+    def mean(method: str | None) -> float | None:
+        chosen = study.chosen(method) if method else None
+        summary = stats.summarise(study.confirmed(chosen).values())
+        return summary.mean if summary else None
+
+    best = select.winner(study.rows, study.kd_methods, metric=study.metric)
+    return {
+        "teacher_accuracy": select.number(select.teacher(study.rows, "confirm"), "test_accuracy"),
+        "student_accuracy_without_kd": mean(select.BASELINE),
+        "student_accuracy_with_kd": mean(best["method"] if best else None),
+    }
+
+
+def details(study: "Study") -> dict[str, Any]:
+    """What details.json holds of a study: the numbers behind the page, fractions throughout."""
+    from analysis import tables
+    from analysis.advice import advice, warnings
+
+    chosen = {method: study.chosen(method) for method in study.methods}
+    return {
+        "study": study.name,
+        "address": study.address,
+        "table": json.loads(tables.raw(study).to_json(orient="records", double_precision=15)),
+        "configurations": {
+            method: {
+                name: row[name]
+                for name in row
+                if name.startswith("config.") or name in (*tables.WEIGHTS, "trial", "number")
+            }
+            for method, row in chosen.items()
+            if row
+        },
+        "test_accuracy_by_seed": {m: study.confirmed(row) for m, row in chosen.items()},
+        "warnings": warnings(study),
+        "advice": advice(study),
+        "failures": [
+            {name: row[name] for name in ("phase", "method", "trial", "epochs", "reason")}
+            for row in study.rows
+            if row["status"] == "failed"
+        ],
+        "manifest": dict(study.manifest),
+    }
+
+
+def write(studies: Sequence["Study"], out: "Storage") -> None:
+    """Everything that the report consists of, into `out`; report.md last."""
+    import pandas as pd
+
+    from analysis import plots, tables
+
+    several = len(studies) > 1
+    names = " and ".join(study.name for study in studies)
+    page = [f"# Does distillation help? {names}"]
+    for at, study in enumerate(studies):
+        drawn = []
+        for kind, draw in plots.PLOTS.items():
+            name = f"{kind}-{at + 1}.png" if several else f"{kind}.png"
+            figure = draw(study)
+            if figure:
+                out.write(name, plots.png(figure))
+                drawn.append(name)
+            else:
+                out.remove(name)  # of an earlier report
+        page += [_heading(study.name, 2)] if several else []
+        page.append(section(study, pictures=drawn, level=3 if several else 2))
+    table = pd.concat([tables.raw(study) for study in studies])
+    out.write("table.csv", table.to_csv(index=False).encode())
+    out.write("report.json", _json(accuracies(studies)))
+    out.write("details.json", _json([details(study) for study in studies]))
+    out.write("report.md", ("\n\n".join(page) + "\n").encode())
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def run(addresses: Sequence[str], out: str | None) -> None:
+    """Load, write, print: the main tables and where the page is on stdout, warnings on stderr."""
+    from analysis.advice import confirm_command, is_confirmed, warnings
+    from analysis.cells import markdown
+    from analysis.load import load
+    from analysis.tables import main_table
+    from tune_kd.storage import Storage
+
+    if len(set(addresses)) < len(addresses):
+        raise UsageError(f"a study is named twice: {' '.join(addresses)}; name each once")
+    studies = [load(address) for address in addresses]
+    folder = Storage(out) if out else studies[0].storage.at("report")
+    for study in studies:
+        _extra(study)  # before anything is written
+    folder.check_writable()
+    write(studies, folder)
+    for study in studies:
+        for text in warnings(study):
+            print(f"warning: {study.name}: {text}", file=sys.stderr)
+        if not is_confirmed(study):
+            print(f"not confirmed yet; type: {confirm_command(study)}", file=sys.stderr)
+        if len(studies) > 1:
+            print(f"{study.name}\n")
+        print(markdown(main_table(study)[1]), end="\n\n")
+    print(f"report: {_shown(folder)}")
+
+
+def _shown(folder: "Storage") -> str:
+    """The page's path, relative where it lies below the working directory."""
+    if folder.local is None:
+        return folder.at("report.md").uri
+    path, here = folder.local / "report.md", Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit code is 0, or 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.report",
+        description="Tables, plots and one page from the rows of one or more studies.",
+    )
+    parser.add_argument("study", nargs="+", help="a study: runs/NAME or s3://bucket/runs/NAME")
+    parser.add_argument("--out", help="where to write (default: report/ below the first study)")
+    given = parser.parse_args(argv)
+    try:
+        run(given.study, given.out)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Which trial stands for a method: pure functions of rows, chosen on validation and never on test.
+
+Rows are those of `tune_kd.results.read_trials`. Only finished trials are ranked: a stopped trial's
+number comes from fewer epochs.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from tune_kd.metrics import METRICS
+from tune_kd.results import Row
+
+BASELINE = "no_kd"  # the method with beta = gamma = 0
+EDGE = 0.05  # share of a range that counts as its edge
+
+
+def number(row: Mapping[str, object] | None, name: str) -> float | None:
+    """A row's number, None where it is null, NaN, missing or where there is no row.
+
+    >>> number({"val_loss": 0.5}, "val_loss"), number({"val_loss": float("nan")}, "val_loss")
+    (0.5, None)
+    """
+    value = (row or {}).get(name)
+    if not isinstance(value, int | float) or math.isnan(value):
+        return None
+    return float(value)
+
+
+def trials(rows: Iterable[Row], phase: str, method: str | None = None) -> list[Row]:
+    """The last stage's row of each trial of a phase (and a method), in the order of the rows."""
+    last: dict[str, Row] = {}
+    for row in rows:
+        if row["phase"] == phase and method in (None, row["method"]):
+            known = last.get(row["trial"])
+            if known is None or (row["stage"] or 0) >= (known["stage"] or 0):
+                last[row["trial"]] = row
+    return list(last.values())
+
+
+def best(
+    rows: Iterable[Row], method: str, *, top: int = 1, metric: str = "val_accuracy"
+) -> list[Row]:
+    """The `top` finished search trials of a method, best first; fewer where fewer have finished.
+
+    Ranked by `metric` in its direction, ties by the lower validation loss, then by number.
+    """
+    sign = 1 if METRICS[metric].higher_is_better is False else -1
+
+    def rank(row: Row) -> tuple[float, float, int]:
+        value, loss = number(row, metric), number(row, "val_loss")
+        assert value is not None  # filtered below
+        return sign * value, math.inf if loss is None else loss, row["number"]
+
+    finished = [row for row in trials(rows, "search", method) if row["status"] == "finished"]
+    return sorted((row for row in finished if number(row, metric) is not None), key=rank)[:top]
+
+
+def textbook(rows: Iterable[Row], method: str) -> Row | None:
+    """A method's finished textbook trial (its number 0); None where there is none."""
+    return next(
+        (
+            row
+            for row in trials(rows, "search", method)
+            if row.get("origin") == "textbook" and row["status"] == "finished"
+        ),
+        None,
+    )
+
+
+def winner(
+    rows: Sequence[Row], methods: Iterable[str], *, metric: str = "val_accuracy"
+) -> Row | None:
+    """The best search trial of several methods, ranked as `best` does; ties keep their order."""
+    firsts = [row for method in methods for row in best(rows, method, metric=metric)]
+    merged = [{**row, "method": "", "number": at} for at, row in enumerate(firsts)]
+    found = best(merged, "", metric=metric)
+    return firsts[found[0]["number"]] if found else None
+
+
+def confirmed(
+    rows: Iterable[Row], source: str, *, metric: str = "test_accuracy"
+) -> dict[int, float]:
+    """What confirming the search trial `source` gave, by seed; empty where it was not confirmed."""
+    values = {
+        row["seed"]: number(row, metric)
+        for row in trials(rows, "confirm")
+        if row.get("source") == source and row["status"] == "finished"
+    }
+    return {seed: value for seed, value in sorted(values.items()) if value is not None}
+
+
+def chosen(rows: Sequence[Row], method: str, *, metric: str = "val_accuracy") -> Row | None:
+    """The search trial that stands for a method in the tables.
+
+    Of the trials confirmed as its best, the one that is best on validation; where none is,
+    the best of the search; None where no trial has finished.
+    """
+    as_best = {
+        row["source"]
+        for row in trials(rows, "confirm", method)
+        if "best" in (row.get("origin") or "") and confirmed(rows, row["source"])
+    }
+    ranked = best(rows, method, top=len(rows), metric=metric)
+    return next((row for row in ranked if row["trial"] in as_best), next(iter(ranked), None))
+
+
+def teacher(rows: Iterable[Row], phase: str) -> Row | None:
+    """The teacher's finished row of a phase: teach (validation), measure or confirm (test)."""
+    name = {"measure": "measure-teacher", "confirm": "confirm-teacher"}.get(phase)
+    found = [
+        row
+        for row in trials(rows, phase, "")
+        if row["status"] == "finished" and name in (None, row["trial"])
+    ]
+    return found[-1] if found else None
+
+
+def student_footprint(rows: Iterable[Row]) -> Row | None:
+    """The measured student: parameters, size, FLOPs, latency."""
+    return next((r for r in trials(rows, "measure", "") if r["trial"] == "measure-student"), None)
+
+
+def edge(value: float, low: float, high: float, *, log: bool = False) -> str:
+    """Which end of its range a value lies within 5 % of: "lower", "upper" or "" for neither.
+
+    In log space for a log range. A lower end of 0 is no edge: there is nothing below to widen to.
+
+    >>> edge(0.95, 0.0, 1.0), edge(0.5, 0.0, 1.0), edge(0.0012, 0.001, 1.0, log=True)
+    ('upper', '', 'lower')
+    """
+    if not low < high:
+        return ""
+    a, b, x = (math.log(v) for v in (low, high, value)) if log else (low, high, value)
+    share = round((x - a) / (b - a), 9)  # 1.05 in [1, 2] is on the line
+    if share >= 1 - EDGE:
+        return "upper"
+    return "lower" if share <= EDGE and low != 0 else ""

@@ -1,0 +1,333 @@
+"""A study's tables. `TABLES` maps a name to a function of the study that gives (title, table).
+
+A table is a DataFrame of strings, ready to print, or Markdown text; an empty one is not printed. To
+add a table, write a function, give it a key in `TABLES`, and name the key in the space's `tables`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import select, stats
+from analysis.cells import NONE, accuracy, gap, label, latency, metric, plain
+from analysis.load import Study
+from analysis.select import BASELINE, number
+from tune_kd.metrics import shown
+from tune_kd.results import STATUSES, Row
+
+Table = tuple[str, pd.DataFrame | str]
+WEIGHTS = ("alpha", "beta", "gamma", "temperature")
+FAILURES_SHOWN = 20
+_FOOTPRINT = ("size_mb", "flops", "latency_ms", "latency_ms_sd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of the main table; accuracies are fractions, `test` None where not confirmed."""
+
+    method: str  # "teacher" for the teacher
+    trial: str
+    val_accuracy: float | None
+    test: stats.Summary | None
+    difference: stats.Difference | None
+    footprint: Row | None
+
+
+def lines(study: Study) -> list[Line]:
+    """The main table's numbers: teacher, baseline, then the methods in their order."""
+    rows = study.rows
+    known = number(select.teacher(rows, "confirm"), "test_accuracy")
+    taught = number(select.teacher(rows, "teach"), study.metric)
+    found = [
+        Line(
+            method="teacher",
+            trial="",
+            val_accuracy=taught,
+            test=stats.summarise([] if known is None else [known]),
+            difference=None,
+            footprint=select.teacher(rows, "measure"),
+        )
+    ]
+    for method in study.methods:
+        trial = study.chosen(method)
+        found.append(
+            Line(
+                method=method,
+                trial=trial["trial"] if trial else "",
+                val_accuracy=number(trial, study.metric),
+                test=stats.summarise(study.confirmed(trial).values()),
+                difference=None if method == BASELINE else to_baseline(study, method),
+                footprint=select.student_footprint(rows),
+            )
+        )
+    return found
+
+
+def to_baseline(study: Study, method: str) -> stats.Difference | None:
+    """A method minus the baseline on test, paired by seed; None where either is not confirmed."""
+    baseline = study.confirmed(study.chosen(BASELINE))
+    return stats.paired(study.confirmed(study.chosen(method)), baseline)
+
+
+def raw(study: Study) -> pd.DataFrame:
+    """The main table as numbers, fractions throughout: what table.csv holds."""
+    return pd.DataFrame([_raw_line(study, line) for line in lines(study)], dtype=object)
+
+
+def _raw_line(study: Study, line: Line) -> dict[str, object]:
+    test, change = line.test, line.difference
+    params = number(line.footprint, "num_params")
+    return {
+        "study": study.name,
+        "method": line.method,
+        "split": "test",
+        "mean": test.mean if test else None,
+        "sd": test.sd if test else None,
+        "n": test.n if test else 0,
+        "difference": change.mean if change else None,
+        "low": change.low if change else None,
+        "high": change.high if change else None,
+        "pairs": change.n if change else 0,
+        "verdict": change.verdict if change else "",
+        "trial": line.trial,
+        "val_accuracy": line.val_accuracy,
+        "num_params": None if params is None else int(params),
+        **{name: number(line.footprint, name) for name in _FOOTPRINT},
+    }
+
+
+def main_table(study: Study) -> Table:
+    """Teacher, baseline and methods: test accuracy, difference, parameters, latency."""
+    found = [
+        {
+            "Method": label(line.method),
+            "Test accuracy, %, mean ± sd (n)": accuracy(line.test),
+            "Difference to baseline, pp [95 %]": gap(
+                line.difference,
+                pairs=bool(line.difference and line.test and line.difference.n != line.test.n),
+            ),
+            "Parameters": metric(line.footprint, "num_params"),
+            "Latency, ms": latency(line.footprint),
+        }
+        for line in lines(study)
+    ]
+    return "Test accuracy", pd.DataFrame(found)
+
+
+def validation(study: Study) -> Table:
+    """Each method's best trial on validation: what there is before anything is confirmed."""
+    found = [
+        {
+            "Method": label(line.method),
+            "Validation accuracy, % (n = 1, chosen on this split)": NONE
+            if line.val_accuracy is None
+            else shown("val_accuracy", line.val_accuracy),
+        }
+        for line in lines(study)
+    ]
+    return "Validation accuracy of the search (optimistic: chosen on it)", pd.DataFrame(found)
+
+
+def configuration(study: Study) -> Table:
+    """The setting of the trial that stands for each method; loss weights also as ratios."""
+    trials = {method: study.chosen(method) for method in study.methods}
+    sampled = sorted({k for row in trials.values() if row for k in row if k.startswith("config.")})
+    names = [n for n in sampled if n.removeprefix("config.") not in WEIGHTS]
+    names = [n for n in names if any(row and row[n] is not None for row in trials.values())]
+    found = []
+    for method, row in trials.items():
+        if row is None:
+            continue
+        fixed = study.manifest["methods"][method].get("fixed", {})
+        cells = {"Method": label(method), "Trial": str(row["number"])}
+        cells["Validation, % (n = 1)"] = metric(row, study.metric)
+        cells |= {name: plain(row[name]) for name in WEIGHTS}
+        cells |= {f"{name}/alpha": _ratio(row[name], row["alpha"]) for name in ("beta", "gamma")}
+        for name in names:
+            value, short = row.get(name), name.removeprefix("config.")
+            cells[short] = plain(fixed.get(short) if value is None else value)
+        found.append(cells)
+    return "Best configuration of each method", pd.DataFrame(found)
+
+
+def _ratio(weight: float | None, alpha: float | None) -> str:
+    return plain(weight / alpha) if alpha and weight is not None else NONE
+
+
+def tuning(study: Study) -> Table:
+    """What tuning bought: best minus textbook, paired by seed, on test."""
+    found = []
+    for method in study.methods:
+        best, book = study.chosen(method), select.textbook(study.rows, method)
+        same = best is not None and book is not None and best["trial"] == book["trial"]
+        tested = stats.summarise(study.confirmed(book).values())
+        change = stats.paired(study.confirmed(best), study.confirmed(book))
+        found.append(
+            {
+                "Method": label(method),
+                "Textbook, validation % (n = 1)": metric(book, study.metric),
+                "Best, validation % (n = 1)": metric(best, study.metric),
+                "Textbook, test %": accuracy(tested),
+                "Best, test %": accuracy(stats.summarise(study.confirmed(best).values())),
+                "Best - textbook, test pp [95 %]": "0 (the textbook setting is the best)"
+                if same
+                else gap(change),
+            }
+        )
+    return "What tuning bought", pd.DataFrame(found)
+
+
+def search_summary(study: Study) -> Table:
+    """Trials by status, epochs and time of each method, and of the teacher."""
+    found = []
+    groups = {label(m): select.trials(study.rows, "search", m) for m in study.methods}
+    for name, rows in groups.items():
+        counts = Counter(row["status"] for row in rows)
+        seconds = sum(number(row, "seconds") or 0 for row in rows)
+        found.append(
+            {
+                "Method": name,
+                "Trials": str(len(rows)),
+                **{status.capitalize(): str(counts[status]) for status in STATUSES},
+                "Epochs": f"{sum(row['epochs'] or 0 for row in rows):,}",
+                "Seconds": f"{seconds:,.0f}",
+                "Hours": f"{seconds / 3600:.2f}",
+            }
+        )
+    return "Search", pd.DataFrame(found)
+
+
+def teacher(study: Study) -> Table:
+    """What is known of the teacher."""
+    taught, tested = (select.teacher(study.rows, phase) for phase in ("teach", "confirm"))
+    size = select.teacher(study.rows, "measure")
+    file = study.manifest.get("teacher_file")
+    facts = {
+        "Network": study.manifest.get("teacher") or NONE,
+        "Weights": f"from the file {file}" if file else "trained by this project on train only",
+        "Validation accuracy, % (n = 1)": metric(taught, study.metric),
+        "Test accuracy, % (n = 1)": metric(tested, "test_accuracy"),
+        "Epochs": plain((taught or {}).get("epochs")),
+        "Training time, s": plain(number(taught, "seconds")),
+        "Parameters": metric(size, "num_params"),
+        "Size, MB": metric(size, "size_mb"),
+        "Latency, ms": latency(size),
+        "Fingerprint": study.manifest.get("teacher_model") or NONE,
+    }
+    return "Teacher", _facts(facts)
+
+
+def failures(study: Study) -> Table:
+    """Failed trials of every phase with their reasons, the first twenty."""
+    failed = [row for row in study.rows if row["status"] == "failed"]
+    found = [
+        {
+            "Phase": row["phase"],
+            "Method": row["method"] or NONE,
+            "Trial": str(row["trial"]),
+            "Epochs": plain(row["epochs"]),
+            "Reason": " ".join((row["reason"] or "not recorded").split())[:300],
+        }
+        for row in failed[:FAILURES_SHOWN]
+    ]
+    more = f" ({len(failed)}, the first {len(found)} shown)" if len(failed) > len(found) else ""
+    return f"Failures{more}", pd.DataFrame(found)
+
+
+def provenance(study: Study) -> Table:
+    """How the numbers were made: command, seeds, hardware, software, data."""
+    known, fields = study.manifest, study.manifest.get("fields", {})
+    images, compute = known.get("images", {}), known.get("compute", {})
+    versions = dict(known.get("versions") or {})
+    system = next((versions.pop(k) for k in ("platform", "os", "system") if k in versions), None)
+    seeds = {row["seed"] for row in select.trials(study.rows, "confirm") if row["method"]}
+    facts = {
+        "Command": known.get("command"),
+        "Study, space": f"{study.name}, {known.get('space', NONE)}",
+        "Task": f"{known.get('task')}, {plain(images.get('num_classes'))} classes",
+        "Images": f"{plain(known.get('num_train'))} training, "
+        f"{plain(known.get('num_val'))} validation",
+        "Data hash": images.get("train_hash"),
+        "Teacher, student": f"{known.get('teacher')}, {known.get('student')}",
+        "Seed of the search": known.get("seed"),
+        "Seeds of confirming": sorted(seeds),
+        "Epochs": f"{plain(known.get('epochs'))} (teacher {plain(known.get('teacher_epochs'))})",
+        **{
+            name.replace("_", " ").capitalize(): plain(value)
+            for name, value in fields.items()
+            if not name.endswith("epochs")
+        },
+        "Precision, layout": f"{compute.get('precision')}, {compute.get('layout')}",
+        "Sampler, random trials": f"{known.get('sampler')}, {plain(known.get('random_start'))}",
+        "Scheduler, rungs": f"{known.get('scheduler')}, epochs {plain(known.get('rungs'))}",
+        "Devices": _distinct(study.rows, "device") or known.get("device"),
+        "Hosts": _distinct(study.rows, "host"),
+        "Operating system": system or "not recorded",
+        "Versions": versions,
+        "Commit": _distinct(study.rows, "commit") or known.get("commit"),
+        "From, to (UTC)": _distinct(study.rows, "started")[:1]
+        + _distinct(study.rows, "ended")[-1:],
+    }
+    return "How it was made", _facts(facts)
+
+
+def _facts(facts: dict[str, object]) -> pd.DataFrame:
+    return pd.DataFrame({"": list(facts), "Value": [plain(v) for v in facts.values()]})
+
+
+def _distinct(rows: Iterable[Row], name: str) -> list[str]:
+    return sorted({row[name] for row in rows if row.get(name)})
+
+
+def confirmed_trials(study: Study) -> Table:
+    """Every trial that was confirmed, in the order of validation."""
+    found = []
+    for method in study.methods:
+        sources = {
+            row["source"]: row["origin"] for row in select.trials(study.rows, "confirm", method)
+        }
+        ranked = select.best(study.rows, method, top=len(study.rows), metric=study.metric)
+        found += [
+            {
+                "Method": label(method),
+                "Trial": str(row["number"]),
+                "Confirmed as": sources[row["trial"]],
+                "Validation, % (n = 1)": metric(row, study.metric),
+                "Test, %": accuracy(stats.summarise(study.confirmed(row).values())),
+            }
+            for row in ranked
+            if row["trial"] in sources
+        ]
+    return "Confirmed trials", pd.DataFrame(found)
+
+
+def top_trials(study: Study) -> Table:
+    """The five best finished trials of each method on validation."""
+    found = [
+        {
+            "Method": label(method),
+            "Trial": str(row["number"]),
+            "Origin": row["origin"],
+            "Validation, % (n = 1)": metric(row, study.metric),
+            **{name: plain(row[name]) for name in WEIGHTS},
+        }
+        for method in study.methods
+        for row in select.best(study.rows, method, top=5, metric=study.metric)
+    ]
+    return "Best five trials of each method", pd.DataFrame(found)
+
+
+TABLES: dict[str, Callable[[Study], Table]] = {
+    "main": main_table,
+    "validation": validation,
+    "configuration": configuration,
+    "tuning": tuning,
+    "search": search_summary,
+    "teacher": teacher,
+    "failures": failures,
+    "provenance": provenance,
+    "confirmed": confirmed_trials,
+    "top_trials": top_trials,
+}

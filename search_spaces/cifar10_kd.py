@@ -1,0 +1,28 @@
+"""CIFAR-10, ResNet-18 (11.2 M parameters) to the wide ResNet-8 (4.9 M): the main job, for a GPU.
+
+    python -m tune_kd.search --space cifar10_kd
+
+The recipe's lr, batch size and epochs are those of the ResNet lab that asks for this pair; a trial of
+100 epochs takes hours on a CPU core, where cifar10_small_kd is the space to use.
+"""
+
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="cifar10_kd",
+    task="cifar10",
+    teacher="resnet18",
+    student="resnet8_wide",
+    trials=80,
+    epochs=100,
+    teacher_epochs=100,
+    teacher_lr=0.1,
+    methods=kd_methods(
+        {
+            "lr": log_uniform(0.005, 0.3),
+            "weight_decay": log_uniform(5e-5, 2e-3),
+            "dropout": uniform(0.0, 0.4),
+        },
+        recipe={"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
+    ),
+)

@@ -1,0 +1,27 @@
+"""CIFAR-10, ResNet-20 (0.27 M parameters) to ResNet-8 (78 k): what a laptop's CPU can really search.
+
+    python -m tune_kd.search --space cifar10_small_kd --limit-train 20000 --trials 32 --epochs 15
+
+What it reached, on what and over how many seeds: README.md.
+"""
+
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="cifar10_small_kd",
+    task="cifar10",
+    teacher="resnet20",
+    student="resnet8",
+    trials=64,
+    epochs=60,
+    teacher_epochs=60,
+    teacher_lr=0.1,
+    methods=kd_methods(
+        {
+            "lr": log_uniform(0.01, 0.5),
+            "weight_decay": log_uniform(5e-5, 2e-3),
+            "dropout": uniform(0.0, 0.3),
+        },
+        recipe={"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
+    ),
+)

@@ -1,0 +1,28 @@
+"""Handwritten digits (embedded in scikit-learn, 8x8): four methods in under three minutes on 2 cores.
+
+    python -m tune_kd.search --space digits_kd
+
+A small CNN teaches a tiny one. What it reached, on what and over how many seeds: README.md.
+"""
+
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="digits_kd",
+    task="digits",
+    teacher="digits_teacher",
+    student="digits_student",
+    trials=32,
+    epochs=12,
+    teacher_epochs=20,
+    batch_size=64,
+    teacher_lr=0.05,
+    methods=kd_methods(
+        {
+            "lr": log_uniform(0.01, 0.5),
+            "weight_decay": log_uniform(5e-5, 2e-3),
+            "dropout": uniform(0.0, 0.3),
+        },
+        recipe={"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
+    ),
+)

@@ -1,0 +1,61 @@
+"""What the pictures show, as data; and that they can be drawn for every kind of study."""
+
+import pytest
+
+from analysis import plots
+from analysis.load import load
+
+
+@pytest.fixture
+def study(made_up, tmp_path):
+    return load(made_up.put(tmp_path / "x", made_up.all_rows()))
+
+
+def test_the_history_has_all_trials_and_the_best_of_the_finished(study):
+    found = [p for p in plots.history(study) if p.method in ("response", "combined")]
+    assert [tuple(p) for p in found] == [
+        ("response", 0, "finished", 0.91, 0.91),
+        ("response", 1, "finished", 0.95, 0.95),
+        ("response", 2, "finished", 0.93, 0.95),
+        ("combined", 0, "finished", 0.90, 0.90),
+        ("combined", 1, "stopped", 0.99, 0.90),
+        ("combined", 2, "failed", None, 0.90),
+    ]
+
+
+def test_curves_are_of_search_trials_and_know_which_one_is_chosen(study):
+    found = plots.learning_curves(study)
+    assert len(found) == 12
+    assert [c.trial for c in found if c.chosen] == [
+        "no_kd-1",
+        "response-1",
+        "feature-0",
+        "combined-0",
+    ]
+    stopped = next(c for c in found if c.status == "stopped")
+    assert (stopped.epochs, stopped.values) == ([1, 2], [0.99 * 0.75, 0.99 * 0.875])
+
+
+def test_effects_are_differences_by_seed(study):
+    found = plots.effects(study)
+    assert [e.method for e in found] == ["response", "feature", "combined"]
+    assert found[0].by_seed == pytest.approx([0.02, 0.025, 0.02])
+    assert found[2].difference.low is None
+
+
+def test_every_picture_is_a_png(study):
+    for draw in plots.PLOTS.values():
+        assert plots.png(draw(study)).startswith(b"\x89PNG")
+
+
+def test_an_empty_study_has_no_pictures(made_up, tmp_path):
+    empty = load(made_up.put(tmp_path / "x", []))
+    assert [draw(empty) for draw in plots.PLOTS.values()] == [None, None, None]
+
+
+def test_a_study_of_one_failed_trial_can_be_drawn(made_up, tmp_path):
+    rows = [made_up.trial("no_kd", 0, None, status="failed", epochs=1)]
+    study = load(made_up.put(tmp_path / "x", rows, methods={"no_kd": {}}))
+    assert plots.draw_differences(study) is None
+    assert plots.png(plots.draw_history(study)).startswith(b"\x89PNG")
+    assert plots.png(plots.draw_learning_curves(study)).startswith(b"\x89PNG")

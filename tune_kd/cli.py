@@ -1,0 +1,103 @@
+"""What the command lines share: errors of one line, durations, exit codes."""
+
+import argparse
+import difflib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from tune_kd.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that name the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2 and one line."""
+        print(f"error: {message}; --help shows what is allowed", file=sys.stderr)
+        sys.exit(2)
+
+    def parse(self, arguments: list[str] | None) -> argparse.Namespace:
+        """The options; an unknown one is answered with the nearest known one."""
+        options, rest = self.parse_known_args(arguments)
+        if rest:
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(rest[0].split("=")[0], known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else f"; allowed: {' '.join(known)}"
+            print(f"error: unknown option {rest[0]}{hint}", file=sys.stderr)
+            sys.exit(2)
+        return options
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a whole number is wanted, but got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 is wanted, but got {value}")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text.strip() == "0" else positive_int(text)
+
+
+def amount(text: str) -> float:
+    """A number of at least 0, such as 0.25 of a GPU."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number is wanted, but got {text!r}") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"at least 0 is wanted, but got {text}")
+    return value
+
+
+def duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `45m`, `2h` or `1h30m`.
+
+    >>> duration("90"), duration("45m"), duration("1h30m")
+    (90.0, 2700.0, 5400.0)
+    """
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        seconds = float(text)
+    else:
+        found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+        if not found or not text:
+            raise argparse.ArgumentTypeError(f"write 90s, 45m, 2h or 1h30m, not {text!r}")
+        units = (86400, 3600, 60, 1)
+        seconds = float(sum(int(g or 0) * u for g, u in zip(found.groups(), units, strict=True)))
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"more than 0 is wanted, but got {text!r}")
+    return seconds
+
+
+def guarded(command: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
+    """The exit code of a command: 2 with one or two lines for wrong usage, 130 when interrupted."""
+    try:
+        return command(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def command_line(module: str, arguments: list[str], *extra: str) -> str:
+    """This command again, with what is not there yet added.
+
+    >>> command_line("tune_kd.search", ["--space", "x"], "--resume")
+    'python -m tune_kd.search --space x --resume'
+    """
+    added = [word for word in extra if word not in arguments]
+    return shlex.join(["python", "-m", module, *arguments, *added])

@@ -1,0 +1,138 @@
+"""How a run is going, on stderr: one live table on a terminal, a line a trial elsewhere."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tune_kd.metrics import METRICS, shown
+from tune_kd.study import Study
+
+
+def clock(seconds: float) -> str:
+    """A duration for people.
+
+    >>> clock(42), clock(125), clock(7300)
+    ('42 s', '2 min 05 s', '2 h 01 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Follows one phase of a study of `total` trials; says nothing when quiet."""
+
+    def __init__(self, *, quiet: bool = False, concurrent: int = 1) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.running: Callable[[], list[str]] = list
+        self._quiet, self._concurrent = quiet, concurrent
+        self._study: Study | None = None
+        self._phase, self._total = "", 0
+        self._told: set[str] = set()
+        self._heard = time.monotonic()
+        self._live: Live | None = None
+
+    def follow(self, study: Study, phase: str, total: int) -> None:
+        """From now on this phase is shown."""
+        self._study, self._phase, self._total = study, phase, total
+        self._told = set(study.verdicts)
+
+    def say(self, line: str) -> None:
+        """One line now, above the live table where there is one."""
+        self._heard = time.monotonic()
+        if self._live or self.console.is_terminal:
+            self.console.print(line, soft_wrap=True, markup=False)
+        elif not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def warn(self, line: str) -> None:
+        """A warning, which quiet does not silence."""
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    def update(self) -> None:
+        """Called after each report: lines for trials that have ended since."""
+        self._heard = time.monotonic()
+        if self._live:
+            self._live.update(self._table())
+        else:
+            self._lines()
+
+    def _lines(self) -> None:
+        study = self._study
+        if study is None:
+            return
+        for trial in [t for t in study.verdicts if t not in self._told]:
+            self._told.add(trial)
+            row = study.verdicts[trial][-1]
+            score = study.score(row)
+            value = f" {study.metric} {shown(study.metric, score)}{METRICS[study.metric].unit}" if score is not None else ""  # fmt: skip
+            test = row.get("test_accuracy")
+            value += f" test_accuracy {shown('test_accuracy', test)}%" if test is not None else ""
+            reason = f" ({row['reason']})" if row["reason"] else ""
+            done = sum(study.counts(self._phase).values())
+            self.say(f"{done}/{self._total} {trial} {row['status']}{value}{reason}, {row['epochs']} epochs, {clock(row['seconds'])}{self._left()}")  # fmt: skip
+
+    def _left(self) -> str:
+        """An estimate from the trials that have ended, stopped ones included."""
+        study = self._study
+        assert study is not None
+        ended = [v for v in study.verdicts.values() if v[-1]["phase"] == self._phase]
+        remaining = self._total - len(ended)
+        if not ended or remaining <= 0:
+            return ""
+        each = sum(rows[-1]["seconds"] for rows in ended) / len(ended)
+        return f"; about {clock(each * remaining / self._concurrent)} left"
+
+    def _table(self) -> Table:
+        study = self._study
+        assert study is not None
+        counts, running = study.counts(self._phase), self.running()
+        title = f"{study.name}: {self._phase}, {sum(counts.values())} of {self._total} trials"
+        table = Table(title=title + self._left(), title_justify="left")
+        for heading in ("Method", "Finished", "Stopped", "Failed", "Running", "Best", "of trial"):
+            table.add_column(heading, justify="left" if heading in ("Method", "of trial") else "right")  # fmt: skip
+        methods = dict.fromkeys(p.method for p in study.of(self._phase))
+        for method in methods:
+            rows = [v[-1] for v in study.verdicts.values() if v[-1]["phase"] == self._phase and v[-1]["method"] == method]  # fmt: skip
+            by = [sum(r["status"] == s for r in rows) for s in ("finished", "stopped", "failed")]
+            now = sum(study.proposals[t].method == method for t in running if t in study.proposals)
+            best = study.best(method) if self._phase == "search" else None
+            value = f"{shown(study.metric, best[study.metric])} %" if best else ""
+            table.add_row(method or "teacher", *map(str, by), str(now), value, best["trial"] if best else "")  # fmt: skip
+        return table
+
+    @contextlib.contextmanager
+    def live(self, waiting: Callable[[], str] | None, *, every: float) -> Iterator[None]:
+        """While a run goes on; `waiting` says what is waited for when nothing was heard so long."""
+        over = threading.Event()
+        threading.Thread(target=self._remind, args=(waiting, every, over), daemon=True).start()
+        fancy = self.console.is_terminal and not self._quiet and "NO_COLOR" not in os.environ
+        try:
+            if fancy and self._study is not None:
+                with Live(self._table(), console=self.console, refresh_per_second=2) as self._live:
+                    yield
+            else:
+                yield
+        finally:
+            self._live = None
+            over.set()
+        self._lines()
+
+    def _remind(
+        self, waiting: Callable[[], str] | None, every: float, over: threading.Event
+    ) -> None:
+        while waiting and not over.wait(1.0):
+            if time.monotonic() - self._heard > every and not self.running():
+                with contextlib.suppress(Exception):
+                    self.say(waiting())
+                self._heard = time.monotonic()

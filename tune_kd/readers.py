@@ -1,0 +1,236 @@
+"""Images and labels as they lie on a disk: class folders and Hugging Face style Parquet.
+
+Readers are lazy: images come one at a time, and of a split only its own files are opened.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tune_kd.errors import UsageError
+
+SPLITS = ("train", "test")
+EXPECTED = "train/<class>/* and test/<class>/*, or train*.parquet and test*.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Raw:
+    """A split as its source has it.
+
+    `images` yields one image for each label, in order: a PIL image or a uint8 array [H, W] or
+    [H, W, C] with values 0..255. `labels` is int64 [N] with values in [0, len(class_names)).
+    """
+
+    images: Iterable[Image.Image | npt.NDArray[np.uint8]]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a folder holds a data set; `check` and `files` open nothing of the test split."""
+
+    found: Callable[[Path], bool]
+    check: Callable[[Path], None]
+    files: Callable[[Path, str], list[Path]]  # of one split, sorted
+    read: Callable[[Path, str], Raw]
+
+
+def open_image(source: Path | io.BytesIO, where: str) -> Image.Image:
+    """A decoded image; UsageError with `where` it lies if it is not readable."""
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return image
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
+        what = str(error).splitlines()[0] if isinstance(source, Path) and str(error) else ""
+        raise UsageError(
+            f"{where} is not a readable image{f' ({what})' if what else ''}"
+        ) from error
+
+
+def _demand_classes(found: int, where: Path) -> None:
+    if found < 2:
+        raise UsageError(
+            f"--data: {where} has {found} class(es), at least 2 are needed: {EXPECTED}"
+        )
+
+
+def _demand_split(there: bool, folder: Path, split: str) -> None:
+    if not there:
+        raise UsageError(f"--data {folder} has no {split} split: expected {EXPECTED}")
+
+
+# Class folders
+
+
+def _class_folders(folder: Path, split: str) -> list[Path]:
+    inside = (folder / split).iterdir() if (folder / split).is_dir() else ()
+    return sorted(path for path in inside if path.is_dir() and not path.name.startswith("."))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Files with an image's ending, at any depth, sorted; others (notes, say) do not count."""
+    endings = Image.registered_extensions()
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in endings)
+    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+
+
+def _check_folders(folder: Path) -> None:
+    for split in SPLITS:
+        _demand_split((folder / split).is_dir(), folder, split)
+    train, test = ([path.name for path in _class_folders(folder, split)] for split in SPLITS)
+    _demand_classes(len(train), folder / "train")
+    if train != test:
+        odd = sorted(set(train) ^ set(test))[0]
+        raise UsageError(
+            f"--data {folder}: train and test must have the same classes; '{odd}' is only in "
+            f"{'train' if odd in train else 'test'}"
+        )
+
+
+def _folder_files(folder: Path, split: str) -> list[Path]:
+    return [path for inner in _class_folders(folder, split) for path in _images_below(inner)]
+
+
+def _read_folders(folder: Path, split: str) -> Raw:
+    _check_folders(folder)
+    inner = _class_folders(folder, split)
+    files = [_images_below(path) for path in inner]
+    for path, images in zip(inner, files, strict=True):
+        if not images:
+            raise UsageError(f"--data: {path} has no images: expected {EXPECTED}")
+    labels = np.repeat(np.arange(len(inner)), [len(images) for images in files]).astype(np.int64)
+    decoded = (open_image(path, str(path)) for found in files for path in found)
+    return Raw(images=decoded, labels=labels, class_names=tuple(path.name for path in inner))
+
+
+# Parquet as Hugging Face writes it
+
+
+def _parquet_files(folder: Path, split: str) -> list[Path]:
+    """`train*.parquet` in the folder itself, else in its `data`, as the hub's repositories do."""
+    own = sorted(folder.glob(f"{split}*.parquet"))
+    return own or sorted((folder / "data").glob(f"{split}*.parquet"))
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{path} is not a readable Parquet file") from error
+
+
+def _columns(path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """The image column, the label column and the class names (if it has them)."""
+    schema = _parquet(path).schema_arrow
+    image = next((name for name in ("image", "img") if name in schema.names), "")
+    label = next((name for name in ("label", "fine_label") if name in schema.names), "")
+    if not image or not label or not pa.types.is_integer(schema.field(label).type):
+        given = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise UsageError(
+            f"{path} has the columns {given[:300]}; expected image or img (a struct with bytes) "
+            "and label or fine_label (integers)"
+        )
+    kind = schema.field(image).type
+    in_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not in_struct and not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind):
+        raise UsageError(f"{path}: column {image} is {kind}; expected a struct with bytes")
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = info.get("info", {}).get("features", {}).get(label, {})
+    return image, label, tuple(str(name) for name in feature.get("names") or ())
+
+
+def _labels(files: list[Path]) -> npt.NDArray[np.int64]:
+    found = []
+    for path in files:
+        column = _parquet(path).read(columns=[_columns(path)[1]]).column(0)
+        if column.null_count:
+            raise UsageError(f"{path}: a label is missing (null)")
+        found.append(column.to_numpy().astype(np.int64))
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """From the train split's metadata; numbers, counted from its labels, where it has no names."""
+    files = _parquet_files(folder, "train")
+    names = _columns(files[0])[2]
+    highest = int(_labels(files).max(initial=-1))
+    return names or tuple(str(label) for label in range(highest + 1))
+
+
+def _check_parquet(folder: Path) -> None:
+    for split in SPLITS:
+        _demand_split(bool(_parquet_files(folder, split)), folder, split)
+    files = _parquet_files(folder, "train")
+    _demand_classes(len(np.unique(_labels(files))), files[0])
+
+
+def _read_parquet(folder: Path, split: str) -> Raw:
+    _check_parquet(folder)
+    files, names = _parquet_files(folder, split), _class_names(folder)
+    for path in files:
+        own = _columns(path)[2]
+        if own and own != names:
+            raise UsageError(f"{path}: its class names differ from the train split's")
+        labels = _labels([path])
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if len(wrong):
+            given = labels[wrong[0]]
+            raise UsageError(
+                f"{path}, row {wrong[0]}: label {given}; allowed are 0 to {len(names) - 1}"
+            )
+    images = (image for path in files for image in _parquet_images(path))
+    return Raw(images=images, labels=_labels(files), class_names=names)
+
+
+def _parquet_images(path: Path) -> Iterator[Image.Image]:
+    """Row by row, a thousand encoded images in memory at a time; rows are counted from 0."""
+    column, row = _columns(path)[0], 0
+    for batch in _batches(path, column):
+        encoded = batch.column(0)
+        if pa.types.is_struct(encoded.type):
+            encoded = encoded.field("bytes")
+        for data in encoded.to_pylist():
+            where = f"{path}, row {row}"
+            if data is None:
+                raise UsageError(f"{where}: no bytes (images beside the Parquet are not read)")
+            yield open_image(io.BytesIO(data), where)
+            row += 1
+
+
+def _batches(path: Path, column: str) -> Iterator[Any]:
+    try:
+        yield from _parquet(path).iter_batches(1024, columns=[column])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+LAYOUTS: dict[str, Layout] = {
+    "class folders": Layout(
+        found=lambda folder: any((folder / split).is_dir() for split in SPLITS),
+        check=_check_folders,
+        files=_folder_files,
+        read=_read_folders,
+    ),
+    "Parquet": Layout(
+        found=lambda folder: any(_parquet_files(folder, split) for split in SPLITS),
+        check=_check_parquet,
+        files=_parquet_files,
+        read=_read_parquet,
+    ),
+}
+
+
+def recognise(folder: Path) -> Layout | None:
+    """The first layout of which the folder has something, or None."""
+    return next((layout for layout in LAYOUTS.values() if layout.found(folder)), None)

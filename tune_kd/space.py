@@ -1,0 +1,419 @@
+"""A search space: task, teacher, student, and the methods to compare, each with ranges of its own.
+
+    SPACE = SearchSpace(name="mine", task="cifar10", teacher="resnet18", student="resnet8",
+                        methods=kd_methods(lr=log_uniform(0.01, 0.3)))
+
+Tasks, networks and feature losses are strings: a key of the registry or `file.py:function`. Ranges
+are Optuna's distributions. A space is found by name (a file of `search_spaces/`) or by path.
+"""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+from tune_kd.errors import UsageError, unknown
+from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
+
+Config = Mapping[str, Any]
+
+
+def uniform(low: float, high: float) -> FloatDistribution:
+    """A number in [low, high]."""
+    return FloatDistribution(low, high)
+
+
+def log_uniform(low: float, high: float) -> FloatDistribution:
+    """A number in [low, high], uniform in its logarithm; low > 0."""
+    return FloatDistribution(low, high, log=True)
+
+
+def integer(low: int, high: int) -> IntDistribution:
+    """A whole number in [low, high]."""
+    return IntDistribution(low, high)
+
+
+def choice(*values: Any) -> CategoricalDistribution:
+    """One of the values (numbers, strings or booleans)."""
+    return CategoricalDistribution(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A row of the final table: how a student is made from sampled values.
+
+    `stages(space, **values)` is a pure function; its keyword arguments are the names of `ranges`.
+    `textbook` is the first trial, which runs to the end; `literature` are further settings to try,
+    each a change of the textbook's.
+    """
+
+    stages: Callable[..., tuple[Stage, ...]]
+    ranges: Mapping[str, BaseDistribution]
+    textbook: Config
+    literature: tuple[Config, ...] = ()
+    fixed: Config = field(default_factory=dict)  # pinned by --set
+
+    def __post_init__(self) -> None:
+        wanted = list(inspect.signature(self.stages).parameters)[1:]
+        given = {**self.ranges, **self.fixed}
+        if set(wanted) != set(given):
+            raise ValueError(f"{self.stages.__name__} takes {wanted}, but ranges has {list(given)}")
+        for setting in (self.textbook, *self.literature):
+            for name, value in setting.items():
+                known = self.ranges.get(name)
+                if known is None and name not in self.fixed:
+                    raise ValueError(f"textbook or literature sets {name}, which has no range")
+                if known is not None and not known._contains(known.to_internal_repr(value)):
+                    raise ValueError(f"{name}={value!r} lies outside its range {shown(known)}")
+        missing = set(self.ranges) - set(self.textbook)
+        if missing:
+            raise ValueError(f"the textbook setting lacks {sorted(missing)}")
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Textbook first, then the literature's, complete and each once, sampled names only."""
+        unique: list[dict[str, Any]] = []
+        for change in ({}, *self.literature):
+            merged = {**self.textbook, **change}
+            setting = {name: merged[name] for name in self.ranges}
+            if setting not in unique:
+                unique.append(setting)
+        return unique
+
+    def pin(self, name: str, value: Any) -> "Method":
+        """This method with one range pinned to a value; unchanged where it has no such range."""
+        if name not in self.ranges and name not in self.fixed:
+            return self
+        kept = {k: v for k, v in self.ranges.items() if k != name}
+        book = {k: v for k, v in self.textbook.items() if k != name}
+        others = tuple({k: v for k, v in s.items() if k != name} for s in self.literature)
+        fixed = {**self.fixed, name: value}
+        return dataclasses.replace(self, ranges=kept, textbook=book, literature=others, fixed=fixed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What is searched. Every plain field can be changed by `--set NAME=VALUE`."""
+
+    name: str
+    task: str
+    teacher: str
+    student: str
+    methods: Mapping[str, Method]
+    family: str = "cnn"  # the key in report.json
+    trials: int = 40  # a total over all methods
+    epochs: int = 100  # of the student's main training stage
+    teacher_epochs: int = 100
+    batch_size: int = 128
+    optimiser: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    decay_at: tuple[float, ...] = ()
+    decay_factor: float = 0.1
+    label_smoothing: float = 0.0
+    teacher_lr: float = 0.1
+    teacher_weight_decay: float = 5e-4
+    teacher_dropout: float = 0.0
+    levels: tuple[str, ...] = ("low", "mid", "high")
+    feature_loss: str = "cosine"
+    tables: tuple[str, ...] = ()  # of analysis.tables, written beside the common ones
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError("a space needs at least one method")
+        for rule, ok, value in (
+            ("trials >= 1", self.trials >= 1, self.trials),
+            ("epochs >= 1", self.epochs >= 1, self.epochs),
+            ("teacher_epochs >= 1", self.teacher_epochs >= 1, self.teacher_epochs),
+        ):
+            if not ok:
+                raise ValueError(f"{rule} must hold, but got {value}")
+        both = set(plain_fields(self)) & {r for m in self.methods.values() for r in m.ranges}
+        if both:
+            raise ValueError(f"{sorted(both)[0]} is both a field of the space and a range")
+
+    def distill(
+        self, weights: LossWeights, *, lr: float, weight_decay: float, dropout: float
+    ) -> Distill:
+        """The student's main training stage under this space's fields."""
+        return self._training(
+            Distill(epochs=self.epochs, weights=weights, dropout=dropout), lr, weight_decay
+        )
+
+    def teacher_stages(self) -> tuple[Stage, ...]:
+        """How the teacher is trained: on labels alone."""
+        stage = Distill(epochs=self.teacher_epochs, dropout=self.teacher_dropout)
+        return (self._training(stage, self.teacher_lr, self.teacher_weight_decay),)
+
+    def _training(self, stage: Distill, lr: float, weight_decay: float) -> Distill:
+        optimiser = Optimiser(
+            name=self.optimiser,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            schedule=self.schedule,
+            warmup_epochs=self.warmup_epochs,
+            decay_at=self.decay_at,
+            decay_factor=self.decay_factor,
+        )
+        return dataclasses.replace(
+            stage,
+            optimiser=optimiser,
+            batch_size=self.batch_size,
+            label_smoothing=self.label_smoothing,
+            levels=self.levels if stage.weights.gamma > 0 else (),
+            feature_loss=self.feature_loss if stage.weights.gamma > 0 else "cosine",
+        )
+
+    def stages(self, method: str, config: Config) -> tuple[Stage, ...]:
+        """The stages of one trial: a pure function of the sampled values."""
+        chosen = self.methods[method]
+        return chosen.stages(self, **{**config, **chosen.fixed})
+
+    def check(self) -> None:
+        """Every method's textbook setting builds its stages; UsageError says which does not."""
+        for name, method in self.methods.items():
+            try:
+                self.stages(name, method.settings()[0])
+                self.teacher_stages()
+            except ValueError as error:
+                raise UsageError(f"space {self.name}, method {name}: {error}") from None
+
+
+# ---------------------------------------------------------------- the methods that spaces share
+
+
+def no_kd(
+    space: SearchSpace, *, lr: float, weight_decay: float, dropout: float
+) -> tuple[Stage, ...]:
+    """The baseline: labels alone, tuned like the others."""
+    return (space.distill(LossWeights(), lr=lr, weight_decay=weight_decay, dropout=dropout),)
+
+
+def response(
+    space: SearchSpace, *, alpha: float, temperature: float, lr: float, weight_decay: float, dropout: float
+) -> tuple[Stage, ...]:  # fmt: skip
+    """Hinton's distillation of logits, with beta = 1 - alpha."""
+    weights = LossWeights(alpha=alpha, beta=1 - alpha, temperature=temperature)
+    return (space.distill(weights, lr=lr, weight_decay=weight_decay, dropout=dropout),)
+
+
+def feature(
+    space: SearchSpace, *, gamma: float, lr: float, weight_decay: float, dropout: float
+) -> tuple[Stage, ...]:
+    """Labels and features, alpha = 1."""
+    weights = LossWeights(gamma=gamma)
+    return (space.distill(weights, lr=lr, weight_decay=weight_decay, dropout=dropout),)
+
+
+def combined(  # noqa: PLR0913 - one argument a sampled value
+    space: SearchSpace, *, alpha: float, beta: float, gamma: float, temperature: float, lr: float, weight_decay: float, dropout: float
+) -> tuple[Stage, ...]:  # fmt: skip
+    """Labels, logits and features with three free weights."""
+    weights = LossWeights(alpha=alpha, beta=beta, gamma=gamma, temperature=temperature)
+    return (space.distill(weights, lr=lr, weight_decay=weight_decay, dropout=dropout),)
+
+
+def kd_methods(
+    training: Mapping[str, BaseDistribution], *, recipe: Config
+) -> dict[str, Method]:
+    """no_kd, response, feature and combined over the ranges of `training` (lr, weight_decay, dropout).
+
+    `recipe` is the textbook's value of each of these. Ranges and further settings of the loss weights
+    are those that published work spans: alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at T 16 for
+    response (CRD benchmark, Tian et al. 2020, and others).
+    """
+    temperature = log_uniform(1.0, 20.0)
+    return {
+        "no_kd": Method(stages=no_kd, ranges=training, textbook=recipe),
+        "response": Method(
+            stages=response,
+            ranges={"alpha": uniform(0.05, 0.95), "temperature": temperature, **training},
+            textbook={"alpha": 0.5, "temperature": 4.0, **recipe},
+            literature=(
+                {"alpha": 0.1},
+                {"alpha": 0.3, "temperature": 16.0},
+                {"alpha": 0.3},
+            ),
+        ),
+        "feature": Method(
+            stages=feature,
+            ranges={"gamma": log_uniform(0.05, 5.0), **training},
+            textbook={"gamma": 0.5, **recipe},
+        ),
+        "combined": Method(
+            stages=combined,
+            ranges={
+                "alpha": log_uniform(0.05, 2.0),
+                "beta": log_uniform(0.05, 5.0),
+                "gamma": log_uniform(0.05, 5.0),
+                "temperature": temperature,
+                **training,
+            },
+            textbook={"alpha": 1.0, "beta": 0.7, "gamma": 0.5, "temperature": 4.0, **recipe},
+            literature=({"alpha": 0.1, "beta": 0.9},),
+        ),
+    }
+
+
+# ---------------------------------------------------------------- finding and changing spaces
+
+
+def folder() -> Path:
+    """Where the shipped spaces lie."""
+    spec = importlib.util.find_spec("search_spaces")
+    assert spec and spec.submodule_search_locations, "the package search_spaces is not installed"
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def names() -> list[str]:
+    """The shipped spaces."""
+    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(name_or_file: str) -> tuple[SearchSpace, Path]:
+    """A space by name or by path, and the file that defines it. UsageError says what is wrong."""
+    if name_or_file.endswith(".py") or os.sep in name_or_file:
+        file = Path(name_or_file).expanduser().absolute()
+        if not file.is_file():
+            raise UsageError(f"--space {name_or_file}: there is no such file")
+    elif name_or_file not in names():
+        raise unknown("space", name_or_file, names(), where="search_spaces/ has")
+    else:
+        file = folder() / f"{name_or_file}.py"
+    space = getattr(_import(file), "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        raise UsageError(f"{file} defines no SPACE; write SPACE = SearchSpace(name=..., ...)")
+    space.check()
+    return space, file
+
+
+def _import(file: Path) -> ModuleType:
+    """The module of one file; an error in it names the file and the line."""
+    spec = importlib.util.spec_from_file_location(f"_space_{file.stem}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        trace, line = error.__traceback__, 0
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == str(file):
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        raise UsageError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def plain_fields(space: SearchSpace) -> dict[str, Any]:
+    """The fields that `--set` may change, and that a study records."""
+    hidden = ("name", "methods")
+    return {
+        f.name: getattr(space, f.name) for f in dataclasses.fields(space) if f.name not in hidden
+    }
+
+
+def change(space: SearchSpace, assignment: str) -> SearchSpace:
+    """The space after `NAME=VALUE`: a field changed, or a range pinned in every method that has it."""
+    name, equals, text = assignment.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise UsageError(f"--set {assignment}: write --set NAME=VALUE")
+    value = _value(text.strip())
+    fields = plain_fields(space)
+    ranges: dict[str, Any] = {}
+    for method in space.methods.values():
+        ranges |= {**method.fixed, **method.ranges}
+    try:
+        if name in fields:
+            changed: dict[str, Any] = {name: _like(fields[name], value)}
+            return dataclasses.replace(space, **changed)
+        if name in ranges:
+            number = isinstance(ranges[name], FloatDistribution | IntDistribution | float)
+            value = _like(1.0 if number else value, value)
+            methods = {k: m.pin(name, value) for k, m in space.methods.items()}
+            return dataclasses.replace(space, methods=methods)
+    except ValueError as error:
+        raise UsageError(f"--set {assignment}: {error}") from None
+    raise unknown("name in --set", name, [*fields, *ranges])
+
+
+def _value(text: str) -> Any:
+    lowered = {"true": True, "false": False}.get(text.lower())
+    if lowered is not None:
+        return lowered
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _like(known: Any, value: Any) -> Any:
+    """`value` as the type of `known`, where that loses nothing."""
+    if isinstance(known, bool) or isinstance(value, bool):
+        ok = isinstance(known, bool) and isinstance(value, bool)
+    elif isinstance(known, float) and isinstance(value, int | float):
+        return float(value)
+    elif isinstance(known, tuple):
+        items = value if isinstance(value, tuple | list) else str(value).split(",")
+        return tuple(items)
+    else:
+        ok = isinstance(value, type(known))
+    if not ok:
+        raise ValueError(f"{type(known).__name__} is wanted (now {known!r}), but got {value!r}")
+    return value
+
+
+def subset(space: SearchSpace, wanted: list[str]) -> SearchSpace:
+    """The space with these methods only, in the space's order."""
+    for name in wanted:
+        if name not in space.methods:
+            raise unknown("method", name, space.methods, where=f"{space.name} has")
+    kept = {name: method for name, method in space.methods.items() if name in wanted}
+    return dataclasses.replace(space, methods=kept)
+
+
+def shown(distribution: BaseDistribution) -> str:
+    """A range in words.
+
+    >>> shown(log_uniform(1, 20)), shown(choice("a", "b"))
+    ('1 .. 20 log', 'a | b')
+    """
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        log = " log" if distribution.log else ""
+        return f"{distribution.low:g} .. {distribution.high:g}{log}"
+    assert isinstance(distribution, CategoricalDistribution)
+    return " | ".join(str(value) for value in distribution.choices)
+
+
+def to_json(distribution: BaseDistribution) -> str:
+    """A range as Optuna writes it."""
+    return str(distribution_to_json(distribution))
+
+
+def column_type(distribution: BaseDistribution) -> str:
+    """The Arrow type of a sampled value's column."""
+    if isinstance(distribution, FloatDistribution):
+        return "double"
+    if isinstance(distribution, IntDistribution):
+        return "int64"
+    assert isinstance(distribution, CategoricalDistribution)
+    kinds = {type(value) for value in distribution.choices}
+    return {bool: "bool", int: "int64", float: "double"}.get(kinds.pop(), "string") if len(kinds) == 1 else "string"  # fmt: skip

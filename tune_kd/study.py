@@ -1,0 +1,347 @@
+"""A study: its folder, manifest and proposals, and what its rows say.
+
+Everything that a search remembers is derived from disk: proposals (written before their trials start),
+epochs' rows (committed by workers) and verdicts (written by the driver before a trial hears of a stop).
+Resuming is opening the folder again. Rows become Optuna trials here, and nowhere else.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tune_kd import results
+from tune_kd.errors import UsageError
+from tune_kd.recipe import Recipe, from_json, to_json
+from tune_kd.results import SCHEMA_VERSION, Row
+from tune_kd.storage import Storage
+
+STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "sources", "images")  # fmt: skip
+MERGE_AT = 64  # verdicts in files of their own before they are merged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A trial before it starts: on disk first, then run."""
+
+    trial: str
+    phase: str  # teach, search or confirm
+    method: str  # empty for a teacher
+    number: int
+    seed: int
+    origin: str  # textbook, literature, random, sampled; best or textbook in phase confirm
+    recipe: Recipe
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source: str = ""  # the trial that is confirmed
+    open_test: bool = False
+    proposed: str = ""  # ISO 8601, UTC
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that this proposal gives."""
+        return self.recipe.fingerprint(self.seed)
+
+
+def dump(proposal: Proposal) -> str:
+    """A proposal as JSON."""
+    fields = {f.name: getattr(proposal, f.name) for f in dataclasses.fields(proposal)}
+    return json.dumps({**fields, "recipe": to_json(proposal.recipe)}, sort_keys=True)
+
+
+def parse(text: str | bytes) -> Proposal:
+    """The proposal that `dump` wrote."""
+    fields = json.loads(text)
+    return Proposal(**{**fields, "recipe": from_json(fields["recipe"])})
+
+
+def now() -> str:
+    """The time for people to read; durations are measured by monotonic clocks elsewhere."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class Study:
+    """A study that exists on disk, read once; the one driver that has it open writes it."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.manifest: dict[str, Any] = json.loads(storage.read("manifest.json"))
+        if self.manifest["schema"] != SCHEMA_VERSION:
+            raise UsageError(
+                f"{storage.uri} has rows of schema {self.manifest['schema']}, this program writes "
+                f"{SCHEMA_VERSION}; choose another --name"
+            )
+        self.name: str = self.manifest["study"]
+        self.metric: str = self.manifest["metric"]
+        self._schema = results.trial_schema(self.manifest["config_types"])
+        self.proposals: dict[str, Proposal] = {}
+        for name in storage.names("proposals", ".json"):
+            proposal = parse(storage.read(f"proposals/{name}"))
+            self.proposals[proposal.trial] = proposal
+        self.verdicts: dict[str, list[Row]] = {}
+        for row in results.read_trials(storage):
+            self.verdicts.setdefault(row["trial"], []).append(row)
+        self.rows: dict[str, list[Row]] = results.read_epochs(storage)
+        self.judged: Counter[str] = Counter()  # trial -> epochs that were judged
+        for trial in self.proposals:
+            done = len(self.rows.get(trial, []))
+            ended = self.verdicts.get(trial)
+            # a row that its trial went on from was judged; the last one of an open trial may not be
+            self.judged[trial] = ended[-1]["epochs"] if ended else max(done - 1, 0)
+        self._optuna: dict[str, FrozenTrial] = {}
+        self._unmerged = 0
+
+    # ------------------------------------------------------------ proposals
+
+    def add(self, proposal: Proposal) -> Proposal:
+        """Put a proposal on disk; from now on it is run until it has a verdict."""
+        proposal = dataclasses.replace(proposal, proposed=now())
+        self.storage.write(f"proposals/{proposal.trial}.json", dump(proposal).encode())
+        self.proposals[proposal.trial] = proposal
+        return proposal
+
+    def of(self, phase: str, method: str | None = None) -> list[Proposal]:
+        """Proposals of a phase (and a method) in the order of their numbers."""
+        found = [p for p in self.proposals.values() if p.phase == phase and method in (None, p.method)]  # fmt: skip
+        return sorted(found, key=lambda p: (p.number, p.method, p.trial))
+
+    def open_trials(self, phase: str) -> list[Proposal]:
+        """Proposals of a phase that have no verdict yet."""
+        return [p for p in self.of(phase) if p.trial not in self.verdicts]
+
+    # ------------------------------------------------------------ rows and verdicts
+
+    def hear(self, row: Row) -> None:
+        """A row that a worker has committed; one it repeats changes nothing."""
+        trial, rows = row["trial"], self.rows.setdefault(row["trial"], [])
+        if row["step"] > len(rows) + 1:  # a killed search's worker ended one more epoch
+            self.rows[trial] = rows = results.read_epochs_of(self.storage, trial)
+        if row["step"] == len(rows) + 1 or (row["step"] == 0 and not rows):
+            rows.append(row)
+
+    def score(self, row: Row) -> float | None:
+        """What an epoch is judged by; None where it was not measured or is not finite."""
+        value = row.get(self.metric)
+        return value if value is not None and math.isfinite(value) else None
+
+    def end(self, trial: str, status: str, reason: str = "") -> None:
+        """Write the verdict, unless there is one; then the checkpoints are needed no more."""
+        if trial in self.verdicts:
+            return
+        proposal = self.proposals[trial]
+        rows = self.rows.get(trial, [])
+        if status == "stopped":
+            rows = rows[: self.judged[trial]]
+        found = self._verdict_rows(proposal, rows, status, reason)
+        self.put_verdict(trial, found)
+        self.storage.remove_folder(f"checkpoints/{trial}")
+        if proposal.phase == "search":
+            self._keep_best_student(proposal.method)
+
+    def put_verdict(self, trial: str, rows: list[Row]) -> None:
+        """Verdict rows, on disk and in memory."""
+        self.storage.write(f"trials/{trial}.parquet", results.encode(rows, self._schema))
+        self.verdicts[trial] = rows
+        self._optuna.pop(trial, None)
+
+    def _verdict_rows(
+        self, proposal: Proposal, rows: list[Row], status: str, reason: str
+    ) -> list[Row]:
+        """One row a stage that was reached, the last with the verdict, the others finished."""
+        stages = sorted({row["stage"] for row in rows}) or [0]
+        found = []
+        for stage in stages:
+            within = [row for row in rows if row["stage"] == stage]
+            last = within[-1] if within else {}
+            row = self.describe(proposal)
+            row |= {k: last.get(k) for k in results.METRICS if last.get(k) is not None}
+            row |= {
+                "stage": stage,
+                "stage_name": last.get("stage_name", ""),
+                "status": status if stage == stages[-1] else "finished",
+                "reason": reason if stage == stages[-1] else "",
+                "epochs": last.get("step", 0),
+                "seconds": sum(r["seconds"] for r in rows if r["stage"] <= stage),
+                "attempts": len({r["attempt"] for r in rows}),
+                "device": last.get("device", ""),
+                "host": last.get("host", ""),
+                "ended": now(),
+            }
+            found.append(row)
+        return found
+
+    def describe(self, proposal: Proposal) -> Row:
+        """The columns of a trial's row that are known before it starts."""
+        config = {f"config.{k}": v for k, v in proposal.config.items()}
+        return {
+            "schema": SCHEMA_VERSION,
+            "study": self.name,
+            "space": self.manifest["space"],
+            "family": self.manifest["family"],
+            "phase": proposal.phase,
+            "method": proposal.method,
+            "trial": proposal.trial,
+            "number": proposal.number,
+            "seed": proposal.seed,
+            "origin": proposal.origin,
+            "source": proposal.source,
+            **_canonical(proposal.recipe),
+            "versions": json.dumps(self.manifest["versions"], sort_keys=True),
+            "commit": self.manifest["commit"],
+            "fingerprint": proposal.fingerprint,
+            "teacher_model": proposal.recipe.teacher_model,
+            "recipe": to_json(proposal.recipe),
+            "started": proposal.proposed,
+            **{k: v for k, v in config.items() if k in self._schema.names},
+        }
+
+    def best(self, method: str) -> Row | None:
+        """The finished search trial with the highest score, ties by validation loss and number."""
+        rows = [v[-1] for v in self.verdicts.values() if v[-1]["phase"] == "search"]
+        rows = [r for r in rows if r["method"] == method and r["status"] == "finished"]
+        ranked = [r for r in rows if self.score(r) is not None]
+        return min(ranked, key=lambda r: (-r[self.metric], _loss(r), r["number"]), default=None)
+
+    def _keep_best_student(self, method: str) -> None:
+        best = self.best(method)
+        kept = f"{best['trial']}.safetensors" if best else ""
+        for proposal in self.of("search", method):
+            name = f"{proposal.trial}.safetensors"
+            if proposal.trial in self.verdicts and name != kept:
+                self.storage.remove(f"students/{name}")
+
+    def counts(self, phase: str) -> Counter[str]:
+        """How many trials of a phase are finished, stopped and failed."""
+        return Counter(v[-1]["status"] for v in self.verdicts.values() if v[-1]["phase"] == phase)
+
+    # ------------------------------------------------------------ few files
+
+    def merge(self) -> None:
+        """One file of verdicts and one of their epochs."""
+        names = self.storage.names("trials", ".parquet")
+        if len(names) > 1:
+            rows = [row for found in self.verdicts.values() for row in found]
+            results.merge(self.storage, "trials", rows, schema=self._schema, replaces=names)
+        names = [n for n in self.storage.names("epochs", ".parquet") if self._is_over(n)]
+        if len(names) > 1:
+            over = [t for t in self.verdicts if t in self.rows]
+            rows = [row for t in over for row in self.rows[t][: self.verdicts[t][-1]["epochs"]]]
+            schema = results.epoch_schema()
+            results.merge(self.storage, "epochs", rows, schema=schema, replaces=names)
+
+    def merge_now_and_then(self) -> None:
+        """Merge when MERGE_AT verdicts have come since the last time."""
+        self._unmerged += 1
+        if self._unmerged >= MERGE_AT:
+            self.merge()
+            self._unmerged = 0
+
+    def _is_over(self, name: str) -> bool:
+        return name.startswith("merged-") or name.rsplit(".", 2)[0] in self.verdicts
+
+    def clean(self) -> None:
+        """Finish what a kill interrupted: merged files' originals, checkpoints of ended trials."""
+        for folder in ("trials", "epochs"):
+            results.delete_replaced(self.storage, folder)
+        for trial in self.storage.names("checkpoints"):
+            if trial in self.verdicts:
+                self.storage.remove_folder(f"checkpoints/{trial}")
+
+    # ------------------------------------------------------------ Optuna's view
+
+    def distributions(self, method: str) -> dict[str, BaseDistribution]:
+        """The sampled ranges of a method, as they were when the study began."""
+        known = self.manifest["methods"][method]["distributions"]
+        return {name: json_to_distribution(text) for name, text in known.items()}
+
+    def optuna_trials(self, method: str) -> list[FrozenTrial]:
+        """A method's search trials by number: stopped as PRUNED, failed as FAIL, open as RUNNING."""
+        distributions = self.distributions(method)
+        return [self._optuna_trial(p, distributions) for p in self.of("search", method)]
+
+    def _optuna_trial(
+        self, proposal: Proposal, distributions: dict[str, BaseDistribution]
+    ) -> FrozenTrial:
+        if proposal.trial not in self._optuna:
+            ended = self.verdicts.get(proposal.trial)
+            status = ended[-1]["status"] if ended else None
+            value = self.score(ended[-1]) if ended and status == "finished" else None
+            state = STATES[status] if status else TrialState.RUNNING
+            if status == "finished" and value is None:
+                state = TrialState.FAIL
+            scores = {r["step"]: self.score(r) for r in self.rows.get(proposal.trial, [])}
+            self._optuna[proposal.trial] = create_trial(
+                state=state,
+                value=value,
+                params=dict(proposal.config),
+                distributions=distributions,
+                intermediate_values={k: v for k, v in scores.items() if ended and v is not None},
+            )
+        return self._optuna[proposal.trial]
+
+
+def _loss(row: Row) -> float:
+    value = row.get("val_loss")
+    return math.inf if value is None else float(value)
+
+
+def _canonical(recipe: Recipe) -> Row:
+    """alpha, beta, gamma and temperature of the last training stage."""
+    if not recipe.stages:
+        return {}
+    weights = recipe.stages[-1].weights
+    temperature = weights.temperature if weights.beta > 0 else None
+    return {
+        "alpha": weights.alpha,
+        "beta": weights.beta,
+        "gamma": weights.gamma,
+        "temperature": temperature,
+    }
+
+
+def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What differs between the study on disk and the one asked for, in words.
+
+    >>> differences({"seed": 0}, {"seed": 1})
+    ['seed is 0 there, but 1 is asked for']
+    """
+    asked = json.loads(json.dumps(asked))
+    return [line for key in COMPARED for line in _differences(key, known.get(key), asked.get(key))]
+
+
+def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:
+    if isinstance(known, dict) and isinstance(asked, dict):
+        for key in sorted({*known, *asked}):
+            yield from _differences(f"{where}.{key}", known.get(key), asked.get(key))
+    elif known != asked:
+        yield f"{where} is {known!r} there, but {asked!r} is asked for"
+
+
+@contextlib.contextmanager
+def locked(storage: Storage) -> Iterator[None]:
+    """The only driver of a study on this disk; freed by the kernel, even after kill -9.
+
+    A bucket has no such lock: there the attempts' files of their own keep two drivers from harm.
+    """
+    if storage.local is None:
+        yield
+        return
+    storage.local.mkdir(parents=True, exist_ok=True)
+    with (storage.local / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another search or confirmation is running in {storage.uri}; wait for it or choose another --name"
+            ) from None
+        yield
+

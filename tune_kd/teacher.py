@@ -1,0 +1,157 @@
+"""The frozen teacher's outputs for a batch: computed, or read from the tape.
+
+Augmentation is a pure function of (seed, epoch, index), and no searched value changes what the teacher
+sees; so its logits for an epoch are computed once on a node and read by all trials there. The tape
+holds float16 logits [N, C] of the N training images of a study, one file an epoch. An epoch is filled
+in shards that processes claim by flock, which dies with its process: nobody waits while there is
+something to fill.
+"""
+
+import contextlib
+import fcntl
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tune_kd import models
+from tune_kd.recipe import digest
+from tune_kd.storage import write_whole
+
+SHARD = 4096  # images; small enough that two workers share an epoch of 20,000 evenly
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The training precision of a study: bfloat16 by autocast, or float32 as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+class Frozen:
+    """A network that cannot learn: evaluation mode, no gradients, hashed before and after.
+
+    `logits` and `outputs` return float32 scores [B, C, ...]; features come as they are computed.
+    """
+
+    def __init__(self, model: nn.Module, *, levels: Sequence[str] = (), precision: str) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.precision = precision
+        self.fingerprint = models.fingerprint(model)
+        self._taps = models.Taps(model, levels) if levels else None
+        self._device = next(model.parameters()).device
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scores and the features of the levels asked for."""
+        assert not self.model.training, "the teacher left evaluation mode"
+        with torch.no_grad(), autocast(self._device, self.precision):
+            scores = self.model(images)
+        return scores.float(), dict(self._taps.features) if self._taps else {}
+
+    def assert_unchanged(self) -> None:
+        """Weights and buffers are those it came with; AssertionError else."""
+        assert models.fingerprint(self.model) == self.fingerprint, "the teacher has changed"
+
+
+class Tape:
+    """Teacher logits by epoch. `compute(epoch, positions)` gives float [len(positions), C] of them.
+
+    `key` names all that the logits depend on (teacher's weights, images and subset, augmentation,
+    seed, precision and layout); another key is another folder, so a mismatch cannot be read.
+    """
+
+    def __init__(
+        self, folder: Path, key: str, *, size: int, compute: Callable[[int, np.ndarray], Tensor]
+    ) -> None:
+        self._root, self._folder = folder, folder / key
+        self._size, self._compute = size, compute
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """float16 [N, C], filled first where it is not on the tape yet."""
+        whole = self._folder / f"{epoch:05d}.npy"
+        while True:
+            found = _read(whole)
+            if found is not None and len(found) == self._size:
+                os.utime(whole)  # for the bound on disk use: the least recently read goes first
+                return torch.from_numpy(found)
+            self._fill(epoch, whole)
+
+    def _fill(self, epoch: int, whole: Path) -> None:
+        starts = list(range(0, self._size, SHARD))
+        shards = [whole.with_name(f"{epoch:05d}.{start // SHARD:04d}.part") for start in starts]
+        missing = [(start, path) for start, path in zip(starts, shards, strict=True) if not path.exists()]  # fmt: skip
+        claimed = False
+        for start, path in missing:
+            with _claim(path, wait=False) as mine:
+                if mine and not path.exists() and not whole.exists():
+                    claimed = True
+                    positions = np.arange(start, min(start + SHARD, self._size))
+                    write_whole(path, _bytes(self._compute(epoch, positions)))
+        if not claimed and missing:
+            with _claim(missing[0][1], wait=True):
+                return  # whoever held it has written it, or died
+        parts = [_read(path) for path in shards]
+        if whole.exists() or any(part is None for part in parts):
+            for part, path in zip(parts, shards, strict=True):
+                if part is None:
+                    path.unlink(missing_ok=True)  # unreadable: made again
+            return
+        write_whole(whole, _save(np.concatenate([p for p in parts if p is not None])))
+        for path in shards:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+        bound(self._root, keep=self._folder)
+
+
+def key(*parts: str) -> str:
+    """The name of a tape: a hash of all that its logits depend on."""
+    return digest("tape", *parts)
+
+
+def bound(root: Path, *, keep: Path) -> None:
+    """Delete the epochs that were read longest ago, beyond TUNE_KD_TAPE_GB (10) of disk, `keep` last."""
+    limit = float(os.environ.get("TUNE_KD_TAPE_GB", "10")) * 1e9
+    found = []
+    for path in root.glob("*/*.npy"):
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            found.append((path.parent == keep, stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, _, size, _ in found)
+    for kept, _, size, path in sorted(found)[:-1]:
+        if total <= limit or kept:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+@contextlib.contextmanager
+def _claim(path: Path, *, wait: bool) -> Iterator[bool]:
+    """An exclusive lock beside `path` that ends with its process; False where another has it."""
+    with path.with_suffix(".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _bytes(logits: Tensor) -> bytes:
+    return _save(logits.to("cpu", torch.float16).numpy())
+
+
+def _save(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _read(path: Path) -> np.ndarray | None:
+    try:
+        return np.asarray(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
+    except (FileNotFoundError, ValueError, EOFError):
+        return None  # not there, or not ours: it is computed anew

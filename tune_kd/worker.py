@@ -1,0 +1,248 @@
+"""What Ray runs: forwards a trial's reports, commits its epochs, turns any misfortune into a row.
+
+The worker owns its attempt's rows file and checkpoints: a checkpoint first, then renaming the rows
+commits both, and the last row names the checkpoint to go on from. torch is imported only here inside.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_kd import results, study
+from tune_kd.recipe import digest, to_json
+from tune_kd.results import EpochReport, Row
+from tune_kd.storage import Storage, write_whole
+
+if TYPE_CHECKING:
+    from tune_kd.trial import Resume, Site
+
+Config = dict[str, Any]
+PAUSE = 2.0  # seconds before a retry after an error of the disk or the network
+
+
+class MarkerMissingError(Exception):
+    """This node does not see the study's folder."""
+
+
+def cache_folder() -> Path:
+    """The node's own cache, shared by studies: TUNE_KD_CACHE or ~/.cache/tune_kd."""
+    return Path(os.environ.get("TUNE_KD_CACHE") or Path.home() / ".cache" / "tune_kd").absolute()
+
+
+def run_trial(config: Config) -> None:
+    """Ray Tune's trainable. An OSError is tried again in a new process, other errors are reported."""
+    from ray import tune
+
+    os.umask(config["umask"])  # the driver's, not the strict one that Ray was started with
+    try:
+        for report in attempt(config):
+            tune.report(report)
+    except OSError as error:
+        _leave_word(config, error)
+        time.sleep(PAUSE)  # the disk or the network may come back
+        raise
+    except MarkerMissingError as error:
+        tune.report({"error": str(error), "fatal": True})
+    except Exception as error:
+        tune.report({"error": explain(error), "fatal": False})
+
+
+def explain(error: BaseException) -> str:
+    """An exception in one line.
+
+    >>> explain(ValueError("a bad\\nvalue"))
+    'ValueError: a bad value'
+    """
+    kind = "out of memory" if "out of memory" in str(error).lower() else type(error).__name__
+    return f"{kind}: {' '.join(str(error).split())[:300]}"
+
+
+def _leave_word(config: Config, error: OSError) -> None:
+    """The reason of a failure that Ray will only count."""
+    with contextlib.suppress(Exception):
+        trial = study.parse(config["proposal"]).trial
+        Storage(config["study"]).write(f"checkpoints/{trial}/error.txt", explain(error).encode())
+
+
+def attempt(config: Config) -> Iterator[dict[str, Any]]:
+    """One attempt at a trial: its last row again, which may not be judged yet, then new ones."""
+    proposal = study.parse(config["proposal"])
+    storage = Storage(config["study"])
+    check_marker(storage, config["marker"])
+    site = make_site(config)
+    with _alone(storage, proposal.trial, site.cache):
+        rows = results.read_epochs_of(storage, proposal.trial)
+        if rows:
+            yield {"row": json.dumps(rows[-1])}
+        if rows and rows[-1]["last"]:
+            return
+        from tune_kd import trial
+
+        resume = _resume(storage, proposal.trial, rows)
+        name = f"{len({row['attempt'] for row in rows}) + 1}-{uuid.uuid4().hex[:6]}"
+        reports = trial.run(
+            proposal.recipe,
+            seed=proposal.seed,
+            site=site,
+            resume=resume,
+            open_test=proposal.open_test,
+        )
+        for report in reports:
+            row = _row(proposal, report, attempt=name, site=site, study_name=config["name"])
+            rows.append(_commit(storage, proposal, report, row, rows))
+            yield {"row": json.dumps(rows[-1])}
+
+
+def check_marker(storage: Storage, marker: str) -> None:
+    """The file that the driver wrote into the study must be seen from here."""
+    try:
+        found = storage.read("marker").decode()
+    except OSError:
+        found = ""
+    if found != marker:
+        raise MarkerMissingError(
+            f"node {socket.gethostname()} does not see the study in --out {storage.uri}; "
+            "name a folder that all nodes share, or s3://bucket/folder"
+        )
+
+
+@contextlib.contextmanager
+def _alone(storage: Storage, trial: str, cache: Path) -> Iterator[None]:
+    """One attempt at a time on a node: a killed search's worker may still be ending its epoch."""
+    path = cache / "locks" / f"{digest(storage.uri, trial)}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make_site(config: Config) -> "Site":
+    """This node's cache and device, and the study's models and code."""
+    import torch
+
+    from tune_kd.trial import Site
+
+    torch.set_num_threads(config["threads"])
+    if config["gpus"] and not torch.cuda.is_available():
+        raise RuntimeError("a GPU was promised to this trial, but torch sees none here")
+    storage, cache = Storage(config["study"]), cache_folder()
+    return Site(
+        cache=cache,
+        data=Path(config["data"]) if config["data"] else None,
+        code=_local_code(storage, cache),
+        device="cuda:0" if config["gpus"] else "cpu",
+        model=lambda fingerprint: local_file(storage, f"models/{fingerprint}.safetensors", cache),
+    )
+
+
+def _local_code(storage: Storage, cache: Path) -> Path | None:
+    names = storage.names("space")
+    if not names:
+        return None
+    return [local_file(storage, f"space/{name}", cache) for name in names][0].parent
+
+
+def local_file(storage: Storage, name: str, cache: Path) -> Path:
+    """A file of the study as a file on this node: itself, or a copy of a bucket's object."""
+    if storage.local:
+        return storage.local / name
+    copy = cache / "copies" / digest(storage.uri) / name
+    if not copy.exists():
+        write_whole(copy, storage.read(name))
+    return copy
+
+
+def _resume(storage: Storage, trial: str, rows: list[Row]) -> "Resume | None":
+    from safetensors.torch import load
+
+    from tune_kd.trial import Resume
+
+    if not rows:
+        return None
+    last = rows[-1]
+    state = load(storage.read(f"checkpoints/{trial}/{last['checkpoint']}"))
+    return Resume(stage=last["stage"], epoch=last["epoch"], state=state)
+
+
+def _row(
+    proposal: study.Proposal, report: EpochReport, *, attempt: str, site: "Site", study_name: str
+) -> Row:
+    from tune_kd.measure import device_name
+
+    return {
+        "schema": results.SCHEMA_VERSION,
+        "study": study_name,
+        "phase": proposal.phase,
+        "method": proposal.method,
+        "trial": proposal.trial,
+        "number": proposal.number,
+        "seed": proposal.seed,
+        "attempt": attempt,
+        "stage": report.stage,
+        "stage_name": report.stage_name,
+        "epoch": report.epoch,
+        "step": report.step,
+        "last": report.last,
+        **report.values,
+        "seconds": report.seconds,
+        "device": device_name(site.device),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "checkpoint": "" if report.last else f"{report.step:05d}.{attempt}.safetensors",
+    }
+
+
+def _commit(
+    storage: Storage, proposal: study.Proposal, report: EpochReport, row: Row, rows: list[Row]
+) -> Row:
+    """The checkpoint, then the rows that name it; of checkpoints the last two are kept."""
+    folder = f"checkpoints/{proposal.trial}"
+    if report.last and report.state:
+        storage.write(_weights_name(proposal), _weights(proposal, report))
+    elif not report.last:
+        storage.write(f"{folder}/{row['checkpoint']}", _save(report.state))
+    data = results.encode([*rows, row], results.epoch_schema())
+    storage.write(f"epochs/{proposal.trial}.{row['attempt']}.parquet", data)
+    if len(rows) >= 2 and rows[-2]["checkpoint"]:
+        storage.remove(f"{folder}/{rows[-2]['checkpoint']}")
+    return row
+
+
+def _weights_name(proposal: study.Proposal) -> str:
+    if proposal.phase == "teach":
+        return f"models/{proposal.fingerprint}.safetensors"
+    return f"students/{proposal.trial}.safetensors"
+
+
+def _weights(proposal: study.Proposal, report: EpochReport) -> bytes:
+    """The network alone, with what made it in the header."""
+    state = {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
+    header = {
+        "recipe": to_json(proposal.recipe),
+        "seed": str(proposal.seed),
+        "network": proposal.recipe.student,
+        "fingerprint": proposal.fingerprint,
+    }
+    return _save(state, header)
+
+
+def _save(state: Any, header: dict[str, str] | None = None) -> bytes:
+    from safetensors.torch import save
+
+    plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return bytes(save(plain, metadata=header))
+
+
+def prepare(config: Config) -> dict[str, Any]:
+    """Measured on an idle worker before the first trial: precision and layout, teacher and student."""
+    from tune_kd import preparation
+
+    os.umask(config["umask"])
+    return preparation.prepare(config, make_site(config))
