@@ -126,14 +126,9 @@ def _unfinished(study: Study) -> list[str]:
         total = sum(counts.values())
         if not counts["finished"]:
             found.append(f"**{method}**: none of {total} trials has finished.")
-        elif counts["failed"]:
+        elif counts["failed"] or counts["stopped"]:
             found.append(
-                f"**{method}**: {counts['failed']} of {total} trials failed and "
-                f"{counts['stopped']} were stopped early; only {counts['finished']} are ranked."
-            )
-        elif counts["stopped"]:
-            found.append(
-                f"**{method}**: {counts['stopped']} of {total} trials were stopped early; "
-                f"{counts['finished']} are ranked."
+                f"**{method}**: of {total} trials {counts['failed']} failed, {counts['stopped']} "
+                f"stopped early, {counts['finished']} finished; only these are ranked."
             )
     return found

@@ -5,7 +5,6 @@ nothing global is touched; `png` turns one into bytes.
 """
 
 import io
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -154,8 +153,10 @@ def draw_learning_curves(study: Study) -> Figure | None:
         if taught is not None:
             axes.axhline(taught * 100, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel("epoch")
-    low = statistics.quantiles([v * 100 for c in curves for v in c.values] * 2, n=10)[0]
-    high = max([v * 100 for c in curves for v in c.values] + [100 * (taught or 0)])
+    # The worst of the chosen is the floor, so that a trial that diverged does not flatten the rest.
+    kept = [value * 100 for c in curves for value in c.values if c.chosen]
+    low = min(kept or [0.0])
+    high = max([value * 100 for c in curves for value in c.values] + [100 * (taught or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
     _key(figure, axes, [
         ("best trial of the method", {"color": INK, "linewidth": 2.5}),
@@ -243,6 +244,7 @@ def _panels(study: Study, title: str) -> tuple[Figure, dict[str, Axes]]:
             continue
         method = study.methods[at]
         panels[method] = _bare(axes)
+        axes.tick_params(labelbottom=True)  # the place below may be empty
         axes.set_title(label(method), loc="left", fontsize=10, color=_colour(study, method))
         if at % columns == 0:
             axes.set_ylabel("validation accuracy, %")
@@ -275,5 +277,9 @@ def _key(figure: Figure, axes: Axes, entries: Sequence[tuple[str, dict[str, Any]
     """One legend for all panels, below them."""
     handles = [axes.plot([], [], label=name, **look)[0] for name, look in entries]
     figure.legend(
-        handles=handles, loc="outside lower left", ncols=len(entries), frameon=False, fontsize=9
+        handles=handles,
+        loc="outside lower left",
+        ncols=len(entries) if figure.get_figwidth() > 10 else 3,
+        frameon=False,
+        fontsize=9,
     )

@@ -255,7 +255,7 @@ def _trainer(
         with torch.autocast(step.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             scores = model(images)
         loss: Tensor = F.cross_entropy(scores.float(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         sgd.step()
         sgd.zero_grad()
         _wait(step.device)

@@ -118,7 +118,9 @@ def described(request: Request, material: Material) -> dict[str, Any]:
     methods = {
         name: {
             "ranges": {k: space.shown(d) for k, d in method.ranges.items()},
-            "bounds": {k: [d.low, d.high, d.log] for k, d in method.ranges.items() if hasattr(d, "low")},  # fmt: skip
+            "bounds": {
+                k: [d.low, d.high, d.log] for k, d in method.ranges.items() if hasattr(d, "low")
+            },  # fmt: skip
             "distributions": {k: space.to_json(d) for k, d in method.ranges.items()},
             "fixed": dict(method.fixed),
             "textbook": method.settings()[0],
@@ -169,9 +171,7 @@ def check_teacher(request: Request, material: Material) -> None:
     """A foreign checkpoint must fit the teacher's network; said before Ray starts."""
     if request.teacher is None:
         return
-    shape = models.Shape(
-        num_classes=material.images.num_classes, channels=material.images.channels
-    )
+    shape = models.Shape(num_classes=material.images.num_classes, channels=material.images.channels)
     model = models.build(request.space.teacher, shape=shape, base=request.file.parent)
     state = models.load_weights(request.teacher)
     models.checked_load(model, state, what=f"--teacher {request.teacher}")
@@ -311,7 +311,16 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The commit of the source tree that runs, empty where it is not a checkout."""
     here = Path(tune_kd.__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(here),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+        "--exclude=*",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -385,7 +394,9 @@ def has_teacher(study_: Study) -> bool:
     return found and teacher_trial(study_) in study_.verdicts
 
 
-def ensure_teacher(study_: Study, request: Request, *, session: Session, progress: Progress) -> bool:
+def ensure_teacher(
+    study_: Study, request: Request, *, session: Session, progress: Progress
+) -> bool:
     """Import, reuse or train the teacher; True when it is there."""
     if has_teacher(study_):
         return True
@@ -404,7 +415,9 @@ def ensure_teacher(study_: Study, request: Request, *, session: Session, progres
         origin="textbook",
         recipe=teacher_recipe(study_.manifest, request.space),
     )
-    progress.say(f"training the teacher {request.space.teacher}, {request.space.teacher_epochs} epochs")
+    progress.say(
+        f"training the teacher {request.space.teacher}, {request.space.teacher_epochs} epochs"
+    )
     progress.follow(study_, "teach", 1)
     runner.run(
         study_,
@@ -480,4 +493,3 @@ def _places(study_: Study) -> list[Storage]:
     beside = study_.storage.parent()
     siblings = [beside.at(name) for name in beside.names("") if name != study_.name]
     return [Storage(worker.cache_folder()), *siblings]
-

@@ -26,9 +26,14 @@ def prepare(config: dict[str, Any], site: trial.Site) -> dict[str, Any]:
         return ", ".join(parts)
 
     step = measure.Step(
-        network=label(config["student"]), shape=shape, batch_size=config["batch_size"], device=device
+        network=label(config["student"]),
+        shape=shape,
+        batch_size=config["batch_size"],
+        device=device,
     )
-    compute: Compute = measure.probe(lambda: network(config["student"]), step=step, cache=site.cache)
+    compute: Compute = measure.probe(
+        lambda: network(config["student"]), step=step, cache=site.cache
+    )
     measured = {
         role: measure.measure_once(
             network(config[role]),

@@ -62,7 +62,9 @@ class LossWeights:
         for name in ("alpha", "beta", "gamma"):
             value = getattr(self, name)
             _demand(f"0 <= {name} < inf", 0 <= value < math.inf, **{name: value})
-        _demand("0 < temperature < inf", 0 < self.temperature < math.inf, temperature=self.temperature)
+        _demand(
+            "0 < temperature < inf", 0 < self.temperature < math.inf, temperature=self.temperature
+        )
         total = self.alpha + self.beta + self.gamma
         _demand("alpha + beta + gamma > 0", total > 0, alpha=self.alpha)
 
@@ -84,14 +86,18 @@ class Optimiser:
     def __post_init__(self) -> None:
         _demand("name in (sgd, adamw)", self.name in ("sgd", "adamw"), name=self.name)
         known = ("cosine", "step", "constant")
-        _demand("schedule in (cosine, step, constant)", self.schedule in known, schedule=self.schedule)
+        _demand(
+            "schedule in (cosine, step, constant)", self.schedule in known, schedule=self.schedule
+        )
         _demand("0 < lr < inf", 0 < self.lr < math.inf, lr=self.lr)
         ok = 0 <= self.weight_decay < math.inf
         _demand("0 <= weight_decay < inf", ok, weight_decay=self.weight_decay)
         _demand("0 <= momentum < 1", 0 <= self.momentum < 1, momentum=self.momentum)
         ok = 0 <= self.warmup_epochs < math.inf
         _demand("warmup_epochs >= 0", ok, warmup_epochs=self.warmup_epochs)
-        ok = all(0 < at < 1 for at in self.decay_at) and sorted(self.decay_at) == list(self.decay_at)
+        ok = all(0 < at < 1 for at in self.decay_at) and sorted(self.decay_at) == list(
+            self.decay_at
+        )
         _demand("decay_at rises within (0, 1)", ok, decay_at=self.decay_at)
         _demand("0 < decay_factor <= 1", 0 < self.decay_factor <= 1, decay_factor=self.decay_factor)
 

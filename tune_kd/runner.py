@@ -304,5 +304,3 @@ def _fit(searcher: PlanSearcher, judge: Judge, ray_session: Session, *, progress
     waiting = ray_session.wanted if resources.address else None
     with progress.live(waiting, every=WAIT):
         tuner.fit()
-
-

@@ -30,6 +30,8 @@ SCHEDULERS = ("asha", "none")
 REDUCTION = 3  # of trials that reach a rung, the best third goes on
 LITERATURE_EVERY = 4  # at most a quarter of a method's trials come from the literature
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 
 def random_start(trials: int) -> int:
     """How many of a method's trials are random before TPE: a third, at most 10."""
@@ -44,7 +46,10 @@ def origin(number: int, *, settings: int, start: int) -> str:
     """
     if number == 0:
         return "textbook"
-    if number % LITERATURE_EVERY == LITERATURE_EVERY - 1 and 0 < number // LITERATURE_EVERY < settings:
+    if (
+        number % LITERATURE_EVERY == LITERATURE_EVERY - 1
+        and 0 < number // LITERATURE_EVERY < settings
+    ):
         return "literature"
     return "random" if number < start else "sampled"
 

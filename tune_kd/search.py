@@ -32,28 +32,89 @@ def parser(module: str, summary: str, *, teach_only: bool = False) -> cli.Parser
     """The options of `search`, or those of them that training a teacher ahead of time has."""
     made = cli.Parser(prog=f"python -m {module}", description=summary, allow_abbrev=False)
     add = made.add_argument
-    add("--space", required=True, metavar="NAME_OR_FILE", help="a file of search_spaces/ by name, or your own by path")
-    add("--epochs", type=cli.positive_int, help="length of the student's main training stage; the teacher's shrinks in the same ratio [the space's]")
-    add("--data", type=Path, metavar="DIR", help="own images: train/<class>/* and test/<class>/*, or train*.parquet and test*.parquet [the task's]")
-    add("--limit-train", type=cli.positive_int, default=0, metavar="N", help="a stratified subset of the training images [all]")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="pin a range or change a field of the space; repeatable")
-    add("--out", default="runs", help="the folder or s3://bucket/folder that holds studies [%(default)s]")
+    add(
+        "--space",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="a file of search_spaces/ by name, or your own by path",
+    )
+    add(
+        "--epochs",
+        type=cli.positive_int,
+        help="length of the student's main training stage; the teacher's shrinks in the same ratio [the space's]",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="own images: train/<class>/* and test/<class>/*, or train*.parquet and test*.parquet [the task's]",
+    )
+    add(
+        "--limit-train",
+        type=cli.positive_int,
+        default=0,
+        metavar="N",
+        help="a stratified subset of the training images [all]",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="pin a range or change a field of the space; repeatable",
+    )
+    add(
+        "--out",
+        default="runs",
+        help="the folder or s3://bucket/folder that holds studies [%(default)s]",
+    )
     add("--name", help="the study [the space's name]")
-    add("--seed", type=cli.whole, default=0, help="of the split, the views, all trials and proposals [%(default)s]")
+    add(
+        "--seed",
+        type=cli.whole,
+        default=0,
+        help="of the split, the views, all trials and proposals [%(default)s]",
+    )
     add("--cpus-per-trial", type=cli.amount, default=1.0, help="[%(default)g]")
-    add("--gpus-per-trial", type=cli.amount, help="fractions allowed [1 where this machine has a GPU, else 0; with an address it must be said]")
-    add("--address", help="join a Ray cluster, such as auto or HOST:PORT [RAY_ADDRESS, else a Ray of its own]")
+    add(
+        "--gpus-per-trial",
+        type=cli.amount,
+        help="fractions allowed [1 where this machine has a GPU, else 0; with an address it must be said]",
+    )
+    add(
+        "--address",
+        help="join a Ray cluster, such as auto or HOST:PORT [RAY_ADDRESS, else a Ray of its own]",
+    )
     add("--quiet", action="store_true", help="results only")
     if teach_only:
         return made
-    add("--trials", type=cli.positive_int, help="a total, rounded up to equal counts a method; failed trials count [the space's]")
+    add(
+        "--trials",
+        type=cli.positive_int,
+        help="a total, rounded up to equal counts a method; failed trials count [the space's]",
+    )
     add("--methods", nargs="+", metavar="METHOD", help="a subset [all]")
     add("--resume", action="store_true", help="go on with the study; start it where there is none")
     add("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} [%(default)s]")
     add("--scheduler", default="asha", help=f"one of {', '.join(SCHEDULERS)} [%(default)s]")
-    add("--teacher", type=Path, metavar="FILE", help="an own checkpoint (safetensors or a state dict) as teacher [trained here]")
-    add("--max-concurrent", type=cli.positive_int, metavar="N", help="trials at once [cores or GPU slots]")
-    add("--time-budget", type=cli.duration, metavar="TIME", help="stop after 90s, 45m or 2h; --resume goes on [none]")
+    add(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="an own checkpoint (safetensors or a state dict) as teacher [trained here]",
+    )
+    add(
+        "--max-concurrent",
+        type=cli.positive_int,
+        metavar="N",
+        help="trials at once [cores or GPU slots]",
+    )
+    add(
+        "--time-budget",
+        type=cli.duration,
+        metavar="TIME",
+        help="stop after 90s, 45m or 2h; --resume goes on [none]",
+    )
     add("--dry-run", action="store_true", help="print the plan and run nothing")
     return made  # fmt: skip
 
@@ -218,7 +279,9 @@ def _run(
             found,
             space,
             each=request.each,
-            recipe=lambda method, config: opening.student_recipe(found.manifest, space, method, config),  # fmt: skip
+            recipe=lambda method, config: opening.student_recipe(
+                found.manifest, space, method, config
+            ),  # fmt: skip
         ),
         ray_session=session,
         base=opening.base_config(found, request.data, session.resources),

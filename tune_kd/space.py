@@ -231,9 +231,7 @@ def combined(  # noqa: PLR0913 - one argument a sampled value
     return (space.distill(weights, lr=lr, weight_decay=weight_decay, dropout=dropout),)
 
 
-def kd_methods(
-    training: Mapping[str, BaseDistribution], *, recipe: Config
-) -> dict[str, Method]:
+def kd_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) -> dict[str, Method]:
     """no_kd, response, feature and combined over the ranges of `training` (lr, weight_decay, dropout).
 
     `recipe` is the textbook's value of each of these. Ranges and further settings of the loss weights

@@ -344,4 +344,3 @@ def locked(storage: Storage) -> Iterator[None]:
                 f"another search or confirmation is running in {storage.uri}; wait for it or choose another --name"
             ) from None
         yield
-

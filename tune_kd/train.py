@@ -45,9 +45,13 @@ class Learner:
         self._parameters = parameters = [*model.parameters(), *projections.parameters()]
         self.lr = torch.tensor(float(optimiser.lr), device=parameters[0].device)
         if optimiser.name == "sgd":
-            momentum = {"momentum": optimiser.momentum, "nesterov": optimiser.nesterov and optimiser.momentum > 0}  # fmt: skip
             self.optimiser: torch.optim.Optimizer = torch.optim.SGD(
-                parameters, lr=self.lr, weight_decay=optimiser.weight_decay, fused=True, **momentum
+                parameters,
+                lr=self.lr,
+                weight_decay=optimiser.weight_decay,
+                momentum=optimiser.momentum,
+                nesterov=optimiser.nesterov and optimiser.momentum > 0,
+                fused=True,
             )
         else:
             self.optimiser = torch.optim.AdamW(
@@ -178,13 +182,14 @@ def _step(  # noqa: PLR0913 - a step's operands
     features: dict[str, Tensor] = {}
     if weights.uses_features:
         assert work.teacher is not None
-        _, features = work.teacher.outputs(images)
+        live, features = work.teacher.outputs(images)
+        teacher = live if teacher is None else teacher
     with autocast(images.device, work.compute.precision):
         scores = learner.model(images)
         projected = learner.projections(taps.features) if weights.uses_features else {}
     parts = losses.total(
         losses.Outputs(scores, projected),
-        losses.Outputs(scores if teacher is None else teacher, features),
+        None if teacher is None else losses.Outputs(teacher, features),
         batch=losses.Batch(images, labels, index),
         weights=weights,
         terms=losses.Terms(

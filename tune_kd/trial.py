@@ -92,9 +92,7 @@ def build(name: str, recipe: Recipe, site: Site, *, dropout: float = 0.0, seed: 
 
 def place(model: nn.Module, site: Site, compute: Compute) -> nn.Module:
     """A network on the site's device in a memory layout."""
-    layout = (
-        torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
-    )
+    layout = torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
     return model.to(device=torch.device(site.device), memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 

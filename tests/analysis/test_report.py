@@ -136,7 +136,7 @@ def test_details_hold_every_seed(done):
     assert found["test_accuracy_by_seed"]["no_kd"] == {"1000": 0.90, "1001": 0.91, "1002": 0.92}
     assert found["configurations"]["response"]["config.lr"] == 0.1
     assert found["table"][1]["mean"] == pytest.approx(0.91, abs=1e-14)
-    assert [f["reason"] for f in found["failures"]][0] == "NaN\nin the loss"
+    assert next(f["reason"] for f in found["failures"]) == "NaN\nin the loss"
 
 
 def test_two_families_in_one_report(made_up, runs, capsys):
@@ -181,7 +181,7 @@ def test_a_picture_that_no_longer_holds_is_taken_away(made_up, runs):
 
 
 def test_a_weak_teacher_is_on_top_of_the_page_and_on_stderr(made_up, runs, capsys):
-    made_up.put(runs / "x", made_up.teacher(val=0.5) + [made_up.trial("no_kd", 0, 0.9)])
+    made_up.put(runs / "x", [*made_up.teacher(val=0.5), made_up.trial("no_kd", 0, 0.9)])
     report.main(["runs/x"])
     page = (runs / "x" / "report" / "report.md").read_text()
     assert page.splitlines()[2].startswith("> **THE TEACHER IS WORSE")

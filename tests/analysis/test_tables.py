@@ -184,7 +184,7 @@ def test_advice_on_ranges_noise_seeds_and_trials(made_up, tmp_path):
     assert said[0] == f"{edge}(0.01 .. 1 log): widen it there."
     assert said[1].startswith("**response** and **feature** are within noise: feature minus")
     assert said[2].startswith("Fewer than three seeds (combined has 1): `python -m tune_kd.confirm")
-    assert said[3].startswith("**combined**: 1 of 3 trials failed and 1 were stopped early; only 1")
+    assert said[3].startswith("**combined**: of 3 trials 1 failed, 1 stopped early, 1 finished;")
     assert len(said) == 4
 
 

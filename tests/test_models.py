@@ -1,0 +1,312 @@
+"""Parameter counts, taps, dropout, users' networks, and what loading weights refuses."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import resnet18
+
+from tune_kd import models
+from tune_kd.errors import UsageError
+from tune_kd.models import Dropout, Shape, Taps, build, checked_load, fingerprint, load_weights
+
+TEN = Shape(num_classes=10)
+GREY = Shape(num_classes=10, channels=1)
+
+
+def small(**settings: float) -> nn.Module:
+    return build("digits_student", shape=GREY, **settings)  # type: ignore[arg-type]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet18", 11_173_962),
+        ("resnet8_wide", 4_903_242),
+        ("resnet8", 78_042),
+        ("resnet20", 272_474),
+        ("resnet56", 855_770),
+        ("resnet110", 1_730_714),
+    ],
+)
+def test_parameter_counts(name: str, count: int) -> None:
+    assert sum(p.numel() for p in build(name, shape=TEN).parameters()) == count
+
+
+def test_the_digits_student_is_far_smaller_than_its_teacher() -> None:
+    teacher, student = (build(f"digits_{who}", shape=GREY) for who in ("teacher", "student"))
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
+    assert 50_000 <= sizes[0] <= 100_000
+    assert 1_000 <= sizes[1] <= 2_000
+
+
+def test_shapes_of_taps_at_32_pixels() -> None:
+    expected = {
+        "resnet8_wide": {
+            "lowest": (1, 64, 32, 32),
+            "low": (1, 128, 16, 16),
+            "mid": (1, 256, 8, 8),
+            "high": (1, 512, 4, 4),
+            "pooled": (1, 512, 1, 1),
+        },
+        "resnet20": {
+            "low": (1, 16, 32, 32),
+            "mid": (1, 32, 16, 16),
+            "high": (1, 64, 8, 8),
+            "pooled": (1, 64, 1, 1),
+        },
+    }
+    for name, shapes in expected.items():
+        model = build(name, shape=TEN)
+        with torch.no_grad(), Taps(model, list(shapes)) as taps:
+            model(torch.zeros(1, 3, 32, 32))
+        assert {level: tuple(map_.shape) for level, map_ in taps.features.items()} == shapes
+
+
+def test_keys_are_torchvisions() -> None:
+    assert list(build("resnet18", shape=TEN).state_dict()) == list(resnet18().state_dict())
+
+
+def test_convolutions_start_as_he_et_al_say() -> None:
+    model = build("resnet18", shape=TEN)
+    for conv in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
+        fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+        variance = float(conv.weight.detach().var())
+        assert variance == pytest.approx(2 / fan_out, rel=0.2)
+
+
+def test_taps_hold_the_last_forward_and_go_without_trace() -> None:
+    model = small().eval()
+    image = torch.randn(2, 1, 8, 8, generator=generator())
+    plain = model(image)
+    with Taps(model, ["high", "low"]) as taps:
+        assert taps.features == {}
+        assert torch.equal(model(image), plain)
+        first = taps.features
+        assert set(first) == {"low", "high"}
+        model(image * 2)
+        assert not torch.equal(taps.features["high"], first["high"])
+        taps.features["high"].sum().backward()
+        assert model.stage1[0].weight.grad is not None
+    model(image)
+    assert not torch.equal(taps.features["high"], first["high"])
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    assert set(hooks) == {0}
+
+
+def test_taps_of_no_level_need_no_taps() -> None:
+    model = nn.Linear(2, 2)
+    with Taps(model, ()) as taps:
+        model(torch.zeros(1, 2))
+    assert taps.features == {}
+
+
+def test_unknown_levels_are_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"did you mean 'high'.*SmallCNN has: high, low, mid, pooled"
+    ):
+        Taps(small(), ["hihg"])
+    with pytest.raises(UsageError, match="Linear has no taps for level 'high'"):
+        Taps(nn.Linear(2, 2), ["high"])
+    model = small()
+    model.taps = {"high": "layer9"}  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="level 'high' of SmallCNN: there is no module 'layer9'"):
+        Taps(model, ["high"])
+
+
+def test_dropout_is_a_function_of_its_generator_alone() -> None:
+    layer, x = Dropout(0.3), torch.ones(64, 100)
+    before = torch.get_rng_state()
+    layer.generator = generator(1)
+    first, second = layer(x), layer(x)
+    layer.generator = generator(1)
+    assert torch.equal(layer(x), first)
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert set(first.unique().tolist()) == {0.0, torch.tensor(1 / 0.7).item()}
+    assert float((first == 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+
+
+def test_dropout_is_the_identity_in_evaluation_and_exactly_so_at_rate_zero() -> None:
+    x = torch.randn(8, 5, generator=generator())
+    layer = Dropout(0.5).eval()
+    assert layer(x) is x
+    layer = Dropout(0.0).train()
+    assert layer(x) is x
+    layer.active, layer.generator = True, generator()  # as in a captured step
+    assert torch.equal(layer(x), x)
+    layer.rate.fill_(0.9)
+    assert float((layer(x) == 0).float().mean()) > 0.5
+
+
+def test_dropout_keeps_the_type() -> None:
+    layer = Dropout(0.5)
+    layer.generator = generator()
+    assert layer(torch.ones(4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_training_with_dropout_repeats_with_its_generator() -> None:
+    model, image = small(dropout=0.5).train(), torch.randn(4, 1, 8, 8, generator=generator())
+    scores = []
+    for seed in (1, 1, 2):
+        models.set_dropout(model, 0.5, generator=generator(seed))
+        scores.append(model(image))
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+    models.set_dropout(model, 0.0, generator=None)
+    assert torch.equal(model(image), small().train()(image))
+
+
+def test_dropout_needs_a_layer() -> None:
+    model = nn.Linear(2, 2)
+    models.set_dropout(model, 0.0, generator=None)
+    with pytest.raises(UsageError, match=r"dropout 0.2: Linear has no dropout layer"):
+        models.set_dropout(model, 0.2, generator=None)
+
+
+USER = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes, channels, p=0.25):
+        super().__init__(nn.Flatten(), nn.Linear(channels * 64, 8), nn.Dropout(p), nn.Linear(8, num_classes))
+
+def plain(num_classes, channels):
+    return Net(num_classes, channels)
+
+def dropped(num_classes, channels, dropout):
+    net = Net(num_classes, channels, dropout)
+    net.taps = {"high": "1"}
+    return net
+
+def odd(num_classes, depth):
+    return Net(num_classes, 1)
+
+def nothing(num_classes, channels):
+    return None
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "nets.py").write_text(USER)
+    return tmp_path
+
+
+def test_a_users_network_is_seeded_and_its_dropout_becomes_ours(folder: Path) -> None:
+    before = torch.get_rng_state()
+    first, again = (build("nets.py:plain", shape=GREY, seed=1, base=folder) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert fingerprint(first) == fingerprint(again)
+    assert list(first.state_dict()) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    image = torch.ones(4, 1, 8, 8)
+    models.set_dropout(first.train(), 0.0, generator=generator(3))
+    scores = first(image)
+    models.set_dropout(first, 0.0, generator=generator(3))
+    assert torch.equal(first(image), scores)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert float(first[2].rate) == 0.25  # its own rate stays
+
+
+def test_a_users_network_gets_the_dropout_that_it_takes(folder: Path) -> None:
+    model = build("nets.py:dropped", shape=GREY, dropout=0.4, base=folder)
+    assert float(model[2].rate) == pytest.approx(0.4)
+    with Taps(model, ["high"]) as taps:
+        model.eval()(torch.zeros(2, 1, 8, 8))
+    assert taps.features["high"].shape == (2, 8)
+    with pytest.raises(UsageError, match=r"takes no dropout=, but dropout 0.4 is asked for"):
+        build("nets.py:plain", shape=GREY, dropout=0.4, base=folder)
+
+
+def test_wrong_networks_are_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'resnet18'"):
+        build("resnet19", shape=TEN)
+    with pytest.raises(UsageError, match=r"called with \(num_classes=10, channels=3\): missing"):
+        build("nets.py:odd", shape=TEN, base=folder)
+    with pytest.raises(UsageError, match=r"returned NoneType; expected a torch.nn.Module"):
+        build("nets.py:nothing", shape=TEN, base=folder)
+
+
+def test_wrapped_state_dicts_are_loaded() -> None:
+    source = small(seed=7)
+    state = source.state_dict()
+    for wrapped in (
+        state,
+        {"state_dict": state, "epoch": 3},
+        {"model": {f"module.{k}": v for k, v in state.items()}},
+        {f"_orig_mod.{k}": v for k, v in state.items()},
+    ):
+        model = small()
+        checked_load(model, wrapped, what="teacher.pt")
+        assert fingerprint(model) == fingerprint(source)
+
+
+def test_loading_names_what_differs_and_changes_nothing() -> None:
+    model = small()
+    before = fingerprint(model)
+    state = dict(model.state_dict())
+    del state["fc.bias"]
+    state["head.bias"] = torch.zeros(10)
+    state["fc.weight"] = torch.zeros(100, 8)
+    with pytest.raises(UsageError) as caught:
+        checked_load(model, state, what="teacher.pt")
+    text = str(caught.value)
+    assert "teacher.pt does not fit SmallCNN" in text
+    assert "missing: fc.bias" in text
+    assert "unexpected: head.bias" in text
+    assert "shape: fc.weight [100, 8] instead of [10, 8]" in text
+    assert text.count("\n") == 1
+    assert fingerprint(model) == before
+    with pytest.raises(UsageError, match=r"and \d+ more"):
+        checked_load(model, {"x": torch.zeros(1)}, what="teacher.pt")
+    whole = {k: v.to(torch.int8) for k, v in model.state_dict().items()}
+    with pytest.raises(UsageError, match=r"type: .* torch.int8 instead of torch.float32"):
+        checked_load(model, whole, what="teacher.pt")
+
+
+def test_weights_are_read_from_safetensors_and_torch_files(tmp_path: Path) -> None:
+    state = small(seed=2).state_dict()
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pt")
+    torch.save({"state_dict": state, "epoch": 1}, tmp_path / "c.bin")
+    for path in sorted(tmp_path.iterdir()):
+        found = load_weights(path)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello, this is no checkpoint at all")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "torn.safetensors").write_bytes(b"\xff\0\0\0\0\0\0\0{")
+    torch.save(small(), tmp_path / "object.pt")  # a pickled network: not loaded
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(UsageError, match="not a checkpoint") as caught:
+            load_weights(path)
+        assert str(path) in str(caught.value)
+        assert str(caught.value).count("\n") <= 1
+    with pytest.raises(UsageError, match=r"cannot read .*missing.pt: No such file"):
+        load_weights(tmp_path / "missing.pt")
+    with pytest.raises(UsageError, match=r"cannot read .*: Is a directory"):
+        load_weights(tmp_path)
+
+
+def test_the_fingerprint_sees_weights_and_buffers_but_not_the_layout() -> None:
+    model = small()
+    before = fingerprint(model)
+    assert fingerprint(copy.deepcopy(model).to(memory_format=torch.channels_last)) == before
+    with torch.no_grad():
+        model.stage1[0].weight[0, 0, 0, 0] += 1e-6
+    changed = fingerprint(model)
+    assert changed != before
+    model.stage1[1].running_mean[0] += 1e-6
+    assert fingerprint(model) not in (before, changed)
