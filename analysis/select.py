@@ -7,8 +7,7 @@ number comes from fewer epochs.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from tune_kd.metrics import METRICS
-from tune_kd.results import Row
+from tune_kd.results import Row, ranked
 
 BASELINE = "no_kd"  # the method with beta = gamma = 0
 EDGE = 0.05  # share of a range that counts as its edge
@@ -44,15 +43,7 @@ def best(
 
     Ranked by `metric` in its direction, ties by the lower validation loss, then by number.
     """
-    sign = 1 if METRICS[metric].higher_is_better is False else -1
-
-    def rank(row: Row) -> tuple[float, float, int]:
-        value, loss = number(row, metric), number(row, "val_loss")
-        assert value is not None  # filtered below
-        return sign * value, math.inf if loss is None else loss, row["number"]
-
-    finished = [row for row in trials(rows, "search", method) if row["status"] == "finished"]
-    return sorted((row for row in finished if number(row, metric) is not None), key=rank)[:top]
+    return ranked(rows, method, metric=metric)[:top]
 
 
 def textbook(rows: Iterable[Row], method: str) -> Row | None:

@@ -123,7 +123,7 @@ class Resident:
         labels: int64 [N], on the device.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - moments and place of one array
         self,
         decoded: Decoded,
         *,

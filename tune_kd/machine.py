@@ -2,8 +2,6 @@
 
 import os
 
-CLUSTER_CONCURRENCY = 1000  # on a cluster its free resources are the bound, and nodes come and go
-
 
 def cores() -> int:
     """CPU cores that this process may use."""

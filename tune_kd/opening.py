@@ -118,9 +118,7 @@ def described(request: Request, material: Material) -> dict[str, Any]:
     methods = {
         name: {
             "ranges": {k: space.shown(d) for k, d in method.ranges.items()},
-            "bounds": {
-                k: [d.low, d.high, d.log] for k, d in method.ranges.items() if hasattr(d, "low")
-            },  # fmt: skip
+            "bounds": space.bounds(method.ranges),
             "distributions": {k: space.to_json(d) for k, d in method.ranges.items()},
             "fixed": dict(method.fixed),
             "textbook": method.settings()[0],
@@ -177,7 +175,9 @@ def check_teacher(request: Request, material: Material) -> None:
     models.checked_load(model, state, what=f"--teacher {request.teacher}")
 
 
-def base_config(study_: Study, request_data: Path | None, resources: runner.Resources) -> dict[str, Any]:  # fmt: skip
+def base_config(
+    study_: Study, request_data: Path | None, resources: runner.Resources
+) -> dict[str, Any]:
     """What every trial's config has, whoever proposes it."""
     return {
         "study": study_.storage.uri,
@@ -360,7 +360,9 @@ def teacher_fingerprint(manifest: Mapping[str, Any], chosen: SearchSpace) -> str
     return teacher_recipe(manifest, chosen).fingerprint(manifest["seed"])
 
 
-def student_recipe(manifest: Mapping[str, Any], chosen: SearchSpace, method: str, config: Mapping[str, Any]) -> Recipe:  # fmt: skip
+def student_recipe(
+    manifest: Mapping[str, Any], chosen: SearchSpace, *, method: str, config: Mapping[str, Any]
+) -> Recipe:
     """The recipe of a trial; one that listens to no teacher does not name it."""
     stages = chosen.stages(method, config)
     listens = any(stage.weights.beta > 0 or stage.weights.gamma > 0 for stage in stages)
@@ -383,6 +385,11 @@ def needs_teacher(chosen: SearchSpace) -> bool:
     return any(w.beta > 0 or w.gamma > 0 for w in weights)
 
 
+def model_of(storage: Storage) -> str:
+    """The fingerprint of an existing study's teacher."""
+    return str(json.loads(storage.read("manifest.json"))["teacher_model"])
+
+
 def teacher_trial(study_: Study) -> str:
     """The name of the trial that made the study's teacher."""
     return f"teacher-{study_.manifest['teacher_model'][:8]}"
@@ -396,16 +403,16 @@ def has_teacher(study_: Study) -> bool:
 
 def ensure_teacher(
     study_: Study, request: Request, *, session: Session, progress: Progress
-) -> bool:
-    """Import, reuse or train the teacher; True when it is there."""
+) -> None:
+    """Import, reuse or train the teacher. CannotGoOnError where its training failed."""
     if has_teacher(study_):
-        return True
+        return
     fingerprint = study_.manifest["teacher_model"]
     if request.teacher:
         _import_teacher(study_, request.teacher, fingerprint)
-        return True
+        return
     if _reuse(study_, fingerprint, progress):
-        return True
+        return
     proposal = Proposal(
         trial=teacher_trial(study_),
         phase="teach",
@@ -424,16 +431,12 @@ def ensure_teacher(
         lambda: sampler.FixedPlan(study_, [proposal]),
         ray_session=session,
         base=base_config(study_, request.data, session.resources),
-        rungs=[],
         progress=progress,
     )
-    rows = study_.verdicts.get(proposal.trial)
-    if rows and rows[-1]["status"] == "finished":
-        _keep(study_, proposal.trial, fingerprint)
-        return True
-    if rows:
-        raise runner.CannotGoOnError(f"the teacher failed: {rows[-1]['reason']}")
-    return False
+    row = study_.verdicts[proposal.trial][-1]
+    if row["status"] != "finished":
+        raise runner.CannotGoOnError(f"the teacher failed: {row['reason']}")
+    _keep(study_, proposal.trial, fingerprint)
 
 
 def _import_teacher(study_: Study, file: Path, fingerprint: str) -> None:

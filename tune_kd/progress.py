@@ -32,10 +32,10 @@ def clock(seconds: float) -> str:
 class Progress:
     """Follows one phase of a study of `total` trials; says nothing when quiet."""
 
-    def __init__(self, *, quiet: bool = False, concurrent: int = 1) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.running: Callable[[], list[str]] = list
-        self._quiet, self._concurrent = quiet, concurrent
+        self._quiet, self.concurrent = quiet, 1
         self._study: Study | None = None
         self._phase, self._total = "", 0
         self._told: set[str] = set()
@@ -91,7 +91,7 @@ class Progress:
         if not ended or remaining <= 0:
             return ""
         each = sum(rows[-1]["seconds"] for rows in ended) / len(ended)
-        return f"; about {clock(each * remaining / self._concurrent)} left"
+        return f"; about {clock(each * remaining / max(self.concurrent, 1))} left"
 
     def _table(self) -> Table:
         study = self._study

@@ -6,6 +6,7 @@ opens the study next deletes them. pandas, pyarrow and DuckDB read a folder as o
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,6 +168,34 @@ def read_epochs(storage: Storage) -> dict[str, list[Row]]:
             if len(found) > len(longest.get(trial, [])):
                 longest[trial] = sorted(found, key=lambda r: r["step"])
     return longest
+
+
+def ranked(rows: Iterable[Row], method: str, *, metric: str) -> list[Row]:
+    """A method's finished search trials, best first; ties by validation loss, then by number.
+
+    Of a trial with several stages the last counts. Stopped trials are never ranked: their numbers
+    come from fewer epochs.
+    """
+    sign = 1 if METRICS[metric].higher_is_better is False else -1
+    last: dict[str, Row] = {}
+    for row in rows:
+        if row["phase"] == "search" and row["method"] == method:
+            known = last.get(row["trial"])
+            if known is None or row["stage"] >= known["stage"]:
+                last[row["trial"]] = row
+
+    def rank(row: Row) -> tuple[float, float, int]:
+        loss = finite(row, "val_loss")
+        return sign * row[metric], math.inf if loss is None else loss, row["number"]
+
+    done = (row for row in last.values() if row["status"] == "finished")
+    return sorted((row for row in done if finite(row, metric) is not None), key=rank)
+
+
+def finite(row: Mapping[str, Any], name: str) -> float | None:
+    """A row's number; None where it is missing, null or not finite."""
+    value = row.get(name)
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def read_epochs_of(storage: Storage, trial: str) -> list[Row]:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -34,11 +35,16 @@ RETRIES = 2  # of a trial whose worker or node died
 RESTARTS = 3  # of Ray itself, without a verdict in between
 GRACE = 10.0  # seconds from a signal to the end, at most
 WAIT = 30.0  # seconds between two lines that say what is waited for
+WORKERS_TO_COME = 8  # trials at once on a cluster that has no room yet, so that it grows
 WATCH = 15.0  # seconds between two looks at whether any node is alive
 
 
 class CannotGoOnError(Exception):
-    """Ray died, or a trial found the study missing: exit code 1 or 2."""
+    """Ray died again and again, or there is no teacher to listen to: exit code 1."""
+
+
+class StoppedError(Exception):
+    """A signal came, or the time budget is over: what is on disk is gone on from later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,7 @@ class Resources:
 
     cpus: float = 1.0
     gpus: float = 0.0
-    max_concurrent: int = 1
+    max_concurrent: int = 1  # 0: what the cluster has room for when a run starts
     address: str | None = None
 
     def bundle(self) -> dict[str, float]:
@@ -55,7 +61,7 @@ class Resources:
         return {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
 
 
-class Interrupt(tune.Stopper):  # type: ignore[misc]
+class Interrupt(tune.Stopper):
     """Ends a run between two of Ray's events: a signal, the end of the time budget, a fatal error."""
 
     def __init__(self, *, deadline: float, resume_command: str) -> None:
@@ -178,10 +184,21 @@ class Session:
             waited += 1
             if self.interrupt.stop_all():
                 ray.cancel(future, force=True)
-                raise KeyboardInterrupt
+                raise StoppedError
             if self.resources.address and waited % WAIT == 0:
                 progress.say(self.wanted())
         return ray.get(future)
+
+    def slots(self) -> int:
+        """Trials at once: as asked for, else what the cluster has room for now.
+
+        Trials beyond that would be proposed without having heard of those that run.
+        """
+        if self.resources.max_concurrent:
+            return self.resources.max_concurrent
+        have, need = ray.cluster_resources(), self.resources.bundle()
+        room = min(have.get(name.upper(), 0.0) / value for name, value in need.items())
+        return int(room + 1e-9) or WORKERS_TO_COME
 
     def wanted(self) -> str:
         """What a trial needs and what the cluster has, in words."""
@@ -227,26 +244,38 @@ def _check_port(address: str) -> None:
         raise UsageError(f"--address {address}: nothing answers there ({error}); start Ray first or leave --address out") from None  # fmt: skip
 
 
-def run(study: Study, plan: Callable[[], Plan], *, ray_session: Session, base: dict[str, Any], rungs: list[int], progress: Progress) -> None:  # fmt: skip  # noqa: PLR0913
-    """Run a plan to its last verdict, to a signal, to the end of the time budget.
+def run(
+    study: Study,
+    plan: Callable[[], Plan],
+    *,
+    ray_session: Session,
+    base: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Run a plan to its last verdict.
 
     A worker killed for memory makes Ray raise for the whole run: a fresh Ray goes on over the same
-    record, the trials that ran then alone first. CannotGoOnError when that does not help.
+    record, the trials that ran then alone first.
+
+    Raises:
+        StoppedError: a signal came, or the time budget is over.
+        CannotGoOnError: Ray failed again and again.
+        UsageError: a node does not see the study.
     """
     left, suspects = RESTARTS, Suspects(study)
     while True:
         before = len(study.verdicts)
-        judge = ray_session.interrupt.judge = Judge(study, at=rungs)
-        alone = bool(suspects.names)
+        judge = ray_session.interrupt.judge = Judge(study, at=study.manifest["rungs"])
         suspected = [study.proposals[name] for name in suspects.names]
-        current = FixedPlan(study, suspected) if alone else plan()
-        searcher = PlanSearcher(study, current, base=base)
-        progress.running = lambda s=searcher: list(s.running.values())  # type: ignore[misc]
+        searcher = PlanSearcher(
+            study, FixedPlan(study, suspected) if suspected else plan(), base=base
+        )
+        progress.running = functools.partial(_names, searcher)
         try:
-            _fit(searcher, judge, ray_session, progress=progress, alone=alone)
+            _fit(searcher, judge, ray_session, progress=progress, alone=bool(suspected))
         except RuntimeError as error:
             if ray_session.interrupt.stop_all():
-                return
+                raise StoppedError from None
             progress.say(f"Ray failed ({worker.explain(error)}); going on with a fresh one")
             suspects.accuse(list(searcher.running.values()))
             left = RESTARTS if len(study.verdicts) > before else left - 1
@@ -256,8 +285,14 @@ def run(study: Study, plan: Callable[[], Plan], *, ray_session: Session, base: d
             continue
         if judge.fatal:
             raise UsageError(judge.fatal)
-        if ray_session.interrupt.stop_all() or not suspects.release():
+        if ray_session.interrupt.stop_all():
+            raise StoppedError
+        if not suspects.release():
             return
+
+
+def _names(searcher: PlanSearcher) -> list[str]:
+    return list(searcher.running.values())
 
 
 class Suspects:
@@ -289,7 +324,7 @@ def _fit(searcher: PlanSearcher, judge: Judge, ray_session: Session, *, progress
             search_alg=searcher,
             scheduler=JudgeScheduler(judge, progress.update),
             num_samples=-1,  # the searcher says when it is FINISHED
-            max_concurrent_trials=1 if alone else resources.max_concurrent,
+            max_concurrent_trials=1 if alone else ray_session.slots(),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
@@ -301,6 +336,7 @@ def _fit(searcher: PlanSearcher, judge: Judge, ray_session: Session, *, progress
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
+    progress.concurrent = 1 if alone else ray_session.slots()
     waiting = ray_session.wanted if resources.address else None
     with progress.live(waiting, every=WAIT):
         tuner.fit()

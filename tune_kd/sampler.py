@@ -216,7 +216,7 @@ class PlanSearcher(Searcher):
         self._study, self._plan, self._base = study, plan, base
         self.running: dict[str, str] = {}  # Ray's id, a new one at each start -> ours
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
         from tune_kd.study import dump
 
@@ -260,7 +260,7 @@ class JudgeScheduler(FIFOScheduler):
     """Ray Tune's view of a judge. No max_t: a trial ends by itself."""
 
     def __init__(self, judge: Judge, heard: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._judge, self._heard = judge, heard
 
     def __getstate__(self) -> dict[str, Any]:

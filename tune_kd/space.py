@@ -31,6 +31,7 @@ from tune_kd.errors import UsageError, unknown
 from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
 
 Config = Mapping[str, Any]
+TRAINING = ("lr", "weight_decay", "dropout")  # what a method passes on to `SearchSpace.distill`
 
 
 def uniform(low: float, high: float) -> FloatDistribution:
@@ -57,7 +58,8 @@ def choice(*values: Any) -> CategoricalDistribution:
 class Method:
     """A row of the final table: how a student is made from sampled values.
 
-    `stages(space, **values)` is a pure function; its keyword arguments are the names of `ranges`.
+    `stages(space, **values)` is a pure function; its keyword arguments are the names of `ranges`,
+    where `**training` stands for those of TRAINING.
     `textbook` is the first trial, which runs to the end; `literature` are further settings to try,
     each a change of the textbook's.
     """
@@ -69,8 +71,10 @@ class Method:
     fixed: Config = field(default_factory=dict)  # pinned by --set
 
     def __post_init__(self) -> None:
-        wanted = list(inspect.signature(self.stages).parameters)[1:]
         given = {**self.ranges, **self.fixed}
+        parameters = list(inspect.signature(self.stages).parameters.values())[1:]
+        wanted = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        wanted += TRAINING if len(wanted) < len(parameters) else ()
         if set(wanted) != set(given):
             raise ValueError(f"{self.stages.__name__} takes {wanted}, but ranges has {list(given)}")
         for setting in (self.textbook, *self.literature):
@@ -200,35 +204,36 @@ class SearchSpace:
 # ---------------------------------------------------------------- the methods that spaces share
 
 
-def no_kd(
-    space: SearchSpace, *, lr: float, weight_decay: float, dropout: float
-) -> tuple[Stage, ...]:
+def no_kd(space: SearchSpace, **training: float) -> tuple[Stage, ...]:
     """The baseline: labels alone, tuned like the others."""
-    return (space.distill(LossWeights(), lr=lr, weight_decay=weight_decay, dropout=dropout),)
+    return (space.distill(LossWeights(), **training),)
 
 
 def response(
-    space: SearchSpace, *, alpha: float, temperature: float, lr: float, weight_decay: float, dropout: float
-) -> tuple[Stage, ...]:  # fmt: skip
+    space: SearchSpace, *, alpha: float, temperature: float, **training: float
+) -> tuple[Stage, ...]:
     """Hinton's distillation of logits, with beta = 1 - alpha."""
     weights = LossWeights(alpha=alpha, beta=1 - alpha, temperature=temperature)
-    return (space.distill(weights, lr=lr, weight_decay=weight_decay, dropout=dropout),)
+    return (space.distill(weights, **training),)
 
 
-def feature(
-    space: SearchSpace, *, gamma: float, lr: float, weight_decay: float, dropout: float
-) -> tuple[Stage, ...]:
+def feature(space: SearchSpace, *, gamma: float, **training: float) -> tuple[Stage, ...]:
     """Labels and features, alpha = 1."""
-    weights = LossWeights(gamma=gamma)
-    return (space.distill(weights, lr=lr, weight_decay=weight_decay, dropout=dropout),)
+    return (space.distill(LossWeights(gamma=gamma), **training),)
 
 
-def combined(  # noqa: PLR0913 - one argument a sampled value
-    space: SearchSpace, *, alpha: float, beta: float, gamma: float, temperature: float, lr: float, weight_decay: float, dropout: float
-) -> tuple[Stage, ...]:  # fmt: skip
+def combined(
+    space: SearchSpace,
+    *,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    temperature: float,
+    **training: float,
+) -> tuple[Stage, ...]:
     """Labels, logits and features with three free weights."""
     weights = LossWeights(alpha=alpha, beta=beta, gamma=gamma, temperature=temperature)
-    return (space.distill(weights, lr=lr, weight_decay=weight_decay, dropout=dropout),)
+    return (space.distill(weights, **training),)
 
 
 def kd_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) -> dict[str, Method]:
@@ -277,8 +282,8 @@ def kd_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) -> d
 def folder() -> Path:
     """Where the shipped spaces lie."""
     spec = importlib.util.find_spec("search_spaces")
-    assert spec and spec.submodule_search_locations, "the package search_spaces is not installed"
-    return Path(next(iter(spec.submodule_search_locations)))
+    assert spec is not None, "the package search_spaces is not installed"
+    return Path(next(iter(spec.submodule_search_locations or [])))
 
 
 def names() -> list[str]:
@@ -306,7 +311,8 @@ def load(name_or_file: str) -> tuple[SearchSpace, Path]:
 def _import(file: Path) -> ModuleType:
     """The module of one file; an error in it names the file and the line."""
     spec = importlib.util.spec_from_file_location(f"_space_{file.stem}", file)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -399,6 +405,15 @@ def shown(distribution: BaseDistribution) -> str:
         return f"{distribution.low:g} .. {distribution.high:g}{log}"
     assert isinstance(distribution, CategoricalDistribution)
     return " | ".join(str(value) for value in distribution.choices)
+
+
+def bounds(ranges: Mapping[str, BaseDistribution]) -> dict[str, tuple[float, float, bool]]:
+    """Low, high and whether on a log scale, of the ranges that are numbers."""
+    return {
+        name: (d.low, d.high, d.log)
+        for name, d in ranges.items()
+        if isinstance(d, FloatDistribution | IntDistribution)
+    }
 
 
 def to_json(distribution: BaseDistribution) -> str:

@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import fcntl
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_kd import results
 from tune_kd.errors import UsageError
+from tune_kd.metrics import METRICS
 from tune_kd.recipe import Recipe, from_json, to_json
 from tune_kd.results import SCHEMA_VERSION, Row
 from tune_kd.storage import Storage
@@ -130,8 +130,7 @@ class Study:
 
     def score(self, row: Row) -> float | None:
         """What an epoch is judged by; None where it was not measured or is not finite."""
-        value = row.get(self.metric)
-        return value if value is not None and math.isfinite(value) else None
+        return results.finite(row, self.metric)
 
     def end(self, trial: str, status: str, reason: str = "") -> None:
         """Write the verdict, unless there is one; then the checkpoints are needed no more."""
@@ -163,7 +162,7 @@ class Study:
             within = [row for row in rows if row["stage"] == stage]
             last = within[-1] if within else {}
             row = self.describe(proposal)
-            row |= {k: last.get(k) for k in results.METRICS if last.get(k) is not None}
+            row |= {k: last.get(k) for k in METRICS if last.get(k) is not None}
             row |= {
                 "stage": stage,
                 "stage_name": last.get("stage_name", ""),
@@ -204,12 +203,14 @@ class Study:
             **{k: v for k, v in config.items() if k in self._schema.names},
         }
 
+    def ranked(self, method: str) -> list[Row]:
+        """The finished search trials of a method, best first."""
+        rows = (row for found in self.verdicts.values() for row in found)
+        return results.ranked(rows, method, metric=self.metric)
+
     def best(self, method: str) -> Row | None:
-        """The finished search trial with the highest score, ties by validation loss and number."""
-        rows = [v[-1] for v in self.verdicts.values() if v[-1]["phase"] == "search"]
-        rows = [r for r in rows if r["method"] == method and r["status"] == "finished"]
-        ranked = [r for r in rows if self.score(r) is not None]
-        return min(ranked, key=lambda r: (-r[self.metric], _loss(r), r["number"]), default=None)
+        """The first of `ranked`, None where no trial has finished."""
+        return next(iter(self.ranked(method)), None)
 
     def _keep_best_student(self, method: str) -> None:
         best = self.best(method)
@@ -287,11 +288,6 @@ class Study:
                 intermediate_values={k: v for k, v in scores.items() if ended and v is not None},
             )
         return self._optuna[proposal.trial]
-
-
-def _loss(row: Row) -> float:
-    value = row.get("val_loss")
-    return math.inf if value is None else float(value)
 
 
 def _canonical(recipe: Recipe) -> Row:

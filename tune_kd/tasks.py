@@ -50,6 +50,8 @@ class Task:
     std: tuple[float, ...] | None = None
     own_layouts: tuple[tuple[str, ...], ...] = ()
     version: str = "1"  # raised when the images that `read` gives change
+    num_train: int | None = None  # training images and classes, where they are known without data
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.pad < 0 or self.channels not in (1, 3):
@@ -78,7 +80,16 @@ class Decoded:
 _CIFAR10_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 
 TASKS: dict[str, Task] = {
-    "digits": Task(name="digits", size=8, channels=1, pad=1, flip=False, read=sources.read_digits),
+    "digits": Task(
+        name="digits",
+        size=8,
+        channels=1,
+        pad=1,
+        flip=False,
+        read=sources.read_digits,
+        num_train=1257,
+        num_classes=10,
+    ),
     "cifar10": Task(
         name="cifar10",
         size=32,
@@ -88,6 +99,8 @@ TASKS: dict[str, Task] = {
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
         read=sources.cifar_reader("CIFAR10"),
+        num_train=50_000,
+        num_classes=10,
         own_layouts=(
             tuple(f"cifar-10-batches-py/{file}" for file in _CIFAR10_FILES),
             ("cifar-10-python.tar.gz",),
@@ -102,6 +115,8 @@ TASKS: dict[str, Task] = {
         mean=(0.5071, 0.4867, 0.4408),
         std=(0.2675, 0.2565, 0.2761),
         read=sources.cifar_reader("CIFAR100"),
+        num_train=50_000,
+        num_classes=100,
         own_layouts=(
             tuple(f"cifar-100-python/{file}" for file in ("train", "test", "meta")),
             ("cifar-100-python.tar.gz",),

@@ -55,9 +55,9 @@ def run_trial(config: Config) -> None:
 
 
 def explain(error: BaseException) -> str:
-    """An exception in one line.
+    r"""An exception in one line.
 
-    >>> explain(ValueError("a bad\\nvalue"))
+    >>> explain(ValueError("a bad\nvalue"))
     'ValueError: a bad value'
     """
     kind = "out of memory" if "out of memory" in str(error).lower() else type(error).__name__
@@ -136,17 +136,19 @@ def make_site(config: Config) -> "Site":
     return Site(
         cache=cache,
         data=Path(config["data"]) if config["data"] else None,
-        code=_local_code(storage, cache),
+        code=local_code(storage, cache),
         device="cuda:0" if config["gpus"] else "cpu",
         model=lambda fingerprint: local_file(storage, f"models/{fingerprint}.safetensors", cache),
     )
 
 
-def _local_code(storage: Storage, cache: Path) -> Path | None:
+def local_code(storage: Storage, cache: Path) -> Path | None:
+    """The folder of a user's own files on this node; None where the study has none."""
     names = storage.names("space")
     if not names:
         return None
-    return [local_file(storage, f"space/{name}", cache) for name in names][0].parent
+    copies = [local_file(storage, f"space/{name}", cache) for name in names]
+    return copies[0].parent
 
 
 def local_file(storage: Storage, name: str, cache: Path) -> Path:

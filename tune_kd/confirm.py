@@ -1,0 +1,220 @@
+"""Repeat the best of every method with fresh seeds, and measure each once on the test split.
+
+    python -m tune_kd.confirm runs/X --top 1 --seeds 5
+
+Beside the best it confirms each method's textbook setting, so that the report can say what tuning
+bought. Students are fitted on train and validation images together, for as many epochs as in the
+search; every method gets the same seeds. The same command again goes on after any kill, and trains
+nothing that has its row.
+"""
+
+import json
+import sys
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_kd import cli, options
+from tune_kd.errors import UsageError
+
+if TYPE_CHECKING:
+    from tune_kd.results import Row
+    from tune_kd.runner import Resources
+    from tune_kd.study import Proposal, Study
+
+MODULE = "tune_kd.confirm"
+FIRST_SEED = 1000  # so that no confirming seed is a study's own
+
+
+def main(arguments: list[str]) -> int:
+    """Confirm a study; the exit code."""
+    parser = cli.Parser(prog=f"python -m {MODULE}", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("study", metavar="STUDY", help="a study's folder, such as runs/cifar10_kd, or s3://...")
+    add("--top", type=cli.positive_int, default=1, help="how many of each method's best trials [1]")
+    add("--seeds", type=cli.positive_int, default=5, help="fresh seeds, 1000, 1001, ... [5]")
+    add("--no-textbook", action="store_true", help="leave the textbook settings out")
+    add("--data", type=Path, metavar="DIR", help="where the study's images lie now [as searched]")
+    options.add_resources(parser)
+    given = parser.parse(arguments)
+
+    from tune_kd import environment
+
+    environment.prepare(options.address_of(given))
+    again = cli.command_line(MODULE, arguments)
+    return confirm(given, options.wanted_resources(given), again)
+
+
+def open_study(address: str) -> "Study":
+    """A study by its folder; UsageError where there is none."""
+    from tune_kd.storage import Storage
+    from tune_kd.study import Study
+
+    storage = Storage(address)
+    try:
+        return Study(storage)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{address} is no study: it has no manifest.json; name a folder that a search has written"
+        ) from None
+
+
+def confirm(given: Namespace, resources: "Resources", again: str) -> int:
+    """Run what is missing of the list."""
+    from tune_kd import progress, runner, sampler, study
+    from tune_kd.opening import base_config
+
+    with study.locked(open_study(given.study).storage):
+        known = open_study(given.study)
+        folder = data_folder(known, given.data)
+        planned = proposals(known, given)
+        missing = [p for p in planned if p.trial not in known.verdicts]
+        shown = progress.Progress(quiet=given.quiet)
+        budget = given.time_budget or float("inf")
+        interrupt = runner.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
+        if missing:
+            record_opening(known, missing, again)
+            try:
+                with runner.session(resources, interrupt) as session:
+                    if resources.address:
+                        session.check_nodes(known)
+                    shown.follow(known, "confirm", len(planned))
+                    runner.run(
+                        known,
+                        lambda: sampler.FixedPlan(known, planned),
+                        ray_session=session,
+                        base=base_config(known, folder, resources),
+                        progress=shown,
+                    )
+            except runner.CannotGoOnError as error:
+                print(f"error: {error}; go on with: {again}", file=sys.stderr)
+                return 1
+            except runner.StoppedError:
+                pass  # told below
+        known.clean()
+        known.merge()
+    return _tell(known, planned, again, interrupted=bool(interrupt.signals), budget_over=interrupt.out_of_time)  # fmt: skip
+
+
+def data_folder(known: "Study", given: Path | None) -> Path | None:
+    """Where the images are now; they must be the study's, which is told by their hash."""
+    from tune_kd import trial, worker
+    from tune_kd.opening import images_of
+
+    recorded = known.manifest["data"]
+    folder = given.expanduser().absolute() if given else Path(recorded) if recorded else None
+    cache = worker.cache_folder()
+    code = worker.local_code(known.storage, cache)
+    try:
+        trial.load_train(images_of(known.manifest), trial.Site(cache=cache, data=folder, code=code))
+    except ValueError as error:
+        raise UsageError(f"{error}; name the study's images by --data DIR") from None
+    return folder
+
+
+def proposals(known: "Study", given: Namespace) -> "list[Proposal]":
+    """The teacher's measurement, then for each seed every method's chosen trials."""
+    chosen = [
+        (row, origin)
+        for method in known.manifest["methods"]
+        for row, origin in sources(known, method, top=given.top, textbook=not given.no_textbook)
+    ]
+    if not chosen:
+        raise UsageError(f"{known.storage.uri} has no finished trial to confirm; run the search on")
+    seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
+    students = [_student(known, row, origin, seed) for seed in seeds for row, origin in chosen]
+    return [*_teacher(known), *students]
+
+
+def sources(known: "Study", method: str, *, top: int, textbook: bool) -> "list[tuple[Row, str]]":
+    """The trials of a method that are confirmed, with what each of them is."""
+    ranked = known.ranked(method)
+    best = ranked[:top]
+    book = [row for row in ranked if row["origin"] == "textbook"] if textbook else []
+    found = [(row, "best+textbook" if row in book else "best") for row in best]
+    return found + [(row, "textbook") for row in book if row not in best]
+
+
+def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
+    from tune_kd.study import Proposal
+
+    source = known.proposals[row["trial"]]
+    images = replace(source.recipe.images, fit_on="train+val")
+    return Proposal(
+        trial=f"confirm-{source.trial}-s{seed}",
+        phase="confirm",
+        method=source.method,
+        number=seed - FIRST_SEED,
+        seed=seed,
+        origin=origin,
+        source=source.trial,
+        config=source.config,
+        recipe=replace(source.recipe, images=images),
+        open_test=True,
+    )
+
+
+def _teacher(known: "Study") -> "list[Proposal]":
+    """The study's teacher measured as it is: a recipe without stages."""
+    from tune_kd import opening
+    from tune_kd.recipe import Compute, Recipe, rebuild
+    from tune_kd.study import Proposal
+
+    if not opening.has_teacher(known):
+        return []
+    recipe = Recipe(
+        images=opening.images_of(known.manifest),
+        student=opening.shipped(known.manifest["teacher"]),
+        start=known.manifest["teacher_model"],
+        compute=rebuild(Compute, known.manifest["compute"]),
+    )
+    return [
+        Proposal(
+            trial="confirm-teacher",
+            phase="confirm",
+            method="",
+            number=0,
+            seed=known.manifest["seed"],
+            origin="best",
+            source=opening.teacher_trial(known),
+            recipe=recipe,
+            open_test=True,
+        )
+    ]
+
+
+def record_opening(known: "Study", missing: "list[Proposal]", command: str) -> None:
+    """Each opening of the test split leaves a file in the study."""
+    from tune_kd.study import now
+
+    number = len(known.storage.names("openings")) + 1
+    record = {"time": now(), "command": command, "trials": [p.trial for p in missing]}
+    known.storage.write(f"openings/{number:04d}.json", json.dumps(record, indent=1).encode())
+
+
+def _tell(
+    known: "Study", planned: "list[Proposal]", again: str, *, interrupted: bool, budget_over: bool
+) -> int:
+    """Mean test accuracy of what was confirmed, counts, and the exit code."""
+    from tune_kd.metrics import shown
+
+    ended = [known.verdicts[p.trial][-1] for p in planned if p.trial in known.verdicts]
+    for source in dict.fromkeys(p.source for p in planned):
+        rows = [r for r in ended if r["source"] == source and r["test_accuracy"] is not None]
+        if rows:
+            mean = sum(r["test_accuracy"] for r in rows) / len(rows)
+            print(f"{rows[0]['method'] or 'teacher'} ({source}, {rows[0]['origin']}): test_accuracy {shown('test_accuracy', mean)} %, n={len(rows)}")  # fmt: skip
+    failed = sum(r["status"] == "failed" for r in ended)
+    then = f"next: python -m analysis.report {known.storage.uri}"
+    if len(ended) < len(planned):
+        then = f"go on with: {again}"
+    print(f"{len(ended)} of {len(planned)} confirming runs: {failed} failed; {then}")
+    if interrupted:
+        return 130
+    return 0 if budget_over or len(ended) > failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

@@ -1,0 +1,205 @@
+"""The options of the command lines, and what they ask for as values: space, resources, request."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_kd import cli
+from tune_kd.errors import UsageError
+
+if TYPE_CHECKING:  # heavy: --help answers without them
+    from tune_kd.opening import Request
+    from tune_kd.runner import Resources
+    from tune_kd.space import SearchSpace
+
+SAMPLERS, SCHEDULERS = ("tpe", "random", "gp"), ("asha", "none")
+
+
+def add_study(parser: cli.Parser) -> None:
+    """What is trained on what, and where the study lies."""
+    add = parser.add_argument
+    add(
+        "--space",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="a file of search_spaces/ by name, or your own by path",
+    )
+    add(
+        "--epochs",
+        type=cli.positive_int,
+        help="length of the student's main training stage; the teacher's shrinks alike [the space's]",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="own images: train/<class>/* and test/<class>/*, or train*.parquet and test*.parquet [the task's]",
+    )
+    add(
+        "--limit-train",
+        type=cli.positive_int,
+        default=0,
+        metavar="N",
+        help="a stratified subset of the training images [all]",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="pin a range or change a field of the space; repeatable",
+    )
+    add(
+        "--out",
+        default="runs",
+        help="the folder or s3://bucket/folder that holds studies [%(default)s]",
+    )
+    add("--name", help="the study [the space's name]")
+    add(
+        "--seed",
+        type=cli.whole,
+        default=0,
+        help="of the split, the views, all trials and proposals [%(default)s]",
+    )
+
+
+def add_search(parser: cli.Parser) -> None:
+    """How many trials of what, and how they are proposed and stopped."""
+    add = parser.add_argument
+    add(
+        "--trials",
+        type=cli.positive_int,
+        help="a total, rounded up to equal counts a method; failed trials count [the space's]",
+    )
+    add("--methods", nargs="+", metavar="METHOD", help="a subset [all]")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the study; start it where there is none",
+    )
+    add("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} [%(default)s]")
+    add("--scheduler", default="asha", help=f"one of {', '.join(SCHEDULERS)} [%(default)s]")
+    add(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="an own checkpoint (safetensors or a state dict) as teacher [trained here]",
+    )
+    add("--dry-run", action="store_true", help="print the plan and run nothing")
+
+
+def add_resources(parser: cli.Parser) -> None:
+    """What a trial gets, and where it runs."""
+    add = parser.add_argument
+    add(
+        "--cpus-per-trial",
+        type=cli.amount,
+        default=1.0,
+        help="[1]",
+    )
+    add(
+        "--gpus-per-trial",
+        type=cli.amount,
+        help="fractions allowed [1 where this machine has a GPU, else 0; with an address it must be said]",
+    )
+    add(
+        "--max-concurrent",
+        type=cli.positive_int,
+        metavar="N",
+        help="trials at once [cores or GPU slots, of a cluster those that it has at the start]",
+    )
+    add(
+        "--time-budget",
+        type=cli.duration,
+        metavar="TIME",
+        help="stop after 90s, 45m or 2h; the same command goes on [none]",
+    )
+    add(
+        "--address",
+        help="join a Ray cluster, such as auto or HOST:PORT [RAY_ADDRESS, else a Ray of its own]",
+    )
+    add("--quiet", action="store_true", help="results only")
+
+
+def address_of(options: Namespace) -> str | None:
+    """The cluster to join, None for a Ray of one's own."""
+    return options.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
+    """The space with all that the options change, checked, and the file that defines it."""
+    import dataclasses
+
+    from tune_kd import space as spaces
+
+    space, file = spaces.load(options.space)
+    if getattr(options, "methods", None):
+        space = spaces.subset(space, options.methods)
+    if options.epochs:
+        shrunk = max(1, round(space.teacher_epochs * options.epochs / space.epochs))
+        space = dataclasses.replace(space, epochs=options.epochs, teacher_epochs=shrunk)
+    if getattr(options, "trials", None):
+        space = dataclasses.replace(space, trials=options.trials)
+    for assignment in options.set:
+        space = spaces.change(space, assignment)
+    space.check()
+    return space, file
+
+
+def wanted_resources(options: Namespace) -> "Resources":
+    """What a trial gets and how many run at once; UsageError where this machine has not so much."""
+    from tune_kd import machine
+    from tune_kd.runner import Resources
+
+    address, gpus, cpus = address_of(options), options.gpus_per_trial, options.cpus_per_trial
+    if cpus <= 0:
+        raise UsageError(f"--cpus-per-trial {cpus:g}: more than 0 is wanted, such as 1 or 0.5")
+    if address:
+        if gpus is None:
+            raise UsageError(
+                "--gpus-per-trial must be said with an address: 0 for none, 0.25 for four trials a GPU"
+            )
+        at_once = options.max_concurrent or 0  # 0: what the cluster has room for
+        return Resources(cpus=cpus, gpus=gpus, max_concurrent=at_once, address=address)
+    have = machine.gpus() if gpus is None or gpus > 0 else 0
+    gpus = float(have > 0) if gpus is None else gpus
+    if gpus > have:
+        raise UsageError(
+            f"--gpus-per-trial {gpus:g}: this machine has {have} GPUs; ask for at most that, "
+            "or join a cluster by --address"
+        )
+    cores = machine.cores()
+    if cpus > cores:
+        raise UsageError(f"--cpus-per-trial {cpus:g}: this machine has {cores} cores")
+    slots = int(have / gpus + 1e-9) if gpus else int(cores / cpus)
+    return Resources(cpus=cpus, gpus=gpus, max_concurrent=options.max_concurrent or slots)
+
+
+def request(options: Namespace, *, command: str, name: str = "") -> "Request":
+    """What is asked for, as one value; `name` is the study's where --name says nothing."""
+    from tune_kd.opening import Request
+    from tune_kd.storage import Storage
+
+    space, file = chosen_space(options)
+    name = options.name or name or space.name
+    if "/" in name or name.startswith("."):
+        raise UsageError(
+            f"--name {name}: a plain name is wanted; --out is the folder that holds studies"
+        )
+    teacher = getattr(options, "teacher", None)
+    if teacher is not None and not teacher.is_file():
+        raise UsageError(f"--teacher {teacher}: there is no such file")
+    return Request(
+        space=space,
+        file=file,
+        storage=Storage(options.out).at(name),
+        data=options.data.expanduser().absolute() if options.data else None,
+        limit_train=options.limit_train,
+        seed=options.seed,
+        sampler=getattr(options, "sampler", "tpe"),
+        scheduler=getattr(options, "scheduler", "asha"),
+        teacher=teacher,
+        resume=getattr(options, "resume", True),
+        command=command,
+    )
