@@ -14,7 +14,6 @@ def prepare(address: str | None) -> None:
         TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
         TUNE_GLOBAL_CHECKPOINT_S="3600",  # Ray's own snapshots are never read
         TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-        AWS_EC2_METADATA_DISABLED=os.environ.get("AWS_EC2_METADATA_DISABLED", "false"),
     )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -17,7 +17,7 @@ import tune_kd
 from tune_kd import data, models, plugins, results, runner, sampler, space, study, tasks, worker
 from tune_kd.errors import UsageError
 from tune_kd.progress import Progress
-from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
+from tune_kd.recipe import Compute, Images, LossWeights, Recipe, digest, rebuild
 from tune_kd.runner import Session
 from tune_kd.space import SearchSpace
 from tune_kd.storage import Storage
@@ -214,6 +214,8 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
             "student": shipped(chosen.student),
             "batch_size": chosen.batch_size,
             "sources": [digest(code) for code in files.values()],
+            "levels": list(chosen.levels) if uses_features(chosen) else [],
+            "dropout": any("dropout" in method.ranges for method in chosen.methods.values()),
             **_worker_config(request.data, session.resources),
         },
         progress=progress,
@@ -342,6 +344,12 @@ def _compute(manifest: Mapping[str, Any]) -> Compute:
     return found
 
 
+def _sources(manifest: Mapping[str, Any], *references: str) -> tuple[str, ...]:
+    """Hashes of the user's files that these references name: a recipe covers what it uses."""
+    names = {Path(r.rpartition(":")[0]).name for r in references if plugins.is_reference(r)}
+    return tuple(sorted(manifest["sources"][name] for name in names))
+
+
 def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
     """How a study's own teacher is trained: a recipe without a teacher."""
     return Recipe(
@@ -349,7 +357,7 @@ def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
         student=shipped(chosen.teacher),
         stages=chosen.teacher_stages(),
         compute=_compute(manifest),
-        sources=tuple(sorted(manifest["sources"].values())),
+        sources=_sources(manifest, chosen.task, chosen.teacher),
     )
 
 
@@ -366,6 +374,7 @@ def student_recipe(
     """The recipe of a trial; one that listens to no teacher does not name it."""
     stages = chosen.stages(method, config)
     listens = any(stage.weights.beta > 0 or stage.weights.gamma > 0 for stage in stages)
+    taught = [chosen.teacher, *(stage.feature_loss for stage in stages)] if listens else []
     stages = tuple(replace(s, feature_loss=shipped(s.feature_loss)) for s in stages)
     return Recipe(
         images=images_of(manifest),
@@ -374,15 +383,23 @@ def student_recipe(
         teacher=shipped(chosen.teacher) if listens else "",
         teacher_model=manifest["teacher_model"] if listens else "",
         compute=_compute(manifest),
-        sources=tuple(sorted(manifest["sources"].values())),
+        sources=_sources(manifest, chosen.task, chosen.student, *taught),
     )
+
+
+def _textbook_weights(chosen: SearchSpace) -> list[LossWeights]:
+    first = [chosen.stages(n, m.settings()[0]) for n, m in chosen.methods.items()]
+    return [stage.weights for stages in first for stage in stages]
 
 
 def needs_teacher(chosen: SearchSpace) -> bool:
     """Whether any method listens to one."""
-    first = [chosen.stages(n, m.settings()[0]) for n, m in chosen.methods.items()]
-    weights = [stage.weights for stages in first for stage in stages]
-    return any(w.beta > 0 or w.gamma > 0 for w in weights)
+    return any(w.beta > 0 or w.gamma > 0 for w in _textbook_weights(chosen))
+
+
+def uses_features(chosen: SearchSpace) -> bool:
+    """Whether any method listens to the teacher's features."""
+    return any(w.gamma > 0 for w in _textbook_weights(chosen))
 
 
 def model_of(storage: Storage) -> str:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from tune_kd.metrics import METRICS, shown
+from tune_kd.results import Row, finite
 from tune_kd.study import Study
 
 
@@ -37,7 +38,7 @@ class Progress:
         self.running: Callable[[], list[str]] = list
         self._quiet, self.concurrent = quiet, 1
         self._study: Study | None = None
-        self._phase, self._total = "", 0
+        self._phase, self._total, self._done = "", 0, 0
         self._told: set[str] = set()
         self._heard = time.monotonic()
         self._live: Live | None = None
@@ -46,6 +47,7 @@ class Progress:
         """From now on this phase is shown."""
         self._study, self._phase, self._total = study, phase, total
         self._told = set(study.verdicts)
+        self._done = study.counts(phase).total()
 
     def say(self, line: str) -> None:
         """One line now, above the live table where there is one."""
@@ -60,12 +62,11 @@ class Progress:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def update(self) -> None:
-        """Called after each report: lines for trials that have ended since."""
+        """Called after each report: lines for trials that have ended since, of failed ones on a terminal."""
         self._heard = time.monotonic()
+        self._lines()
         if self._live:
             self._live.update(self._table())
-        else:
-            self._lines()
 
     def _lines(self) -> None:
         study = self._study
@@ -73,14 +74,10 @@ class Progress:
             return
         for trial in [t for t in study.verdicts if t not in self._told]:
             self._told.add(trial)
+            self._done += 1
             row = study.verdicts[trial][-1]
-            score = study.score(row)
-            value = f" {study.metric} {shown(study.metric, score)}{METRICS[study.metric].unit}" if score is not None else ""  # fmt: skip
-            test = row.get("test_accuracy")
-            value += f" test_accuracy {shown('test_accuracy', test)}%" if test is not None else ""
-            reason = f" ({row['reason']})" if row["reason"] else ""
-            done = sum(study.counts(self._phase).values())
-            self.say(f"{done}/{self._total} {trial} {row['status']}{value}{reason}, {row['epochs']} epochs, {clock(row['seconds'])}{self._left()}")  # fmt: skip
+            if not self._live or row["status"] == "failed":
+                self.say(f"{self._done}/{self._total} {_line(study, row)}{self._left()}")
 
     def _left(self) -> str:
         """An estimate from the trials that have ended, stopped ones included."""
@@ -100,15 +97,21 @@ class Progress:
         title = f"{study.name}: {self._phase}, {sum(counts.values())} of {self._total} trials"
         table = Table(title=title + self._left(), title_justify="left")
         for heading in ("Method", "Finished", "Stopped", "Failed", "Running", "Best", "of trial"):
-            table.add_column(heading, justify="left" if heading in ("Method", "of trial") else "right")  # fmt: skip
-        methods = dict.fromkeys(p.method for p in study.of(self._phase))
-        for method in methods:
-            rows = [v[-1] for v in study.verdicts.values() if v[-1]["phase"] == self._phase and v[-1]["method"] == method]  # fmt: skip
-            by = [sum(r["status"] == s for r in rows) for s in ("finished", "stopped", "failed")]
-            now = sum(study.proposals[t].method == method for t in running if t in study.proposals)
-            best = study.best(method) if self._phase == "search" else None
-            value = f"{shown(study.metric, best[study.metric])} %" if best else ""
-            table.add_row(method or "teacher", *map(str, by), str(now), value, best["trial"] if best else "")  # fmt: skip
+            left = heading in ("Method", "of trial")
+            table.add_column(heading, justify="left" if left else "right")
+        rows = [v[-1] for v in study.verdicts.values() if v[-1]["phase"] == self._phase]
+        known = {p.method for p in study.of(self._phase)}
+        for method in ("", *study.manifest["methods"]):
+            if method in known:
+                mine = [row["status"] for row in rows if row["method"] == method]
+                counted = [mine.count(s) for s in ("finished", "stopped", "failed")]
+                going = [t for t in running if t in study.proposals]
+                counted.append(sum(study.proposals[t].method == method for t in going))
+                best = study.best(method) if self._phase == "search" else None
+                told = (
+                    (f"{shown(study.metric, best[study.metric])} %", best["trial"]) if best else ()
+                )
+                table.add_row(method or "teacher", *map(str, counted), *told)
         return table
 
     @contextlib.contextmanager
@@ -120,7 +123,11 @@ class Progress:
         try:
             if fancy and self._study is not None:
                 with Live(self._table(), console=self.console, refresh_per_second=2) as self._live:
-                    yield
+                    try:
+                        yield
+                    finally:
+                        self._lines()
+                        self._live.update(self._table())
             else:
                 yield
         finally:
@@ -136,3 +143,15 @@ class Progress:
                 with contextlib.suppress(Exception):
                     self.say(waiting())
                 self._heard = time.monotonic()
+
+
+def _line(study: Study, row: Row) -> str:
+    """How a trial ended, in a line."""
+    words = [row["trial"], row["status"]]
+    for name in (study.metric, "test_accuracy"):
+        value = finite(row, name)
+        if value is not None:
+            words.append(f"{name} {shown(name, value)}{METRICS[name].unit}")
+    if row["reason"]:
+        words.append(f"({row['reason']})")
+    return " ".join(words) + f", {row['epochs']} epochs, {clock(row['seconds'])}"

@@ -133,7 +133,7 @@ class Session:
         try:
             if self.resources.address:
                 _check_port(self.resources.address)
-                ray.init(address=self.resources.address, **quiet)
+                _join(self.resources.address, **quiet)
             else:
                 slots = math.ceil(self.resources.max_concurrent * self.resources.cpus)
                 ray.init(
@@ -187,7 +187,12 @@ class Session:
                 raise StoppedError
             if self.resources.address and waited % WAIT == 0:
                 progress.say(self.wanted())
-        return ray.get(future)
+        try:
+            return ray.get(future)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise UsageError(str(error.cause)) from None
+            raise
 
     def slots(self) -> int:
         """Trials at once: as asked for, else what the cluster has room for now.
@@ -230,6 +235,13 @@ def _sees(uri: str, marker: str) -> str:
     except worker.MarkerMissingError as error:
         return str(error)
     return ""
+
+
+def _join(address: str, **quiet: Any) -> None:
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"--address {address}: cannot join: {worker.explain(error)}") from None
 
 
 def _check_port(address: str) -> None:

@@ -91,9 +91,10 @@ class Storage:
         """One small file written and deleted; UsageError says what stands in the way."""
         probe = f".probe-{uuid.uuid4().hex}"
         missing = _missing_folders(self.local) if self.local else []
+        quick = Storage(self.uri, patient=False)
         try:
-            self.write(probe, b"probe")
-            self.remove(probe)
+            quick.write(probe, b"probe")
+            quick.remove(probe)
         except OSError as error:
             why = " ".join(str(error).split())[:300]
             raise UsageError(

@@ -148,9 +148,11 @@ def _epoch(
     """One pass over the fitted images; mean losses and the last lr."""
     stage, fold, device = work.stage, work.fold, work.fold.fit.device
     views = fold.views(work.seed, work.first_step + epoch)
-    soft = work.tape.epoch(work.first_step + epoch) if work.tape and weights.uses_soft else None
+    soft = None
+    if work.tape and weights.uses_soft:
+        soft = work.tape.epoch(work.first_step + epoch).to(device)
     order = _generator(work, epoch, "order", torch.device("cpu"))
-    shuffled = torch.randperm(len(fold.fit), generator=order)
+    shuffled = torch.randperm(len(fold.fit), generator=order).to(device)
     models.set_dropout(
         learner.model, stage.dropout, generator=_generator(work, epoch, "dropout", device)
     )
@@ -161,10 +163,10 @@ def _epoch(
     learner.projections.train()
     for step in range(steps):
         position = shuffled[step * size : (step + 1) * size]
-        index = fold.fit[position.to(device)]
+        index = fold.fit[position]
         at = epoch - 1 + step / steps
         learner.lr.fill_(learning_rate(stage.optimiser, epochs=stage.epochs, at=at))
-        teacher = soft[position].to(device).float() if soft is not None else None
+        teacher = soft[position].float() if soft is not None else None
         parts = _step(work, learner, weights=weights, taps=taps, index=index, view=views[index], teacher=teacher)  # fmt: skip
         sums += torch.stack([part.detach() for part in parts])
         if (step % FINITE_EVERY == 0 or step == steps - 1) and not bool(torch.isfinite(sums[0])):
