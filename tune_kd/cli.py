@@ -45,6 +45,8 @@ def positive_int(text: str) -> int:
 
 def whole(text: str) -> int:
     """A whole number of at least 0."""
+    if text.strip().startswith("-"):
+        raise argparse.ArgumentTypeError(f"at least 0 is wanted, but got {text}")
     return 0 if text.strip() == "0" else positive_int(text)
 
 

@@ -55,7 +55,7 @@ def open_study(address: str) -> "Study":
     storage = Storage(address)
     try:
         return Study(storage)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{address} is no study: it has no manifest.json; name a folder that a search has written"
         ) from None

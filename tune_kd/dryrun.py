@@ -25,8 +25,9 @@ def plan(request: Request, resources: Resources) -> str:
     for name, method in chosen.methods.items():
         lines.append(f"{name}:")
         for parameter, distribution in method.ranges.items():
-            textbook = method.textbook[parameter]
-            lines.append(f"  {parameter:<13} {space.shown(distribution)} (textbook {textbook:g})")
+            book = method.textbook[parameter]
+            textbook = f"{book:g}" if isinstance(book, float) else book
+            lines.append(f"  {parameter:<13} {space.shown(distribution)} (textbook {textbook})")
         lines += [
             f"  {parameter:<13} {value} (pinned)" for parameter, value in method.fixed.items()
         ]

@@ -155,10 +155,11 @@ def exists(request: Request, material: Material) -> bool:
         raise UsageError(
             f"{request.storage.uri} exists; add --resume to go on with it, or --name for another study"
         )
-    known = Study(request.storage).manifest
-    lines = study.differences(known, described(request, material))
-    if not lines and known["trials"] > request.each * len(request.space.methods):
-        lines = [f"trials is {known['trials']} there, and may only be raised"]
+    known = Study(request.storage)
+    lines = study.differences(known.manifest, described(request, material))
+    planned = max(known.manifest["trials"], len(known.of("search")))
+    if not lines and planned > request.each * len(request.space.methods):
+        lines = [f"it has {planned} trials, which may only be raised"]
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise UsageError(f"{request.storage.uri} is another study: {lines[0]}{more}; choose another --name")  # fmt: skip

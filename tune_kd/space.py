@@ -197,7 +197,7 @@ class SearchSpace:
             try:
                 self.stages(name, method.settings()[0])
                 self.teacher_stages()
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise UsageError(f"space {self.name}, method {name}: {error}") from None
 
 
@@ -317,7 +317,7 @@ def _import(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        trace, line = error.__traceback__, 0
+        trace, line = error.__traceback__, getattr(error, "lineno", 0)  # of a SyntaxError
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == str(file):
                 line = trace.tb_lineno
@@ -350,8 +350,10 @@ def change(space: SearchSpace, assignment: str) -> SearchSpace:
             changed: dict[str, Any] = {name: _like(fields[name], value)}
             return dataclasses.replace(space, **changed)
         if name in ranges:
-            number = isinstance(ranges[name], FloatDistribution | IntDistribution | float)
-            value = _like(1.0 if number else value, value)
+            distribution = ranges[name]
+            number = isinstance(distribution, FloatDistribution | float)
+            known = 1.0 if number else 1 if isinstance(distribution, IntDistribution) else value
+            value = _like(known, value)
             methods = {k: m.pin(name, value) for k, m in space.methods.items()}
             return dataclasses.replace(space, methods=methods)
     except ValueError as error:
@@ -376,8 +378,8 @@ def _like(known: Any, value: Any) -> Any:
     elif isinstance(known, float) and isinstance(value, int | float):
         return float(value)
     elif isinstance(known, tuple):
-        items = value if isinstance(value, tuple | list) else str(value).split(",")
-        return tuple(items)
+        items = value.split(",") if isinstance(value, str) else value
+        return tuple(items) if isinstance(items, tuple | list) else (items,)
     else:
         ok = isinstance(value, type(known))
     if not ok:

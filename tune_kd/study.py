@@ -74,12 +74,7 @@ class Study:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.manifest: dict[str, Any] = json.loads(storage.read("manifest.json"))
-        if self.manifest["schema"] != SCHEMA_VERSION:
-            raise UsageError(
-                f"{storage.uri} has rows of schema {self.manifest['schema']}, this program writes "
-                f"{SCHEMA_VERSION}; choose another --name"
-            )
+        self.manifest: dict[str, Any] = _manifest(storage)
         self.name: str = self.manifest["study"]
         self.metric: str = self.manifest["metric"]
         self._schema = results.trial_schema(self.manifest["config_types"])
@@ -288,6 +283,22 @@ class Study:
                 intermediate_values={k: v for k, v in scores.items() if ended and v is not None},
             )
         return self._optuna[proposal.trial]
+
+
+def _manifest(storage: Storage) -> dict[str, Any]:
+    try:
+        found = json.loads(storage.read("manifest.json"))
+        schema = found["schema"]
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(
+            f"{storage.uri}/manifest.json is not a study's; choose another --name"
+        ) from None
+    if schema != SCHEMA_VERSION:
+        raise UsageError(
+            f"{storage.uri} has rows of schema {schema}, this program writes {SCHEMA_VERSION}; "
+            "choose another --name"
+        )
+    return dict(found)
 
 
 def _canonical(recipe: Recipe) -> Row:

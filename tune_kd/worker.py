@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,9 @@ def run_trial(config: Config) -> None:
 
     os.umask(config["umask"])  # the driver's, not the strict one that Ray was started with
     try:
-        for report in attempt(config):
-            tune.report(report)
+        with contextlib.closing(attempt(config)) as reports:  # a stop is raised by tune.report
+            for report in reports:
+                tune.report(report)
     except OSError as error:
         _leave_word(config, error)
         time.sleep(PAUSE)  # the disk or the network may come back
@@ -71,7 +72,7 @@ def _leave_word(config: Config, error: OSError) -> None:
         Storage(config["study"]).write(f"checkpoints/{trial}/error.txt", explain(error).encode())
 
 
-def attempt(config: Config) -> Iterator[dict[str, Any]]:
+def attempt(config: Config) -> Generator[dict[str, Any]]:
     """One attempt at a trial: its last row again, which may not be judged yet, then new ones."""
     proposal = study.parse(config["proposal"])
     storage = Storage(config["study"])

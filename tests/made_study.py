@@ -1,0 +1,137 @@
+"""Studies made on disk without Ray and without training: begun by the real code, played by made scores."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tune_kd import environment, results, space
+from tune_kd.recipe import Images
+from tune_kd.storage import Storage
+from tune_kd.study import Proposal, Study
+
+with mock.patch.dict(
+    os.environ
+):  # what Ray reads when imported; later tests start Rays of their own
+    environment.prepare(None)
+    from tune_kd import opening, runner, sampler
+    from tune_kd.progress import Progress
+
+Score = Callable[[Proposal, int], float | None]
+IMAGES = Images(
+    task="digits", train_hash="made", num_classes=10, channels=1, size=8, mean=(0.3,), std=(0.4,)
+)
+
+
+class Here:
+    """In place of a Ray session: what a worker would have measured."""
+
+    resources = runner.Resources()
+
+    def call(self, function: Any, *arguments: Any, progress: Progress) -> dict[str, Any]:
+        measured = {"num_params": 7.0, "size_mb": 0.1, "latency_ms": 0.2, "latency_ms_sd": 0.01}
+        return {
+            "precision": "float32",
+            "layout": "contiguous",
+            "measured": {"teacher": measured, "student": measured},
+            "device": "cpu: made",
+        }
+
+
+def request(folder: Path, **changes: Any) -> opening.Request:
+    """What `python -m tune_kd.search --space digits_kd --epochs 9` asks for, with changes.
+
+    A change of a field of the space goes into the space.
+    """
+    chosen, file = space.load("digits_kd")
+    fields = {"epochs": 9, "trials": 24} | {
+        k: changes.pop(k) for k in list(changes) if k in (*space.plain_fields(chosen), "methods")
+    }
+    asked = {
+        "space": replace(chosen, **fields), "file": file, "storage": Storage(folder), "data": None,
+        "limit_train": 0, "seed": 0, "sampler": "tpe", "scheduler": "asha", "teacher": None,
+        "resume": True, "command": "made",
+    }  # fmt: skip
+    return opening.Request(**(asked | changes))
+
+
+def material() -> opening.Material:
+    names = tuple(map(str, range(10)))
+    return opening.Material(images=IMAGES, num_train=900, num_val=100, class_names=names)
+
+
+def begin(asked: opening.Request) -> Study:
+    """The study as a search begins it."""
+    return opening.begin(asked, material(), session=Here(), progress=Progress(quiet=True))
+
+
+def plan(study: Study, asked: opening.Request) -> sampler.SearchPlan:
+    """The plan of a search."""
+    return sampler.SearchPlan(
+        study,
+        asked.space,
+        each=asked.each,
+        recipe=lambda method, config: opening.student_recipe(
+            study.manifest, asked.space, method=method, config=config
+        ),
+    )
+
+
+def row(study: Study, proposal: Proposal, step: int, score: float | None, **values: Any) -> dict:
+    """An epoch's row as a worker writes it."""
+    return {
+        "schema": results.SCHEMA_VERSION, "study": study.name, "phase": proposal.phase,
+        "method": proposal.method, "trial": proposal.trial, "number": proposal.number,
+        "seed": proposal.seed, "attempt": "1-made", "stage": 0, "stage_name": "Distill",
+        "epoch": step, "step": step, "last": step == proposal.recipe.epochs, "seconds": 1.0,
+        "val_accuracy": score, "val_loss": 0.5, "device": "cpu: made", "host": "made", "pid": 1,
+        "checkpoint": "",
+    } | values  # fmt: skip
+
+
+def commit(study: Study, rows: list[dict], attempt: str = "1-made") -> None:
+    """Rows of one attempt on disk."""
+    data = results.encode(rows, results.epoch_schema())
+    study.storage.write(f"epochs/{rows[0]['trial']}.{attempt}.parquet", data)
+
+
+def heard(row: dict) -> dict[str, Any]:
+    """A row as a worker reports it."""
+    return {"row": json.dumps(row)}
+
+
+def play(
+    study: Study, asked: opening.Request, score: Score, *, trials: int = 10**6
+) -> sampler.Judge:
+    """Run so many trials one after the other, through the searcher and the judge that Ray sees.
+
+    A score of None is an exception in that epoch.
+    """
+    judge = sampler.Judge(study, at=study.manifest["rungs"])
+    searcher = sampler.PlanSearcher(study, plan(study, asked), base={})
+    for number in range(trials):
+        config = searcher.suggest(str(number))
+        if not isinstance(config, dict):
+            break
+        proposal = study.proposals[config["trial"]]
+        rows: list[dict] = list(study.rows.get(proposal.trial, []))
+        for step in range(len(rows) + 1, proposal.recipe.epochs + 1):
+            value = score(proposal, step)
+            if value is None:
+                report = {"error": "ValueError: made", "fatal": False}
+            else:
+                rows.append(row(study, proposal, step, value))
+                commit(study, rows)
+                report = heard(rows[-1])
+            if judge.hear(proposal.trial, report):
+                break
+        searcher.on_trial_complete(str(number))
+    return judge
+
+
+def reopened(study: Study) -> Study:
+    """The same folder, read anew."""
+    return Study(study.storage)

@@ -1,0 +1,256 @@
+"""Little trials that are real: recipes by hand on handwritten digits, a trained teacher, and running them."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from tune_kd import data, losses, models, tasks, teacher, train, trial, worker
+from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe, stream
+from tune_kd.results import EpochReport
+
+WEIGHTS = {
+    "no_kd": LossWeights(),
+    "response": LossWeights(alpha=0.3, beta=0.7, temperature=4.0),
+    "feature": LossWeights(gamma=0.5),
+    "combined": LossWeights(alpha=1.0, beta=0.7, gamma=0.5, temperature=4.0),
+}
+TEACHER = "teacherofthetests"  # the fingerprint that recipes name it by
+LIMIT = 300  # training and validation images: 270 and 30, so that an epoch takes milliseconds
+
+
+@functools.cache
+def _decoded() -> tasks.Decoded:
+    """Digits, decoded once a session."""
+    return tasks.decode(tasks.find("digits"), "train", folder=None, cache=worker_cache())
+
+
+def worker_cache() -> Path:
+    """The session's cache; a test with a cache of its own must not be the first to decode."""
+    folder = _first_cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _first_cache() -> Path:
+    return worker.cache_folder()
+
+
+_first_cache()  # now, while TUNE_KD_CACHE is the session's
+
+
+@functools.cache
+def teacher_file() -> Path:
+    """A digits teacher of two epochs."""
+    learned = run(
+        recipe(student="digits_teacher", epochs=2, images=digits()), site_in(worker_cache())
+    )
+    state = {k[6:]: v.contiguous() for k, v in learned.state.items() if k.startswith("model.")}
+    path = worker_cache() / "teacher.safetensors"
+    safetensors.torch.save_file(state, path)
+    return path
+
+
+def site_in(cache: Path, **changes: Any) -> trial.Site:
+    """A place of its own that shares the decoded digits and knows the teacher."""
+    cache.mkdir(parents=True, exist_ok=True)
+    _decoded()
+    shared = worker_cache() / "data"
+    if not (cache / "data").exists():
+        (cache / "data").symlink_to(shared, target_is_directory=True)
+    return trial.Site(**{"cache": cache, "model": lambda fingerprint: teacher_file(), **changes})
+
+
+def digits(**changes: Any) -> Images:
+    """How the digits are seen by recipes of tests."""
+    decoded = _decoded()
+    plain = Images(
+        task="digits",
+        train_hash=decoded.hash,
+        num_classes=10,
+        channels=1,
+        size=8,
+        mean=(0.3,),
+        std=(0.4,),
+        pad=1,
+        flip=False,
+    )
+    return replace(plain, **changes)
+
+
+def recipe(
+    method: str = "no_kd",
+    *,
+    epochs: int = 3,
+    images: Images | None = None,
+    student: str = "digits_student",
+    optimiser: Optimiser | None = None,
+    compute: Compute | None = None,
+    **stage: Any,
+) -> Recipe:
+    """A recipe of one stage with the loss weights of a method."""
+    weights = stage.pop("weights", WEIGHTS[method])
+    listens = weights.beta > 0 or weights.gamma > 0
+    return Recipe(
+        images=images or digits(limit_train=LIMIT),
+        student=student,
+        stages=(
+            Distill(
+                **{
+                    "epochs": epochs,
+                    "optimiser": optimiser or Optimiser(lr=0.1),
+                    "weights": weights,
+                    "batch_size": 64,
+                    **stage,
+                }
+            ),
+        ),
+        teacher="digits_teacher" if listens else "",
+        teacher_model=TEACHER if listens else "",
+        compute=compute or Compute(),
+    )
+
+
+@dataclass
+class Ran:
+    """What a run said: rows without times, and the state after each epoch as a checkpoint's bytes."""
+
+    rows: list[dict[str, Any]]
+    states: list[bytes]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return safetensors.torch.load(self.states[-1])
+
+
+def row(report: EpochReport) -> dict[str, Any]:
+    """A report without its seconds and its state."""
+    named = ("stage", "stage_name", "epoch", "step", "last")
+    return {**{name: getattr(report, name) for name in named}, **report.values}
+
+
+def reports(made: Recipe, site: trial.Site, *, seed: int = 0, **more: Any) -> Iterator[tuple[dict[str, Any], bytes]]:  # fmt: skip
+    """Rows and states, taken while they are true: the next epoch writes into the same tensors."""
+    for report in trial.run(made, seed=seed, site=site, **more):
+        yield row(report), worker._save(report.state)
+
+
+def run(made: Recipe, site: trial.Site, *, seed: int = 0, **more: Any) -> Ran:
+    """A recipe from its first epoch, or from `resume`, to its last."""
+    found = list(reports(made, site, seed=seed, **more))
+    return Ran([r for r, _ in found], [s for _, s in found])
+
+
+def run_until(made: Recipe, site: trial.Site, epoch: int, *, seed: int = 0) -> Ran:
+    """A run that is killed after so many reports."""
+    found = list(itertools.islice(reports(made, site, seed=seed), epoch))
+    return Ran([r for r, _ in found], [s for _, s in found])
+
+
+def assert_same(one: Ran, other: Ran) -> None:
+    """Every value of every row and every tensor of the last state, bit for bit."""
+    assert one.rows == other.rows
+    assert_same_state(one.state, other.state)
+
+
+def assert_same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    unequal = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not unequal
+
+
+@dataclass
+class Bench:
+    """One stage's parts, put together as trial.run does it, for tests that look inside."""
+
+    work: train.Training
+    learner: train.Learner
+
+
+def bench(made: Recipe, site: trial.Site, *, seed: int = 0, feature_loss: str = "cosine") -> Bench:
+    stage = made.stages[0]
+    fold = trial.fold(made.images, site, made.compute.layout)
+    frozen = trial.frozen_teacher(made, site)
+    tape = None
+    if frozen is not None and stage.weights.beta > 0:
+        tape = trial.teacher_tape(made, frozen, fold, seed=seed, site=site)
+    work = train.Training(
+        stage=stage,
+        number=0,
+        first_step=0,
+        seed=seed,
+        fold=fold,
+        compute=made.compute,
+        teacher=frozen,
+        tape=tape,
+        feature_loss=losses.find_feature_loss(feature_loss, base=site.code),
+    )
+    model = trial.build(
+        made.student, made, site, dropout=stage.dropout, seed=stream(seed, "weights")
+    )
+    projections = trial._projections(made, stage, frozen, work, site, model)
+    return Bench(work, train.Learner(model, projections, stage.optimiser))
+
+
+def noise_task(folder: Path, *, count: int = 60) -> str:
+    """A user's task of random 32x32 colour images with crops and mirroring: its reference."""
+    (folder / "noise.py").write_text(
+        f"""\
+import numpy as np
+from tune_kd.tasks import Raw, Task
+
+def read(split, folder, cache):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, ({count}, 32, 32, 3), dtype=np.uint8)
+    return Raw(images=images, labels=np.arange({count}) % 3, class_names=("a", "b", "c"))
+
+def task():
+    return Task(name="noise", size=32, channels=3, pad=4, flip=True, read=read)
+"""
+    )
+    return "noise.py:task"
+
+
+def untrained(name: str, shape: models.Shape, path: Path) -> Path:
+    """A network whose normalisation has seen some images, as a file."""
+    model = models.build(name, shape=shape, seed=5).train()
+    seen = torch.randn((64, shape.channels, 32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model(seen)
+    safetensors.torch.save_file(model.state_dict(), path)
+    return path
+
+
+def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None = None, before: Any = None) -> teacher.Tape:  # fmt: skip
+    """A tape of numbers that say where they belong; `log` gets a line for each that is computed."""
+
+    def compute(epoch: int, positions: np.ndarray) -> Tensor:
+        if before is not None:
+            before(epoch, positions)
+        if log is not None:
+            with log.open("a") as file:
+                file.write("".join(f"{epoch} {position}\n" for position in positions))
+        return numbers(epoch, positions)
+
+    return teacher.Tape(folder, key, size=size, compute=compute)
+
+
+def numbers(epoch: int, positions: np.ndarray) -> Tensor:
+    """Exact in float16."""
+    return torch.from_numpy(np.stack([positions, np.full(len(positions), epoch)], 1)).float()
+
+
+def scored(model: nn.Module, images: data.Resident, labels: Tensor) -> float:
+    """Accuracy computed apart from the package: one image at a time."""
+    model.eval()
+    with torch.no_grad():
+        hits = [int(model(images.batch(torch.tensor([i]))).argmax()) == int(labels[i]) for i in range(len(labels))]  # fmt: skip
+    return float(np.mean(hits))

@@ -1,0 +1,123 @@
+"""kill -9 in the middle, then --resume: the rows are those of the search that nothing disturbed."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.search import studies
+from tests.search.studies import ALONE, TINY, Command, Recorder
+from tune_kd.storage import Storage
+
+Moment = Callable[[Command, Path], bool]
+
+
+def there(pattern: str) -> Moment:
+    """When a file of the study appears."""
+    return lambda command, study: any(study.glob(pattern))
+
+
+def says(words: str) -> Moment:
+    """When a line is printed."""
+    return lambda command, study: words in command.stderr
+
+
+# In the order in which a search comes to them.
+MOMENTS: dict[str, Moment] = {
+    "measuring, no manifest yet": says("measuring a training step"),
+    "in the teacher": there("epochs/teacher-*.parquet"),
+    "proposed, not begun": there("proposals/response-0000.json"),
+    "after a first epoch": there("epochs/combined-0000.*.parquet"),
+    "at a checkpoint": there("checkpoints/no_kd-0001/00003.*"),
+    "at a verdict": there("trials/response-0001.parquet"),
+    "in the last trial": there("epochs/combined-0002.*.parquet"),
+    "while merging": there("*/merged-00001.parquet"),
+}
+
+
+def kill_at(command: Command, study: Path, moment: Moment, *, tree: bool = False) -> None:
+    command.until(lambda: moment(command, study))
+    command.kill(tree=tree)
+    assert command.process.returncode == -9, command.said
+
+
+def starts_ray(command: Command) -> bool:
+    """Whether a command that runs to its end has Ray's processes below it."""
+    seen = False
+    while command.process.poll() is None:
+        for pid in command.tree():
+            line = studies.command_line(pid)
+            seen = seen or "gcs_server" in line or "raylet" in line
+    return seen
+
+
+def test_killed_and_resumed(calm, desk, tmp_path: Path) -> None:
+    study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
+    with Recorder(study, tmp_path / "kept") as recorder:
+        kill_at(desk.search(*words), study, MOMENTS["after a first epoch"])
+        begun = studies.finished_epochs(study)
+        desk.done("tune_kd.search", *words, "--resume")
+    assert begun < studies.finished_epochs(study)  # it was in the middle
+    assert studies.different(studies.rows(study), calm.rows) == []
+    assert recorder.trained_twice() == []
+    assert recorder.attempts().keys() == studies.finished_epochs(study)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tree", "moments"),
+    [
+        (False, list(MOMENTS)),
+        (True, ["in the teacher", "at a checkpoint", "in the last trial"]),
+    ],
+    ids=["driver", "tree"],
+)
+def test_killed_again_and_again(
+    calm, teacherless, tmp_path: Path, tree: bool, moments: list[str]
+) -> None:
+    study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
+    with Recorder(study, tmp_path / "kept") as recorder:
+        for moment in moments:
+            kill_at(teacherless.search(*words, "--resume"), study, MOMENTS[moment], tree=tree)
+        teacherless.done("tune_kd.search", *words, "--resume")
+    assert studies.different(studies.rows(study), calm.rows) == []
+    assert recorder.trained_twice() == []
+    assert recorder.attempts().keys() == studies.finished_epochs(study)
+    # what the kills have left over is gone: one file of each kind, nothing of ended trials
+    storage = Storage(study)
+    assert storage.names("trials") == storage.names("epochs") == ["merged-00001.parquet"]
+    assert storage.names("checkpoints") == []
+    assert len(storage.names("students")) == 4
+
+
+@pytest.mark.slow
+def test_two_workers_lose_nothing_and_train_nothing_twice(desk, tmp_path: Path) -> None:
+    words = (*TINY, "--max-concurrent", "2", "--out", tmp_path / "runs")
+    study = tmp_path / "runs" / "digits_kd"
+    with Recorder(study, tmp_path / "kept") as recorder:
+        for number, tree in enumerate((False, True)):
+            moment = there(f"epochs/feature-000{number}.*.parquet")
+            kill_at(desk.search(*words, "--resume"), study, moment, tree=tree)
+        desk.done("tune_kd.search", *words, "--resume")
+    ended = studies.statuses(study)
+    assert Counter(trial.split("-")[0] for trial in ended) == dict.fromkeys(
+        ("no_kd", "response", "feature", "combined"), 3
+    )
+    assert set(ended.values()) <= {"finished", "stopped"}
+    assert recorder.trained_twice() == []
+    # A trial that was let past a rung just before the kill is judged again, against more trials, and
+    # may stop there now: the epoch beyond is not in its verdict. All others are.
+    rows, kept = studies.finished_epochs(study), recorder.attempts().keys()
+    assert rows <= kept
+    assert {ended.get(trial) for trial, _ in kept - rows} <= {"stopped"}
+
+
+@pytest.mark.slow
+def test_resuming_what_is_done_trains_nothing_and_starts_no_ray(calm, desk) -> None:
+    before = studies.files(calm.study)
+    command = desk.search(*TINY, *ALONE, "--out", calm.study.parent, "--resume")
+    assert not starts_ray(command)
+    assert command.wait() == 0, command.said
+    assert command.stdout == calm.stdout
+    assert studies.files(calm.study) == before

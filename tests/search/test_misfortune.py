@@ -1,0 +1,109 @@
+"""Exceptions, NaN, dying workers and a full disk: each a row that says why, and the study goes on."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.search import studies
+from tests.search.studies import ALONE, Desk, Recorder
+from tune_kd import results
+from tune_kd.storage import Storage
+
+pytestmark = pytest.mark.slow
+SHORT = ("--limit-train", "400")  # five batches an epoch
+
+
+class Met(NamedTuple):
+    """The study that has met every misfortune, the same one undisturbed, and what was recorded."""
+
+    study: Path
+    undisturbed: Path
+    notes: Path
+    recorder: Recorder
+    desk: Desk
+
+
+@pytest.fixture(scope="module")
+def met(common_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Met]:
+    folder = tmp_path_factory.mktemp("misfortune")
+    space = folder / "mine.py"
+    shutil.copy(Path(__file__).with_name("misbehaving.py"), space)
+    words = ("--space", space, *SHORT, *ALONE, "--out", folder / "runs", "--name")
+    notes = folder / "notes"
+    notes.mkdir()
+    study = folder / "runs" / "met"
+    with (
+        studies.desk(common_cache, folder / "desk") as desk,
+        Recorder(study, folder / "kept") as recorder,
+    ):
+        desk.done("tune_kd.search", *words, "undisturbed")
+        desk.done("tune_kd.search", *words, "met", MISFORTUNES=str(notes))
+        yield Met(study, folder / "runs" / "undisturbed", notes, recorder, desk)
+
+
+def test_failed_trials_count_and_the_study_goes_on(met: Met) -> None:
+    expected = {f"{m}-{n:04d}": "finished" for m in ("well", "dies_once") for n in (0, 1)}
+    expected |= {f"{m}-{n:04d}": "failed" for m in ("raises", "nan") for n in (0, 1)}
+    expected |= {
+        f"{m}-{n:04d}": ("failed", "finished")[n] for m in ("dies", "disk") for n in (0, 1)
+    }
+    ended = studies.statuses(met.study)
+    stopped = {trial for trial, status in ended.items() if status == "stopped"}
+    assert all(expected[trial] == "finished" and trial.endswith("1") for trial in stopped)
+    assert ended == expected | dict.fromkeys(stopped, "stopped")
+
+
+def reasons(met: Met) -> dict[str, tuple[str, int]]:
+    found = results.read_trials(Storage(met.study))
+    return {r["trial"]: (r["reason"], r["epochs"]) for r in found if r["status"] == "failed"}
+
+
+def test_every_failure_says_why_after_how_many_epochs(met: Met) -> None:
+    raised = "ValueError: a mistake of the user"
+    not_finite = "FloatingPointError: the loss is not finite in epoch 1"
+    assert reasons(met) == {
+        "raises-0000": (raised, 0),
+        "raises-0001": (raised, 0),
+        "nan-0000": (not_finite, 0),
+        "nan-0001": (not_finite, 0),
+        "dies-0000": ("its worker or its node died; tried three times", 1),
+        "disk-0000": ("OSError: [Errno 28] No space left on device; tried three times", 1),
+    }
+
+
+def test_a_dying_worker_is_tried_three_times_in_all(met: Met) -> None:
+    notes = {note.name: len(note.read_text()) for note in met.notes.iterdir()}
+    assert notes == {"dies_once": 1, "dies": 3, "disk": 3}
+
+
+def test_a_worker_killed_once_goes_on_with_the_same_rows(met: Met) -> None:
+    def of(study: Path) -> studies.Rows:
+        chosen = ("well-", "dies_once-")
+        return {k: v for k, v in studies.rows(study, "search").items() if k[1].startswith(chosen)}
+
+    assert studies.different(of(met.study), of(met.undisturbed)) == []
+    attempts = {r["trial"]: r["attempts"] for r in results.read_trials(Storage(met.study))}
+    assert attempts["dies_once-0000"] == 2  # it really died
+    assert met.recorder.trained_twice() == []
+
+
+def test_confirm_works_after_that_and_after_a_kill(met: Met, tmp_path: Path) -> None:
+    killed = tmp_path / "met"
+    shutil.copytree(met.study, killed)
+    words = ("--seeds", "2", *ALONE)
+    met.desk.done("tune_kd.confirm", met.study, *words)
+    with Recorder(killed, tmp_path / "kept") as recorder:
+        command = met.desk.start("tune_kd.confirm", killed, *words)
+        command.until(lambda: any(killed.glob("epochs/confirm-*-s1001.*")))
+        command.kill()
+        met.desk.done("tune_kd.confirm", killed, *words)
+    assert studies.different(studies.rows(killed), studies.rows(met.study)) == []
+    assert recorder.trained_twice() == []
+    confirmed = studies.statuses(met.study, "confirm")
+    assert set(confirmed.values()) == {"finished"}
+    # the textbook setting of dies and of disk failed, so that their other trial alone is confirmed
+    sources = {row["source"] for row in results.read_trials(Storage(met.study))}
+    assert not {"raises-0000", "nan-0000", "dies-0000", "disk-0000"} & sources

@@ -1,0 +1,125 @@
+"""Signals, the time budget, more trials on resuming, and what a study refuses."""
+
+import os
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.search import studies
+from tests.search.studies import ALONE, TINY, Recorder
+
+pytestmark = pytest.mark.slow
+
+
+def test_signals_leave_with_130_and_say_how_to_go_on(calm, desk, tmp_path: Path) -> None:
+    study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
+    legs = (
+        (signal.SIGINT, False, "epochs/response-0000.*"),
+        (signal.SIGTERM, True, "epochs/combined-0000.*"),
+        (signal.SIGTERM, False, "epochs/feature-0001.*"),
+        (signal.SIGINT, True, "epochs/no_kd-0002.*"),
+    )
+    with Recorder(study, tmp_path / "kept") as recorder:
+        for number, group, moment in legs:
+            command = desk.search(*words, "--resume")
+            command.until(lambda moment=moment: any(study.glob(moment)))
+            command.signal(number, group=group)
+            assert command.wait() == 130, (number, group, command.said)
+            # the counts, or where Ray died of the same signal only how to go on
+            last = (command.stdout.splitlines() or command.stderr.splitlines())[-1]
+            again = f"go on with: python -m tune_kd.search {' '.join(map(str, words))} --resume"
+            assert last.endswith(again), command.said
+        desk.done("tune_kd.search", *words, "--resume")
+    assert studies.different(studies.rows(study), calm.rows) == []
+    assert recorder.trained_twice() == []
+    assert recorder.attempts().keys() == studies.finished_epochs(study)
+
+
+def test_a_signal_before_the_manifest(desk, tmp_path: Path) -> None:
+    command = desk.search(*TINY, *ALONE, "--out", tmp_path / "runs")
+    command.until(lambda: "measuring a training step" in command.stderr)
+    command.signal(signal.SIGINT)
+    assert command.wait() == 130, command.said
+    assert command.stderr.splitlines()[-1].endswith("--resume")
+
+
+def test_time_budget_ends_with_0_and_trials_may_be_raised(calm, desk, tmp_path: Path) -> None:
+    study = tmp_path / "runs" / "digits_kd"
+    shutil.copytree(calm.study, study)
+    words = ("--space", "digits_kd", *TINY[4:], *ALONE, "--out", tmp_path / "runs", "--resume")
+    with Recorder(study, tmp_path / "kept") as recorder:
+        command = desk.search(*words, "--trials", "4000", "--time-budget", "15s")
+        assert command.wait() == 0, command.said
+        first = studies.statuses(study)
+        assert len(first) < 4000
+        again = "--trials 4000 --time-budget 15s"
+        assert command.stdout.splitlines()[-1].endswith(again)  # --resume stands in it already
+        proposed = Counter(p.name.split("-")[0] for p in (study / "proposals").glob("*-0*.json"))
+        each = max(*(n for m, n in proposed.items() if m != "teacher"), 3) + 1
+        desk.done("tune_kd.search", *words, "--trials", str(4 * each))
+    ended = studies.statuses(study)
+    methods = ("no_kd", "response", "feature", "combined")
+    assert Counter(trial.split("-")[0] for trial in ended) == dict.fromkeys(methods, each)
+    assert {trial: ended[trial] for trial in first} == first
+    assert recorder.trained_twice() == []
+    # what was there is as it was
+    now = studies.rows(study)
+    assert studies.different({key: now[key] for key in calm.rows}, calm.rows) == []
+
+
+CHANGED = {
+    "a forgotten --resume": ((), "add --resume to go on with it, or --name for another study"),
+    "another seed": (("--resume", "--seed", "1"), "seed is 0 there, but 1 is asked for"),
+    "other epochs": (("--resume", "--epochs", "7"), "epochs is 6 there, but 7 is asked for"),
+    "fewer images": (("--resume", "--limit-train", "200"), "limit_train is 400 there, but 200"),
+    "a pinned range": (("--resume", "--set", "temperature=4"), "temperature"),
+    "a subset of the methods": (("--resume", "--methods", "no_kd"), "methods.combined"),
+    "another sampler": (
+        ("--resume", "--sampler", "random"),
+        "sampler is 'tpe' there, but 'random'",
+    ),
+    "fewer trials": (("--resume", "--trials", "8"), "trials is 12 there, and may only be raised"),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_refused_with_the_difference_and_untouched(calm, desk, changed: str) -> None:
+    arguments, said = CHANGED[changed]
+    before = studies.files(calm.study)
+    command = desk.search(*TINY, *ALONE, "--out", calm.study.parent, *arguments)
+    assert command.wait() == 2, command.said
+    assert said in command.stderr
+    assert command.stderr.startswith("error: ")
+    assert len(command.stderr.splitlines()) <= 2
+    assert command.stdout == ""
+    assert studies.files(calm.study) == before
+
+
+def test_another_space_is_refused(calm, desk, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    shutil.copy(Path(__file__).with_name("misbehaving.py"), mine)
+    command = desk.search("--space", mine, "--out", calm.study.parent, "--name", "digits_kd", "--resume")  # fmt: skip
+    assert command.wait() == 2, command.said
+    assert "space is 'digits_kd' there, but 'misbehaving' is asked for" in command.stderr
+
+
+def test_a_second_search_at_the_same_time_is_refused(desk, tmp_path: Path) -> None:
+    words = (*TINY, *ALONE, "--out", tmp_path / "runs")
+    first = desk.search(*words)
+    first.until(lambda: any((tmp_path / "runs" / "digits_kd").glob("trials/no_kd-0000.parquet")))
+    os.kill(first.pid, signal.SIGSTOP)  # so that it is there for as long as this takes
+    try:
+        for module, second in (
+            ("tune_kd.search", (*words, "--resume")),
+            ("tune_kd.confirm", (tmp_path / "runs" / "digits_kd",)),
+        ):
+            command = desk.start(module, *second)
+            assert command.wait() == 2, command.said
+            assert "another search or confirmation is running in" in command.stderr
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert first.wait() == 0, first.said
+    assert len(studies.statuses(tmp_path / "runs" / "digits_kd")) == 12

@@ -1,0 +1,87 @@
+"""What is measured before the first trial: all that beginning a study needs, once a machine."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tests import making
+from tune_kd import measure, models, preparation, recipe
+from tune_kd.errors import UsageError
+
+
+@pytest.fixture
+def config():
+    return {
+        "images": dataclasses.asdict(making.digits()),
+        "teacher": "digits_teacher",
+        "student": "digits_student",
+        "batch_size": 8,
+        "sources": [],
+    }
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    """Timings are not what is tested here: three rounds instead of fifteen."""
+    monkeypatch.setattr(measure.step_seconds, "__kwdefaults__", {"rounds": 3, "budget_s": 0.1})
+
+
+def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatch):
+    site = making.site_in(tmp_path / "cache")
+    found = preparation.prepare(config, site)
+    assert found["precision"] in ("float32", "bfloat16")
+    assert found["layout"] in ("contiguous", "channels_last")
+    assert found["device"] == measure.device_name("cpu")
+    assert found["measured"].keys() == {"teacher", "student"}
+    shape = models.Shape(num_classes=10, channels=1)
+    for role in ("teacher", "student"):
+        values = found["measured"][role]
+        expected = measure.footprint(models.build(config[role], shape=shape))
+        assert {name: values[name] for name in expected} == expected
+        assert min(values["latency_ms"], values["throughput_per_s"], values["flops"]) > 0
+    assert json.loads(json.dumps(found)) == found  # it travels from a worker to the driver
+
+    def never(*args, **kwargs):
+        raise AssertionError("timed again")
+
+    for name in ("step_seconds", "measure"):
+        monkeypatch.setattr(measure, name, never)
+    assert preparation.prepare(config, site) == found
+    with pytest.raises(AssertionError, match="timed again"):
+        preparation.prepare({**config, "batch_size": 9}, site)
+
+
+def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
+    """Another source under the same name is another network."""
+    site = making.site_in(tmp_path / "cache")
+    timed = []
+    seconds = measure.step_seconds
+
+    def count(build, *, step):
+        timed.append(step.network)
+        return seconds(build, step=step)
+
+    monkeypatch.setattr(measure, "step_seconds", count)
+    for sources in (["one"], ["one"], ["two"]):
+        preparation.prepare({**config, "sources": sources}, site)
+    assert len(timed) == len(set(timed)) == 2
+
+
+def test_a_preparation_draws_nothing_from_the_global_generators(config, tmp_path):
+    import torch
+
+    before = torch.get_rng_state()
+    preparation.prepare(config, making.site_in(tmp_path / "cache"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_unknown_network_is_said(config, tmp_path):
+    with pytest.raises(UsageError, match="digits_teacher"):
+        preparation.prepare({**config, "teacher": "digits_teacherr"}, making.site_in(tmp_path))
+
+
+def test_what_a_study_records_is_a_computes_fields(config, tmp_path):
+    found = preparation.prepare(config, making.site_in(tmp_path / "cache"))
+    chosen = {name: found[name] for name in ("precision", "layout")}
+    assert recipe.rebuild(recipe.Compute, chosen) == recipe.Compute(**chosen)

@@ -1,0 +1,285 @@
+"""Spaces: found by name and by path, pinned, changed, checked."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from optuna.distributions import json_to_distribution
+
+from tune_kd import space
+from tune_kd.errors import UsageError
+from tune_kd.space import Method, SearchSpace, choice, integer, log_uniform, uniform
+
+DIGITS = space.load("digits_kd")[0]
+MINE = """from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="mine", task="digits", teacher="digits_teacher", student="nets.py:small",
+    methods=kd_methods({"lr": log_uniform(0.01, 0.5)}, recipe={"lr": 0.1}),
+)
+"""
+
+
+def plain(chosen: SearchSpace, *, lr: float, kind: str = "a", depth: int = 1, **training):
+    return space.no_kd(chosen, lr=lr, weight_decay=0.0, dropout=0.0)
+
+
+# Finding
+
+
+def test_shipped_spaces_are_found_by_name():
+    assert {"cifar10_kd", "cifar10_small_kd", "digits_kd"} <= set(space.names())
+    for name in space.names():
+        found, file = space.load(name)
+        assert found.name == name
+        assert file == space.folder() / f"{name}.py"
+
+
+def test_by_path_absolute_relative_and_in_the_home_folder(tmp_path, monkeypatch):
+    text = MINE.replace('{"lr": log_uniform(0.01, 0.5)}', '{"lr": log_uniform(0.01, 0.5), "weight_decay": uniform(0, 1), "dropout": uniform(0, 0.5)}')  # fmt: skip
+    text = text.replace('{"lr": 0.1}', '{"lr": 0.1, "weight_decay": 0.0, "dropout": 0.0}')
+    (tmp_path / "a.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("a.py", "./a.py", "~/a.py", str(tmp_path / "a.py")):
+        found, file = space.load(given)
+        assert found.name == "mine"
+        assert file == tmp_path / "a.py"
+
+
+def test_a_file_beside_does_not_shadow_a_shipped_name(tmp_path, monkeypatch):
+    (tmp_path / "digits_kd.py").write_text("SPACE = 1")
+    monkeypatch.chdir(tmp_path)
+    assert space.load("digits_kd")[0].name == "digits_kd"
+    with pytest.raises(UsageError, match="defines no SPACE"):
+        space.load("./digits_kd.py")
+
+
+def test_an_edited_file_is_read_anew(tmp_path):
+    file = tmp_path / "a.py"
+    shipped = (space.folder() / "digits_kd.py").read_text()
+    for epochs in (24, 25, 26):
+        file.write_text(shipped.replace("epochs=24", f"epochs={epochs}"))
+        assert space.load(str(file))[0].epochs == epochs
+
+
+def test_an_error_names_the_users_line(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text(MINE)  # no weight_decay, no dropout
+    with pytest.raises(UsageError, match=rf"{file}, line 5: ValueError: .*weight_decay"):
+        space.load(str(file))
+    file.write_text("x = 1\ny = (\n")
+    with pytest.raises(UsageError, match=rf"{file}, line 2: SyntaxError"):
+        space.load(str(file))
+
+
+# Methods
+
+
+def test_the_methods_are_those_of_the_design():
+    assert list(DIGITS.methods) == ["no_kd", "response", "feature", "combined"]
+    training = {"lr", "weight_decay", "dropout"}
+    own = {name: set(method.ranges) - training for name, method in DIGITS.methods.items()}
+    assert own == {
+        "no_kd": set(),
+        "response": {"alpha", "temperature"},
+        "feature": {"gamma"},
+        "combined": {"alpha", "beta", "gamma", "temperature"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        ("no_kd", (1.0, 0.0, 0.0, 1.0)),
+        ("response", (0.5, 0.5, 0.0, 4.0)),
+        ("feature", (1.0, 0.0, 0.5, 1.0)),
+        ("combined", (1.0, 0.7, 0.5, 4.0)),
+    ],
+)
+def test_textbook_settings(method, weights):
+    (stage,) = DIGITS.stages(method, DIGITS.methods[method].settings()[0])
+    found = stage.weights
+    assert (found.alpha, found.beta, found.gamma, found.temperature) == weights
+    assert (stage.optimiser.lr, stage.optimiser.weight_decay, stage.dropout) == (0.1, 5e-4, 0.0)
+    assert stage.epochs == DIGITS.epochs
+    assert bool(stage.levels) == (found.gamma > 0)
+
+
+def test_the_literature_of_response():
+    known = DIGITS.methods["response"].settings()
+    assert [(s["alpha"], s["temperature"]) for s in known] == [
+        (0.5, 4.0), (0.1, 4.0), (0.3, 16.0), (0.3, 4.0),
+    ]  # fmt: skip
+    assert all(s["lr"] == 0.1 for s in known)
+
+
+def method(**changes) -> Method:
+    usual = {"stages": plain, "ranges": {"lr": log_uniform(0.01, 1.0), "kind": choice("a", "b"), "depth": integer(1, 3), "weight_decay": uniform(0, 1), "dropout": uniform(0, 0.5)}}  # fmt: skip
+    book = {"lr": 0.1, "kind": "a", "depth": 2, "weight_decay": 0.0, "dropout": 0.0}
+    return Method(**{**usual, "textbook": book, **changes})
+
+
+BOOK = method().textbook
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"textbook": {**BOOK, "lr": 2.0}}, r"lr=2.0 lies outside its range 0.01 .. 1 log"),
+        ({"textbook": {**BOOK, "kind": "c"}}, "'c'"),
+        ({"textbook": {**BOOK, "depth": 4}}, "depth=4"),
+        ({"textbook": {"lr": 0.1}}, r"lacks \['depth'"),
+        ({"textbook": {**BOOK, "alpha": 1}}, "alpha, which has no range"),
+        ({"literature": ({"lr": 1e-3},)}, "lr=0.001"),
+        ({"literature": ({"beta": 1e-3},)}, "beta, which has no range"),
+        ({"ranges": {"lr": log_uniform(0.01, 1.0)}}, "plain takes"),
+        ({"ranges": {**method().ranges, "more": uniform(0, 1)}}, "plain takes"),
+    ],
+)
+def test_a_method_that_contradicts_itself(changes, says):
+    with pytest.raises(ValueError, match=says):
+        method(**changes)
+
+
+def test_settings_are_complete_and_each_once():
+    made = method(literature=({"depth": 3}, {}, {"depth": 3}, {"kind": "b", "lr": 0.5}))
+    assert made.settings() == [
+        dict(BOOK), {**BOOK, "depth": 3}, {**BOOK, "kind": "b", "lr": 0.5},
+    ]  # fmt: skip
+
+
+# --set
+
+
+def test_a_field_is_changed_and_keeps_its_type():
+    for given, name, value in [
+        ("batch_size=32", "batch_size", 32),
+        (" epochs = 3", "epochs", 3),
+        ("momentum=0", "momentum", 0.0),
+        ("nesterov=false", "nesterov", False),
+        ("optimiser=adamw", "optimiser", "adamw"),
+        ("decay_at=0.5,0.75", "decay_at", (0.5, 0.75)),
+        ("decay_at=0.5", "decay_at", (0.5,)),
+        ("decay_at=[0.3,0.6]", "decay_at", (0.3, 0.6)),
+        ("decay_at=()", "decay_at", ()),
+        ("levels=low,high", "levels", ("low", "high")),
+        ("levels=high", "levels", ("high",)),
+        ("student=nets.py:small", "student", "nets.py:small"),
+    ]:
+        changed = space.change(DIGITS, given)
+        assert getattr(changed, name) == value
+        assert type(getattr(changed, name)) is type(value)
+        assert dataclasses.replace(changed, **{name: getattr(DIGITS, name)}) == DIGITS
+
+
+def test_every_plain_field_can_be_set_to_what_it_is():
+    for name, value in space.plain_fields(DIGITS).items():
+        assert space.change(DIGITS, f"{name}={value}") == DIGITS, name
+
+
+def test_a_range_is_pinned_in_every_method_that_has_it():
+    pinned = space.change(DIGITS, "temperature=4")
+    for name, before in DIGITS.methods.items():
+        after = pinned.methods[name]
+        assert "temperature" not in after.ranges
+        has = "temperature" in before.ranges
+        assert dict(after.fixed) == ({"temperature": 4.0} if has else {})
+        assert after.settings()[0].keys() == after.ranges.keys()
+        stage = pinned.stages(name, after.settings()[0])[0]
+        assert stage.weights.temperature == (4.0 if has else 1.0)
+    # without temperature two of the literature's settings are the same
+    assert [s["alpha"] for s in pinned.methods["response"].settings()] == [0.5, 0.1, 0.3]
+    again = space.change(pinned, "temperature=2")
+    assert dict(again.methods["combined"].fixed) == {"temperature": 2.0}
+
+
+def test_pinned_values_keep_the_type_of_their_range():
+    made = dataclasses.replace(DIGITS, methods={"m": method()})
+    fixed = {}
+    for given in ("lr=1", "depth=3", "kind=b"):
+        fixed |= space.change(made, given).methods["m"].fixed
+    assert fixed == {"lr": 1.0, "depth": 3, "kind": "b"}
+    assert [type(v) for v in fixed.values()] == [float, int, str]
+    with pytest.raises(UsageError, match=r"2\.5"):
+        space.change(made, "depth=2.5")
+
+
+def test_all_ranges_pinned_is_one_setting():
+    pinned = DIGITS
+    for given in ("lr=0.1", "weight_decay=0", "dropout=0"):
+        pinned = space.change(pinned, given)
+    assert pinned.methods["no_kd"].ranges == {}
+    assert pinned.methods["no_kd"].settings() == [{}]
+    assert pinned.stages("no_kd", {})[0].optimiser.lr == 0.1
+
+
+def test_what_is_set_is_checked():
+    for given, says in [
+        ("nothing", "NAME=VALUE"), ("=1", "NAME=VALUE"), ("epochs=0", "epochs >= 1"),
+        ("lr=x", "'x'"), ("epochs=1.5", "int is wanted"), ("nesterov=1", "bool is wanted"),
+        ("batch_size=True", "int is wanted"), ("temprature=1", "did you mean 'temperature'"),
+        ("methods=no_kd", "unknown name"),
+    ]:  # fmt: skip
+        with pytest.raises(UsageError, match=says):
+            space.change(DIGITS, given)
+
+
+def test_a_subset_keeps_the_spaces_order():
+    chosen = space.subset(DIGITS, ["combined", "no_kd"])
+    assert list(chosen.methods) == ["no_kd", "combined"]
+    with pytest.raises(UsageError, match="did you mean 'feature'"):
+        space.subset(DIGITS, ["features"])
+
+
+@pytest.mark.parametrize("field", ["trials", "epochs", "teacher_epochs"])
+def test_counts_are_at_least_one(field):
+    with pytest.raises(ValueError, match=f"{field} >= 1 must hold, but got 0"):
+        dataclasses.replace(DIGITS, **{field: 0})
+
+
+def test_a_space_without_methods_or_with_a_name_twice():
+    with pytest.raises(ValueError, match="at least one method"):
+        dataclasses.replace(DIGITS, methods={})
+
+    def stages(chosen, *, batch_size):
+        return ()
+
+    twice = Method(stages=stages, ranges={"batch_size": integer(2, 9)}, textbook={"batch_size": 4})
+    with pytest.raises(ValueError, match="batch_size is both a field"):
+        dataclasses.replace(DIGITS, methods={"m": twice})
+
+
+def test_check_names_the_method_that_cannot_be_built():
+    with pytest.raises(UsageError, match=r"space digits_kd, method no_kd: .*momentum=2"):
+        space.change(DIGITS, "momentum=2").check()
+
+
+# Ranges
+
+
+@pytest.mark.parametrize(
+    ("made", "shown", "bounds", "kind"),
+    [
+        (uniform(0, 0.5), "0 .. 0.5", (0.0, 0.5, False), "double"),
+        (log_uniform(1e-5, 20), "1e-05 .. 20 log", (1e-5, 20.0, True), "double"),
+        (integer(1, 5), "1 .. 5", (1, 5, False), "int64"),
+        (choice("a", "b"), "a | b", None, "string"),
+        (choice(1, 2), "1 | 2", None, "int64"),
+        (choice(True, False), "True | False", None, "bool"),
+        (choice(0.5, 1.0), "0.5 | 1.0", None, "double"),
+        (choice(1, "a"), "1 | a", None, "string"),
+    ],
+)
+def test_ranges_in_words_numbers_columns_and_json(made, shown, bounds, kind):
+    assert space.shown(made) == shown
+    assert space.bounds({"x": made}) == ({"x": bounds} if bounds else {})
+    assert space.column_type(made) == kind
+    assert json_to_distribution(space.to_json(made)) == made
+
+
+def test_stages_are_a_pure_function():
+    for name, chosen in DIGITS.methods.items():
+        config = chosen.settings()[0]
+        assert DIGITS.stages(name, config) == DIGITS.stages(name, dict(config))
+    assert Path(space.__file__).parent != space.folder()
