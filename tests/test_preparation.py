@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests import making
+from tests import made_study, making
 from tune_kd import measure, models, preparation, recipe
 from tune_kd.errors import UsageError
 
@@ -18,6 +18,8 @@ def config():
         "student": "digits_student",
         "batch_size": 8,
         "sources": [],
+        "levels": ["low", "mid", "high"],
+        "dropout": True,
     }
 
 
@@ -81,7 +83,35 @@ def test_an_unknown_network_is_said(config, tmp_path):
         preparation.prepare({**config, "teacher": "digits_teacherr"}, making.site_in(tmp_path))
 
 
-def test_what_a_study_records_is_a_computes_fields(config, tmp_path):
-    found = preparation.prepare(config, making.site_in(tmp_path / "cache"))
-    chosen = {name: found[name] for name in ("precision", "layout")}
-    assert recipe.rebuild(recipe.Compute, chosen) == recipe.Compute(**chosen)
+class Beside:
+    """In place of a Ray session: the worker's function, called here."""
+
+    resources = made_study.runner.Resources()
+
+    def call(self, function, *arguments, progress):
+        return function(*arguments)
+
+
+def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
+    making.site_in(cache)
+    asked = made_study.request(
+        tmp_path / "runs" / "x", epochs=1, teacher_epochs=1, limit_train=making.LIMIT
+    )
+    study = made_study.opening.begin(
+        asked,
+        made_study.opening.look_at_data(asked),
+        session=Beside(),
+        progress=made_study.Progress(quiet=True),
+    )
+    compute = recipe.rebuild(recipe.Compute, study.manifest["compute"])
+    kept = json.loads((cache / "probe.json").read_text())
+    ((_, chosen),) = kept.items()
+    assert compute == recipe.Compute(precision=chosen["precision"], layout=chosen["layout"])
+    assert study.manifest["device"] == measure.device_name("cpu")
+    measured = {name: rows[0] for name, rows in study.verdicts.items()}
+    assert measured.keys() == {"measure-teacher", "measure-student"}
+    assert measured["measure-student"]["num_params"] == 1030
+    assert measured["measure-teacher"]["latency_ms"] > 0
+    made = made_study.opening.teacher_recipe(study.manifest, asked.space)
+    assert made.compute == compute
+    assert len(making.run(made, making.site_in(cache)).rows) == made.epochs

@@ -58,9 +58,9 @@ def test_without_a_terminal_there_is_a_plain_line_a_trial(study, capsys):
     assert "\x1b" not in err
     assert err.splitlines() == [
         "first",
-        "1/8 no_kd-0000 finished val_accuracy 98.77%, 1 epochs, 30 s; about 1 min 45 s left",
-        "2/8 response-0000 stopped val_accuracy 50.00% (rung 1: made), 1 epochs, 30 s; about 1 min 15 s left",
-        "3/8 feature-0000 failed val_accuracy 40.00% (ValueError: made), 1 epochs, 30 s; about 1 min 15 s left",
+        "1/8 no_kd-0000 finished val_accuracy 98.77 %, 1 epochs, 30 s; about 1 min 45 s left",
+        "2/8 response-0000 stopped val_accuracy 50.00 % (rung 1: made), 1 epochs, 30 s; about 1 min 15 s left",
+        "3/8 feature-0000 failed val_accuracy 40.00 % (ValueError: made), 1 epochs, 30 s; about 1 min 15 s left",
     ]
 
 

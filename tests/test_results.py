@@ -104,7 +104,6 @@ def test_torn_and_foreign_files_are_left_out(storage):
     assert bare(found) == verdict()
 
 
-@pytest.mark.xfail(reason="a Parquet file of somebody else's columns is a KeyError in read_trials")
 def test_a_parquet_file_of_other_columns_is_left_out(storage):
     put(storage, "trials/no_kd-0000.parquet", [verdict()])
     put(storage, "trials/other.parquet", [{"x": 1}], pa.schema({"x": pa.int64()}))

@@ -263,7 +263,6 @@ def test_optuna_hears_of_stopped_failed_and_open_trials(asked):
             )  # fmt: skip
 
 
-@pytest.mark.xfail(reason="the column of a choice of several kinds is a string, its values are not")
 @pytest.mark.parametrize("values", [(1, "a"), (0, 0.5)])
 def test_a_mixed_choice_is_written_and_proposed_again(tmp_path, values):
     def stages(chosen, *, kind, **training):
@@ -313,9 +312,6 @@ def test_epochs_of_open_trials_stay_in_their_files(asked):
     assert {t: len(r) for t, r in whole.rows.items()} == {t: v[-1]["epochs"] for t, v in whole.verdicts.items() if t in whole.rows}  # fmt: skip
 
 
-@pytest.mark.xfail(
-    reason="merge keeps the first verdict['epochs'] rows: none of a measurement's one"
-)
 def test_merging_keeps_the_row_of_a_measurement(asked):
     begun = begin(asked)
     play(begun, asked, score, trials=4)

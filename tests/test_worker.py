@@ -59,7 +59,7 @@ def test_an_attempt_commits_each_epoch_before_it_reports(study):
     seen = []
     for report in worker.attempt(config(study)):
         row = json.loads(report["row"])
-        (on_disk,) = [n for n in study.storage.names("epochs")]
+        (on_disk,) = study.storage.names("epochs")
         found = results.read_epochs_of(study.storage, "no_kd-0000")
         assert what(found)[-1] == what([row])[0]
         seen.append((row["step"], row["last"], study.storage.names("checkpoints/no_kd-0000")))

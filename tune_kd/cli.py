@@ -22,14 +22,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str] | None) -> argparse.Namespace:
         """The options; an unknown one is answered with the nearest known one."""
-        options, rest = self.parse_known_args(arguments)
-        if rest:
-            known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(rest[0].split("=")[0], known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else f"; allowed: {' '.join(known)}"
-            print(f"error: unknown option {rest[0]}{hint}", file=sys.stderr)
-            sys.exit(2)
-        return options
+        known = [name for action in self._actions for name in action.option_strings]
+        words = sys.argv[1:] if arguments is None else arguments
+        for word in words:
+            name = word.split("=")[0]
+            if name.startswith("--") and name != "--" and name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]}?" if near else f"; allowed: {' '.join(known)}"
+                print(f"error: unknown option {name}{hint}", file=sys.stderr)
+                sys.exit(2)
+        return self.parse_args(words)
 
 
 def positive_int(text: str) -> int:

@@ -75,6 +75,7 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
         budget = given.time_budget or float("inf")
         interrupt = runner.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
         if missing:
+            runner.check_address(resources.address)
             record_opening(known, missing, again)
             try:
                 with runner.session(resources, interrupt) as session:

@@ -1,9 +1,10 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import opening, plugins, probes, sampler, space, tasks, worker
+from tune_kd import opening, probes, sampler, space, tasks, worker
 from tune_kd.errors import UsageError
 from tune_kd.opening import Request
 from tune_kd.progress import clock
+from tune_kd.recipe import digest
 from tune_kd.runner import Resources
 from tune_kd.storage import Storage
 
@@ -98,10 +99,11 @@ def _time(request: Request, resources: Resources) -> str:
     except UsageError:
         return "not measured"
     images = request.limit_train or (task.num_train if request.data is None else None)
-    if plugins.is_reference(chosen.student) or not images or task.num_classes is None:
+    if not images or task.num_classes is None:
         return "not measured"
+    files = [digest(code) for code in opening.user_files(request).values()]
     key = probes.timing_key(
-        f"{chosen.student}, {task.num_classes} classes",
+        ", ".join([chosen.student, f"{task.num_classes} classes", *files]),
         shape=(task.channels, task.size, task.size),
         device=probes.gpu_name() if resources.gpus else probes.cpu_name(),
         threads=max(1, int(resources.cpus)),

@@ -8,6 +8,8 @@ def prepare(address: str | None) -> None:
     os.environ.update(
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
+        RAY_DEDUP_LOGS="1",
+        RAY_DEDUP_LOGS_SKIP_REGEX="^",  # a dead worker's obituary, which Ray prints on our stdout
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
         TUNE_DISABLE_SIGINT_HANDLER="1",  # the runner takes SIGINT and SIGTERM alike

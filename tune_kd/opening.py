@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import data, models, plugins, results, runner, sampler, space, study, tasks, worker
+from tune_kd import (
+    data,
+    losses,
+    models,
+    plugins,
+    results,
+    runner,
+    sampler,
+    space,
+    study,
+    tasks,
+    worker,
+)
 from tune_kd.errors import UsageError
 from tune_kd.progress import Progress
 from tune_kd.recipe import Compute, Images, LossWeights, Recipe, digest, rebuild
@@ -159,21 +171,35 @@ def exists(request: Request, material: Material) -> bool:
     lines = study.differences(known.manifest, described(request, material))
     planned = max(known.manifest["trials"], len(known.of("search")))
     if not lines and planned > request.each * len(request.space.methods):
-        lines = [f"it has {planned} trials, which may only be raised"]
+        raise UsageError(
+            f"{request.storage.uri} has {planned} trials already; --trials may only be raised"
+        )
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise UsageError(f"{request.storage.uri} is another study: {lines[0]}{more}; choose another --name")  # fmt: skip
     return True
 
 
-def check_teacher(request: Request, material: Material) -> None:
-    """A foreign checkpoint must fit the teacher's network; said before Ray starts."""
-    if request.teacher is None:
-        return
-    shape = models.Shape(num_classes=material.images.num_classes, channels=material.images.channels)
-    model = models.build(request.space.teacher, shape=shape, base=request.file.parent)
-    state = models.load_weights(request.teacher)
-    models.checked_load(model, state, what=f"--teacher {request.teacher}")
+def check_networks(request: Request, material: Material) -> None:
+    """Networks, taps, losses and a foreign checkpoint must fit the space; said before Ray starts.
+
+    Raises:
+        UsageError: an unknown network or loss, one that lacks a level or the dropout that is searched,
+            or a checkpoint of another architecture.
+    """
+    chosen, base = request.space, request.file.parent
+    images = material.images
+    shape = models.Shape(num_classes=images.num_classes, channels=images.channels)
+    searched = any("dropout" in method.ranges for method in chosen.methods.values())
+    dropout = 0.1 if searched else 0.0
+    student = models.build(chosen.student, shape=shape, dropout=dropout, base=base)
+    teacher = models.build(chosen.teacher, shape=shape, base=base)
+    losses.find_feature_loss(chosen.feature_loss, base=base)
+    for model in (student, teacher):
+        models.Taps(model, chosen.levels if uses_features(chosen) else ()).remove()
+    if request.teacher is not None:
+        state = models.load_weights(request.teacher)
+        models.checked_load(teacher, state, what=f"--teacher {request.teacher}")
 
 
 def base_config(
@@ -215,8 +241,6 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
             "student": shipped(chosen.student),
             "batch_size": chosen.batch_size,
             "sources": [digest(code) for code in files.values()],
-            "levels": list(chosen.levels) if uses_features(chosen) else [],
-            "dropout": any("dropout" in method.ranges for method in chosen.methods.values()),
             **_worker_config(request.data, session.resources),
         },
         progress=progress,
@@ -409,8 +433,16 @@ def model_of(storage: Storage) -> str:
 
 
 def teacher_trial(study_: Study) -> str:
-    """The name of the trial that made the study's teacher."""
-    return f"teacher-{study_.manifest['teacher_model'][:8]}"
+    """The name of the trial that made the study's teacher, or of the next try at it."""
+    tries = [p.trial for p in study_.of("teach")] + [
+        trial for trial, rows in study_.verdicts.items() if rows[-1]["phase"] == "teach"
+    ]
+    tries = list(dict.fromkeys(tries))
+    for trial in tries:
+        if trial not in study_.verdicts or study_.verdicts[trial][-1]["status"] == "finished":
+            return trial
+    name = f"teacher-{study_.manifest['teacher_model'][:8]}"
+    return f"{name}-{len(tries) + 1}" if tries else name
 
 
 def has_teacher(study_: Study) -> bool:
@@ -422,26 +454,28 @@ def has_teacher(study_: Study) -> bool:
 def ensure_teacher(
     study_: Study, request: Request, *, session: Session, progress: Progress
 ) -> None:
-    """Import, reuse or train the teacher. CannotGoOnError where its training failed."""
+    """Import, reuse or train the teacher. CannotGoOnError where that failed."""
     if has_teacher(study_):
         return
     fingerprint = study_.manifest["teacher_model"]
+    if not request.teacher and _reuse(study_, fingerprint, progress):
+        return
+    recipe = teacher_recipe(study_.manifest, request.space)
     if request.teacher:
         _import_teacher(study_, request.teacher, fingerprint)
-        return
-    if _reuse(study_, fingerprint, progress):
-        return
+        recipe = replace(recipe, stages=(), start=fingerprint)  # measured as it is
+        progress.say(f"measuring the teacher {request.teacher}")
+    else:
+        epochs = request.space.teacher_epochs
+        progress.say(f"training the teacher {request.space.teacher}, {epochs} epochs")
     proposal = Proposal(
         trial=teacher_trial(study_),
         phase="teach",
         method="",
         number=0,
         seed=study_.manifest["seed"],
-        origin="textbook",
-        recipe=teacher_recipe(study_.manifest, request.space),
-    )
-    progress.say(
-        f"training the teacher {request.space.teacher}, {request.space.teacher_epochs} epochs"
+        origin="file" if request.teacher else "textbook",
+        recipe=recipe,
     )
     progress.follow(study_, "teach", 1)
     runner.run(
@@ -454,37 +488,27 @@ def ensure_teacher(
     row = study_.verdicts[proposal.trial][-1]
     if row["status"] != "finished":
         raise runner.CannotGoOnError(f"the teacher failed: {row['reason']}")
-    _keep(study_, proposal.trial, fingerprint)
+    if not request.teacher:
+        _keep(study_, proposal.trial, fingerprint)
 
 
 def _import_teacher(study_: Study, file: Path, fingerprint: str) -> None:
-    """A foreign checkpoint becomes the study's teacher; its row says where it came from."""
+    """A foreign checkpoint becomes the study's teacher; nothing of it is unpickled."""
     from safetensors.torch import save
 
-    state = models.load_weights(file)
-    plain = {k.removeprefix("module."): v.contiguous() for k, v in state.items()}
+    plain = {name: value.contiguous() for name, value in models.load_weights(file).items()}
     header = {"source": file.name, "fingerprint": fingerprint}
     study_.storage.write(f"models/{fingerprint}.safetensors", bytes(save(plain, metadata=header)))
-    row = _measure_row(study_, "teacher", {}, study_.manifest["device"])
-    row |= {
-        "phase": "teach",
-        "trial": teacher_trial(study_),
-        "origin": "file",
-        "reason": f"from {file.name}, which may have seen validation images",
-        "fingerprint": fingerprint,
-    }
-    study_.put_verdict(row["trial"], [row])
 
 
 def _keep(study_: Study, trial: str, fingerprint: str) -> None:
     """Rows beside the weights, and a copy of both in this node's cache, for later studies."""
     schema = results.trial_schema({})
     rows = [{k: v for k, v in r.items() if k in schema.names} for r in study_.verdicts[trial]]
-    study_.storage.write(f"models/{fingerprint}.epochs.parquet", results.encode(study_.rows[trial], results.epoch_schema()))  # fmt: skip
+    epochs = results.encode(study_.rows[trial], results.epoch_schema())
+    study_.storage.write(f"models/{fingerprint}.epochs.parquet", epochs)
     study_.storage.write(f"models/{fingerprint}.trials.parquet", results.encode(rows, schema))
-    cache = Storage(worker.cache_folder())
-    for suffix in ("safetensors", "epochs.parquet", "trials.parquet"):
-        cache.write(f"models/{fingerprint}.{suffix}", study_.storage.read(f"models/{fingerprint}.{suffix}"))  # fmt: skip
+    _copy(fingerprint, study_.storage, Storage(worker.cache_folder()))
 
 
 def _reuse(study_: Study, fingerprint: str, progress: Progress) -> bool:
@@ -495,18 +519,26 @@ def _reuse(study_: Study, fingerprint: str, progress: Progress) -> bool:
             continue
         rows, _ = results.decode(place.read(f"{name}.trials.parquet"))
         epochs, _ = results.decode(place.read(f"{name}.epochs.parquet"))
-        study_.storage.write(f"{name}.safetensors", place.read(f"{name}.safetensors"))
-        origin = rows[-1]["study"]
-        trial = teacher_trial(study_)
+        _copy(fingerprint, place, study_.storage)
+        _copy(fingerprint, place, Storage(worker.cache_folder()))
+        trial, origin = teacher_trial(study_), rows[-1]["study"]
         epochs = [{**row, "study": study_.name, "trial": trial} for row in epochs]
-        study_.storage.write(f"epochs/{trial}.0.parquet", results.encode(epochs, results.epoch_schema()))  # fmt: skip
-        study_.rows[trial] = epochs
         taken = {"study": study_.name, "trial": trial, "reason": f"trained by study {origin}"}
+        data_ = results.encode(epochs, results.epoch_schema())
+        study_.storage.write(f"epochs/{trial}.0.parquet", data_)
+        study_.rows[trial] = epochs
         study_.put_verdict(trial, [{**row, **taken} for row in rows])
-        _keep(study_, trial, fingerprint)
         progress.say(f"teacher {fingerprint} found: {taken['reason']}")
         return True
     return False
+
+
+def _copy(fingerprint: str, place: Storage, to: Storage) -> None:
+    """Weights and rows of a model; the trials' rows last, since they say that all is there."""
+    if place.uri != to.uri and not to.exists(f"models/{fingerprint}.trials.parquet"):
+        for suffix in ("safetensors", "epochs.parquet", "trials.parquet"):
+            name = f"models/{fingerprint}.{suffix}"
+            to.write(name, place.read(name))
 
 
 def _places(study_: Study) -> list[Storage]:

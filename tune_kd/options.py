@@ -48,7 +48,7 @@ def add_study(parser: cli.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="pin a range or change a field of the space; repeatable",
+        help="pin a range or change a field of the space, such as temperature=4 or batch_size=64; repeatable",
     )
     add(
         "--out",
@@ -60,7 +60,7 @@ def add_study(parser: cli.Parser) -> None:
         "--seed",
         type=cli.whole,
         default=0,
-        help="of the split, the views, all trials and proposals [%(default)s]",
+        help="of the split, the augmentation, all trials and proposals [%(default)s]",
     )
 
 
@@ -72,7 +72,12 @@ def add_search(parser: cli.Parser) -> None:
         type=cli.positive_int,
         help="a total, rounded up to equal counts a method; failed trials count [the space's]",
     )
-    add("--methods", nargs="+", metavar="METHOD", help="a subset [all]")
+    add(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="which of the space's methods, such as no_kd response [all]",
+    )
     add(
         "--resume",
         action="store_true",
@@ -96,12 +101,12 @@ def add_resources(parser: cli.Parser) -> None:
         "--cpus-per-trial",
         type=cli.amount,
         default=1.0,
-        help="[1]",
+        help="CPU cores of a trial [1]",
     )
     add(
         "--gpus-per-trial",
         type=cli.amount,
-        help="fractions allowed [1 where this machine has a GPU, else 0; with an address it must be said]",
+        help="GPUs of a trial; 0.25 puts four on one GPU [1 where this machine has a GPU, else 0; with an address it must be said]",
     )
     add(
         "--max-concurrent",
@@ -113,7 +118,7 @@ def add_resources(parser: cli.Parser) -> None:
         "--time-budget",
         type=cli.duration,
         metavar="TIME",
-        help="stop after 90s, 45m or 2h; the same command goes on [none]",
+        help="stop after 90s, 45m or 2h, to be gone on with later [none]",
     )
     add(
         "--address",
@@ -188,7 +193,8 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
             f"--name {name}: a plain name is wanted; --out is the folder that holds studies"
         )
     teacher = getattr(options, "teacher", None)
-    if teacher is not None and not teacher.is_file():
+    teacher = teacher.expanduser() if teacher else None
+    if teacher and not teacher.is_file():
         raise UsageError(f"--teacher {teacher}: there is no such file")
     return Request(
         space=space,
@@ -199,7 +205,7 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
         seed=options.seed,
         sampler=getattr(options, "sampler", "tpe"),
         scheduler=getattr(options, "scheduler", "asha"),
-        teacher=teacher,
+        teacher=teacher.absolute() if teacher else None,
         resume=getattr(options, "resume", True),
         command=command,
     )

@@ -12,26 +12,19 @@ def prepare(config: dict[str, Any], site: trial.Site) -> dict[str, Any]:
     """Precision and layout by timing the student's training step, then both networks' footprint.
 
     Each answer is kept in the node's cache, so that two studies on one machine choose alike.
-
-    Raises:
-        UsageError: a network that lacks a level or the dropout that the space asks for.
     """
     images: Images = rebuild(Images, config["images"])
     shape = (images.channels, images.size, images.size)
     device = torch.device(site.device)
 
-    def network(name: str, dropout: float = 0.0) -> torch.nn.Module:
+    def network(name: str) -> torch.nn.Module:
         wanted = models.Shape(num_classes=images.num_classes, channels=images.channels)
-        return models.build(name, shape=wanted, dropout=dropout, base=site.code).to(device)
+        return models.build(name, shape=wanted, base=site.code).to(device)
 
     def label(name: str) -> str:
         parts = [name, f"{images.num_classes} classes", *config["sources"]]
         return ", ".join(parts)
 
-    # said here, before the first trial, rather than by every trial
-    network(config["student"], dropout=0.1 if config["dropout"] else 0.0)
-    for role in ("teacher", "student"):
-        models.Taps(network(config[role]), config["levels"]).remove()
     step = measure.Step(
         network=label(config["student"]),
         shape=shape,

@@ -151,7 +151,7 @@ def _line(study: Study, row: Row) -> str:
     for name in (study.metric, "test_accuracy"):
         value = finite(row, name)
         if value is not None:
-            words.append(f"{name} {shown(name, value)}{METRICS[name].unit}")
+            words.append(f"{name} {shown(name, value)} {METRICS[name].unit}")
     if row["reason"]:
         words.append(f"({row['reason']})")
     return " ".join(words) + f", {row['epochs']} epochs, {clock(row['seconds'])}"

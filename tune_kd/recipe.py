@@ -84,7 +84,7 @@ class Optimiser:
     decay_factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _demand("name in (sgd, adamw)", self.name in ("sgd", "adamw"), name=self.name)
+        _demand("optimiser in (sgd, adamw)", self.name in ("sgd", "adamw"), optimiser=self.name)
         known = ("cosine", "step", "constant")
         _demand(
             "schedule in (cosine, step, constant)", self.schedule in known, schedule=self.schedule

@@ -142,10 +142,12 @@ def read_folder(storage: Storage, folder: str) -> dict[str, list[Row]]:
     replaced: set[str] = set()
     for name in storage.names(folder, ".parquet"):
         try:
-            files[name], gone = decode(storage.read(f"{folder}/{name}"))
+            rows, gone = decode(storage.read(f"{folder}/{name}"))
         except (FileNotFoundError, pa.ArrowInvalid):
             continue  # deleted since it was listed, or not ours: our own are written whole
-        replaced.update(gone)
+        if all(row.keys() >= _WHO.keys() for row in rows):
+            files[name] = rows
+            replaced.update(gone)
     return {name: rows for name, rows in files.items() if name not in replaced}
 
 

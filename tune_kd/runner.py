@@ -128,11 +128,11 @@ class Session:
         self.interrupt.listen()
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         # short, since paths of sockets may have 107 bytes, and of this user alone
-        self._folder = Path(tempfile.mkdtemp(prefix="tkd-"))
+        _remove_dead_folders()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"tkd-{os.getpid()}-"))
         mask = os.umask(0o077)  # Ray writes its token and its files with the umask
         try:
             if self.resources.address:
-                _check_port(self.resources.address)
                 _join(self.resources.address, **quiet)
             else:
                 slots = math.ceil(self.resources.max_concurrent * self.resources.cpus)
@@ -227,6 +227,18 @@ class Session:
                 raise UsageError(problem)
 
 
+def _remove_dead_folders() -> None:
+    """Folders of Rays whose driver was killed: nothing else deletes them."""
+    for path in Path(tempfile.gettempdir()).glob("tkd-*-*"):
+        pid = path.name.split("-")[1]
+        with contextlib.suppress(OSError):
+            if pid.isdigit() and path.stat().st_uid == os.getuid():
+                try:
+                    os.kill(int(pid), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
 def _sees(uri: str, marker: str) -> str:
     from tune_kd.storage import Storage
 
@@ -244,16 +256,18 @@ def _join(address: str, **quiet: Any) -> None:
         raise UsageError(f"--address {address}: cannot join: {worker.explain(error)}") from None
 
 
-def _check_port(address: str) -> None:
-    """ray.init at an address where nothing listens aborts the process after minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def check_address(address: str | None) -> None:
+    """Something must listen there: else ray.init aborts the process, after minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not port.isdigit():
-        return  # auto
+        return  # none, or auto
     try:
         with socket.create_connection((host, int(port)), timeout=5):
             return
     except OSError as error:
-        raise UsageError(f"--address {address}: nothing answers there ({error}); start Ray first or leave --address out") from None  # fmt: skip
+        raise UsageError(
+            f"--address {address}: nothing answers there ({error}); start Ray first or leave --address out"
+        ) from None
 
 
 def run(

@@ -25,8 +25,6 @@ from tune_kd.results import Row
 from tune_kd.space import SearchSpace
 from tune_kd.study import Proposal, Study
 
-SAMPLERS = ("tpe", "random", "gp")
-SCHEDULERS = ("asha", "none")
 REDUCTION = 3  # of trials that reach a rung, the best third goes on
 LITERATURE_EVERY = 4  # at most a quarter of a method's trials come from the literature
 
@@ -62,7 +60,13 @@ def sample(
         warnings.simplefilter("ignore")  # experimental arguments that newer versions make default
         study = optuna.create_study(direction="maximize", sampler=_sampler(kind, seed))
         study.add_trials(list(trials))
-        return dict(study.ask(ranges).params)
+        params = dict(study.ask(ranges).params)
+        if params in [trial.params for trial in trials]:
+            # Optuna's GPSampler does not hear of stopped trials and may repeat one
+            params = dict(
+                optuna.create_study(sampler=RandomSampler(seed=seed % 2**32)).ask(ranges).params
+            )
+        return params
 
 
 def _sampler(kind: str, seed: int) -> BaseSampler:

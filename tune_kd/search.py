@@ -55,12 +55,15 @@ def search(request: "Request", resources: "Resources", given: Namespace, again: 
     from tune_kd import opening, progress, runner, study
 
     material = opening.look_at_data(request)
-    opening.check_teacher(request, material)
+    opening.check_networks(request, material)
     there = opening.exists(request, material)
+    runner.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = runner.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with study.locked(request.storage):
+        # asked again: another driver may have begun it before this one had the lock
+        there = there or opening.exists(request, material)
         known = study.Study(request.storage) if there else None
         if known is None or not planned_is_done(known, request):
             try:

@@ -192,11 +192,14 @@ class SearchSpace:
         return chosen.stages(self, **{**config, **chosen.fixed})
 
     def check(self) -> None:
-        """Every method's textbook setting builds its stages; UsageError says which does not."""
+        """Every method builds its stages, to the ends of its ranges; UsageError says which does not."""
         for name, method in self.methods.items():
+            book = method.settings()[0]
+            ends = [{n: end} for n, b in bounds(method.ranges).items() for end in b[:2]]
             try:
-                self.stages(name, method.settings()[0])
                 self.teacher_stages()
+                for change in ({}, *ends):
+                    self.stages(name, {**book, **change})
             except (TypeError, ValueError) as error:
                 raise UsageError(f"space {self.name}, method {name}: {error}") from None
 

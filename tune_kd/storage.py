@@ -6,6 +6,7 @@ is visible only when its upload is complete (and there is no rename).
 
 import contextlib
 import os
+import time
 import urllib.parse
 import uuid
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from pyarrow import fs
 
 from tune_kd.errors import UsageError
+
+LEFTOVER_S = 3600.0  # a lingering worker may still be renaming a younger temporary file
 
 
 class Storage:
@@ -87,6 +90,14 @@ class Storage:
         with contextlib.suppress(FileNotFoundError, OSError):
             self._fs.delete_dir(f"{self._root}/{name}")
 
+    def remove_leftovers(self, folder: str) -> None:
+        """Delete what killed writers left half-written on a disk, an hour ago or more."""
+        if self.local:
+            for path in (self.local / folder).glob(".*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                        path.unlink()
+
     def check_writable(self) -> None:
         """One small file written and deleted; UsageError says what stands in the way."""
         probe = f".probe-{uuid.uuid4().hex}"
@@ -144,11 +155,19 @@ def _s3(uri: str, patient: bool) -> tuple[fs.FileSystem, str, str]:
         )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options.setdefault("region", region or "us-east-1")
-    system = fs.S3FileSystem(
+    # pyarrow reads these for an address, but not for a file system with timeouts of its own
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        options.setdefault("endpoint_override", endpoint)
+    settings = {
         **options,
-        request_timeout=60 if patient else 5,
-        connect_timeout=10 if patient else 3,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=10 if patient else 2),
-    )
+        "request_timeout": 60 if patient else 5,
+        "connect_timeout": 10 if patient else 3,
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=10 if patient else 2),
+    }
+    try:  # one request for a small object instead of three, where pyarrow is new enough
+        system = fs.S3FileSystem(**settings, allow_delayed_open=True)
+    except TypeError:
+        system = fs.S3FileSystem(**settings)
     query = f"?{parts.query}" if parts.query else ""
     return system, f"{parts.netloc}{parts.path}".rstrip("/"), query

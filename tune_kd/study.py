@@ -27,6 +27,7 @@ from tune_kd.storage import Storage
 
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "sources", "images")  # fmt: skip
+REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
 MERGE_AT = 64  # verdicts in files of their own before they are merged
 
 
@@ -176,6 +177,10 @@ class Study:
     def describe(self, proposal: Proposal) -> Row:
         """The columns of a trial's row that are known before it starts."""
         config = {f"config.{k}": v for k, v in proposal.config.items()}
+        for name, value in config.items():  # a choice of several kinds has a column of text
+            if not isinstance(value, str) and name in self._schema.names:
+                text = self._schema.field(name).type == results.TEXT
+                config[name] = json.dumps(value) if text else value
         return {
             "schema": SCHEMA_VERSION,
             "study": self.name,
@@ -230,7 +235,8 @@ class Study:
         names = [n for n in self.storage.names("epochs", ".parquet") if self._is_over(n)]
         if len(names) > 1:
             over = [t for t in self.verdicts if t in self.rows]
-            rows = [row for t in over for row in self.rows[t][: self.verdicts[t][-1]["epochs"]]]
+            # a measurement has one row, of epoch 0
+            rows = [r for t in over for r in self.rows[t][: self.verdicts[t][-1]["epochs"] or 1]]
             schema = results.epoch_schema()
             results.merge(self.storage, "epochs", rows, schema=schema, replaces=names)
 
@@ -246,6 +252,8 @@ class Study:
 
     def clean(self) -> None:
         """Finish what a kill interrupted: merged files' originals, checkpoints of ended trials."""
+        for folder in ("trials", "epochs", "proposals", "models", "students"):
+            self.storage.remove_leftovers(folder)
         for folder in ("trials", "epochs"):
             results.delete_replaced(self.storage, folder)
         for trial in self.storage.names("checkpoints"):
@@ -327,8 +335,10 @@ def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:
     if isinstance(known, dict) and isinstance(asked, dict):
-        for key in sorted({*known, *asked}):
+        for key in sorted({*known, *asked} - REPEATED):
             yield from _differences(f"{where}.{key}", known.get(key), asked.get(key))
+    elif known != asked and (known is None or asked is None):
+        yield f"{where} is {'not there, but asked for' if known is None else 'there, but not asked for'}"
     elif known != asked:
         yield f"{where} is {known!r} there, but {asked!r} is asked for"
 

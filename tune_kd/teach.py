@@ -34,11 +34,15 @@ def main(arguments: list[str]) -> int:
     request = options.request(given, command=again, name=name)
     resources = options.wanted_resources(given)
     material = opening.look_at_data(request)
+    opening.check_networks(request, material)
     there = opening.exists(request, material)
+    runner.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = runner.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with study.locked(request.storage):
+        # asked again: another driver may have begun it before this one had the lock
+        there = there or opening.exists(request, material)
         known = study.Study(request.storage) if there else None
         if known is None or not opening.has_teacher(known):
             try:

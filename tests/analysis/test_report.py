@@ -11,6 +11,7 @@ import pytest
 
 from analysis import report
 from analysis.load import load
+from tune_kd import cli
 from tune_kd.storage import Storage
 
 KEYS = ["teacher_accuracy", "student_accuracy_without_kd", "student_accuracy_with_kd"]
@@ -201,7 +202,7 @@ def test_a_weak_teacher_is_on_top_of_the_page_and_on_stderr(made_up, runs, capsy
 def test_wrong_usage_is_one_line_and_exit_code_2(made_up, runs, capsys, arguments, said):
     made_up.put(runs / "x", made_up.search)
     (runs.parent / "file").write_text("")
-    assert report.main(arguments) == 2
+    assert cli.guarded(report.main, arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
@@ -212,7 +213,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(made_up, runs, capsys, argument
 
 def test_a_table_that_nobody_knows_is_refused_before_anything_is_written(made_up, runs, capsys):
     made_up.put(runs / "x", made_up.search, tables=["top_trails"])
-    assert report.main(["runs/x"]) == 2
+    assert cli.guarded(report.main, ["runs/x"]) == 2
     assert "did you mean 'top_trials'?" in capsys.readouterr().err
     assert not (runs / "x" / "report").exists()
 
@@ -266,5 +267,5 @@ def test_a_bucket_works_like_a_folder(made_up, bucket, capsys):
     written = Storage(address).at("report")
     assert len(written.names("")) == 7
     assert len(pd.read_csv(io.BytesIO(written.read("table.csv")))) == 5
-    assert report.main([bucket.format("y")]) == 2
+    assert cli.guarded(report.main, [bucket.format("y")]) == 2
     assert "has: x" in capsys.readouterr().err

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from analysis.tables import TABLES
 from tune_kd import data, losses, models, results, space, tasks, trial
+from tune_kd.options import SAMPLERS
 from tune_kd.recipe import Images, Recipe, from_json, to_json
-from tune_kd.sampler import SAMPLERS, sample
+from tune_kd.sampler import sample
 
 NAMES = space.names()
 SPACES = {name: space.load(name)[0] for name in NAMES}

@@ -10,6 +10,7 @@ from tests.search import studies
 from tests.search.studies import ALONE, TINY, Command, Recorder
 from tune_kd.storage import Storage
 
+METHODS = ("no_kd", "response", "feature", "combined")  # they take turns in this order
 Moment = Callable[[Command, Path], bool]
 
 
@@ -27,12 +28,8 @@ def says(words: str) -> Moment:
 MOMENTS: dict[str, Moment] = {
     "measuring, no manifest yet": says("measuring a training step"),
     "in the teacher": there("epochs/teacher-*.parquet"),
-    "proposed, not begun": there("proposals/response-0000.json"),
     "after a first epoch": there("epochs/combined-0000.*.parquet"),
-    "at a checkpoint": there("checkpoints/no_kd-0001/00003.*"),
-    "at a verdict": there("trials/response-0001.parquet"),
     "in the last trial": there("epochs/combined-0002.*.parquet"),
-    "while merging": there("*/merged-00001.parquet"),
 }
 
 
@@ -52,6 +49,17 @@ def starts_ray(command: Command) -> bool:
     return seen
 
 
+def compare(study: Path, undisturbed: studies.Rows, recorder: Recorder) -> None:
+    """The rows are the undisturbed ones, no finished epoch was trained twice, the folder is tidy."""
+    assert studies.different(studies.rows(study), undisturbed) == []
+    assert recorder.trained_twice() == []
+    assert recorder.attempts().keys() == studies.finished_epochs(study)
+    storage = Storage(study)
+    assert storage.names("trials") == storage.names("epochs") == ["merged-00001.parquet"]
+    assert storage.names("checkpoints") == []
+    assert len(storage.names("students")) == 4  # the best of each method
+
+
 def test_killed_and_resumed(calm, desk, tmp_path: Path) -> None:
     study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
     with Recorder(study, tmp_path / "kept") as recorder:
@@ -59,36 +67,50 @@ def test_killed_and_resumed(calm, desk, tmp_path: Path) -> None:
         begun = studies.finished_epochs(study)
         desk.done("tune_kd.search", *words, "--resume")
     assert begun < studies.finished_epochs(study)  # it was in the middle
-    assert studies.different(studies.rows(study), calm.rows) == []
-    assert recorder.trained_twice() == []
-    assert recorder.attempts().keys() == studies.finished_epochs(study)
+    compare(study, calm.rows, recorder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("tree", "moments"),
-    [
-        (False, list(MOMENTS)),
-        (True, ["in the teacher", "at a checkpoint", "in the last trial"]),
-    ],
-    ids=["driver", "tree"],
-)
-def test_killed_again_and_again(
-    calm, teacherless, tmp_path: Path, tree: bool, moments: list[str]
-) -> None:
+@pytest.mark.parametrize("tree", [False, True], ids=["driver", "tree"])
+def test_killed_again_and_again(calm, teacherless, tmp_path: Path, tree: bool) -> None:
     study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
     with Recorder(study, tmp_path / "kept") as recorder:
-        for moment in moments:
-            kill_at(teacherless.search(*words, "--resume"), study, MOMENTS[moment], tree=tree)
+        for moment in MOMENTS.values():
+            kill_at(teacherless.search(*words, "--resume"), study, moment, tree=tree)
         teacherless.done("tune_kd.search", *words, "--resume")
-    assert studies.different(studies.rows(study), calm.rows) == []
-    assert recorder.trained_twice() == []
-    assert recorder.attempts().keys() == studies.finished_epochs(study)
-    # what the kills have left over is gone: one file of each kind, nothing of ended trials
-    storage = Storage(study)
-    assert storage.names("trials") == storage.names("epochs") == ["merged-00001.parquet"]
-    assert storage.names("checkpoints") == []
-    assert len(storage.names("students")) == 4
+    compare(study, calm.rows, recorder)
+
+
+@pytest.mark.slow
+def test_killed_before_and_after_exact_writes(calm, desk, tmp_path: Path) -> None:
+    """Between any two writes: what one process has written and another has not heard of."""
+    ended = studies.statuses(calm.study)
+    trials = [f"{method}-{number:04d}" for number in range(3) for method in METHODS]
+    judged, told = [trial for trial in trials if ended[trial] == "stopped"][:2]
+    kills = (
+        "before trials/no_kd-0000.parquet",  # trained to the end, no verdict
+        "after checkpoints/response-0000/00002.*",  # a checkpoint that no row names
+        "after epochs/feature-0000.*",  # a row that nobody was told of
+        "before proposals/combined-0000.json",
+        "after students/combined-0000.safetensors",  # weights of a trial that has no last row
+        f"before trials/{judged}.parquet",  # below its rung, no verdict
+        f"after trials/{told}.parquet",  # a stop that its trial was not told of
+        "after trials/merged-00001.parquet",  # beside what it replaces
+        "before epochs/merged-00001.parquet",
+    )
+    study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
+    armed = {"PYTHONPATH": f"{Path(__file__).with_name('killer')}:{studies.ROOT}"}
+    with Recorder(study, tmp_path / "kept") as recorder:
+        for kill in sorted(kills, key=lambda kill: turn(kill, trials)):
+            command = desk.search(*words, "--resume", **armed, KILL=kill)
+            assert command.wait() == -9, (kill, command.said)
+        desk.done("tune_kd.search", *words, "--resume")
+    compare(study, calm.rows, recorder)
+
+
+def turn(kill: str, trials: list[str]) -> int:
+    """When a search comes to a kill: at its trial, or when all have ended."""
+    return next((n for n, trial in enumerate(trials) if trial in kill), len(trials))
 
 
 @pytest.mark.slow
@@ -101,9 +123,7 @@ def test_two_workers_lose_nothing_and_train_nothing_twice(desk, tmp_path: Path) 
             kill_at(desk.search(*words, "--resume"), study, moment, tree=tree)
         desk.done("tune_kd.search", *words, "--resume")
     ended = studies.statuses(study)
-    assert Counter(trial.split("-")[0] for trial in ended) == dict.fromkeys(
-        ("no_kd", "response", "feature", "combined"), 3
-    )
+    assert Counter(trial.split("-")[0] for trial in ended) == dict.fromkeys(METHODS, 3)
     assert set(ended.values()) <= {"finished", "stopped"}
     assert recorder.trained_twice() == []
     # A trial that was let past a rung just before the kill is judged again, against more trials, and

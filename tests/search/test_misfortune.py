@@ -21,6 +21,7 @@ class Met(NamedTuple):
 
     study: Path
     undisturbed: Path
+    said: str  # with --quiet, on stdout and stderr
     notes: Path
     recorder: Recorder
     desk: Desk
@@ -40,8 +41,9 @@ def met(common_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         Recorder(study, folder / "kept") as recorder,
     ):
         desk.done("tune_kd.search", *words, "undisturbed")
-        desk.done("tune_kd.search", *words, "met", MISFORTUNES=str(notes))
-        yield Met(study, folder / "runs" / "undisturbed", notes, recorder, desk)
+        command = desk.done("tune_kd.search", *words, "met", "--quiet", MISFORTUNES=str(notes))
+        undisturbed = folder / "runs" / "undisturbed"
+        yield Met(study, undisturbed, command.stdout + command.stderr, notes, recorder, desk)
 
 
 def test_failed_trials_count_and_the_study_goes_on(met: Met) -> None:
@@ -88,6 +90,11 @@ def test_a_worker_killed_once_goes_on_with_the_same_rows(met: Met) -> None:
     attempts = {r["trial"]: r["attempts"] for r in results.read_trials(Storage(met.study))}
     assert attempts["dies_once-0000"] == 2  # it really died
     assert met.recorder.trained_twice() == []
+
+
+def test_ray_says_nothing_of_its_dead_workers(met: Met) -> None:
+    said = [line.split(":")[0] for line in met.said.splitlines()]
+    assert said == ["well", "dies_once", "dies", "disk", "12 of 12 trials"]
 
 
 def test_confirm_works_after_that_and_after_a_kill(met: Met, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A study in a bucket: searched, killed, resumed, confirmed and reported like one in a folder."""
 
 import logging
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,11 +122,11 @@ def test_no_credentials(calm, common_cache: Path, tmp_path: Path, client: Any) -
 
 def _require_keys(client: Any, *, after: int = 0) -> None:
     """From the request `after` on, moto checks who asks."""
-    import urllib.request
-
-    body = str(after).encode()
     request = urllib.request.Request(
-        f"{client.meta.endpoint_url}/moto-api/reset-auth", data=body, method="POST"
+        f"{client.meta.endpoint_url}/moto-api/reset-auth",
+        data=str(after).encode(),
+        headers={"Content-Type": "text/plain"},
+        method="POST",
     )
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
