@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> int:
     """Time both in turns and print seconds an epoch and the ratio."""
     parser = common.parser("benchmarks.tape", __doc__)
     add = parser.add_argument
-    add("--images", type=cli.positive_int, default=512, help="[512]")
+    add("--images", type=cli.positive_int, default=384, help="[384]")
     add("--epochs", type=cli.positive_int, default=1, help="of a trial [1]")
     add("--trials", type=cli.positive_int, default=4, help="that share the tape [4]")
     add("--batch-size", type=cli.positive_int, default=128, help="[128]")

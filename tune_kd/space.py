@@ -353,10 +353,7 @@ def change(space: SearchSpace, assignment: str) -> SearchSpace:
             changed: dict[str, Any] = {name: _like(fields[name], value)}
             return dataclasses.replace(space, **changed)
         if name in ranges:
-            distribution = ranges[name]
-            number = isinstance(distribution, FloatDistribution | float)
-            known = 1.0 if number else 1 if isinstance(distribution, IntDistribution) else value
-            value = _like(known, value)
+            value = _within(ranges[name], value)
             methods = {k: m.pin(name, value) for k, m in space.methods.items()}
             return dataclasses.replace(space, methods=methods)
     except ValueError as error:
@@ -372,6 +369,21 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _within(known: Any, value: Any) -> Any:
+    """A value that a range, or a value pinned before, can be pinned to."""
+    if isinstance(known, CategoricalDistribution):
+        if value not in known.choices:
+            raise ValueError(f"one of {shown(known)} is wanted, but got {value!r}")
+        return value
+    if isinstance(known, BaseDistribution):
+        whole = isinstance(known, IntDistribution)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(f"{kind} is wanted, but got {value!r}")
+        return value if whole else float(value)
+    return _like(known, value)
 
 
 def _like(known: Any, value: Any) -> Any:

@@ -26,6 +26,8 @@ class Storage:
         text = str(uri)
         self.local: Path | None = None
         self._query = ""
+        if text.startswith("s3:/") and not text.startswith("s3://"):
+            raise UsageError(f"{text}: write s3://bucket/folder")
         if "://" in text and not text.startswith("file://"):
             self._fs, self._root, self._query = _s3(text, patient)
         else:

@@ -228,7 +228,7 @@ class Study:
 
     def merge(self) -> None:
         """One file of verdicts and one of their epochs."""
-        names = self.storage.names("trials", ".parquet")
+        names = [n for n in self.storage.names("trials", ".parquet") if self._is_over(n)]
         if len(names) > 1:
             rows = [row for found in self.verdicts.values() for row in found]
             results.merge(self.storage, "trials", rows, schema=self._schema, replaces=names)
@@ -248,7 +248,10 @@ class Study:
             self._unmerged = 0
 
     def _is_over(self, name: str) -> bool:
-        return name.startswith("merged-") or name.rsplit(".", 2)[0] in self.verdicts
+        """A file of ours whose trial has its verdict: `<trial>.parquet`, `<trial>.<attempt>.parquet`."""
+        stem = name.removesuffix(".parquet")
+        known = stem in self.verdicts or stem.rpartition(".")[0] in self.verdicts
+        return known or stem.startswith("merged-")
 
     def clean(self) -> None:
         """Finish what a kill interrupted: merged files' originals, checkpoints of ended trials."""
