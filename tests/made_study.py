@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tune_kd import environment, results, space
+from tune_kd import environment, recipes, results, space, spaces
 from tune_kd.recipe import Images
 from tune_kd.storage import Storage
 from tune_kd.study import Proposal, Study
@@ -17,7 +17,7 @@ with mock.patch.dict(
     os.environ
 ):  # what Ray reads when imported; later tests start Rays of their own
     environment.prepare(None)
-    from tune_kd import opening, runner, sampler
+    from tune_kd import opening, sampler, session
     from tune_kd.progress import Progress
 
 Score = Callable[[Proposal, int], float | None]
@@ -29,7 +29,7 @@ IMAGES = Images(
 class Here:
     """In place of a Ray session: what a worker would have measured."""
 
-    resources = runner.Resources()
+    resources = session.Resources()
 
     def call(self, function: Any, *arguments: Any, progress: Progress) -> dict[str, Any]:
         measured = {"num_params": 7.0, "size_mb": 0.1, "latency_ms": 0.2, "latency_ms_sd": 0.01}
@@ -46,7 +46,7 @@ def request(folder: Path, **changes: Any) -> opening.Request:
 
     A change of a field of the space goes into the space.
     """
-    chosen, file = space.load("digits_kd")
+    chosen, file = spaces.load("digits_kd")
     fields = {"epochs": 9, "trials": 24} | {
         k: changes.pop(k) for k in list(changes) if k in (*space.plain_fields(chosen), "methods")
     }
@@ -74,7 +74,7 @@ def plan(study: Study, asked: opening.Request) -> sampler.SearchPlan:
         study,
         asked.space,
         each=asked.each,
-        recipe=lambda method, config: opening.student_recipe(
+        recipe=lambda method, config: recipes.student_recipe(
             study.manifest, asked.space, method=method, config=config
         ),
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests import made_study, making
-from tune_kd import confirm, opening, trial, worker
+from tune_kd import confirm, opening, recipes, teaching, trial, worker
 from tune_kd.errors import UsageError
 from tune_kd.recipe import stream
 from tune_kd.study import Proposal, Study
@@ -49,13 +49,13 @@ def _put_teacher(study, asked):
     fingerprint = study.manifest["teacher_model"]
     study.storage.write(f"models/{fingerprint}.safetensors", making.teacher_file().read_bytes())
     proposal = Proposal(
-        trial=opening.teacher_trial(study),
+        trial=teaching.teacher_trial(study),
         phase="teach",
         method="",
         number=0,
         seed=0,
         origin="textbook",
-        recipe=opening.teacher_recipe(study.manifest, asked.space),
+        recipe=recipes.teacher_recipe(study.manifest, asked.space),
     )
     study.put_verdict(proposal.trial, [{**study.describe(proposal), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
 
@@ -180,7 +180,7 @@ def test_each_opening_of_the_test_split_leaves_a_file(known):
 
 def _attempt(known: Study, proposal):
     """What Ray would run, without Ray; the verdict as the driver writes it."""
-    from tune_kd.runner import Resources
+    from tune_kd.session import Resources
     from tune_kd.study import dump
 
     known.add(proposal)

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from tests import made_study
-from tune_kd import cli, dryrun, probes, search
-from tune_kd.runner import Resources
+from tune_kd import cli, dryrun, probes, search, teaching
+from tune_kd.session import Resources
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ def test_an_existing_study_is_said(tmp_path):
     assert lines(request)["study"].endswith("(gone on with)")
     again = replace(request, resume=False)
     assert "add --resume or choose another --name" in lines(again)["study"]
-    model = made_study.opening.model_of(request.storage)
+    model = teaching.model_of(request.storage)
     assert lines(request)["teacher"] == "digits_teacher, to be trained for 20 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")
     assert lines(request)["teacher"] == f"digits_teacher, found: {model}"

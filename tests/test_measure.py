@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd import measure, models, probes
+from tune_kd import measure, models, probes, weights
 from tune_kd.measure import COMBINATIONS, Step, choose, look_up
 from tune_kd.metrics import METRICS
 from tune_kd.recipe import Compute
@@ -35,13 +35,13 @@ def test_a_measurement_has_the_metrics_and_leaves_the_network_alone() -> None:
     model = network().train()
     model.stage1.eval()
     flags = [module.training for module in model.modules()]
-    before, threads = models.fingerprint(model), torch.get_num_threads()
+    before, threads = weights.fingerprint(model), torch.get_num_threads()
     random = torch.get_rng_state()
     values = measure.measure(model, shape=SHAPE, device="cpu")
     assert values.keys() == {n for n in METRICS if "accuracy" not in n and "loss" not in n}
     assert all(isinstance(v, float) and v > 0 for v in values.values())
     assert [module.training for module in model.modules()] == flags
-    assert models.fingerprint(model) == before
+    assert weights.fingerprint(model) == before
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), random)
 

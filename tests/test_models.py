@@ -11,7 +11,8 @@ from torchvision.models import resnet18
 
 from tune_kd import models
 from tune_kd.errors import UsageError
-from tune_kd.models import Dropout, Shape, Taps, build, checked_load, fingerprint, load_weights
+from tune_kd.models import Dropout, Shape, Taps, build
+from tune_kd.weights import checked_load, fingerprint, load_weights
 
 TEN = Shape(num_classes=10)
 GREY = Shape(num_classes=10, channels=1)

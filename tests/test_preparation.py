@@ -18,8 +18,6 @@ def config():
         "student": "digits_student",
         "batch_size": 8,
         "sources": [],
-        "levels": ["low", "mid", "high"],
-        "dropout": True,
     }
 
 
@@ -86,7 +84,7 @@ def test_an_unknown_network_is_said(config, tmp_path):
 class Beside:
     """In place of a Ray session: the worker's function, called here."""
 
-    resources = made_study.runner.Resources()
+    resources = made_study.session.Resources()
 
     def call(self, function, *arguments, progress):
         return function(*arguments)
@@ -112,6 +110,6 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     assert measured.keys() == {"measure-teacher", "measure-student"}
     assert measured["measure-student"]["num_params"] == 1030
     assert measured["measure-teacher"]["latency_ms"] > 0
-    made = made_study.opening.teacher_recipe(study.manifest, asked.space)
+    made = made_study.recipes.teacher_recipe(study.manifest, asked.space)
     assert made.compute == compute
     assert len(making.run(made, making.site_in(cache)).rows) == made.epochs

@@ -6,7 +6,7 @@ import pytest
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import opening, space
+from tune_kd import opening, space, spaces
 from tune_kd.options import SAMPLERS
 from tune_kd.sampler import FixedPlan, Judge, origin, random_start, rungs
 from tune_kd.study import Proposal
@@ -156,7 +156,7 @@ def test_choices_and_whole_numbers_are_sampled_as_what_they_are(tmp_path, kind):
     def stages(chosen, *, kind, depth, on, **training):
         return space.no_kd(chosen, **training)
 
-    base = space.load("digits_kd")[0].methods["no_kd"]
+    base = spaces.load("digits_kd")[0].methods["no_kd"]
     method = space.Method(
         stages=stages,
         ranges={**base.ranges, **ranges},

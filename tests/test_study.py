@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import results, space, study
+from tune_kd import results, space, spaces, study
 from tune_kd.errors import UsageError
 from tune_kd.storage import Storage
 from tune_kd.study import Study, differences, dump, locked, parse
@@ -88,7 +88,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
         ({"seed": 1}, "seed is 0 there, but 1 is asked for"),
         ({"epochs": 8}, "fields.epochs is 9 there, but 8 is asked for"),
         ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
-        ({"space": space.change(asked.space, "temperature=4")}, "methods.combined"),
+        ({"space": spaces.change(asked.space, "temperature=4")}, "methods.combined"),
     ]:
         other = made_study.opening.described(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.opening.described(replace(asked, **changes), made_study.material())  # fmt: skip
         found = differences(known, other)
@@ -268,7 +268,7 @@ def test_a_mixed_choice_is_written_and_proposed_again(tmp_path, values):
     def stages(chosen, *, kind, **training):
         return space.no_kd(chosen, **training)
 
-    base = space.load("digits_kd")[0].methods["no_kd"]
+    base = spaces.load("digits_kd")[0].methods["no_kd"]
     mixed = space.Method(
         stages=stages,
         ranges={**base.ranges, "kind": space.choice(*values)},

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import making
-from tune_kd import models, tasks, teacher, train, trial
+from tune_kd import models, tasks, teacher, train, trial, weights
 from tune_kd.recipe import Compute, Images, Optimiser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +84,7 @@ def test_training_leaves_the_teacher_as_it_was(site, monkeypatch, method):
     making.run(making.recipe(method, epochs=2), site)
     (frozen,) = kept
     fresh = trial.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
-    assert models.fingerprint(frozen.model) == frozen.fingerprint == models.fingerprint(fresh)
+    assert weights.fingerprint(frozen.model) == frozen.fingerprint == weights.fingerprint(fresh)
     assert not any(module.training for module in frozen.model.modules())
     assert all(p.grad is None for p in frozen.model.parameters())
 

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from tests import making
-from tune_kd import losses, models, train, trial, worker
+from tune_kd import losses, models, train, trial, weights, worker
 from tune_kd.recipe import Compute, LossWeights, Optimiser
 
 FIT = 270  # of making.LIMIT images
@@ -410,10 +410,10 @@ def test_evaluation_is_in_evaluation_mode_over_every_image_once(site):
     model, fold = bench.learner.model, bench.work.fold
     _trained(bench)
     model.train()
-    before = models.fingerprint(model)
+    before = weights.fingerprint(model)
     accuracy, loss = train.evaluate(model, fold.images, fold.validation)
     assert model.training
-    assert models.fingerprint(model) == before
+    assert weights.fingerprint(model) == before
     model.eval()
     with torch.no_grad():
         scores = torch.cat([model(fold.images.batch(i[None])) for i in fold.validation])

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import data, measure, models, tasks, train, trial
+from tune_kd import data, measure, models, recipes, spaces, tasks, train, trial
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
 
@@ -172,9 +172,8 @@ def test_a_baseline_does_not_depend_on_the_teacher(tmp_path):
 
 
 def test_a_searchs_baseline_names_no_teacher_so_its_fingerprint_is_the_same_for_all():
-    from tune_kd import opening, space
 
-    chosen, _ = space.load("digits_kd")
+    chosen, _ = spaces.load("digits_kd")
     found = {}
     for teacher in ("aaaa", "bbbb"):
         manifest = {
@@ -185,7 +184,7 @@ def test_a_searchs_baseline_names_no_teacher_so_its_fingerprint_is_the_same_for_
         }
         for method in chosen.methods:
             config = chosen.methods[method].settings()[0]
-            made = opening.student_recipe(manifest, chosen, method=method, config=config)
+            made = recipes.student_recipe(manifest, chosen, method=method, config=config)
             found.setdefault(method, set()).add(made.fingerprint(0))
     assert {method: len(names) for method, names in found.items()} == {
         "no_kd": 1,

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from tests import made_study
 from tests.made_study import reopened, request
-from tune_kd import models, opening, results, worker
+from tune_kd import models, opening, results, weights, worker
 from tune_kd.recipe import from_json
 from tune_kd.storage import Storage
 
@@ -39,7 +39,7 @@ def study(tmp_path):
 
 
 def config(study, trial: str = "no_kd-0000", **changes) -> dict:
-    from tune_kd.runner import Resources
+    from tune_kd.session import Resources
     from tune_kd.study import dump
 
     base = opening.base_config(study, None, Resources())
@@ -77,7 +77,7 @@ def test_an_attempt_commits_each_epoch_before_it_reports(study):
     assert (header["network"], header["seed"]) == ("digits_student", "0")
     assert header["fingerprint"] == proposal.fingerprint
     model = models.build("digits_student", shape=models.Shape(num_classes=10, channels=1))
-    models.checked_load(model, models.load_weights(path), what="student")
+    weights.checked_load(model, weights.load_weights(path), what="student")
 
 
 @pytest.mark.parametrize("after", [1, 2])

@@ -21,7 +21,7 @@ from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:
     from tune_kd.results import Row
-    from tune_kd.runner import Resources
+    from tune_kd.session import Resources
     from tune_kd.study import Proposal, Study
 
 MODULE = "tune_kd.confirm"
@@ -63,7 +63,7 @@ def open_study(address: str) -> "Study":
 
 def confirm(given: Namespace, resources: "Resources", again: str) -> int:
     """Run what is missing of the list."""
-    from tune_kd import progress, runner, sampler, study
+    from tune_kd import progress, runner, sampler, session, study
     from tune_kd.opening import base_config
 
     with study.locked(open_study(given.study).storage):
@@ -73,26 +73,26 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
         missing = [p for p in planned if p.trial not in known.verdicts]
         shown = progress.Progress(quiet=given.quiet)
         budget = given.time_budget or float("inf")
-        interrupt = runner.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
+        interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
         if missing:
-            runner.check_address(resources.address)
+            session.check_address(resources.address)
             record_opening(known, missing, again)
             try:
-                with runner.session(resources, interrupt) as session:
+                with session.session(resources, interrupt) as started:
                     if resources.address:
-                        session.check_nodes(known)
+                        started.check_nodes(known)
                     shown.follow(known, "confirm", len(planned))
                     runner.run(
                         known,
                         lambda: sampler.FixedPlan(known, planned),
-                        ray_session=session,
+                        ray_session=started,
                         base=base_config(known, folder, resources),
                         progress=shown,
                     )
-            except runner.CannotGoOnError as error:
+            except session.CannotGoOnError as error:
                 print(f"error: {error}; go on with: {again}", file=sys.stderr)
                 return 1
-            except runner.StoppedError:
+            except session.StoppedError:
                 pass  # told below
         known.clean()
         known.merge()
@@ -102,7 +102,7 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
 def data_folder(known: "Study", given: Path | None) -> Path | None:
     """Where the images are now; they must be the study's, which is told by their hash."""
     from tune_kd import trial, worker
-    from tune_kd.opening import images_of
+    from tune_kd.recipes import images_of
 
     recorded = known.manifest["data"]
     folder = given.expanduser().absolute() if given else Path(recorded) if recorded else None
@@ -159,15 +159,15 @@ def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
 
 def _teacher(known: "Study") -> "list[Proposal]":
     """The study's teacher measured as it is: a recipe without stages."""
-    from tune_kd import opening
+    from tune_kd import recipes, teaching
     from tune_kd.recipe import Compute, Recipe, rebuild
     from tune_kd.study import Proposal
 
-    if not opening.has_teacher(known):
+    if not teaching.has_teacher(known):
         return []
     recipe = Recipe(
-        images=opening.images_of(known.manifest),
-        student=opening.shipped(known.manifest["teacher"]),
+        images=recipes.images_of(known.manifest),
+        student=recipes.shipped(known.manifest["teacher"]),
         start=known.manifest["teacher_model"],
         compute=rebuild(Compute, known.manifest["compute"]),
     )
@@ -179,7 +179,7 @@ def _teacher(known: "Study") -> "list[Proposal]":
             number=0,
             seed=known.manifest["seed"],
             origin="best",
-            source=opening.teacher_trial(known),
+            source=teaching.teacher_trial(known),
             recipe=recipe,
             open_test=True,
         )

@@ -1,11 +1,11 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import opening, probes, sampler, space, tasks, worker
+from tune_kd import opening, probes, recipes, sampler, space, tasks, teaching, worker
 from tune_kd.errors import UsageError
 from tune_kd.opening import Request
 from tune_kd.progress import clock
 from tune_kd.recipe import digest
-from tune_kd.runner import Resources
+from tune_kd.session import Resources
 from tune_kd.storage import Storage
 
 
@@ -45,12 +45,12 @@ def _state(request: Request) -> str:
 
 def _teacher(request: Request) -> str:
     chosen = request.space
-    if not opening.needs_teacher(chosen):
+    if not recipes.needs_teacher(chosen):
         return "none: no method listens to one"
     if request.teacher:
         return f"{chosen.teacher} from {request.teacher}"
     if request.storage.exists("manifest.json"):
-        model = opening.model_of(request.storage)
+        model = teaching.model_of(request.storage)
         if request.storage.exists(f"models/{model}.safetensors"):
             return f"{chosen.teacher}, found: {model}"
     kept = Storage(worker.cache_folder()).names("models", ".trials.parquet")

@@ -19,21 +19,23 @@ from tune_kd import (
     losses,
     models,
     plugins,
+    recipes,
     results,
-    runner,
     sampler,
     space,
+    spaces,
     study,
     tasks,
+    weights,
     worker,
 )
 from tune_kd.errors import UsageError
 from tune_kd.progress import Progress
-from tune_kd.recipe import Compute, Images, LossWeights, Recipe, digest, rebuild
-from tune_kd.runner import Session
+from tune_kd.recipe import Images, digest
+from tune_kd.session import Resources, Session
 from tune_kd.space import SearchSpace
 from tune_kd.storage import Storage
-from tune_kd.study import Proposal, Study
+from tune_kd.study import Study
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
 
@@ -105,7 +107,7 @@ def user_files(request: Request) -> dict[str, bytes]:
     chosen = request.space
     references = [chosen.task, chosen.teacher, chosen.student, chosen.feature_loss]
     paths = [plugins.path_of(r, base=request.file.parent) for r in references if plugins.is_reference(r)]  # fmt: skip
-    if request.file.parent != space.folder():
+    if request.file.parent != spaces.folder():
         paths.append(request.file)
     found: dict[str, bytes] = {}
     for path in dict.fromkeys(paths):
@@ -113,14 +115,6 @@ def user_files(request: Request) -> dict[str, bytes]:
             raise UsageError(f"two files are called {path.name}; rename one of them")
         found[path.name] = path.read_bytes()
     return found
-
-
-def shipped(reference: str) -> str:
-    """A user's reference as workers find it: the file's name within the study's own copies."""
-    if not plugins.is_reference(reference):
-        return reference
-    file, _, function = reference.rpartition(":")
-    return f"{Path(file).name}:{function}"
 
 
 def described(request: Request, material: Material) -> dict[str, Any]:
@@ -196,15 +190,13 @@ def check_networks(request: Request, material: Material) -> None:
     teacher = models.build(chosen.teacher, shape=shape, base=base)
     losses.find_feature_loss(chosen.feature_loss, base=base)
     for model in (student, teacher):
-        models.Taps(model, chosen.levels if uses_features(chosen) else ()).remove()
+        models.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()
     if request.teacher is not None:
-        state = models.load_weights(request.teacher)
-        models.checked_load(teacher, state, what=f"--teacher {request.teacher}")
+        state = weights.load_weights(request.teacher)
+        weights.checked_load(teacher, state, what=f"--teacher {request.teacher}")
 
 
-def base_config(
-    study_: Study, request_data: Path | None, resources: runner.Resources
-) -> dict[str, Any]:
+def base_config(study_: Study, request_data: Path | None, resources: Resources) -> dict[str, Any]:
     """What every trial's config has, whoever proposes it."""
     return {
         "study": study_.storage.uri,
@@ -214,7 +206,7 @@ def base_config(
     }
 
 
-def _worker_config(folder: Path | None, resources: runner.Resources) -> dict[str, Any]:
+def _worker_config(folder: Path | None, resources: Resources) -> dict[str, Any]:
     mask = os.umask(0o077)
     os.umask(mask)
     return {
@@ -236,9 +228,9 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         worker.prepare,
         {
             "study": storage.uri,
-            "images": asdict(replace(material.images, task=shipped(chosen.task))),
-            "teacher": shipped(chosen.teacher),
-            "student": shipped(chosen.student),
+            "images": asdict(replace(material.images, task=recipes.shipped(chosen.task))),
+            "teacher": recipes.shipped(chosen.teacher),
+            "student": recipes.shipped(chosen.student),
             "batch_size": chosen.batch_size,
             "sources": [digest(code) for code in files.values()],
             **_worker_config(request.data, session.resources),
@@ -277,7 +269,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "command": request.command,
         "created": study.now(),
     }
-    manifest["teacher_model"] = teacher_fingerprint(manifest, chosen)
+    manifest["teacher_model"] = recipes.teacher_fingerprint(manifest, chosen)
     storage.write("manifest.json", json.dumps(manifest, indent=1).encode())
     begun = Study(storage)
     for role, values in found["measured"].items():
@@ -356,193 +348,3 @@ def commit() -> str:
 
 
 # ---------------------------------------------------------------- recipes and the teacher
-
-
-def images_of(manifest: Mapping[str, Any]) -> Images:
-    """The images of a study, its task named as workers find it."""
-    found: Images = rebuild(Images, manifest["images"])
-    return replace(found, task=shipped(found.task))
-
-
-def _compute(manifest: Mapping[str, Any]) -> Compute:
-    found: Compute = rebuild(Compute, manifest["compute"])
-    return found
-
-
-def _sources(manifest: Mapping[str, Any], *references: str) -> tuple[str, ...]:
-    """Hashes of the user's files that these references name: a recipe covers what it uses."""
-    names = {Path(r.rpartition(":")[0]).name for r in references if plugins.is_reference(r)}
-    return tuple(sorted(manifest["sources"][name] for name in names))
-
-
-def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
-    """How a study's own teacher is trained: a recipe without a teacher."""
-    return Recipe(
-        images=images_of(manifest),
-        student=shipped(chosen.teacher),
-        stages=chosen.teacher_stages(),
-        compute=_compute(manifest),
-        sources=_sources(manifest, chosen.task, chosen.teacher),
-    )
-
-
-def teacher_fingerprint(manifest: Mapping[str, Any], chosen: SearchSpace) -> str:
-    """The name of the model that a study's trials listen to."""
-    if manifest["teacher_hash"]:
-        return digest("file", str(manifest["teacher_hash"]))
-    return teacher_recipe(manifest, chosen).fingerprint(manifest["seed"])
-
-
-def student_recipe(
-    manifest: Mapping[str, Any], chosen: SearchSpace, *, method: str, config: Mapping[str, Any]
-) -> Recipe:
-    """The recipe of a trial; one that listens to no teacher does not name it."""
-    stages = chosen.stages(method, config)
-    listens = any(stage.weights.beta > 0 or stage.weights.gamma > 0 for stage in stages)
-    taught = [chosen.teacher, *(stage.feature_loss for stage in stages)] if listens else []
-    stages = tuple(replace(s, feature_loss=shipped(s.feature_loss)) for s in stages)
-    return Recipe(
-        images=images_of(manifest),
-        student=shipped(chosen.student),
-        stages=stages,
-        teacher=shipped(chosen.teacher) if listens else "",
-        teacher_model=manifest["teacher_model"] if listens else "",
-        compute=_compute(manifest),
-        sources=_sources(manifest, chosen.task, chosen.student, *taught),
-    )
-
-
-def _textbook_weights(chosen: SearchSpace) -> list[LossWeights]:
-    first = [chosen.stages(n, m.settings()[0]) for n, m in chosen.methods.items()]
-    return [stage.weights for stages in first for stage in stages]
-
-
-def needs_teacher(chosen: SearchSpace) -> bool:
-    """Whether any method listens to one."""
-    return any(w.beta > 0 or w.gamma > 0 for w in _textbook_weights(chosen))
-
-
-def uses_features(chosen: SearchSpace) -> bool:
-    """Whether any method listens to the teacher's features."""
-    return any(w.gamma > 0 for w in _textbook_weights(chosen))
-
-
-def model_of(storage: Storage) -> str:
-    """The fingerprint of an existing study's teacher."""
-    return str(json.loads(storage.read("manifest.json"))["teacher_model"])
-
-
-def teacher_trial(study_: Study) -> str:
-    """The name of the trial that made the study's teacher, or of the next try at it."""
-    tries = [p.trial for p in study_.of("teach")] + [
-        trial for trial, rows in study_.verdicts.items() if rows[-1]["phase"] == "teach"
-    ]
-    tries = list(dict.fromkeys(tries))
-    for trial in tries:
-        if trial not in study_.verdicts or study_.verdicts[trial][-1]["status"] == "finished":
-            return trial
-    name = f"teacher-{study_.manifest['teacher_model'][:8]}"
-    return f"{name}-{len(tries) + 1}" if tries else name
-
-
-def has_teacher(study_: Study) -> bool:
-    """Whether the study has its teacher's weights and rows."""
-    found = study_.storage.exists(f"models/{study_.manifest['teacher_model']}.safetensors")
-    return found and teacher_trial(study_) in study_.verdicts
-
-
-def ensure_teacher(
-    study_: Study, request: Request, *, session: Session, progress: Progress
-) -> None:
-    """Import, reuse or train the teacher. CannotGoOnError where that failed."""
-    if has_teacher(study_):
-        return
-    fingerprint = study_.manifest["teacher_model"]
-    if not request.teacher and _reuse(study_, fingerprint, progress):
-        return
-    recipe = teacher_recipe(study_.manifest, request.space)
-    if request.teacher:
-        _import_teacher(study_, request.teacher, fingerprint)
-        recipe = replace(recipe, stages=(), start=fingerprint)  # measured as it is
-        progress.say(f"measuring the teacher {request.teacher}")
-    else:
-        epochs = request.space.teacher_epochs
-        progress.say(f"training the teacher {request.space.teacher}, {epochs} epochs")
-    proposal = Proposal(
-        trial=teacher_trial(study_),
-        phase="teach",
-        method="",
-        number=0,
-        seed=study_.manifest["seed"],
-        origin="file" if request.teacher else "textbook",
-        recipe=recipe,
-    )
-    progress.follow(study_, "teach", 1)
-    runner.run(
-        study_,
-        lambda: sampler.FixedPlan(study_, [proposal]),
-        ray_session=session,
-        base=base_config(study_, request.data, session.resources),
-        progress=progress,
-    )
-    row = study_.verdicts[proposal.trial][-1]
-    if row["status"] != "finished":
-        raise runner.CannotGoOnError(f"the teacher failed: {row['reason']}")
-    if not request.teacher:
-        _keep(study_, proposal.trial, fingerprint)
-
-
-def _import_teacher(study_: Study, file: Path, fingerprint: str) -> None:
-    """A foreign checkpoint becomes the study's teacher; nothing of it is unpickled."""
-    from safetensors.torch import save
-
-    plain = {name: value.contiguous() for name, value in models.load_weights(file).items()}
-    header = {"source": file.name, "fingerprint": fingerprint}
-    study_.storage.write(f"models/{fingerprint}.safetensors", bytes(save(plain, metadata=header)))
-
-
-def _keep(study_: Study, trial: str, fingerprint: str) -> None:
-    """Rows beside the weights, and a copy of both in this node's cache, for later studies."""
-    schema = results.trial_schema({})
-    rows = [{k: v for k, v in r.items() if k in schema.names} for r in study_.verdicts[trial]]
-    epochs = results.encode(study_.rows[trial], results.epoch_schema())
-    study_.storage.write(f"models/{fingerprint}.epochs.parquet", epochs)
-    study_.storage.write(f"models/{fingerprint}.trials.parquet", results.encode(rows, schema))
-    _copy(fingerprint, study_.storage, Storage(worker.cache_folder()))
-
-
-def _reuse(study_: Study, fingerprint: str, progress: Progress) -> bool:
-    """A teacher of the same recipe and seed that an earlier study trained: copied with its rows."""
-    name = f"models/{fingerprint}"
-    for place in _places(study_):
-        if not place.exists(f"{name}.trials.parquet"):
-            continue
-        rows, _ = results.decode(place.read(f"{name}.trials.parquet"))
-        epochs, _ = results.decode(place.read(f"{name}.epochs.parquet"))
-        _copy(fingerprint, place, study_.storage)
-        _copy(fingerprint, place, Storage(worker.cache_folder()))
-        trial, origin = teacher_trial(study_), rows[-1]["study"]
-        epochs = [{**row, "study": study_.name, "trial": trial} for row in epochs]
-        taken = {"study": study_.name, "trial": trial, "reason": f"trained by study {origin}"}
-        data_ = results.encode(epochs, results.epoch_schema())
-        study_.storage.write(f"epochs/{trial}.0.parquet", data_)
-        study_.rows[trial] = epochs
-        study_.put_verdict(trial, [{**row, **taken} for row in rows])
-        progress.say(f"teacher {fingerprint} found: {taken['reason']}")
-        return True
-    return False
-
-
-def _copy(fingerprint: str, place: Storage, to: Storage) -> None:
-    """Weights and rows of a model; the trials' rows last, since they say that all is there."""
-    if place.uri != to.uri and not to.exists(f"models/{fingerprint}.trials.parquet"):
-        for suffix in ("safetensors", "epochs.parquet", "trials.parquet"):
-            name = f"models/{fingerprint}.{suffix}"
-            to.write(name, place.read(name))
-
-
-def _places(study_: Study) -> list[Storage]:
-    """Where earlier teachers may lie: this node's cache, and the studies beside this one."""
-    beside = study_.storage.parent()
-    siblings = [beside.at(name) for name in beside.names("") if name != study_.name]
-    return [Storage(worker.cache_folder()), *siblings]

@@ -10,7 +10,7 @@ from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:  # heavy: --help answers without them
     from tune_kd.opening import Request
-    from tune_kd.runner import Resources
+    from tune_kd.session import Resources
     from tune_kd.space import SearchSpace
 
 SAMPLERS, SCHEDULERS = ("tpe", "random", "gp"), ("asha", "none")
@@ -136,7 +136,7 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
     """The space with all that the options change, checked, and the file that defines it."""
     import dataclasses
 
-    from tune_kd import space as spaces
+    from tune_kd import spaces
 
     space, file = spaces.load(options.space)
     if getattr(options, "methods", None):
@@ -155,7 +155,7 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
 def wanted_resources(options: Namespace) -> "Resources":
     """What a trial gets and how many run at once; UsageError where this machine has not so much."""
     from tune_kd import machine
-    from tune_kd.runner import Resources
+    from tune_kd.session import Resources
 
     address, gpus, cpus = address_of(options), options.gpus_per_trial, options.cpus_per_trial
     if cpus <= 0:

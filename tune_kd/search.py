@@ -18,7 +18,7 @@ from tune_kd.errors import unknown
 if TYPE_CHECKING:
     from tune_kd.opening import Request
     from tune_kd.progress import Progress
-    from tune_kd.runner import Resources, Session
+    from tune_kd.session import Resources, Session
     from tune_kd.study import Study
 
 MODULE = "tune_kd.search"
@@ -52,30 +52,30 @@ def main(arguments: list[str]) -> int:
 
 def search(request: "Request", resources: "Resources", given: Namespace, again: str) -> int:
     """Open or begin the study, train its teacher, run the trials that are missing."""
-    from tune_kd import opening, progress, runner, study
+    from tune_kd import opening, progress, session, study
 
     material = opening.look_at_data(request)
     opening.check_networks(request, material)
     there = opening.exists(request, material)
-    runner.check_address(resources.address)
+    session.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
-    interrupt = runner.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
+    interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with study.locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
         there = there or opening.exists(request, material)
         known = study.Study(request.storage) if there else None
         if known is None or not planned_is_done(known, request):
             try:
-                with runner.session(resources, interrupt) as session:
+                with session.session(resources, interrupt) as started:
                     known = known or opening.begin(
-                        request, material, session=session, progress=shown
+                        request, material, session=started, progress=shown
                     )
-                    _run(known, request, session=session, progress=shown)
-            except runner.CannotGoOnError as error:
+                    _run(known, request, session=started, progress=shown)
+            except session.CannotGoOnError as error:
                 print(f"error: {error}; go on with: {again}", file=sys.stderr)
                 return 1
-            except runner.StoppedError:
+            except session.StoppedError:
                 pass  # by a signal or the time budget: told below
         code = 130 if interrupt.signals else 0
         if known is None:
@@ -90,22 +90,22 @@ def search(request: "Request", resources: "Resources", given: Namespace, again: 
 
 def planned_is_done(known: "Study", request: "Request") -> bool:
     """Whether every planned trial has its row already, so that Ray is not needed."""
-    from tune_kd import opening
+    from tune_kd import recipes, teaching
 
     proposed = [len(known.of("search", method)) for method in request.space.methods]
-    teacher = not opening.needs_teacher(request.space) or opening.has_teacher(known)
+    teacher = not recipes.needs_teacher(request.space) or teaching.has_teacher(known)
     return teacher and min(proposed) >= request.each and not known.open_trials("search")
 
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
     """The teacher, then the trials that are missing."""
-    from tune_kd import opening, runner, sampler
+    from tune_kd import opening, recipes, runner, sampler, teaching
 
     known.clean()
     if session.resources.address:
         session.check_nodes(known)
-    if opening.needs_teacher(request.space):
-        opening.ensure_teacher(known, request, session=session, progress=progress)
+    if recipes.needs_teacher(request.space):
+        teaching.ensure_teacher(known, request, session=session, progress=progress)
     space = request.space
     total = request.each * len(space.methods)
     progress.follow(known, "search", total)
@@ -118,7 +118,7 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
             known,
             space,
             each=request.each,
-            recipe=lambda method, config: opening.student_recipe(
+            recipe=lambda method, config: recipes.student_recipe(
                 known.manifest, space, method=method, config=config
             ),
         ),
@@ -158,10 +158,10 @@ def _value(row: dict[str, object], name: str) -> str:
 
 def warn_of_teacher(known: "Study", progress: "Progress") -> None:
     """A teacher below the baseline student is said loudly."""
-    from tune_kd import opening
+    from tune_kd import teaching
     from tune_kd.metrics import shown
 
-    rows = known.verdicts.get(opening.teacher_trial(known), [])
+    rows = known.verdicts.get(teaching.teacher_trial(known), [])
     score = known.score(rows[-1]) if rows else None
     best = known.best("no_kd")
     if best and score is not None and score < best[known.metric]:

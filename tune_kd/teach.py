@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     from tune_kd import environment
 
     environment.prepare(options.address_of(given))
-    from tune_kd import opening, progress, runner, study
+    from tune_kd import opening, progress, session, study, teaching
 
     again = cli.command_line(MODULE, arguments)
     name = f"{options.chosen_space(given)[0].name}_teacher"
@@ -36,26 +36,26 @@ def main(arguments: list[str]) -> int:
     material = opening.look_at_data(request)
     opening.check_networks(request, material)
     there = opening.exists(request, material)
-    runner.check_address(resources.address)
+    session.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
-    interrupt = runner.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
+    interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with study.locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
         there = there or opening.exists(request, material)
         known = study.Study(request.storage) if there else None
-        if known is None or not opening.has_teacher(known):
+        if known is None or not teaching.has_teacher(known):
             try:
-                with runner.session(resources, interrupt) as session:
+                with session.session(resources, interrupt) as started:
                     known = known or opening.begin(
-                        request, material, session=session, progress=shown
+                        request, material, session=started, progress=shown
                     )
                     known.clean()
-                    opening.ensure_teacher(known, request, session=session, progress=shown)
-            except runner.CannotGoOnError as error:
+                    teaching.ensure_teacher(known, request, session=started, progress=shown)
+            except session.CannotGoOnError as error:
                 print(f"error: {error}; go on with: {again}", file=sys.stderr)
                 return 1
-            except runner.StoppedError:
+            except session.StoppedError:
                 print(f"stopped; go on with: {again}", file=sys.stderr)
                 return 130 if interrupt.signals else 0
         known.merge()
@@ -65,10 +65,10 @@ def main(arguments: list[str]) -> int:
 
 def told(known: "Study") -> str:
     """What the teacher reached and where it lies."""
-    from tune_kd import opening
+    from tune_kd import teaching
     from tune_kd.metrics import shown
 
-    row = known.verdicts[opening.teacher_trial(known)][-1]
+    row = known.verdicts[teaching.teacher_trial(known)][-1]
     score = known.score(row)
     reached = f"{known.metric} {shown(known.metric, score)} %, " if score is not None else ""
     model = known.manifest["teacher_model"]

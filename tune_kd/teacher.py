@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import models
+from tune_kd import models, weights
 from tune_kd.recipe import digest
 from tune_kd.storage import write_whole
 
@@ -40,7 +40,7 @@ class Frozen:
     def __init__(self, model: nn.Module, *, levels: Sequence[str] = (), precision: str) -> None:
         self.model = model.requires_grad_(False).eval()
         self.precision = precision
-        self.fingerprint = models.fingerprint(model)
+        self.fingerprint = weights.fingerprint(model)
         self._taps = models.Taps(model, levels) if levels else None
         self._device = next(model.parameters()).device
 
@@ -53,7 +53,7 @@ class Frozen:
 
     def assert_unchanged(self) -> None:
         """Weights and buffers are those it came with; AssertionError else."""
-        assert models.fingerprint(self.model) == self.fingerprint, "the teacher has changed"
+        assert weights.fingerprint(self.model) == self.fingerprint, "the teacher has changed"
 
 
 class Tape:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import data, losses, measure, models, tasks, teacher, train
+from tune_kd import data, losses, measure, models, tasks, teacher, train, weights
 from tune_kd.recipe import Compute, Distill, Images, Recipe, stream, to_json
 from tune_kd.results import EpochReport
 
@@ -100,7 +100,7 @@ def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Mo
     """A trained network by its fingerprint."""
     assert site.model is not None, "this recipe needs a trained model"
     model = build(name, recipe, site, seed=0)
-    models.checked_load(model, models.load_weights(site.model(fingerprint)), what=fingerprint)
+    weights.checked_load(model, weights.load_weights(site.model(fingerprint)), what=fingerprint)
     return model
 
 

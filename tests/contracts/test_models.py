@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd import losses, models
+from tune_kd import losses, models, weights
 from tune_kd.models import MODELS, Shape
 
 NAMES = sorted(MODELS)
@@ -54,8 +54,8 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
     torch.set_rng_state(before)
     other = models.build(name, shape=shape, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert models.fingerprint(again) == models.fingerprint(built(name))
-    assert models.fingerprint(other) != models.fingerprint(again)
+    assert weights.fingerprint(again) == weights.fingerprint(built(name))
+    assert weights.fingerprint(other) != weights.fingerprint(again)
     assert not torch.equal(other.fc.weight, again.fc.weight)
 
 
@@ -71,7 +71,7 @@ def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> No
     plain = built(name)
     model = models.build(name, shape=Shape(num_classes=7), dropout=0.5).train()
     assert list(model.state_dict()) == list(plain.state_dict())
-    assert models.fingerprint(model) == models.fingerprint(plain)
+    assert weights.fingerprint(model) == weights.fingerprint(plain)
     found = [module for module in model.modules() if isinstance(module, models.Dropout)]
     assert [float(module.rate) for module in found] == [0.5]
     seen: list[torch.Tensor] = []
@@ -85,5 +85,5 @@ def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_survive_their_state_dict(name: str) -> None:
     model = models.build(name, shape=Shape(num_classes=7), seed=5)
-    models.checked_load(model, built(name).state_dict(), what="a copy")
-    assert models.fingerprint(model) == models.fingerprint(built(name))
+    weights.checked_load(model, built(name).state_dict(), what="a copy")
+    assert weights.fingerprint(model) == weights.fingerprint(built(name))

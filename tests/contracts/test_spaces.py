@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from analysis.tables import TABLES
-from tune_kd import data, losses, models, results, space, tasks, trial
+from tune_kd import data, losses, models, results, space, spaces, tasks, trial, weights
 from tune_kd.options import SAMPLERS
 from tune_kd.recipe import Images, Recipe, from_json, to_json
 from tune_kd.sampler import sample
 
-NAMES = space.names()
-SPACES = {name: space.load(name)[0] for name in NAMES}
+NAMES = spaces.names()
+SPACES = {name: spaces.load(name)[0] for name in NAMES}
 METHODS = [(name, method) for name in NAMES for method in SPACES[name].methods]
 HEAVY = {"resnet18", "resnet8_wide"}  # more than ten seconds an epoch on a CPU core
 CLASSES, EACH = 10, 6
@@ -164,7 +164,7 @@ def test_teacher_and_every_method_train_and_their_weights_load_again(name, tmp_p
         state = {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
         fold = trial.fold(recipe.images, site, recipe.compute.layout)
         network = trial.build(recipe.student, recipe, site, seed=9)
-        models.checked_load(network, state, what="the trained network")
+        weights.checked_load(network, state, what="the trained network")
         accuracy, loss = trial.train.evaluate(network, fold.images, fold.validation)
         assert accuracy == report.values["val_accuracy"]
         assert loss == pytest.approx(report.values["val_loss"], rel=1e-6)
@@ -179,6 +179,6 @@ def test_teacher_and_every_method_train_and_their_weights_load_again(name, tmp_p
             replace(plain, stages=stages, teacher=chosen.teacher, teacher_model="teacher")
         )
         network = trial.build(chosen.student, plain, site, seed=0)
-        models.checked_load(network, state, what=method)
-        seen.add(models.fingerprint(network))
+        weights.checked_load(network, state, what=method)
+        seen.add(weights.fingerprint(network))
     assert len(seen) == len(chosen.methods)  # each method trains another student

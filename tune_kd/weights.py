@@ -1,0 +1,116 @@
+"""Weights of networks: read without unpickling, loaded strictly, hashed."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tune_kd.errors import UsageError
+from tune_kd.models import Dropout
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU: safetensors, or a state dict saved by torch.save.
+
+    A state dict may be nested under "state_dict" or "model". Nothing is unpickled but tensors
+    (`weights_only=True`).
+
+    Raises:
+        UsageError: no such file, or not such a checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:9] == b"{":  # safetensors: 8 bytes of length, then JSON
+            return load_file(path)
+        return unwrapped(torch.load(path, map_location="cpu", weights_only=True), what=str(path))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    except UsageError:
+        raise
+    except Exception as error:  # torch raises many kinds for files that are not its own
+        why = str(error).partition("\n")[0][:120]
+        raise UsageError(
+            f"{path} is not a checkpoint of tensors alone ({type(error).__name__}: {why});"
+            "\nsave model.state_dict() with torch.save or with safetensors"
+        ) from None
+
+
+def unwrapped(state: object, *, what: str) -> dict[str, Tensor]:
+    """A state dict freed of what training scripts wrap it in: "state_dict", "model", "module.".
+
+    Raises:
+        UsageError: not a mapping of names to tensors.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state:
+        raise UsageError(f"{what} is not a checkpoint: expected a state dict of names and tensors")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"{what} is not a checkpoint: '{name}' is {type(value).__name__}, not a tensor; save model.state_dict()"
+            )
+    for prefix in ("module.", "_orig_mod."):  # of DataParallel and torch.compile
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def checked_load(model: nn.Module, state: Mapping[str, Any], *, what: str) -> None:
+    """Load a state dict, all of it or nothing; `what` names it in errors.
+
+    Raises:
+        UsageError: which keys or shapes differ, the first few of each kind.
+    """
+    given, wanted = unwrapped(state, what=what), model.state_dict()
+    shared = given.keys() & wanted.keys()
+    shapes = [
+        f"{name} {list(given[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in wanted
+        if name in shared and given[name].shape != wanted[name].shape
+    ]
+    kinds = [
+        f"{name} {given[name].dtype} instead of {wanted[name].dtype}"
+        for name in wanted
+        if name in shared and given[name].is_floating_point() != wanted[name].is_floating_point()
+    ]
+    differences = {
+        "missing": [name for name in wanted if name not in shared],
+        "unexpected": [name for name in given if name not in shared],
+        "shape": shapes,
+        "type": kinds,
+    }
+    listed = [f"{kind}: {_first(names)}" for kind, names in differences.items() if names]
+    if listed:
+        raise UsageError(
+            f"{what} does not fit {type(model).__name__}; {'; '.join(listed)}"
+            "\ngive a checkpoint of this architecture, or name the architecture that it belongs to"
+        )
+    model.load_state_dict(given)
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    rest = len(names) - count
+    return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of all parameters and buffers: names, shapes, types, bytes; device and layout do not matter.
+
+    Dropout's rate is left out: it is no part of what a network has learned.
+    """
+    hasher = hashlib.sha256()
+    rates = {id(module.rate) for module in model.modules() if isinstance(module, Dropout)}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if id(tensor) in rates:
+            continue
+        value = tensor.detach().cpu().contiguous()
+        hasher.update(f"{name} {list(value.shape)} {value.dtype};".encode())
+        hasher.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()[:16]
