@@ -184,10 +184,11 @@ def check_networks(request: Request, material: Material) -> None:
     chosen, base = request.space, request.file.parent
     images = material.images
     shape = models.Shape(num_classes=images.num_classes, channels=images.channels)
-    searched = any("dropout" in method.ranges for method in chosen.methods.values())
-    dropout = 0.1 if searched else 0.0
+    methods = chosen.methods.values()
+    wanted = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
+    dropout = 0.1 if wanted else 0.0
     student = models.build(chosen.student, shape=shape, dropout=dropout, base=base)
-    teacher = models.build(chosen.teacher, shape=shape, base=base)
+    teacher = models.build(chosen.teacher, shape=shape, dropout=chosen.teacher_dropout, base=base)
     losses.find_feature_loss(chosen.feature_loss, base=base)
     for model in (student, teacher):
         models.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import io
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,37 +75,40 @@ class Tape:
         """float16 [N, C], filled first where it is not on the tape yet."""
         whole = self._folder / f"{epoch:05d}.npy"
         while True:
-            found = _read(whole)
-            if found is not None and len(found) == self._size:
-                os.utime(whole)  # for the bound on disk use: the least recently read goes first
+            found = _read(whole, self._size)
+            if found is not None:
+                with contextlib.suppress(FileNotFoundError):  # deleted since, for the bound
+                    os.utime(whole)  # the least recently read goes first
                 return torch.from_numpy(found)
             self._fill(epoch, whole)
 
     def _fill(self, epoch: int, whole: Path) -> None:
-        starts = list(range(0, self._size, SHARD))
-        shards = [whole.with_name(f"{epoch:05d}.{start // SHARD:04d}.part") for start in starts]
-        missing = [(start, path) for start, path in zip(starts, shards, strict=True) if not path.exists()]  # fmt: skip
+        """Compute what nobody else is computing, or wait for one who is; join what is complete."""
+        shards = {
+            whole.with_name(f"{epoch:05d}.{start // SHARD:04d}.part"): np.arange(
+                start, min(start + SHARD, self._size)
+            )
+            for start in range(0, self._size, SHARD)
+        }
+        missing = [path for path, at in shards.items() if _read(path, len(at)) is None]
         claimed = False
-        for start, path in missing:
+        for path in missing:
             with _claim(path, wait=False) as mine:
-                if mine and not path.exists() and not whole.exists():
+                found = _read(path, len(shards[path])) is not None
+                if mine and not found and _read(whole, self._size) is None:
                     claimed = True
-                    positions = np.arange(start, min(start + SHARD, self._size))
-                    write_whole(path, _bytes(self._compute(epoch, positions)))
+                    write_whole(path, _bytes(self._compute(epoch, shards[path])))
         if not claimed and missing:
-            with _claim(missing[0][1], wait=True):
+            with _claim(missing[0], wait=True):
                 return  # whoever held it has written it, or died
-        parts = [_read(path) for path in shards]
-        if whole.exists() or any(part is None for part in parts):
-            for part, path in zip(parts, shards, strict=True):
-                if part is None:
-                    path.unlink(missing_ok=True)  # unreadable: made again
-            return
+        parts = [_read(path, len(at)) for path, at in shards.items()]
+        if any(part is None for part in parts):
+            return  # another is at it, or has joined them
         write_whole(whole, _save(np.concatenate([p for p in parts if p is not None])))
         for path in shards:
             path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
-        bound(self._root, keep=self._folder)
+        bound(self._root, keep=whole)
 
 
 def key(*parts: str) -> str:
@@ -113,19 +117,21 @@ def key(*parts: str) -> str:
 
 
 def bound(root: Path, *, keep: Path) -> None:
-    """Delete the epochs that were read longest ago, beyond TUNE_KD_TAPE_GB (10) of disk, `keep` last."""
+    """Delete the epochs that were read longest ago, beyond TUNE_KD_TAPE_GB (10) of disk, but `keep`.
+
+    Other tapes go first: the epochs of the one in use are read again by its other trials.
+    """
     limit = float(os.environ.get("TUNE_KD_TAPE_GB", "10")) * 1e9
     found = []
     for path in root.glob("*/*.npy"):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
-            found.append((path.parent == keep, stat.st_mtime, stat.st_size, path))
+            found.append((path.parent == keep.parent, stat.st_mtime, stat.st_size, path))
     total = sum(size for _, _, size, _ in found)
-    for kept, _, size, path in sorted(found)[:-1]:
-        if total <= limit or kept:
-            return
-        path.unlink(missing_ok=True)
-        total -= size
+    for _, _, size, path in sorted(found):
+        if total > limit and path != keep:
+            path.unlink(missing_ok=True)
+            total -= size
 
 
 @contextlib.contextmanager
@@ -150,8 +156,11 @@ def _save(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path) -> np.ndarray | None:
+def _read(path: Path, size: int) -> np.ndarray | None:
+    """The logits of `size` images; None where they are not there or damaged, and are computed anew."""
     try:
-        return np.asarray(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
-    except (FileNotFoundError, ValueError, EOFError):
-        return None  # not there, or not ours: it is computed anew
+        found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    whole = isinstance(found, np.ndarray) and found.dtype == np.float16 and len(found) == size
+    return np.asarray(found) if whole else None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_kd import data, losses, measure, models, tasks, teacher, train, weights
-from tune_kd.recipe import Compute, Distill, Images, Recipe, stream, to_json
+from tune_kd.recipe import RECIPE_VERSION, Compute, Distill, Images, Recipe, stream, to_json
 from tune_kd.results import EpochReport
 
 
@@ -128,7 +128,7 @@ def teacher_tape(
         )
 
     name = teacher.key(
-        frozen.fingerprint, to_json(recipe.images), to_json(recipe.compute), str(seed), torch.device(site.device).type
+        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), str(seed), torch.device(site.device).type
     )  # fmt: skip
     return teacher.Tape(site.cache / "tape", name, size=len(images.fit), compute=compute)
 
