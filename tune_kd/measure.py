@@ -26,6 +26,7 @@ from tune_kd import probes
 from tune_kd.recipe import Compute
 from tune_kd.storage import write_whole
 
+BLOCKS = 5  # of forwards, at the least
 THROUGHPUT_BATCH = {"cpu": 32}  # ResNet-18 takes a third of a second for 32 images on one core
 THROUGHPUT_BATCH_ACCELERATOR = 256
 COMBINATIONS = tuple(
@@ -78,13 +79,13 @@ def measure(
         **kept,
         "flops": float(counter.get_total_flops()),
         "latency_ms": statistics.median(latency) * 1e3,
-        "latency_ms_sd": statistics.stdev(latency) * 1e3 if len(latency) > 1 else 0.0,
+        "latency_ms_sd": statistics.stdev(latency) * 1e3,
         "throughput_per_s": size / statistics.median(batch),
     }
 
 
 def _seconds(model: nn.Module, images: Tensor, *, at_least: float) -> list[float]:
-    """Seconds of one forward, block by block, for `at_least` seconds after a warm-up."""
+    """Seconds of one forward, block by block, BLOCKS and `at_least` seconds of them after a warm-up."""
 
     def forward() -> None:
         model(images)
@@ -92,7 +93,10 @@ def _seconds(model: nn.Module, images: Tensor, *, at_least: float) -> list[float
 
     forward()
     timer = Timer("forward()", globals={"forward": forward}, num_threads=1)
-    return list(timer.blocked_autorange(min_run_time=at_least).times)
+    found = list(timer.blocked_autorange(min_run_time=at_least).times)
+    while len(found) < BLOCKS:  # a slow or busy machine: a spread needs more than one block
+        found += timer.blocked_autorange(min_run_time=at_least).times
+    return found
 
 
 def _images(count: int, shape: Sequence[int], device: torch.device) -> Tensor:

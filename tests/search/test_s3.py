@@ -65,7 +65,7 @@ def test_killed_resumed_confirmed_and_reported(calm, bucket: Desk, client: Any) 
     finished = results.read_epochs(Storage(study))
     for trial, rows in kept.items():  # what was finished before the kill was not trained again
         assert [r["attempt"] for r in rows] == [r["attempt"] for r in finished[trial][: len(rows)]]
-    assert names(client, "folder/digits_kd/checkpoints/") == []
+    assert Storage(study).names("checkpoints") == []
 
     bucket.done("tune_kd.confirm", study, "--seeds", "2", *ALONE)
     assert set(studies.statuses(study, "confirm").values()) == {"finished"}
@@ -96,18 +96,19 @@ def test_said_before_ray_starts(
     assert command.stdout == ""
 
 
-def test_no_credentials(calm, common_cache: Path, tmp_path: Path, client: Any) -> None:
-    """A server that checks keys, and a user who has none: no variables, no file, no instance."""
-    home = tmp_path / "home"
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"AWS_ACCESS_KEY_ID": "unknown", "AWS_SECRET_ACCESS_KEY": "unknown"}],
+    ids=["no key", "unknown key"],
+)
+def test_credentials(
+    calm, common_cache: Path, tmp_path: Path, client: Any, keys: dict[str, str]
+) -> None:
+    """A server that checks keys, and a user who has none or an unknown one."""
+    home = tmp_path / "home"  # without ~/.aws
     home.mkdir()
-    with studies.desk(
-        common_cache,
-        tmp_path / "desk",
-        HOME=str(home),
-        AWS_EC2_METADATA_DISABLED="true",
-        AWS_ENDPOINT_URL=client.meta.endpoint_url,
-    ) as desk:
-        before = names(client, "private/")
+    where = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": client.meta.endpoint_url}
+    with studies.desk(common_cache, tmp_path / "desk", HOME=str(home), **where, **keys) as desk:
         _require_keys(client)
         try:
             command = desk.search(*TINY, *ALONE, "--out", "s3://bucket/private")
@@ -117,7 +118,7 @@ def test_no_credentials(calm, common_cache: Path, tmp_path: Path, client: Any) -
     assert code == 2, command.said
     assert command.stderr.startswith("error: cannot write to --out s3://bucket/private/digits_kd: ")
     assert len(command.stderr.splitlines()) <= 2
-    assert names(client, "private/") == before
+    assert names(client, "private/") == []
 
 
 def _require_keys(client: Any, *, after: int = 0) -> None:
