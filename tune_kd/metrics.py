@@ -20,14 +20,23 @@ def _share(heading: str) -> Metric:
 
 METRICS: dict[str, Metric] = {
     "val_accuracy": _share("Validation accuracy"),
+    "val_miou": _share("Validation mIoU"),
     "val_loss": Metric(heading="Validation loss", digits=4, higher_is_better=False),
     "test_accuracy": _share("Test accuracy"),
     "test_loss": Metric(heading="Test loss", digits=4, higher_is_better=False),
+    "test_miou": _share("Test mIoU"),
+    "test_ece": Metric(heading="Test calibration error", unit="%", scale=100.0, higher_is_better=False),
+    "test_agreement": _share("Test agreement with the teacher"),
     "num_params": Metric(heading="Parameters", digits=0, higher_is_better=False),
+    "nonzero_params": Metric(heading="Nonzero parameters", digits=0, higher_is_better=False),
     "size_mb": Metric(heading="Size", unit="MB", digits=2, higher_is_better=False),
     "flops": Metric(heading="FLOPs", digits=0, higher_is_better=False),
     "latency_ms": Metric(heading="Latency", unit="ms", digits=3, higher_is_better=False),
     "latency_ms_sd": Metric(heading="Latency sd", unit="ms", digits=3),
+    "compiled_latency_ms": Metric(
+        heading="Latency, compiled", unit="ms", digits=3, higher_is_better=False
+    ),
+    "compiled_latency_ms_sd": Metric(heading="Latency sd, compiled", unit="ms", digits=3),
     "throughput_per_s": Metric(heading="Throughput", unit="1/s", digits=0, higher_is_better=True),
 }
 

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-RECIPE_VERSION = 1  # raised when training changes, so that no model of older code is taken for new
+RECIPE_VERSION = 2  # raised when training changes, so that no model of older code is taken for new
 
 
 def digest(*parts: str | bytes, length: int = 16) -> str:
@@ -104,8 +104,13 @@ class Optimiser:
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """One training stage. With beta = gamma = 0 it is ordinary training on labels."""
+    """One training stage. With beta = gamma = 0 it is ordinary training on labels.
 
+    `patience` > 0 ends it when validation has not improved for so many epochs; where nothing is held
+    out, all `epochs` are trained. `clip` > 0 bounds the norm of the gradient of a step.
+    """
+
+    kind: str = "distill"
     epochs: int
     optimiser: Optimiser = field(default_factory=Optimiser)
     weights: LossWeights = field(default_factory=LossWeights)
@@ -114,9 +119,13 @@ class Distill:
     label_smoothing: float = 0.0
     levels: tuple[str, ...] = ("low", "mid", "high")  # of the features; matter where gamma > 0
     feature_loss: str = "cosine"  # a key of losses.FEATURE_LOSSES or file.py:function
+    patience: int = 0
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         _demand("epochs >= 1", self.epochs >= 1, epochs=self.epochs)
+        _demand("patience >= 0", self.patience >= 0, patience=self.patience)
+        _demand("0 <= clip < inf", 0 <= self.clip < math.inf, clip=self.clip)
         _demand("batch_size >= 2", self.batch_size >= 2, batch_size=self.batch_size)
         _demand("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
         ok = 0 <= self.label_smoothing < 1
@@ -124,8 +133,80 @@ class Distill:
         ok = self.weights.gamma == 0 or len(self.levels) > 0
         _demand("levels named where gamma > 0", ok, levels=self.levels)
 
+    @property
+    def listens(self) -> bool:
+        """Whether it needs a teacher."""
+        return self.weights.beta > 0 or self.weights.gamma > 0
 
-Stage = Distill
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Takes the share `ratio` of what matters least by its L1 or L2 norm out of the network.
+
+    `channel` removes whole channels (of every group of layers that share them, so about
+    1 - (1 - ratio)^2 of the weights go); `magnitude` sets the smallest weights to zero, and keeps
+    them zero in the stages after it.
+    """
+
+    kind: str = "prune"
+    method: str = "channel"
+    ratio: float = 0.3
+
+    def __post_init__(self) -> None:
+        known = ("channel", "magnitude")
+        _demand("prune method in (channel, magnitude)", self.method in known, method=self.method)
+        _demand("0 < ratio < 1", 0 < self.ratio < 1, ratio=self.ratio)
+
+    @property
+    def epochs(self) -> int:
+        """Training epochs: none."""
+        return 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether it needs a teacher."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize:
+    """To int8: calibrated on images (`training` None), or trained with fake quantisation (QAT)."""
+
+    kind: str = "quantize"
+    calibration_images: int = 512
+    training: Distill | None = None
+
+    def __post_init__(self) -> None:
+        ok = self.calibration_images >= 1
+        _demand("calibration_images >= 1", ok, calibration_images=self.calibration_images)
+        ok = self.training is None or self.training.weights.gamma == 0
+        _demand("gamma = 0 while fake quantisation is trained", ok)
+
+    @property
+    def epochs(self) -> int:
+        """Training epochs."""
+        return self.training.epochs if self.training else 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether its training needs a teacher."""
+        return self.training is not None and self.training.listens
+
+
+Stage = Distill | Prune | Quantize
+STAGES: dict[str, type[Stage]] = {"distill": Distill, "prune": Prune, "quantize": Quantize}
+
+
+def training_of(stage: Stage) -> Distill | None:
+    """How a stage trains; None for one that does not."""
+    if isinstance(stage, Quantize):
+        return stage.training
+    return stage if isinstance(stage, Distill) else None
+
+
+def reports_of(stage: Stage) -> int:
+    """How many reports a stage gives: one an epoch, and one of a stage that does not train."""
+    return max(stage.epochs, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +214,17 @@ class Images:
     """Which images a recipe is fitted on and how they are seen; paths do not matter, hashes do.
 
     The train split is split once, stratified, by `split_seed`: a tenth is validation. `limit_train`
-    (0 = all) takes a stratified subset first. Crops pad by `pad` pixels of zeros.
+    (0 = all) takes a stratified subset first. Crops pad by `pad` pixels of zeros. `dense`: every pixel
+    has a label, and `scale` is the range of the random resizing before the crop. `mix` draws a partner
+    and a share from Beta(`mix_alpha`, `mix_alpha`) for every image (MixUp: Zhang et al. 2018, eq. 1;
+    CutMix: Yun et al. 2019, eq. 1 and 2), which the teacher sees as well.
     """
 
     task: str
     train_hash: str
     num_classes: int
     channels: int = 3
-    size: int = 32
+    size: tuple[int, ...] = (32, 32)  # height and width
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     limit_train: int = 0
@@ -148,8 +232,19 @@ class Images:
     fit_on: str = "train"  # or train+val, for confirming
     pad: int = 4
     flip: bool = True
+    dense: bool = False
+    scale: tuple[float, ...] = (1.0, 1.0)
+    mix: str = "none"  # mixup or cutmix
+    mix_alpha: float = 1.0
 
     def __post_init__(self) -> None:
+        _demand("two sides", len(self.size) == 2 and min(self.size) > 0, size=self.size)
+        ok = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        _demand("0 < scale[0] <= scale[1]", ok, scale=self.scale)
+        _demand("mix in (none, mixup, cutmix)", self.mix in ("none", "mixup", "cutmix"), mix=self.mix)
+        ok = self.mix == "none" or not self.dense
+        _demand("no mixing where every pixel has a label", ok, mix=self.mix)
+        _demand("0 < mix_alpha < inf", 0 < self.mix_alpha < math.inf, mix_alpha=self.mix_alpha)
         ok = self.fit_on in ("train", "train+val")
         _demand("fit_on in (train, train+val)", ok, fit_on=self.fit_on)
         _demand("num_classes >= 2", self.num_classes >= 2, num_classes=self.num_classes)
@@ -170,7 +265,8 @@ class Recipe:
 
     `student` and `teacher` name networks (a key of models.MODELS or file.py:function);
     `teacher_model` and `start` are fingerprints of trained models: the frozen teacher, and what
-    training begins from instead of fresh weights. `sources` are hashes of a user's own files.
+    training begins from instead of fresh weights. `initial` is "imagenet" for torchvision's weights
+    below the classifier. `sources` are hashes of a user's own files.
     """
 
     images: Images
@@ -179,6 +275,7 @@ class Recipe:
     teacher: str = ""
     teacher_model: str = ""
     start: str = ""
+    initial: str = ""
     compute: Compute = field(default_factory=Compute)
     sources: tuple[str, ...] = ()
 
@@ -187,9 +284,21 @@ class Recipe:
         """Training epochs of all stages."""
         return sum(stage.epochs for stage in self.stages)
 
+    @property
+    def listens(self) -> bool:
+        """Whether any stage needs the teacher."""
+        return any(stage.listens for stage in self.stages)
+
     def fingerprint(self, seed: int) -> str:
         """Names the model that this recipe and this seed give."""
         return digest(str(RECIPE_VERSION), to_json(self), str(seed))
+
+    def first(self, count: int) -> "Recipe":
+        """The recipe that ends after `count` stages; what only later ones need is not named."""
+        cut = dataclasses.replace(self, stages=self.stages[:count])
+        if not cut.listens:
+            cut = dataclasses.replace(cut, teacher="", teacher_model="")
+        return cut
 
 
 def to_json(value: Any) -> str:
@@ -210,7 +319,16 @@ def from_json(text: str) -> Recipe:
 
 
 def rebuild(kind: Any, value: Any) -> Any:
-    """JSON data as the annotated type `kind`: a dataclass, a tuple of one type, or a plain value."""
+    """JSON data as the annotated type `kind`: a dataclass, a tuple of one type, or a plain value.
+
+    Of several dataclasses (a stage) it is the one whose `kind` the data name.
+    """
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        named = STAGES[value["kind"]] if value.get("kind") in STAGES else None
+        options = [option for option in typing.get_args(kind) if option is not types.NoneType]
+        kind = named if named in options else options[0]
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return typing.cast(Any, kind)(**{k: rebuild(hints[k], v) for k, v in value.items()})

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tune_kd.metrics import METRICS
 from tune_kd.storage import Storage
 
-SCHEMA_VERSION = 1  # of the columns; raised with any change
+SCHEMA_VERSION = 2  # of the columns; raised with any change
 PHASES = ("teach", "search", "confirm", "measure")
 STATUSES = ("finished", "stopped", "failed")
 
@@ -33,15 +33,19 @@ _WHO = {
     "number": WHOLE,  # of the trial within its method
     "seed": WHOLE,
 }
-_MEASURED = dict.fromkeys(METRICS, NUMBER)
+_MEASURED = {
+    **dict.fromkeys(METRICS, NUMBER),
+    # [true * K + predicted] of the K classes on the test split: images, or pixels that count
+    "test_confusion": pa.list_(WHOLE),
+}
 
 EPOCH_COLUMNS = {
     **_WHO,
     "attempt": TEXT,  # which process trained this epoch, not which file it stands in
     "stage": WHOLE,
     "stage_name": TEXT,
-    "epoch": WHOLE,  # within the stage, from 1
-    "step": WHOLE,  # epochs trained over all stages, from 1
+    "epoch": WHOLE,  # within the stage, from 1; 0 where the stage does not train
+    "step": WHOLE,  # rows of the trial so far, this one included
     "last": pa.bool_(),  # of the recipe
     "lr": NUMBER,
     "train_loss": NUMBER,  # the weighted sum, then its three terms unweighted
@@ -60,7 +64,8 @@ TRIAL_COLUMNS = {
     **_WHO,
     "space": TEXT,
     "family": TEXT,
-    "origin": TEXT,  # textbook, literature, random, sampled; best or textbook in phase confirm
+    "origin": TEXT,  # textbook, literature, random, sampled; best or textbook in phase confirm;
+    # shared in phase teach: the first stages of a method; file: what began from somebody's weights
     "source": TEXT,  # in phase confirm: the trial that is confirmed
     "stage": WHOLE,
     "stage_name": TEXT,
@@ -98,7 +103,7 @@ class EpochReport:
     epoch: int
     step: int
     last: bool
-    values: Mapping[str, float]  # lr, losses and metrics by column name
+    values: Mapping[str, Any]  # lr, losses and metrics by column name
     seconds: float
     state: Mapping[str, Any] = field(repr=False, default_factory=dict)
 

@@ -1,0 +1,98 @@
+"""What predictions are worth: a confusion matrix and what follows from it, calibration, agreement.
+
+Classes are on axis 1 of scores [B, K, ...]; a position is an image or a pixel. Everything is added up
+over batches first and divided at the end, so batches do not matter.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tune_kd.losses import IGNORE, hard_loss
+
+BINS = 15  # of the calibration error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a network reaches on some images, over all positions that count."""
+
+    accuracy: float
+    loss: float  # mean cross-entropy
+    ece: float
+    confusion: Tensor  # int64 [K, K], true class by row, on the CPU
+    agreement: float | None = None  # share of positions where both predict the same class
+
+    @property
+    def miou(self) -> float:
+        """Mean over the classes of intersection over union, of the whole set at once."""
+        return mean_iou(self.confusion)
+
+    def values(self, split: str, *, dense: bool) -> dict[str, float]:
+        """Columns of a row: accuracy and loss of the split, and mIoU where every pixel has a label."""
+        found = {f"{split}_accuracy": self.accuracy, f"{split}_loss": self.loss}
+        return found | ({f"{split}_miou": self.miou} if dense else {})
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Mean intersection over union of a confusion matrix [K, K], over classes that occur in either.
+
+    The Jaccard index of each class over the whole set (Everingham et al. 2010, section 4.3), then
+    their mean; another number than a mean over images.
+
+    >>> round(mean_iou(torch.tensor([[2, 1], [1, 6]])), 4)  # 2 / 4 and 6 / 8
+    0.625
+    """
+    counts = confusion.double()
+    both = counts.diagonal()
+    either = counts.sum(0) + counts.sum(1) - both
+    there = either > 0
+    return float((both[there] / either[there]).mean()) if bool(there.any()) else 0.0
+
+
+class Tally:
+    """Adds up what batches say; `scores` divides."""
+
+    def __init__(self, num_classes: int, *, device: torch.device | str = "cpu") -> None:
+        self._classes = num_classes
+        self._confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+        # count, right and confidence of each bin of confidence
+        self._bins = torch.zeros(3, BINS, dtype=torch.float64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._agreed = torch.zeros((), dtype=torch.int64, device=device)
+        self._compared = False
+
+    def add(self, scores: Tensor, labels: Tensor, *, teacher: Tensor | None = None) -> None:
+        """A batch: scores [B, K, ...] and labels [B, ...] (IGNORE counts for nothing), float32 and int64.
+
+        `teacher`: scores of the same shape, or of a smaller map, to agree with.
+        """
+        valid = labels != IGNORE
+        count = valid.sum()
+        self._loss += hard_loss(scores, labels).double() * count
+        confidence, predicted = scores.softmax(1).max(1)
+        seen, true = predicted[valid], labels[valid]
+        cells = true * self._classes + seen
+        self._confusion += torch.bincount(cells, minlength=self._classes**2)
+        sure = confidence[valid].double()
+        place = (sure * BINS).long().clamp(max=BINS - 1)
+        for at, weights in enumerate((torch.ones_like(sure), (seen == true).double(), sure)):
+            self._bins[at] += torch.bincount(place, weights=weights, minlength=BINS)
+        if teacher is not None:
+            self._compared = True
+            self._agreed += (teacher.argmax(1)[valid] == seen).sum()
+
+    def scores(self) -> Scores:
+        """What all batches together are worth; at least one position must have counted."""
+        confusion = self._confusion.view(self._classes, self._classes).cpu()
+        total = int(confusion.sum())
+        assert total > 0, "nothing was scored"
+        _, right, sure = self._bins.cpu()
+        return Scores(
+            accuracy=float(confusion.diagonal().sum()) / total,
+            loss=float(self._loss) / total,
+            ece=float((right - sure).abs().sum()) / total,  # Guo et al. 2017, equation 3
+            confusion=confusion,
+            agreement=float(self._agreed) / total if self._compared else None,
+        )
