@@ -39,11 +39,17 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images [B, ...] as the networks see them, labels [B, ...] (int64) and each image's number [B]."""
+    """Images [B, ...] as the networks see them, labels [B, ...] (int64) and each image's number [B].
+
+    Of mixed images (MixUp, CutMix) `labels` has the weight `share` (float32 [B], in [0, 1]) and
+    `other` (int64 [B]), the partner's, has the rest.
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    other: Tensor | None = None
+    share: Tensor | None = None
 
 
 FeatureLoss = Callable[[Outputs, Outputs, Batch], Tensor]
@@ -67,6 +73,21 @@ def hard_loss(
         reduction="none",
     )
     return _mean(each, labels != ignore_index)
+
+
+def mixed_loss(student: Tensor, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of mixed images with both their labels by their shares, the mean over images.
+
+    Zhang et al. 2018, section 2: the loss is linear in the target. Scores are [B, C].
+    """
+    assert batch.other is not None
+    assert batch.share is not None
+    scores = student.float()
+    own, other = (
+        F.cross_entropy(scores, labels, label_smoothing=label_smoothing, reduction="none")
+        for labels in (batch.labels, batch.other)
+    )
+    return (batch.share * own + (1 - batch.share) * other).mean()
 
 
 def soft_loss(
@@ -228,9 +249,12 @@ def total(
     loss, hard, soft, feature = zero, zero, zero, zero
     if weights.uses_hard:
         smoothing, ignored = terms.label_smoothing, terms.ignore_index
-        hard = hard_loss(
-            student.logits, batch.labels, label_smoothing=smoothing, ignore_index=ignored
-        )
+        if batch.other is None or batch.share is None:
+            hard = hard_loss(
+                student.logits, batch.labels, label_smoothing=smoothing, ignore_index=ignored
+            )
+        else:
+            hard = mixed_loss(student.logits, batch, label_smoothing=smoothing)
         loss = loss + weights.alpha * hard
     if weights.uses_soft:
         assert teacher is not None, "the soft term needs a teacher"

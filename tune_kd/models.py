@@ -1,8 +1,6 @@
-"""Networks by name for small images, their named feature taps, dropout with its own random stream, and weights.
+"""Networks by name, their named feature taps, and weights that are a function of a seed.
 
-A network's weights are a function of its seed. Its state-dict keys are torchvision's where torchvision
-has the network. `taps` names the modules whose outputs are its features: "low", "mid" and "high" are
-the last three stages, "pooled" the vector before the classifier.
+What networks there are stands in `networks` (scores of an image) and `segmentation` (of every pixel).
 """
 
 import functools
@@ -15,209 +13,63 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
+from tune_kd import networks, segmentation
 from tune_kd.errors import UsageError, unknown
+from tune_kd.layers import Classifier as Classifier  # these two for users' own networks
+from tune_kd.layers import Dropout as Dropout
+from tune_kd.layers import set_dropout as set_dropout
+from tune_kd.networks import CifarResNet, SmallCNN, SmallImageResNet, SmallViT
 from tune_kd.plugins import is_reference, load_function
 from tune_kd.recipe import stream
 
-
-class Dropout(nn.Module):
-    """Dropout whose rate is a tensor and whose random numbers come from a generator of its own.
-
-    The rate in [0, 1) is a 0-dim buffer outside the state dict, so that a captured step reads what a
-    trial varies. The identity in evaluation mode and while not `active`. In training an active one
-    needs its `generator` (on the input's device), which `set_dropout` gives it at each epoch.
-    """
-
-    rate: Tensor
-
-    def __init__(self, rate: float = 0.0, *, fixed: bool = False) -> None:
-        """`fixed`: the network's own rate, which `set_dropout` leaves as it is."""
-        super().__init__()
-        assert 0 <= rate < 1, rate
-        self.register_buffer("rate", torch.tensor(float(rate)), persistent=False)
-        self.active = rate > 0  # a Python value: reading the tensor would wait for the device
-        self.fixed = fixed
-        self.generator: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Each number is zero with probability `rate`, else divided by 1 - rate."""
-        if not (self.training and self.active):
-            return x
-        assert self.generator is not None, "set_dropout gives the generator before training"
-        draw = torch.rand(x.shape, generator=self.generator, device=x.device)
-        return x * ((draw >= self.rate) / (1.0 - self.rate)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Shown when the network is printed."""
-        return f"rate={self.rate.item():g}"
-
-
-class Classifier(nn.Linear):
-    """The last layer, [B, C] to [B, num_classes], with dropout before it; its keys are those of Linear."""
-
-    def __init__(self, in_features: int, num_classes: int, *, dropout: float = 0.0) -> None:
-        super().__init__(in_features, num_classes)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Scores [B, num_classes]."""
-        return super().forward(self.dropout(input))
-
-
-def set_dropout(model: nn.Module, rate: float, *, generator: torch.Generator | None) -> None:
-    """Give every `Dropout` its generator, and those that are not fixed their rate in [0, 1).
-
-    Raises:
-        UsageError: a rate above 0 for a network without any dropout.
-    """
-    found = [module for module in model.modules() if isinstance(module, Dropout)]
-    if rate and not found:
-        raise UsageError(
-            f"dropout {rate:g}: {type(model).__name__} has no dropout layer; use 0, or give it a `tune_kd.models.Dropout`"
-        )
-    for module in found:
-        module.generator = generator
-        if not module.fixed:
-            assert 0 <= rate < 1, rate
-            module.rate.fill_(rate)
-            module.active = rate > 0
-
-
-class SmallImageResNet(ResNet):  # type: ignore[misc] # torchvision has no types
-    """torchvision's ResNet of basic blocks, widths 64-128-256-512, for small images.
-
-    The stem is a 3x3 convolution of stride 1 without pooling: torchvision's own, meant for 224 pixels,
-    leaves one pixel of 32. He et al. 2016, table 1, with the stem of its section 4.2.
-    """
-
-    def __init__(
-        self, layers: Sequence[int], *, num_classes: int, channels: int = 3, dropout: float = 0.0
-    ) -> None:
-        super().__init__(BasicBlock, list(layers), num_classes=num_classes)
-        self.conv1 = _conv3x3(channels, 64)
-        self.maxpool = nn.Identity()
-        self.fc = Classifier(512, num_classes, dropout=dropout)
-        self.taps = {
-            "lowest": "layer1",
-            "low": "layer2",
-            "mid": "layer3",
-            "high": "layer4",
-            "pooled": "avgpool",
-        }
-
-
-class CifarResNet(nn.Module):
-    """He et al. 2016, section 4.2: a ResNet of 6n+2 layers, n blocks for each of the widths 16, 32 and 64.
-
-    The shortcuts that change the width are 1x1 convolutions, as distillation's references have them
-    (ResNet-8: 78,042 parameters at 10 classes), not the paper's parameter-free ones.
-    """
-
-    def __init__(
-        self, depth: int, *, num_classes: int, channels: int = 3, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        blocks, rest = divmod(depth - 2, 6)
-        assert (blocks >= 1, rest) == (True, 0), depth
-        self.conv1 = _conv3x3(channels, 16)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(16, 16, blocks=blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks=blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks=blocks, stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = Classifier(64, num_classes, dropout=dropout)
-        self.taps = {"low": "layer1", "mid": "layer2", "high": "layer3", "pooled": "avgpool"}
-        _he_normal(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, channels, H, W] to scores [B, num_classes]."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        scores: Tensor = self.fc(self.avgpool(x).flatten(1))
-        return scores
-
-
-class SmallCNN(nn.Module):
-    """Three 3x3 convolutions with batch normalisation, at full, half and quarter size: for 8x8 digits."""
-
-    def __init__(
-        self,
-        widths: tuple[int, int, int],
-        *,
-        num_classes: int,
-        channels: int = 1,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        low, mid, high = widths
-        self.stage1 = _convolution(channels, low, stride=1)
-        self.stage2 = _convolution(low, mid, stride=2)
-        self.stage3 = _convolution(mid, high, stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = Classifier(high, num_classes, dropout=dropout)
-        self.taps = {"low": "stage1", "mid": "stage2", "high": "stage3", "pooled": "avgpool"}
-        _he_normal(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, channels, H, W] to scores [B, num_classes]."""
-        x = self.stage3(self.stage2(self.stage1(x)))
-        scores: Tensor = self.fc(self.avgpool(x).flatten(1))
-        return scores
-
-
-def _conv3x3(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (stride 1), initialised as in He et al. 2015."""
-    conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
-def _convolution(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
-    conv = _conv3x3(inputs, outputs, stride=stride)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-def _stage(inputs: int, outputs: int, *, blocks: int, stride: int) -> nn.Sequential:
-    """Basic blocks; the first one changes width and size, with a 1x1 convolution as its shortcut."""
-    shortcut: nn.Module | None = None
-    if stride != 1 or inputs != outputs:
-        conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-        shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
-    first = BasicBlock(inputs, outputs, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
-
-
-def _he_normal(model: nn.Module) -> None:
-    """He et al. 2015: normal with variance 2 / fan_out, in all convolutions, as torchvision does."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 Builder = Callable[..., nn.Module]  # called with num_classes=, channels= and dropout=
 
+_x4 = {"widths": (32, 64, 128, 256)}
+_bottleneck = {"bottleneck": True}
 MODELS: dict[str, Builder] = {
     "resnet18": functools.partial(SmallImageResNet, (2, 2, 2, 2)),  # 11,173,962 at 10 classes
+    "resnet34": functools.partial(SmallImageResNet, (3, 4, 6, 3)),  # 21,282,122
+    "resnet50": functools.partial(SmallImageResNet, (3, 4, 6, 3), **_bottleneck),  # 23,520,842
+    "resnet152": functools.partial(SmallImageResNet, (3, 8, 36, 3), **_bottleneck),  # 58,156,618
     "resnet8_wide": functools.partial(SmallImageResNet, (1, 1, 1, 1)),  # 4,903,242
     "resnet8": functools.partial(CifarResNet, 8),  # 78,042
     "resnet20": functools.partial(CifarResNet, 20),
     "resnet32": functools.partial(CifarResNet, 32),
     "resnet56": functools.partial(CifarResNet, 56),
     "resnet110": functools.partial(CifarResNet, 110),
+    "resnet8x4": functools.partial(CifarResNet, 8, **_x4),
+    "resnet32x4": functools.partial(CifarResNet, 32, **_x4),
+    "vit_tiny": functools.partial(SmallViT, 12),  # 5,355,850 at 32 pixels
+    "vit_tiny_6": functools.partial(SmallViT, 6),  # 2,690,122
+    "mobilenet_v2": networks.small_mobilenet_v2,  # 2,236,682
+    "mobilenet_v3_small": networks.small_mobilenet_v3,
     "digits_teacher": functools.partial(SmallCNN, (32, 64, 64)),  # 56,554; about 99 % on digits
     "digits_student": functools.partial(SmallCNN, (4, 8, 8)),  # 1,030; 94 to 98 %
+    # of every pixel
+    "fcn_resnet50": segmentation.fcn_resnet50,
+    "lraspp_mobilenet_v3_large": segmentation.lraspp_mobilenet_v3_large,
+    "lraspp_mobilenet_v3_small": segmentation.lraspp_mobilenet_v3_small,
+    "aspp_mobilenet_v3_small": segmentation.aspp_mobilenet_v3_small,
+}
+# torchvision's names of the networks whose ImageNet weights ours can begin with
+IMAGENET = {
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50",
+    "resnet152": "resnet152",
+    "mobilenet_v2": "mobilenet_v2",
+    "mobilenet_v3_small": "mobilenet_v3_small",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a network is built for: how many classes, and its images' channels."""
+    """What a network is built for: how many classes, and its images' channels and sides."""
 
     num_classes: int
     channels: int = 3
+    size: tuple[int, int] = (32, 32)
 
 
 def build(
@@ -231,7 +83,7 @@ def build(
     """The network of that name, its weights a function of `seed`; the global generators are left alone.
 
     A user's `file.py:function` (looked for in `base`) is called with num_classes=, channels= and, if
-    it takes it, dropout=. Its attribute `taps` (level to module path) is needed for feature methods
+    it takes them, dropout= and size= (height, width). Its attribute `taps` (level to module path) is needed for feature methods
     only. Its `nn.Dropout` layers become `Dropout` of the same rate, so that its random numbers are ours.
 
     Raises:
@@ -241,10 +93,12 @@ def build(
     arguments: dict[str, Any] = {"num_classes": shape.num_classes, "channels": shape.channels}
     if is_reference(name):
         function: Builder = load_function(name, base=base)
-        arguments |= _user_arguments(function, name, arguments, dropout)
+        arguments |= _user_arguments(function, name, arguments, shape=shape, dropout=dropout)
     elif name in MODELS:
         function = MODELS[name]
         arguments["dropout"] = dropout
+        if "size" in inspect.signature(function).parameters:
+            arguments["size"] = shape.size
     else:
         raise unknown("network", name, MODELS, where="file.py:function or")
     with torch.random.fork_rng(devices=[]):
@@ -255,9 +109,9 @@ def build(
 
 
 def _user_arguments(
-    function: Builder, name: str, arguments: Mapping[str, Any], dropout: float
+    function: Builder, name: str, arguments: Mapping[str, Any], *, shape: Shape, dropout: float
 ) -> dict[str, Any]:
-    """{"dropout": rate} if the function takes it; UsageError where it cannot be called."""
+    """dropout= and size= if the function takes them; UsageError where it cannot be called."""
     signature = inspect.signature(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     takes_dropout = takes_any or "dropout" in signature.parameters
@@ -265,7 +119,9 @@ def _user_arguments(
         raise UsageError(
             f"'{name}' takes no dropout=, but dropout {dropout:g} is asked for; add the argument or --set dropout=0"
         )
-    extra = {"dropout": dropout} if takes_dropout else {}
+    extra: dict[str, Any] = {"dropout": dropout} if takes_dropout else {}
+    if "size" in signature.parameters:
+        extra["size"] = shape.size
     try:
         signature.bind(**arguments, **extra)
     except TypeError as error:
@@ -288,6 +144,35 @@ def _checked(model: object, name: str) -> nn.Module:
             if type(child) is nn.Dropout and child.p < 1:
                 parent._modules[key] = Dropout(child.p, fixed=True)
     return model
+
+
+def load_imagenet(model: nn.Module, name: str) -> None:
+    """torchvision's ImageNet weights into a network of MODELS, but for its stem and its classifier.
+
+    Those two have other shapes for small images and other classes, and keep their fresh weights. Once
+    downloaded they are read from torch's hub folder; nothing but tensors is unpickled.
+
+    Raises:
+        UsageError: a network without such weights, or weights that cannot be had.
+    """
+    import torchvision.models
+
+    if name not in IMAGENET:
+        raise unknown("network with ImageNet weights", name, IMAGENET)
+    wanted = torchvision.models.get_model_weights(IMAGENET[name]).DEFAULT
+    try:
+        given = wanted.get_state_dict(progress=False, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UsageError(
+            f"ImageNet weights of {name} cannot be downloaded ({error}); put {Path(wanted.url).name} "
+            f"into {folder}, or --set teacher_weights=none"
+        ) from None
+    own = model.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    left = sorted({k.rpartition(".")[0] for k in own.keys() - fitting.keys()})
+    assert len(left) <= 4, f"ImageNet weights of {name} do not fit: {left}"
+    model.load_state_dict(fitting, strict=False)
 
 
 class Taps:

@@ -106,8 +106,9 @@ class Optimiser:
 class Distill:
     """One training stage. With beta = gamma = 0 it is ordinary training on labels.
 
-    `patience` > 0 ends it when validation has not improved for so many epochs; where nothing is held
-    out, all `epochs` are trained. `clip` > 0 bounds the norm of the gradient of a step.
+    `patience` > 0 ends it when validation has not improved for so many epochs; `stop_after` > 0 ends
+    it after so many of its `epochs`, which the lr schedule still counts. `clip` > 0 bounds the norm of
+    the gradient of a step.
     """
 
     kind: str = "distill"
@@ -120,11 +121,14 @@ class Distill:
     levels: tuple[str, ...] = ("low", "mid", "high")  # of the features; matter where gamma > 0
     feature_loss: str = "cosine"  # a key of losses.FEATURE_LOSSES or file.py:function
     patience: int = 0
+    stop_after: int = 0
     clip: float = 0.0
 
     def __post_init__(self) -> None:
         _demand("epochs >= 1", self.epochs >= 1, epochs=self.epochs)
         _demand("patience >= 0", self.patience >= 0, patience=self.patience)
+        ok = 0 <= self.stop_after <= self.epochs
+        _demand("0 <= stop_after <= epochs", ok, stop_after=self.stop_after)
         _demand("0 <= clip < inf", 0 <= self.clip < math.inf, clip=self.clip)
         _demand("batch_size >= 2", self.batch_size >= 2, batch_size=self.batch_size)
         _demand("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)

@@ -35,7 +35,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 class Frozen:
     """A network that cannot learn: evaluation mode, no gradients, hashed before and after.
 
-    `logits` and `outputs` return float32 scores [B, C, ...]; features come as they are computed.
+    `outputs` returns float32 scores [B, C, ...], of a dense network at its own stride
+    (`segmentation.resize` brings them to the image's size); features come as they are computed.
     """
 
     def __init__(self, model: nn.Module, *, levels: Sequence[str] = (), precision: str) -> None:
@@ -49,7 +50,8 @@ class Frozen:
         """Scores and the features of the levels asked for."""
         assert not self.model.training, "the teacher left evaluation mode"
         with torch.no_grad(), autocast(self._device, self.precision):
-            scores = self.model(images)
+            coarse = getattr(self.model, "coarse", self.model)
+            scores = coarse(images)
         return scores.float(), dict(self._taps.features) if self._taps else {}
 
     def assert_unchanged(self) -> None:
@@ -58,7 +60,7 @@ class Frozen:
 
 
 class Tape:
-    """Teacher logits by epoch. `compute(epoch, positions)` gives float [len(positions), C] of them.
+    """Teacher logits by epoch. `compute(epoch, positions)` gives float [len(positions), C, ...] of them.
 
     `key` names all that the logits depend on (teacher's weights, images and subset, augmentation,
     seed, precision and layout); another key is another folder, so a mismatch cannot be read.
@@ -72,7 +74,7 @@ class Tape:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def epoch(self, epoch: int) -> Tensor:
-        """float16 [N, C], filled first where it is not on the tape yet."""
+        """float16 [N, C, ...], filled first where it is not on the tape yet."""
         whole = self._folder / f"{epoch:05d}.npy"
         while True:
             found = _read(whole, self._size)

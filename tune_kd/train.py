@@ -8,15 +8,16 @@ would read (lr, loss weights, temperature, dropout) are 0-dim tensors on the dev
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tune_kd import data, losses, models
+from tune_kd import data, losses, models, scoring, segmentation
 from tune_kd.recipe import Compute, Distill, Optimiser, stream
 from tune_kd.teacher import Frozen, Tape, autocast
 
-EVALUATION_BATCH = 512
+EVALUATION_PIXELS = 512 * 32 * 32  # of a batch of images that is scored
 FINITE_EVERY = 64  # steps between looks at the loss: each look waits for the device
 
 
@@ -27,14 +28,17 @@ class Fold:
     images: data.Resident
     fit: Tensor  # int64, sorted
     validation: Tensor  # int64, may be empty
-    num_images: int  # of the whole decoded set, which views are drawn for
-    pad: int
-    flip: bool
+    num_classes: int
+    dense: bool = False
 
-    def views(self, seed: int, epoch: int) -> Tensor:
-        """The view of every image of the set in an epoch, on the images' device."""
-        drawn = data.views(self.num_images, seed=seed, epoch=epoch, pad=self.pad, flip=self.flip)
-        return drawn.to(self.fit.device)
+    def seen(self, seed: int, epoch: int) -> Callable[[Tensor], losses.Batch]:
+        """How training sees images in an epoch: batches by index, the same for every trial."""
+        return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
+
+    @property
+    def metric(self) -> str:
+        """What an epoch is worth, a column."""
+        return "val_miou" if self.dense else "val_accuracy"
 
 
 class Learner:
@@ -42,7 +46,8 @@ class Learner:
 
     def __init__(self, model: nn.Module, projections: nn.Module, optimiser: Optimiser) -> None:
         self.model, self.projections = model, projections
-        self._parameters = parameters = [*model.parameters(), *projections.parameters()]
+        self.best = torch.tensor([-math.inf, 0.0])  # best value of validation, and its epoch
+        self.parameters = parameters = [*model.parameters(), *projections.parameters()]
         self.lr = torch.tensor(float(optimiser.lr), device=parameters[0].device)
         if optimiser.name == "sgd":
             self.optimiser: torch.optim.Optimizer = torch.optim.SGD(
@@ -62,22 +67,26 @@ class Learner:
         """Everything the next epoch goes on from, as flat names to tensors."""
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         found |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
+        found["progress.best"] = self.best
         for number, slots in self.optimiser.state_dict()["state"].items():
             found |= {f"optimiser.{number}.{slot}": v for slot, v in slots.items() if v is not None}
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """What `state` returned, put back."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "projections": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {
+            part: {} for part in ("model", "projections", "optimiser", "progress")
+        }
         for name, value in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
         self.model.load_state_dict(parts["model"])
         self.projections.load_state_dict(parts["projections"])
+        self.best = parts["progress"]["best"].clone()
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["optimiser"].items():
             number, _, slot = name.partition(".")
-            parameter = self._parameters[int(number)]
+            parameter = self.parameters[int(number)]
             if value.shape == parameter.shape:  # in the parameter's own memory layout
                 value = torch.empty_like(parameter).copy_(value)
             slots.setdefault(int(number), {})[slot] = value
@@ -93,13 +102,14 @@ class Training:
 
     stage: Distill
     number: int  # of the stage within the recipe
-    first_step: int  # epochs trained in earlier stages
+    first_step: int  # reports of earlier stages
     seed: int
     fold: Fold
     compute: Compute
     teacher: Frozen | None
     tape: Tape | None
     feature_loss: Callable[..., Tensor]
+    after_step: Callable[[], None] | None = None  # keeps pruned weights at zero
 
 
 def learning_rate(optimiser: Optimiser, *, epochs: float, at: float) -> float:
@@ -122,32 +132,55 @@ def learning_rate(optimiser: Optimiser, *, epochs: float, at: float) -> float:
     return optimiser.lr * optimiser.decay_factor ** (decays if optimiser.schedule == "step" else 0)
 
 
-def train(
-    work: Training, learner: Learner, *, done: int = 0
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Train from epoch `done` + 1 on; after each epoch its number and its losses, lr and metrics."""
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that is over: its number, and its losses, lr and metrics by column."""
+
+    number: int
+    values: dict[str, Any]
+    last: bool  # of the stage
+
+
+def train(work: Training, learner: Learner, *, done: int = 0) -> Iterator[Epoch]:
+    """Train from epoch `done` + 1 on, and hand over each epoch."""
     stage, fold = work.stage, work.fold
     weights = losses.Weights(stage.weights, device=fold.fit.device)
     taps = models.Taps(learner.model, stage.levels if weights.uses_features else ())
+    end = stage.stop_after or stage.epochs
     try:
-        for epoch in range(done + 1, stage.epochs + 1):
-            values = _epoch(work, learner, weights=weights, taps=taps, epoch=epoch)
+        for number in range(done + 1, end + 1):
+            values = _epoch(work, learner, weights=weights, taps=taps, epoch=number)
             if len(fold.validation):
-                accuracy, loss = evaluate(learner.model, fold.images, fold.validation)
-                values |= {"val_accuracy": accuracy, "val_loss": loss}
-            if epoch == stage.epochs and work.teacher:
+                found = evaluate(learner.model, fold, fold.validation)
+                values |= found.values("val", dense=fold.dense)
+            last = number == end or _out_of_patience(work, learner, values, number)
+            if last and work.teacher:
                 work.teacher.assert_unchanged()
-            yield epoch, values
+            yield Epoch(number, values, last)
+            if last:
+                return
     finally:
         taps.remove()
 
 
+def _out_of_patience(
+    work: Training, learner: Learner, values: Mapping[str, float], epoch: int
+) -> bool:
+    """Whether validation has not improved for as long as the stage waits; remembers the best."""
+    value = values.get(work.fold.metric)
+    if not work.stage.patience or value is None:
+        return False
+    if value > float(learner.best[0]):
+        learner.best = torch.tensor([value, float(epoch)])
+    return epoch - int(learner.best[1]) >= work.stage.patience
+
+
 def _epoch(
     work: Training, learner: Learner, *, weights: losses.Weights, taps: models.Taps, epoch: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """One pass over the fitted images; mean losses and the last lr."""
     stage, fold, device = work.stage, work.fold, work.fold.fit.device
-    views = fold.views(work.seed, work.first_step + epoch)
+    seen = fold.seen(work.seed, work.first_step + epoch)
     soft = None
     if work.tape and weights.uses_soft:
         soft = work.tape.epoch(work.first_step + epoch).to(device)
@@ -163,11 +196,11 @@ def _epoch(
     learner.projections.train()
     for step in range(steps):
         position = shuffled[step * size : (step + 1) * size]
-        index = fold.fit[position]
         at = epoch - 1 + step / steps
         learner.lr.fill_(learning_rate(stage.optimiser, epochs=stage.epochs, at=at))
         teacher = soft[position].float() if soft is not None else None
-        parts = _step(work, learner, weights=weights, taps=taps, index=index, view=views[index], teacher=teacher)  # fmt: skip
+        batch = seen(fold.fit[position])
+        parts = _step(work, learner, weights=weights, taps=taps, batch=batch, teacher=teacher)
         sums += torch.stack([part.detach() for part in parts])
         if (step % FINITE_EVERY == 0 or step == steps - 1) and not bool(torch.isfinite(sums[0])):
             raise FloatingPointError(f"the loss is not finite in epoch {epoch}")
@@ -177,10 +210,10 @@ def _epoch(
 
 
 def _step(  # noqa: PLR0913 - a step's operands
-    work: Training, learner: Learner, *, weights: losses.Weights, taps: models.Taps, index: Tensor, view: Tensor, teacher: Tensor | None
+    work: Training, learner: Learner, *, weights: losses.Weights, taps: models.Taps, batch: losses.Batch, teacher: Tensor | None
 ) -> losses.Parts:  # fmt: skip
     """Forward, losses in float32, backward, update."""
-    images, labels = work.fold.images.batch(index, view), work.fold.images.labels[index]
+    images = batch.images
     features: dict[str, Tensor] = {}
     if weights.uses_features:
         assert work.teacher is not None
@@ -189,18 +222,24 @@ def _step(  # noqa: PLR0913 - a step's operands
     with autocast(images.device, work.compute.precision):
         scores = learner.model(images)
         projected = learner.projections(taps.features) if weights.uses_features else {}
+    if teacher is not None and work.fold.dense:
+        teacher = segmentation.resize(teacher, scores.shape[2:])
     parts = losses.total(
         losses.Outputs(scores, projected),
         None if teacher is None else losses.Outputs(teacher, features),
-        batch=losses.Batch(images, labels, index),
+        batch=batch,
         weights=weights,
         terms=losses.Terms(
             label_smoothing=work.stage.label_smoothing, feature_loss=work.feature_loss
         ),
     )
     parts.loss.backward()
+    if work.stage.clip:
+        nn.utils.clip_grad_norm_(learner.parameters, work.stage.clip)
     learner.optimiser.step()
     learner.optimiser.zero_grad()
+    if work.after_step:
+        work.after_step()
     return parts
 
 
@@ -209,15 +248,33 @@ def _generator(work: Training, epoch: int, purpose: str, device: torch.device) -
     return torch.Generator(device=device).manual_seed(seed)
 
 
+def chunks(index: Tensor, images: data.Resident) -> tuple[Tensor, ...]:
+    """The images `index` in batches that a network is scored in: fewer where they are bigger."""
+    height, width = images.sides
+    return index.split(max(1, EVALUATION_PIXELS // (height * width)))
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, images: data.Resident, index: Tensor) -> tuple[float, float]:
-    """Accuracy as a fraction and mean cross-entropy of the images `index`, in float32, centre view."""
+def evaluate(
+    model: nn.Module, fold: Fold, index: Tensor, *, reference: Tensor | None = None
+) -> scoring.Scores:
+    """What a network reaches on the images `index` as they are, in float32.
+
+    `reference`: scores of a teacher for these images, in this order, to agree with.
+    """
+    images = fold.images
     was_training = model.training
     model.eval()
-    right, loss = 0.0, 0.0
-    for chunk in index.split(EVALUATION_BATCH):
-        scores, labels = model(images.batch(chunk, None)).float(), images.labels[chunk]
-        right += float((scores.argmax(1) == labels).sum())
-        loss += float(losses.hard_loss(scores, labels)) * len(chunk)
+    tally = scoring.Tally(fold.num_classes, device=index.device)
+    start = 0
+    for chunk in chunks(index, images):
+        batch = images.whole(chunk)
+        scores = model(batch.images).float()
+        teacher = None
+        if reference is not None:
+            teacher = reference[start : start + len(chunk)].to(index.device).float()
+            teacher = segmentation.resize(teacher, scores.shape[2:]) if fold.dense else teacher
+        tally.add(scores, batch.labels, teacher=teacher)
+        start += len(chunk)
     model.train(was_training)
-    return right / len(index), loss / len(index)
+    return tally.scores()
