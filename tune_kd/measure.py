@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from tune_kd import probes
@@ -57,6 +56,16 @@ def footprint(model: nn.Module) -> dict[str, float]:
     }
 
 
+def flops(model: nn.Module, image: Tensor) -> float:
+    """Floating-point operations of one image's forward, 2 x multiply-adds; `image` is [1, C, H, W]."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(image)
+    model.train(was_training)
+    return float(counter.get_total_flops())
+
+
 def measure(
     model: nn.Module, *, shape: Sequence[int], device: torch.device | str
 ) -> dict[str, float]:
@@ -71,14 +80,13 @@ def measure(
     with _threads(1), torch.inference_mode():
         copied = copy.deepcopy(model).to(device=device, dtype=torch.float32).eval()
         image = _images(1, shape, device)
-        with FlopCounterMode(display=False) as counter:
-            copied(image)
+        operations = flops(copied, image)
         latency = _seconds(copied, image, at_least=0.4)
         size = THROUGHPUT_BATCH.get(device.type, THROUGHPUT_BATCH_ACCELERATOR)
         batch = _seconds(copied, _images(size, shape, device), at_least=0.2)
     return {
         **kept,
-        "flops": float(counter.get_total_flops()),
+        "flops": operations,
         "latency_ms": statistics.median(latency) * 1e3,
         "latency_ms_sd": statistics.stdev(latency) * 1e3,
         "throughput_per_s": size / statistics.median(batch),
@@ -91,6 +99,8 @@ def _seconds(model: nn.Module, images: Tensor, *, at_least: float) -> list[float
     def forward() -> None:
         model(images)
         _wait(images.device)  # within a block too, else launches are timed and not the network
+
+    from torch.utils.benchmark import Timer  # says on stderr that there is no CUDA, where it is imported
 
     forward()
     timer = Timer("forward()", globals={"forward": forward}, num_threads=1)

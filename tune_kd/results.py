@@ -106,6 +106,7 @@ class EpochReport:
     values: Mapping[str, Any]  # lr, losses and metrics by column name
     seconds: float
     state: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    arrays: Mapping[str, Any] = field(repr=False, default_factory=dict)  # of pictures, by name
 
 
 def epoch_schema() -> pa.Schema:

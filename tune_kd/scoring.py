@@ -51,6 +51,28 @@ def mean_iou(confusion: Tensor) -> float:
     return float((both[there] / either[there]).mean()) if bool(there.any()) else 0.0
 
 
+def image_ious(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean intersection over union of each image alone: float32 [B] of scores [B, K, H, W].
+
+    Over the classes that occur in its labels [B, H, W] or in what is predicted at pixels that count;
+    NaN where none counts.
+
+    >>> scores = torch.tensor([[[[2.0, 0.0]], [[0.0, 2.0]]]])  # predicts 0, then 1
+    >>> image_ious(scores, torch.tensor([[[0, 0]]])).tolist()  # 1 of 2, and 0 of 1
+    [0.25]
+    """
+    count, classes = scores.shape[:2]
+    valid = labels != IGNORE
+    image = torch.arange(count, device=labels.device).view(-1, 1, 1).expand_as(labels)
+    cells = (image * classes + labels) * classes + scores.argmax(1)
+    counts = torch.bincount(cells[valid], minlength=count * classes**2)
+    counts = counts.view(count, classes, classes).double()
+    both = counts.diagonal(dim1=1, dim2=2)
+    either = counts.sum(1) + counts.sum(2) - both
+    ious = torch.where(either > 0, both / either, torch.nan)
+    return ious.nanmean(1).float()
+
+
 class Tally:
     """Adds up what batches say; `scores` divides."""
 

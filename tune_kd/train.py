@@ -29,6 +29,7 @@ class Fold:
     fit: Tensor  # int64, sorted
     validation: Tensor  # int64, may be empty
     num_classes: int
+    sides: tuple[int, int]  # height and width
     dense: bool = False
 
     def seen(self, seed: int, epoch: int) -> Callable[[Tensor], losses.Batch]:
@@ -248,9 +249,9 @@ def _generator(work: Training, epoch: int, purpose: str, device: torch.device) -
     return torch.Generator(device=device).manual_seed(seed)
 
 
-def chunks(index: Tensor, images: data.Resident) -> tuple[Tensor, ...]:
+def chunks(index: Tensor, fold: Fold) -> tuple[Tensor, ...]:
     """The images `index` in batches that a network is scored in: fewer where they are bigger."""
-    height, width = images.sides
+    height, width = fold.sides
     return index.split(max(1, EVALUATION_PIXELS // (height * width)))
 
 
@@ -262,13 +263,12 @@ def evaluate(
 
     `reference`: scores of a teacher for these images, in this order, to agree with.
     """
-    images = fold.images
     was_training = model.training
     model.eval()
     tally = scoring.Tally(fold.num_classes, device=index.device)
     start = 0
-    for chunk in chunks(index, images):
-        batch = images.whole(chunk)
+    for chunk in chunks(index, fold):
+        batch = fold.images.whole(chunk)
         scores = model(batch.images).float()
         teacher = None
         if reference is not None:

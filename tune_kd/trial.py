@@ -5,250 +5,263 @@ scheduler's stop is raised inside whoever consumes the reports.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import data, losses, measure, models, tasks, teacher, train, weights
-from tune_kd.recipe import RECIPE_VERSION, Compute, Distill, Images, Recipe, stream, to_json
+from tune_kd import compress, exam, int8, losses, measure, models, site, train
+from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
 from tune_kd.results import EpochReport
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where a recipe runs: nothing here changes what it gives."""
-
-    cache: Path  # on the node's own disk
-    data: Path | None = None  # --data; None = the task's own
-    code: Path | None = None  # the folder of a user's own files
-    device: str = "cpu"
-    model: Callable[[str], Path] | None = None  # a trained model's weights by fingerprint
+from tune_kd.site import Site as Site  # where callers find it
+from tune_kd.teacher import Frozen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Where an earlier attempt stopped: the last finished epoch of a stage, and its state."""
+    """Where an earlier attempt stopped: its last row's stage and epoch, and the state with it.
+
+    `step` counts the rows so far (0: as many as the stages before it plan).
+    """
 
     stage: int
     epoch: int
     state: Mapping[str, Tensor]
+    step: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether that row was the last of its stage."""
+        return bool(self.state.get("progress.over", False))
 
 
-def load_train(images: Images, site: Site) -> tasks.Decoded:
-    """The decoded train split, which must be the one that the recipe was written for."""
-    task = tasks.find(images.task, base=site.code)
-    decoded = tasks.decode(task, "train", folder=site.data, cache=site.cache)
-    if decoded.hash != images.train_hash:
-        raise ValueError(
-            f"the train images here ({decoded.hash}) are not the study's ({images.train_hash})"
-        )
-    return decoded
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """The test split is to be opened; `reference` is a teacher's network and fingerprint to agree with."""
+
+    reference: tuple[str, str] | None = None
 
 
-def fold(images: Images, site: Site, layout: str) -> train.Fold:
-    """The images that a recipe is fitted and validated on, on its device."""
-    decoded = load_train(images, site)
-    fit, validation = data.split(decoded.labels, limit=images.limit_train, seed=images.split_seed)
-    if images.fit_on == "train+val":
-        fit, validation = np.sort(np.concatenate([fit, validation])), validation[:0]
-    device = torch.device(site.device)
-    return train.Fold(
-        images=_resident(decoded, images, site, layout),
-        fit=torch.from_numpy(fit).to(device),
-        validation=torch.from_numpy(validation).to(device),
-        num_images=len(decoded.labels),
-        pad=images.pad,
-        flip=images.flip,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What all stages of one run have in common."""
+
+    recipe: Recipe
+    seed: int
+    site: Site
+    images: train.Fold
+    teacher: Frozen | None
+    exam: exam.Exam | None  # None: the test split stays sealed
+    sample: Tensor  # two images as a network sees them, for its shapes
 
 
-def _resident(decoded: tasks.Decoded, images: Images, site: Site, layout: str) -> data.Resident:
-    return data.Resident(
-        decoded,
-        pad=images.pad,
-        mean=images.mean,
-        std=images.std,
-        device=torch.device(site.device),
-        layout=layout,
-    )
-
-
-def build(name: str, recipe: Recipe, site: Site, *, dropout: float = 0.0, seed: int) -> nn.Module:
-    """A network of the recipe's image shape on the site's device, in the recipe's layout."""
-    model = models.build(
-        name,
-        shape=models.Shape(num_classes=recipe.images.num_classes, channels=recipe.images.channels),
-        dropout=dropout,
-        seed=seed,
-        base=site.code,
-    )
-    return place(model, site, recipe.compute)
-
-
-def place(model: nn.Module, site: Site, compute: Compute) -> nn.Module:
-    """A network on the site's device in a memory layout."""
-    layout = torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
-    return model.to(device=torch.device(site.device), memory_format=layout)  # type: ignore[call-overload,no-any-return]
-
-
-def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Module:
-    """A trained network by its fingerprint."""
-    assert site.model is not None, "this recipe needs a trained model"
-    model = build(name, recipe, site, seed=0)
-    weights.checked_load(model, weights.load_weights(site.model(fingerprint)), what=fingerprint)
-    return model
-
-
-def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
-    """The teacher of the recipe's stages, None where no stage listens to one."""
-    weights = [stage.weights for stage in recipe.stages]
-    if not any(w.beta > 0 or w.gamma > 0 for w in weights):
-        return None
-    levels = {lv for stage in recipe.stages if stage.weights.gamma > 0 for lv in stage.levels}
-    model = load_model(recipe.teacher, recipe, site, recipe.teacher_model)
-    return teacher.Frozen(model, levels=sorted(levels), precision=recipe.compute.precision)
-
-
-def teacher_tape(
-    recipe: Recipe, frozen: teacher.Frozen, images: train.Fold, *, seed: int, site: Site
-) -> teacher.Tape:
-    """The teacher's logits for every view that a seed shows of the fitted images."""
-
-    def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        views = images.views(seed, epoch)
-        index = images.fit[torch.from_numpy(positions).to(images.fit.device)]
-        chunks = index.split(train.EVALUATION_BATCH)
-        return torch.cat(
-            [frozen.outputs(images.images.batch(c, views[c]))[0].cpu() for c in chunks]
-        )
-
-    name = teacher.key(
-        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), str(seed), torch.device(site.device).type
-    )  # fmt: skip
-    return teacher.Tape(site.cache / "tape", name, size=len(images.fit), compute=compute)
-
-
-def run(
-    recipe: Recipe, *, seed: int, site: Site, resume: Resume | None = None, open_test: bool = False
+def run(  # noqa: PLR0913 - a run's circumstances
+    recipe: Recipe,
+    *,
+    seed: int,
+    site: Site,
+    resume: Resume | None = None,
+    opening: Opening | None = None,
+    shared: int = 0,
 ) -> Iterator[EpochReport]:
     """Train the recipe's student, from `resume` on; the last report has all measurements.
 
-    `open_test` unseals the test split for one evaluation at the end; a search never sets it. A recipe
-    without stages measures the model that it starts from: one report of epoch 0.
+    The result of the first `shared` stages is loaded, not trained. With an `opening` the test split is
+    evaluated after each stage; a search never gives one. A recipe without stages measures the model
+    that it starts from: one report of epoch 0.
     """
-    started = time.monotonic()
-    images = fold(recipe.images, site, recipe.compute.layout)
-    if recipe.start:
-        model = load_model(recipe.student, recipe, site, recipe.start)
-    else:
-        first = next((stage.dropout for stage in recipe.stages), 0.0)
-        weights_seed = stream(seed, "weights")
-        model = build(recipe.student, recipe, site, dropout=first, seed=weights_seed)
+    began = time.monotonic()
+    work = _prepared(recipe, seed=seed, where=site, opening=opening)
+    model, number, step = _entered(work, resume, shared)
     if not recipe.stages:
-        values = _metrics(model, recipe, images, site, open_test)
-        seconds = time.monotonic() - started
-        yield EpochReport(stage=0, stage_name="Measure", epoch=0, step=0, last=True, values=values, seconds=seconds)  # fmt: skip
+        told = {"stage": 0, "stage_name": "Measure", "epoch": 0, "step": 0, "last": True}
+        values = _scored(work, model) | measure.footprint(model)
+        yield EpochReport(**told, values=values, arrays=_pictures(work, model), seconds=time.monotonic() - began)  # fmt: skip
         return
-    frozen = frozen_teacher(recipe, site)
-    step = 0
-    for number, stage in enumerate(recipe.stages):
-        done = 0
-        if resume and number < resume.stage:
-            step += stage.epochs
-            continue
-        work = _training(recipe, number, images, seed=seed, site=site)
-        work = replace(work, first_step=step, **_teaching(recipe, frozen, work, site))
-        learner = train.Learner(model, _projections(recipe, stage, frozen, work, site, model), stage.optimiser)  # fmt: skip
-        if resume and number == resume.stage:
-            learner.load(resume.state)
-            done = resume.epoch
-        began = time.monotonic()
-        for epoch, values in train.train(work, learner, done=done):
-            last = number == len(recipe.stages) - 1 and epoch == stage.epochs
-            if epoch == stage.epochs:
-                values |= _metrics(model, recipe, images, site, open_test and last)
-            yield EpochReport(
-                stage=number,
-                stage_name=type(stage).__name__,
-                epoch=epoch,
-                step=step + epoch,
-                last=last,
-                values=values,
-                seconds=time.monotonic() - began,
-                state=learner.state(),
-            )
-            began = time.monotonic()
-        step += stage.epochs
+    while number < len(recipe.stages):
+        within = resume if resume and resume.stage == number and not resume.over else None
+        for report, model in _stage(work, model, number, step=step, resume=within):  # noqa: B020
+            yield report
+        number, step = number + 1, report.step
 
 
-def _training(
-    recipe: Recipe, number: int, images: train.Fold, *, seed: int, site: Site
-) -> train.Training:
-    stage = recipe.stages[number]
-    return train.Training(
-        stage=stage,
-        number=number,
-        first_step=0,
+def _prepared(recipe: Recipe, *, seed: int, where: Site, opening: Opening | None) -> _Run:
+    images = site.fold(recipe.images, where, recipe.compute.layout)
+    opened = None
+    if opening:
+        opened = exam.prepare(recipe, where, reference=opening.reference)
+    return _Run(
+        recipe=recipe,
         seed=seed,
-        fold=images,
-        compute=recipe.compute,
-        teacher=None,
-        tape=None,
-        feature_loss=losses.find_feature_loss(stage.feature_loss, base=site.code),
+        site=where,
+        images=images,
+        teacher=site.frozen_teacher(recipe, where),
+        exam=opened,
+        sample=site.sample_of(images),
     )
 
 
-def _teaching(
-    recipe: Recipe, frozen: teacher.Frozen | None, work: train.Training, site: Site
-) -> dict[str, Any]:
-    """The teacher and the tape of a stage, where its weights ask for them."""
-    if frozen is None:
-        return {}
+def _entered(work: _Run, resume: Resume | None, shared: int) -> tuple[nn.Module, int, int]:
+    """The network, the stage that is next or goes on, and the rows before that stage."""
+    recipe = work.recipe
+    if resume is None:
+        before = sum(reports_of(stage) for stage in recipe.stages[:shared])
+        model = site.begun(recipe, work.site, sample=work.sample, seed=work.seed, shared=shared)
+        return model, shared, before
+    planned = sum(reports_of(stage) for stage in recipe.stages[: resume.stage])
+    step = resume.step or planned + max(resume.epoch, 1)
+    state = {k[6:]: v for k, v in resume.state.items() if k.startswith("model.")}
+    if isinstance(recipe.stages[resume.stage], Quantize) and not resume.over:
+        # its tensors are those of a prepared graph, which its stage makes and loads
+        return site.build(recipe.student, recipe, work.site, seed=0), resume.stage, step - resume.epoch  # fmt: skip
+    done = resume.stage + 1 if resume.over else resume.stage
+    model = site.rebuilt(recipe, state, stages=done, site=work.site, sample=work.sample)
+    return model, done, step if resume.over else step - resume.epoch
+
+
+def _stage(
+    work: _Run, model: nn.Module, number: int, *, step: int, resume: Resume | None
+) -> Iterator[tuple[EpochReport, nn.Module]]:
+    """The reports of one stage, `step` rows after the first, each with the network as it is then."""
+    stage = work.recipe.stages[number]
+    if (stage_training := training_of(stage)) is None:
+        began = time.monotonic()
+        changed = _compressed(work, model, stage)
+        values = _scored(work, changed) | _footprint(work, changed, before=model)
+        yield _told(work, number, 0, step=step + 1, model=changed, values=values, began=began)
+        return
+    began = time.monotonic()
+    student = model
+    if isinstance(stage, Quantize):
+        student = int8.prepare(model, sample=work.sample, qat=True)
+    training = _training(work, number, student, stage=stage_training, first_step=step)
+    projections = _projections(work, student, stage_training)
+    learner = train.Learner(student, projections, stage_training.optimiser)
+    if resume:
+        learner.load(resume.state)
+    for epoch in train.train(training, learner, done=resume.epoch if resume else 0):
+        values, state, changed = epoch.values, learner.state(), student
+        if epoch.last:
+            if isinstance(stage, Quantize):
+                changed = int8.convert(student)
+            values = values | _scored(work, changed) | _footprint(work, changed, before=model)
+            state = None
+        yield _told(
+            work, number, epoch.number, step=step + epoch.number, model=changed, values=values, began=began, state=state
+        )  # fmt: skip
+        began = time.monotonic()
+
+
+def _told(  # noqa: PLR0913 - a report's parts
+    work: _Run, number: int, epoch: int, *, step: int, model: nn.Module, values: dict[str, Any], began: float, state: Mapping[str, Tensor] | None = None
+) -> tuple[EpochReport, nn.Module]:  # fmt: skip
+    """A report with its network; without a `state` of training it ends its stage."""
+    over = state is None
+    last = over and number == len(work.recipe.stages) - 1
+    if state is None:
+        tensors = int8.state_of(model) if int8.is_converted(model) else model.state_dict()
+        state = {f"model.{name}": value for name, value in tensors.items()}
+        state["progress.over"] = torch.tensor(True)
+    report = EpochReport(
+        stage=number,
+        stage_name=type(work.recipe.stages[number]).__name__,
+        epoch=epoch,
+        step=step,
+        last=last,
+        values=values,
+        arrays=_pictures(work, model) if last else {},
+        seconds=time.monotonic() - began,
+        state=state,
+    )
+    return report, model
+
+
+def _compressed(work: _Run, model: nn.Module, stage: Stage) -> nn.Module:
+    """The network after a stage that does not train."""
+    if isinstance(stage, Prune):
+        compress.prune(model, stage, sample=work.sample)
+        return site.place(model, work.site, work.recipe.compute)
+    assert isinstance(stage, Quantize), stage
+    prepared = int8.prepare(model, sample=work.sample, qat=False)
+    generator = torch.Generator().manual_seed(stream(work.seed, "calibration"))
+    fit = work.images.fit
+    order = torch.randperm(len(fit), generator=generator)[: stage.calibration_images]
+    parts = train.chunks(fit[order.to(fit.device)], work.images)
+    int8.calibrate(prepared, (work.images.images.whole(part).images for part in parts))
+    return int8.convert(prepared)
+
+
+def _training(
+    work: _Run, number: int, model: nn.Module, *, stage: Distill, first_step: int
+) -> train.Training:
+    """The stage with the teacher and the tape, where its weights ask for them."""
+    recipe, frozen = work.recipe, work.teacher if stage.listens else None
     tape = None
-    if work.stage.weights.beta > 0:
-        tape = teacher_tape(recipe, frozen, work.fold, seed=work.seed, site=site)
-    return {"teacher": frozen, "tape": tape}
+    if frozen and stage.weights.beta > 0:
+        tape = site.teacher_tape(recipe, frozen, work.images, seed=work.seed, site=work.site)
+    sparse = any(isinstance(s, Prune) and s.method == "magnitude" for s in recipe.stages[:number])
+    return train.Training(
+        stage=stage,
+        number=number,
+        first_step=first_step,
+        seed=work.seed,
+        fold=work.images,
+        compute=recipe.compute,
+        teacher=frozen,
+        tape=tape,
+        feature_loss=losses.find_feature_loss(stage.feature_loss, base=work.site.code),
+        after_step=compress.keep_zeros(model) if sparse else None,
+    )
 
 
-def _projections(  # noqa: PLR0913 - two networks and their setting
-    recipe: Recipe, stage: Distill, frozen: teacher.Frozen | None, work: train.Training, site: Site, model: nn.Module
-) -> nn.Module:  # fmt: skip
+def _projections(work: _Run, model: nn.Module, stage: Distill) -> nn.Module:
     """Student-side projections to the teacher's channels, built by a dry forward of two images."""
-    if frozen is None or stage.weights.gamma == 0:
+    if work.teacher is None or stage.weights.gamma == 0:
         return nn.Module()
-    sample = work.fold.images.batch(work.fold.fit[:2], None)
-    _, wanted = frozen.outputs(sample)
+    _, wanted = work.teacher.outputs(work.sample)
     was_training = model.training
     taps = models.Taps(model, stage.levels)
     model.eval()
     with torch.no_grad():
-        model(sample)
+        model(work.sample)
     found = dict(taps.features)
     taps.remove()
     model.train(was_training)
     wanted = {level: wanted[level] for level in stage.levels}
     built = losses.Projections(found, wanted, seed=stream(work.seed, "projections"))
-    return place(built, site, recipe.compute)
+    return site.place(built, work.site, work.recipe.compute)
 
 
-def _metrics(
-    model: nn.Module, recipe: Recipe, images: train.Fold, site: Site, open_test: bool
-) -> dict[str, float]:
-    """Size of the network, validation where a fold has one, and the test split where it is open."""
-    values: dict[str, float] = dict(measure.footprint(model))
+def _scored(work: _Run, model: nn.Module) -> dict[str, Any]:
+    """Validation where a fold has one, and the test split where it is open."""
+    values: dict[str, Any] = {}
+    images = work.images
     if len(images.validation):
-        accuracy, loss = train.evaluate(model, images.images, images.validation)
-        values |= {"val_accuracy": accuracy, "val_loss": loss}
-    if open_test:
-        task = tasks.find(recipe.images.task, base=site.code)
-        decoded = tasks.decode(task, "test", folder=site.data, cache=site.cache)
-        test = _resident(decoded, recipe.images, site, recipe.compute.layout)
-        index = torch.arange(len(decoded.labels), device=images.fit.device)
-        accuracy, loss = train.evaluate(model, test, index)
-        values |= {"test_accuracy": accuracy, "test_loss": loss}
+        found = train.evaluate(model, images, images.validation)
+        values |= found.values("val", dense=images.dense)
+    if work.exam:
+        values |= exam.columns(work.exam.take(model), dense=images.dense)
     return values
+
+
+def _footprint(work: _Run, model: nn.Module, *, before: nn.Module) -> dict[str, float]:
+    """Parameters and size; FLOPs and what is not zero as well where a recipe compresses.
+
+    `before` is the network of which an int8 one was made: it has as many parameters.
+    """
+    values = measure.footprint(before)
+    if int8.is_converted(model):
+        return {**values, "size_mb": int8.size_mb(model)}
+    values = measure.footprint(model)
+    if any(not isinstance(stage, Distill) for stage in work.recipe.stages):
+        values["nonzero_params"] = float(compress.nonzero_params(model))
+        values["flops"] = measure.flops(model, work.sample[:1])
+    return values
+
+
+def _pictures(work: _Run, model: nn.Module) -> Mapping[str, Any]:
+    if work.exam is None or not work.images.dense:
+        return {}
+    return exam.pictures(model, work.exam)

@@ -1,0 +1,106 @@
+"""What a network is worth on the test split, once it is opened: confirming and evaluating alone do so."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tune_kd import scoring, segmentation, site, tasks, teacher, train
+from tune_kd.recipe import RECIPE_VERSION, Recipe, to_json
+
+SHOWN = 10  # images of the best and of the worst predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """The test split on the device, and what a reference teacher says of it."""
+
+    images: train.Fold  # all of them are `fit`, none is trained on
+    decoded: tasks.Decoded
+    reference: Tensor | None  # scores float16 [N, K, ...]
+
+    def take(self, model: nn.Module) -> scoring.Scores:
+        """A network's scores on all test images."""
+        return train.evaluate(model, self.images, self.images.fit, reference=self.reference)
+
+
+def prepare(recipe: Recipe, where: site.Site, *, reference: tuple[str, str] | None) -> Exam:
+    """Open the test split. `reference` is a teacher's network and fingerprint, to agree with.
+
+    Its scores are computed once a node and kept like a tape's.
+    """
+    task = tasks.find(recipe.images.task, base=where.code)
+    decoded = tasks.decode(task, "test", folder=where.data, cache=where.cache)
+    every = np.arange(len(decoded.labels))
+    images = site.folded(
+        decoded, recipe.images, where, layout=recipe.compute.layout, parts=(every, every[:0])
+    )
+    scores = None
+    if reference:
+        network, fingerprint = reference
+        scores = _tape(recipe, images, where, model=(network, fingerprint, decoded.hash)).epoch(0)
+    return Exam(images=images, decoded=decoded, reference=scores)
+
+
+def _tape(
+    recipe: Recipe, images: train.Fold, where: site.Site, *, model: tuple[str, str, str]
+) -> teacher.Tape:
+    network, fingerprint, test_hash = model
+
+    def compute(epoch: int, positions: np.ndarray) -> Tensor:
+        loaded = site.load_model(network, recipe, where, fingerprint)
+        frozen = teacher.Frozen(loaded, precision="float32")
+        parts = train.chunks(torch.from_numpy(positions).to(images.fit.device), images)
+        whole = images.images.whole
+        return torch.cat([frozen.outputs(whole(part).images)[0].cpu() for part in parts])
+
+    key = teacher.key(
+        "test", test_hash, fingerprint, str(RECIPE_VERSION), to_json(recipe.images), where.device
+    )
+    return teacher.Tape(where.cache / "tape", key, size=len(images.fit), compute=compute)
+
+
+def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:
+    """Test columns of a row."""
+    values: dict[str, Any] = {
+        **found.values("test", dense=dense),
+        "test_ece": found.ece,
+        "test_confusion": found.confusion.flatten().tolist(),
+    }
+    if found.agreement is not None:
+        values["test_agreement"] = found.agreement
+    return values
+
+
+@torch.no_grad()
+def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
+    """The worst and the best predicted test images of a dense task, the worst first.
+
+    `images` uint8 [n, H, W, C], `labels` and `predicted` uint8 [n, H, W] (255: void), `iou` float64 [n]
+    (mean over the classes of one image), `index` int64 [n].
+    """
+    images, was_training = exam.images, model.training
+    model.eval()
+    found = []
+    for part in train.chunks(images.fit, images):
+        batch = images.images.whole(part)
+        scores = segmentation.resize(model(batch.images).float(), images.sides)
+        found.append(scoring.image_ious(scores, batch.labels).cpu())
+    iou = torch.cat(found).double()
+    order = iou.argsort(stable=True)
+    few = min(SHOWN, len(order) // 2)
+    chosen = torch.cat([order[:few], order[len(order) - few :]])
+    shown = images.images.whole(chosen.to(images.fit.device))
+    predicted = torch.cat([model(image[None]).argmax(1) for image in shown.images])
+    model.train(was_training)
+    at = chosen.numpy()
+    return {
+        "images": np.asarray(exam.decoded.images[at]),
+        "labels": np.asarray(exam.decoded.labels[at]),
+        "predicted": predicted.cpu().numpy().astype(np.uint8),
+        "iou": iou[chosen].numpy(),
+        "index": at,
+    }

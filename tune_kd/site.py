@@ -1,0 +1,178 @@
+"""What a recipe names, found or built where it runs: images, networks, the frozen teacher, its tape."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tune_kd import compress, data, int8, models, tasks, teacher, train, weights
+from tune_kd.recipe import (
+    RECIPE_VERSION,
+    Compute,
+    Images,
+    Prune,
+    Quantize,
+    Recipe,
+    stream,
+    to_json,
+    training_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a recipe runs: nothing here changes what it gives."""
+
+    cache: Path  # on the node's own disk
+    data: Path | None = None  # --data; None = the task's own
+    code: Path | None = None  # the folder of a user's own files
+    device: str = "cpu"
+    model: Callable[[str], Path] | None = None  # a trained model's weights by fingerprint
+
+    def weights(self, fingerprint: str) -> dict[str, Tensor]:
+        """A trained model's tensors."""
+        assert self.model is not None, "this recipe needs a trained model"
+        return weights.load_weights(self.model(fingerprint))
+
+
+def load_train(images: Images, site: Site) -> tasks.Decoded:
+    """The decoded train split, which must be the one that the recipe was written for."""
+    task = tasks.find(images.task, base=site.code)
+    decoded = tasks.decode(task, "train", folder=site.data, cache=site.cache)
+    if decoded.hash != images.train_hash:
+        raise ValueError(
+            f"the train images here ({decoded.hash}) are not the study's ({images.train_hash})"
+        )
+    return decoded
+
+
+def fold(images: Images, site: Site, layout: str) -> train.Fold:
+    """The images that a recipe is fitted and validated on, on its device."""
+    decoded = load_train(images, site)
+    fit, validation = data.split(decoded, limit=images.limit_train, seed=images.split_seed)
+    if images.fit_on == "train+val":
+        fit, validation = np.sort(np.concatenate([fit, validation])), validation[:0]
+    return folded(decoded, images, site, layout=layout, parts=(fit, validation))
+
+
+def folded(
+    decoded: tasks.Decoded,
+    images: Images,
+    site: Site,
+    *,
+    layout: str,
+    parts: tuple[data.Ints, data.Ints],
+) -> train.Fold:
+    """A decoded split on the device, with the images to fit and those to validate on."""
+    device = torch.device(site.device)
+    fit, validation = (torch.from_numpy(part).to(device) for part in parts)
+    height, width = images.size
+    return train.Fold(
+        images=data.resident(decoded, images=images, device=device, layout=layout),
+        fit=fit,
+        validation=validation,
+        num_classes=images.num_classes,
+        sides=(height, width),
+        dense=images.dense,
+    )
+
+
+def shape_of(images: Images) -> models.Shape:
+    """What a network is built for."""
+    height, width = images.size
+    return models.Shape(
+        num_classes=images.num_classes, channels=images.channels, size=(height, width)
+    )
+
+
+def build(name: str, recipe: Recipe, site: Site, *, dropout: float = 0.0, seed: int) -> nn.Module:
+    """A network of the recipe's image shape on the site's device, in the recipe's layout."""
+    model = models.build(
+        name, shape=shape_of(recipe.images), dropout=dropout, seed=seed, base=site.code
+    )
+    return place(model, site, recipe.compute)
+
+
+def place(model: nn.Module, site: Site, compute: Compute) -> nn.Module:
+    """On the device, in the memory layout."""
+    layout = torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
+    return model.to(device=torch.device(site.device), memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+
+def sample_of(images: train.Fold) -> Tensor:
+    """Two images as a network sees them, for its shapes."""
+    return images.images.whole(images.fit[:2]).images
+
+
+def begun(recipe: Recipe, site: Site, *, sample: Tensor, seed: int, shared: int) -> nn.Module:
+    """The network that training begins with: fresh, from a file, or after the first `shared` stages."""
+    if shared:
+        state = site.weights(recipe.first(shared).fingerprint(seed))
+        return rebuilt(recipe, state, stages=shared, site=site, sample=sample)
+    if recipe.start:
+        return rebuilt(recipe, site.weights(recipe.start), stages=0, site=site, sample=sample)
+    training = [found for stage in recipe.stages if (found := training_of(stage))]
+    dropout = training[0].dropout if training else 0.0
+    weights_seed = stream(seed, "weights")
+    model = build(recipe.student, recipe, site, dropout=dropout, seed=weights_seed)
+    if recipe.initial:
+        models.load_imagenet(model, recipe.student)
+    return model
+
+
+def rebuilt(
+    recipe: Recipe, state: Mapping[str, Tensor], *, stages: int, site: Site, sample: Tensor
+) -> nn.Module:
+    """The recipe's network as it was after so many stages, from its state alone.
+
+    A network whose channels were pruned has the shapes of its state; what was quantised is prepared and
+    converted anew, and gets the state's integers and scales.
+
+    Raises:
+        UsageError: a state of another network.
+    """
+    model = build(recipe.student, recipe, site, seed=0)
+    if any(isinstance(stage, Quantize) for stage in recipe.stages[:stages]):
+        return int8.restore(model.eval(), state, sample=sample)
+    pruned = any(isinstance(stage, Prune) for stage in recipe.stages[:stages])
+    if pruned or (recipe.start and not stages and compress.is_pruned(model, state)):
+        compress.reshape(model, state)
+    weights.checked_load(model, state, what=f"the state of {recipe.student}")
+    return place(model, site, recipe.compute)
+
+
+def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Module:
+    """A trained network by its fingerprint."""
+    model = build(name, recipe, site, seed=0)
+    weights.checked_load(model, site.weights(fingerprint), what=fingerprint)
+    return model
+
+
+def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
+    """The teacher of the recipe's stages, None where no stage listens to one."""
+    if not recipe.listens:
+        return None
+    training = [found for stage in recipe.stages if (found := training_of(stage))]
+    levels = {lv for stage in training if stage.weights.gamma > 0 for lv in stage.levels}
+    model = load_model(recipe.teacher, recipe, site, recipe.teacher_model)
+    return teacher.Frozen(model, levels=sorted(levels), precision=recipe.compute.precision)
+
+
+def teacher_tape(
+    recipe: Recipe, frozen: teacher.Frozen, images: train.Fold, *, seed: int, site: Site
+) -> teacher.Tape:
+    """The teacher's logits for every view that a seed shows of the fitted images."""
+
+    def compute(epoch: int, positions: np.ndarray) -> Tensor:
+        seen = images.seen(seed, epoch)
+        index = images.fit[torch.from_numpy(positions).to(images.fit.device)]
+        parts = train.chunks(index, images)
+        return torch.cat([frozen.outputs(seen(part).images)[0].cpu() for part in parts])
+
+    name = teacher.key(
+        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), str(seed), torch.device(site.device).type
+    )  # fmt: skip
+    return teacher.Tape(site.cache / "tape", name, size=len(images.fit), compute=compute)
