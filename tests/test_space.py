@@ -11,7 +11,8 @@ from tune_kd.errors import UsageError
 from tune_kd.space import Method, SearchSpace, choice, integer, log_uniform, uniform
 
 DIGITS = spaces.load("digits_kd")[0]
-MINE = """from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+MINE = """from tune_kd.methods import kd_methods
+from tune_kd.space import SearchSpace, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="mine", task="digits", teacher="digits_teacher", student="nets.py:small",

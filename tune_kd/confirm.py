@@ -20,8 +20,11 @@ from tune_kd import cli, options
 from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from tune_kd.recipe import Recipe, Stage
     from tune_kd.results import Row
-    from tune_kd.session import Resources
+    from tune_kd.session import Resources, Session
     from tune_kd.study import Proposal, Study
 
 MODULE = "tune_kd.confirm"
@@ -82,13 +85,15 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
                     if resources.address:
                         started.check_nodes(known)
                     shown.follow(known, "confirm", len(planned))
+                    base = base_config(known, folder, resources)
                     runner.run(
                         known,
                         lambda: sampler.FixedPlan(known, planned),
                         ray_session=started,
-                        base=base_config(known, folder, resources),
+                        base=base,
                         progress=shown,
                     )
+                    measure_architectures(known, planned, session=started, config=base)
             except session.CannotGoOnError as error:
                 print(f"error: {error}; go on with: {again}", file=sys.stderr)
                 return 1
@@ -142,7 +147,10 @@ def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
     from tune_kd.study import Proposal
 
     source = known.proposals[row["trial"]]
-    images = replace(source.recipe.images, fit_on="train+val")
+    recipe = anew(known, source)
+    if recipe.start:
+        origin = f"{origin}, begun from a file"
+    images = replace(recipe.images, fit_on="train+val")
     return Proposal(
         trial=f"confirm-{source.trial}-s{seed}",
         phase="confirm",
@@ -152,9 +160,65 @@ def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
         origin=origin,
         source=source.trial,
         config=source.config,
-        recipe=replace(source.recipe, images=images),
+        recipe=replace(recipe, images=images),
         open_test=True,
     )
+
+
+def anew(known: "Study", source: "Proposal") -> "Recipe":
+    """A search trial's recipe from fresh weights on, each stage as long as it was in the search.
+
+    What began from the student of an earlier study trains that student's stages as well; what began
+    from a file begins from it again.
+    """
+    from tune_kd.recipe import stages_from_json
+
+    recipe = source.recipe
+    rows = {row["stage"]: row for row in known.verdicts[source.trial]}
+    before, stages = 0, []
+    for number, stage in enumerate(recipe.stages):
+        epochs = rows[number]["epochs"] if number in rows else before + stage.epochs
+        stages.append(_as_long(stage, epochs - before))
+        before = epochs
+    lead = known.manifest["start"].get("stages", "") if recipe.start else ""
+    if lead:
+        from tune_kd.recipes import shipped
+
+        first = stages_from_json(lead)
+        recipe = replace(recipe, start="")
+        if any(stage.listens for stage in first):
+            teacher = shipped(known.manifest["teacher"])
+            model = known.manifest["teacher_model"]
+            recipe = replace(recipe, teacher=teacher, teacher_model=model)
+        stages = [*first, *stages]
+    return replace(recipe, stages=tuple(stages))
+
+
+def _as_long(stage: "Stage", epochs: int) -> "Stage":
+    """A stage that waited for validation to improve, with the number of epochs that it took."""
+    from tune_kd.recipe import Distill
+
+    if isinstance(stage, Distill) and stage.patience:
+        return replace(stage, patience=0, stop_after=epochs)
+    return stage
+
+
+def measure_architectures(
+    known: "Study", planned: "list[Proposal]", *, session: "Session", config: "dict[str, Any]"
+) -> None:
+    """Size and speed of confirmed students with an architecture of their own: rows of phase measure.
+
+    Nothing else runs meanwhile. The first seed's student stands for a trial.
+    """
+    from tune_kd import opening
+
+    chosen: dict[str, Proposal] = {}
+    for proposal in planned:
+        ended = known.verdicts.get(proposal.trial)
+        finished = ended is not None and ended[-1]["status"] == "finished"
+        if finished and proposal.recipe.compresses and proposal.source:
+            chosen.setdefault(proposal.source, proposal)
+    opening.measure_students(known, chosen, session=session, config=config)
 
 
 def _teacher(known: "Study") -> "list[Proposal]":
@@ -198,15 +262,17 @@ def record_opening(known: "Study", missing: "list[Proposal]", command: str) -> N
 def _tell(
     known: "Study", planned: "list[Proposal]", again: str, *, interrupted: bool, budget_over: bool
 ) -> int:
-    """Mean test accuracy of what was confirmed, counts, and the exit code."""
+    """The mean on test of what was confirmed, counts, and the exit code."""
     from tune_kd.metrics import shown
+
+    metric = "test_miou" if known.manifest["dense"] else "test_accuracy"
 
     ended = [known.verdicts[p.trial][-1] for p in planned if p.trial in known.verdicts]
     for source in dict.fromkeys(p.source for p in planned):
-        rows = [r for r in ended if r["source"] == source and r["test_accuracy"] is not None]
+        rows = [r for r in ended if r["source"] == source and r[metric] is not None]
         if rows:
-            mean = sum(r["test_accuracy"] for r in rows) / len(rows)
-            print(f"{rows[0]['method'] or 'teacher'} ({source}, {rows[0]['origin']}): test_accuracy {shown('test_accuracy', mean)} %, n={len(rows)}")  # fmt: skip
+            mean = sum(r[metric] for r in rows) / len(rows)
+            print(f"{rows[0]['method'] or 'teacher'} ({source}, {rows[0]['origin']}): {metric} {shown(metric, mean)} %, n={len(rows)}")  # fmt: skip
     failed = sum(r["status"] == "failed" for r in ended)
     then = f"next: python -m analysis.report {known.storage.uri}"
     if len(ended) < len(planned):

@@ -23,6 +23,13 @@ def plan(request: Request, resources: Resources) -> str:
         f"stopping  {_stopping(request)}",
         f"time      {_time(request, resources)}",
     ]
+    if chosen.objectives:
+        lines.append(f"aims      {', '.join(chosen.objectives)}; {', '.join(chosen.constraints) or 'no constraints'}")  # fmt: skip
+    for name in chosen.methods:
+        if count := chosen.shared(name):
+            lines.append(f"once      the first {count} stages of {name} are trained before its trials")
+        if chosen.starts(name):
+            lines.append(f"once      {name} begins from {chosen.start}")
     for name, method in chosen.methods.items():
         lines.append(f"{name}:")
         for parameter, distribution in method.ranges.items():
@@ -48,7 +55,7 @@ def _teacher(request: Request) -> str:
     if not recipes.needs_teacher(chosen):
         return "none: no method listens to one"
     if request.teacher:
-        return f"{chosen.teacher} from {request.teacher}"
+        return f"{chosen.teacher} from {request.teacher.name}"
     if request.storage.exists("manifest.json"):
         model = teaching.model_of(request.storage)
         if request.storage.exists(f"models/{model}.safetensors"):
@@ -104,7 +111,7 @@ def _time(request: Request, resources: Resources) -> str:
     files = [digest(code) for code in opening.user_files(request).values()]
     key = probes.timing_key(
         ", ".join([chosen.student, f"{task.num_classes} classes", *files]),
-        shape=(task.channels, task.size, task.size),
+        shape=(task.channels, *task.sides),
         device=probes.gpu_name() if resources.gpus else probes.cpu_name(),
         threads=max(1, int(resources.cpus)),
         detail=f"batch {chosen.batch_size}",

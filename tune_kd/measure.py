@@ -160,12 +160,17 @@ def measure_once(
     >>> probes.timing_key("resnet8, 10 classes", shape=(3, 32, 32), device="cpu: x", threads=1)[:31]
     'resnet8, 10 classes | 3x32x32 |'
     """
-    key = probes.timing_key(name, shape=shape, device=device_name(device), threads=1)
+    key = timing_name(name, shape=shape, device=device)
 
     def compute() -> dict[str, float]:
         return measure(model, shape=shape, device=device)
 
     return look_up(key, file=cache / "measure.json", compute=compute)
+
+
+def timing_name(name: str, *, shape: Sequence[int], device: torch.device | str) -> str:
+    """The key in measure.json of a network of that name on this device, with one thread."""
+    return probes.timing_key(name, shape=shape, device=device_name(device), threads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +181,7 @@ class Step:
     shape: tuple[int, ...]
     batch_size: int
     device: torch.device
+    dense: bool = False  # a label for every pixel
 
     @property
     def key(self) -> str:
@@ -283,6 +289,8 @@ def _trainer(
     model.to(device=step.device, memory_format=form)  # type: ignore[call-overload]
     images = _images(step.batch_size, step.shape, step.device).contiguous(memory_format=form)
     labels = torch.arange(step.batch_size, device=step.device) % 2
+    if step.dense:
+        labels = labels.view(-1, 1, 1).expand(-1, *step.shape[1:]).contiguous()
     sgd = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
     def run() -> None:

@@ -1,6 +1,5 @@
 """Opens a study or begins it: images, manifest, and the teacher that all its trials listen to."""
 
-import hashlib
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ from typing import Any
 
 import tune_kd
 from tune_kd import (
+    compress,
     data,
     losses,
     models,
@@ -22,6 +22,7 @@ from tune_kd import (
     recipes,
     results,
     sampler,
+    site,
     space,
     spaces,
     study,
@@ -30,6 +31,7 @@ from tune_kd import (
     worker,
 )
 from tune_kd.errors import UsageError
+from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
 from tune_kd.recipe import Images, digest
 from tune_kd.session import Resources, Session
@@ -52,7 +54,8 @@ class Request:
     seed: int
     sampler: str
     scheduler: str
-    teacher: Path | None  # a foreign checkpoint
+    teacher: Foreign | None  # a checkpoint, or a student of another study
+    start: Foreign | None  # the like, in place of shared stages
     resume: bool
     command: str
 
@@ -79,20 +82,24 @@ def look_at_data(request: Request) -> Material:
     tasks.check(task, request.data)
     cache = worker.cache_folder()
     decoded = tasks.decode(task, "train", folder=request.data, cache=cache)
-    fit, validation = data.split(decoded.labels, limit=request.limit_train, seed=request.seed)
+    fit, validation = data.split(decoded, limit=request.limit_train, seed=request.seed)
     mean, std = data.normalisation(task, decoded, fit)
     images = Images(
         task=request.space.task,
         train_hash=decoded.hash,
         num_classes=len(decoded.class_names),
         channels=task.channels,
-        size=task.size,
+        size=task.sides,
         mean=mean,
         std=std,
         limit_train=request.limit_train,
         split_seed=request.seed,
         pad=task.pad,
         flip=task.flip,
+        dense=task.dense,
+        scale=task.scale,
+        mix=request.space.mix,
+        mix_alpha=request.space.mix_alpha,
     )
     return Material(
         images=images,
@@ -142,14 +149,11 @@ def described(request: Request, material: Material) -> dict[str, Any]:
         "limit_train": request.limit_train,
         "sampler": request.sampler,
         "scheduler": request.scheduler,
-        "teacher_hash": _file_hash(request.teacher),
+        "teacher_hash": request.teacher.hash if request.teacher else "",
+        "start_hash": request.start.hash if request.start else "",
         "sources": {name: digest(code) for name, code in files.items()},
         "images": asdict(material.images),
     }
-
-
-def _file_hash(file: Path | None) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file else ""
 
 
 def exists(request: Request, material: Material) -> bool:
@@ -182,8 +186,7 @@ def check_networks(request: Request, material: Material) -> None:
             or a checkpoint of another architecture.
     """
     chosen, base = request.space, request.file.parent
-    images = material.images
-    shape = models.Shape(num_classes=images.num_classes, channels=images.channels)
+    shape = site.shape_of(material.images)
     methods = chosen.methods.values()
     wanted = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
     dropout = 0.1 if wanted else 0.0
@@ -193,8 +196,14 @@ def check_networks(request: Request, material: Material) -> None:
     for model in (student, teacher):
         models.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()
     if request.teacher is not None:
-        state = weights.load_weights(request.teacher)
-        weights.checked_load(teacher, state, what=f"--teacher {request.teacher}")
+        weights.checked_load(teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}")
+    if request.start is not None:
+        state = request.start.state()
+        if compress.is_pruned(student, state):
+            compress.reshape(student, state)
+        weights.checked_load(student, state, what=f"start={request.start.name}")
+    if recipes.compresses(chosen):
+        compress.check_installed(chosen.name)
 
 
 def base_config(study_: Study, request_data: Path | None, resources: Resources) -> dict[str, Any]:
@@ -203,8 +212,26 @@ def base_config(study_: Study, request_data: Path | None, resources: Resources) 
         "study": study_.storage.uri,
         "name": study_.name,
         "marker": study_.manifest["marker"],
+        "reference": _reference(study_.manifest),
         **_worker_config(request_data, resources),
     }
+
+
+def _seen_file(given: Foreign | None, images: Images) -> str:
+    """The name of a teacher that may have seen validation images: one of which that is not known.
+
+    A student of an earlier study on the very same split has not.
+    """
+    if given is None:
+        return ""
+    same = given.recipe is not None and given.recipe.images == images
+    return "" if same else given.name
+
+
+def _reference(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    """The teacher that confirmed students are compared with; nothing where a study has none."""
+    model = manifest["teacher_model"] if manifest["needs_teacher"] else ""
+    return recipes.shipped(manifest["teacher"]), model
 
 
 def _worker_config(folder: Path | None, resources: Resources) -> dict[str, Any]:
@@ -233,11 +260,13 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
             "teacher": recipes.shipped(chosen.teacher),
             "student": recipes.shipped(chosen.student),
             "batch_size": chosen.batch_size,
+            "compiled": recipes.quantises(chosen),
             "sources": [digest(code) for code in files.values()],
             **_worker_config(request.data, session.resources),
         },
         progress=progress,
     )
+    objectives = list(chosen.objectives) or ["val_miou" if material.images.dense else "val_accuracy"]
     marker = uuid.uuid4().hex
     storage.write("marker", marker.encode())
     manifest = {
@@ -256,15 +285,21 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "compute": {"precision": found["precision"], "layout": found["layout"]},
         "rungs": study_rungs(chosen, request.scheduler),
         "random_start": sampler.random_start(request.each),
-        "metric": "val_accuracy",
+        "metric": objectives[0],
+        "objectives": objectives,
+        "constraints": list(chosen.constraints),
+        "dense": material.images.dense,
+        "needs_teacher": recipes.needs_teacher(chosen),
         "tables": list(chosen.tables),
         "config_types": config_types(chosen),
         "versions": versions(),
         "commit": commit(),
         "device": found["device"],
         "host": socket.gethostname(),
-        "teacher_file": str(request.teacher or ""),
+        "teacher_file": _seen_file(request.teacher, material.images),
+        "teacher_source": request.teacher.name if request.teacher else "",
         "teacher_model": "",
+        "start": request.start.described() if request.start else {},
         "marker": marker,
         "data": str(request.data.absolute()) if request.data else "",
         "command": request.command,
@@ -274,33 +309,48 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
     storage.write("manifest.json", json.dumps(manifest, indent=1).encode())
     begun = Study(storage)
     for role, values in found["measured"].items():
-        begun.put_verdict(f"measure-{role}", [_measure_row(begun, role, values, found["device"])])
+        row = _measure_row(begun, role, {"device": found["device"], **values})
+        begun.put_verdict(f"measure-{role}", [row])
     return begun
 
 
-def _measure_row(begun: Study, role: str, values: Mapping[str, float], device: str) -> results.Row:
-    network = begun.manifest[role]
+def measure_students(
+    known: Study, chosen: Mapping[str, study.Proposal], *, session: Session, config: dict[str, Any]
+) -> None:
+    """Rows of phase measure for finished students by the search trial that each stands for."""
+    missing = {s: p for s, p in chosen.items() if f"measure-{s}" not in known.verdicts}
+    if not missing:
+        return
+    proposals = [study.dump(proposal) for proposal in missing.values()]
+    asked = {**config, "proposals": proposals}
+    found = session.call(worker.measure_students, asked, progress=Progress(quiet=True))
+    for source, proposal in missing.items():
+        row = _measure_row(known, proposal.trial, found[proposal.trial])
+        row |= {"trial": f"measure-{source}", "source": source, "method": proposal.method}
+        known.put_verdict(f"measure-{source}", [row])
+
+
+def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.Row:
     return {
         "schema": results.SCHEMA_VERSION,
-        "study": begun.name,
-        "space": begun.manifest["space"],
-        "family": begun.manifest["family"],
+        "study": known.name,
+        "space": known.manifest["space"],
+        "family": known.manifest["family"],
         "phase": "measure",
         "method": "",
         "trial": f"measure-{role}",
         "number": 0,
         "seed": 0,
-        "origin": network,
+        "origin": known.manifest.get(role, known.manifest["student"]),
         "stage": 0,
         "status": "finished",
         "reason": "",
         "epochs": 0,
         "seconds": 0.0,
         **values,
-        "device": device,
         "host": socket.gethostname(),
-        "versions": json.dumps(begun.manifest["versions"], sort_keys=True),
-        "commit": begun.manifest["commit"],
+        "versions": json.dumps(known.manifest["versions"], sort_keys=True),
+        "commit": known.manifest["commit"],
         "ended": study.now(),
     }
 
@@ -346,6 +396,3 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
-
-
-# ---------------------------------------------------------------- recipes and the teacher

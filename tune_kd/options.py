@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # heavy: --help answers without them
     from tune_kd.session import Resources
     from tune_kd.space import SearchSpace
 
-SAMPLERS, SCHEDULERS = ("tpe", "random", "gp"), ("asha", "none")
+SAMPLERS, SCHEDULERS = ("tpe", "random", "gp", "nsga2"), ("asha", "none")
 
 
 def add_study(parser: cli.Parser) -> None:
@@ -34,7 +34,7 @@ def add_study(parser: cli.Parser) -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="own images: train/<class>/* and test/<class>/*, or train*.parquet and test*.parquet [the task's]",
+        help="own images: train/<class>/* and test/<class>/*, or train*.parquet and test*.parquet, or a task's own layout [the task's]",
     )
     add(
         "--limit-train",
@@ -87,9 +87,8 @@ def add_search(parser: cli.Parser) -> None:
     add("--scheduler", default="asha", help=f"one of {', '.join(SCHEDULERS)} [%(default)s]")
     add(
         "--teacher",
-        type=Path,
         metavar="FILE",
-        help="an own checkpoint (safetensors or a state dict) as teacher [trained here]",
+        help="an own checkpoint (safetensors or a state dict) as teacher, or runs/X[:METHOD]: the best student of another study [trained here]",
     )
     add("--dry-run", action="store_true", help="print the plan and run nothing")
 
@@ -183,6 +182,7 @@ def wanted_resources(options: Namespace) -> "Resources":
 
 def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     """What is asked for, as one value; `name` is the study's where --name says nothing."""
+    from tune_kd import foreign
     from tune_kd.opening import Request
     from tune_kd.storage import Storage
 
@@ -193,9 +193,6 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
             f"--name {name}: a plain name is wanted; --out is the folder that holds studies"
         )
     teacher = getattr(options, "teacher", None)
-    teacher = teacher.expanduser() if teacher else None
-    if teacher and not teacher.is_file():
-        raise UsageError(f"--teacher {teacher}: there is no such file")
     return Request(
         space=space,
         file=file,
@@ -205,7 +202,8 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
         seed=options.seed,
         sampler=getattr(options, "sampler", "tpe"),
         scheduler=getattr(options, "scheduler", "asha"),
-        teacher=teacher.absolute() if teacher else None,
+        teacher=foreign.find(teacher, what="--teacher") if teacher else None,
+        start=None if space.start == "none" else foreign.find(space.start, what="--set start"),
         resume=getattr(options, "resume", True),
         command=command,
     )

@@ -1,25 +1,26 @@
 """What is measured on an idle worker before a study's first trial."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from tune_kd import measure, models, trial
-from tune_kd.recipe import Compute, Images, rebuild
+from tune_kd import compress, int8, measure, models, weights
+from tune_kd.recipe import Compute, Images, Recipe, rebuild
+from tune_kd.site import Site, rebuilt, shape_of
 
 
-def prepare(config: dict[str, Any], site: trial.Site) -> dict[str, Any]:
+def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
     """Precision and layout by timing the student's training step, then both networks' footprint.
 
     Each answer is kept in the node's cache, so that two studies on one machine choose alike.
     """
     images: Images = rebuild(Images, config["images"])
-    shape = (images.channels, images.size, images.size)
+    shape = (images.channels, *images.size)
     device = torch.device(site.device)
 
     def network(name: str) -> torch.nn.Module:
-        wanted = models.Shape(num_classes=images.num_classes, channels=images.channels)
-        return models.build(name, shape=wanted, base=site.code).to(device)
+        return models.build(name, shape=shape_of(images), base=site.code).to(device)
 
     def label(name: str) -> str:
         parts = [name, f"{images.num_classes} classes", *config["sources"]]
@@ -30,23 +31,59 @@ def prepare(config: dict[str, Any], site: trial.Site) -> dict[str, Any]:
         shape=shape,
         batch_size=config["batch_size"],
         device=device,
+        dense=images.dense,
     )
     compute: Compute = measure.probe(
         lambda: network(config["student"]), step=step, cache=site.cache
     )
-    measured = {
-        role: measure.measure_once(
-            network(config[role]),
-            name=label(config[role]),
-            shape=shape,
-            device=device,
-            cache=site.cache,
+    measured = {}
+    for role in ("teacher", "student"):
+        name = config[role]
+        measured[role] = measure.measure_once(
+            network(name), name=label(name), shape=shape, device=device, cache=site.cache
         )
-        for role in ("teacher", "student")
-    }
+        if config["compiled"]:
+            key = f"{label(name)} compiled"
+            measured[role] |= _compiled(network(name), key=key, shape=shape, site=site)
     return {
         "precision": compute.precision,
         "layout": compute.layout,
         "measured": measured,
         "device": measure.device_name(device),
     }
+
+
+def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
+    """Size and speed of one finished student from its file, with nothing else running.
+
+    Integers are timed compiled alone: the eager graph that holds them is slower than float32. A
+    `reason` says why a latency is missing.
+    """
+    images = recipe.images
+    shape, device = (images.channels, *images.size), torch.device(site.device)
+    sample = torch.zeros((2, *shape), device=device)
+    state = weights.load_weights(file)
+    model = rebuilt(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
+    values: dict[str, Any] = {"device": measure.device_name(device)}
+    if not recipe.quantises:
+        values |= measure.measure(model, shape=shape, device=device)
+        values["nonzero_params"] = float(compress.nonzero_params(model))
+        return values
+    values["size_mb"] = int8.size_mb(model)
+    if why := int8.why_no_compiler():
+        return {**values, "reason": why}
+    return {**values, **int8.compiled_latency(model, shape=shape)}
+
+
+def _compiled(
+    model: torch.nn.Module, *, key: str, shape: tuple[int, ...], site: Site
+) -> dict[str, Any]:
+    """The compiled network's latency, once a machine; a `reason` where there is no compiler."""
+    if why := int8.why_no_compiler():
+        return {"reason": why}
+    name = measure.timing_name(key, shape=shape, device=torch.device(site.device))
+    return measure.look_up(
+        name,
+        file=site.cache / "measure.json",
+        compute=lambda: int8.compiled_latency(model.eval(), shape=shape),
+    )

@@ -289,6 +289,16 @@ class Recipe:
         return sum(stage.epochs for stage in self.stages)
 
     @property
+    def compresses(self) -> bool:
+        """Whether any stage gives a network of another architecture than the student's."""
+        return any(not isinstance(stage, Distill) for stage in self.stages)
+
+    @property
+    def quantises(self) -> bool:
+        """Whether any stage gives integers."""
+        return any(isinstance(stage, Quantize) for stage in self.stages)
+
+    @property
     def listens(self) -> bool:
         """Whether any stage needs the teacher."""
         return any(stage.listens for stage in self.stages)
@@ -320,6 +330,20 @@ def from_json(text: str) -> Recipe:
     recipe = rebuild(Recipe, json.loads(text))
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+def stages_to_json(stages: tuple[Stage, ...]) -> str:
+    """Stages as canonical JSON."""
+    return json.dumps([dataclasses.asdict(stage) for stage in stages], sort_keys=True)
+
+
+def stages_from_json(text: str) -> tuple[Stage, ...]:
+    """The stages that `stages_to_json` wrote.
+
+    >>> stages_from_json(stages_to_json((Distill(epochs=1), Prune()))) == (Distill(epochs=1), Prune())
+    True
+    """
+    return tuple(rebuild(Stage, item) for item in json.loads(text))
 
 
 def rebuild(kind: Any, value: Any) -> Any:

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from tune_kd import plugins
-from tune_kd.recipe import Compute, Images, LossWeights, Recipe, digest, rebuild
+from tune_kd.recipe import (
+    Compute,
+    Distill,
+    Images,
+    Quantize,
+    Recipe,
+    Stage,
+    digest,
+    rebuild,
+    training_of,
+)
 from tune_kd.space import SearchSpace
 
 
@@ -41,6 +51,7 @@ def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
         images=images_of(manifest),
         student=shipped(chosen.teacher),
         stages=chosen.teacher_stages(),
+        initial="" if chosen.teacher_weights == "none" else chosen.teacher_weights,
         compute=_compute(manifest),
         sources=_sources(manifest, chosen.task, chosen.teacher),
     )
@@ -49,7 +60,7 @@ def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
 def teacher_fingerprint(manifest: Mapping[str, Any], chosen: SearchSpace) -> str:
     """The name of the model that a study's trials listen to."""
     if manifest["teacher_hash"]:
-        return digest("file", str(manifest["teacher_hash"]))
+        return digest("file", str(manifest["teacher_hash"]))  # as weights.file_fingerprint
     return teacher_recipe(manifest, chosen).fingerprint(manifest["seed"])
 
 
@@ -58,30 +69,64 @@ def student_recipe(
 ) -> Recipe:
     """The recipe of a trial; one that listens to no teacher does not name it."""
     stages = chosen.stages(method, config)
-    listens = any(stage.weights.beta > 0 or stage.weights.gamma > 0 for stage in stages)
-    taught = [chosen.teacher, *(stage.feature_loss for stage in stages)] if listens else []
-    stages = tuple(replace(s, feature_loss=shipped(s.feature_loss)) for s in stages)
+    listens = any(stage.listens for stage in stages)
+    losses = [found.feature_loss for s in stages if (found := training_of(s))]
+    taught = [chosen.teacher, *losses] if listens else []
+    stages = tuple(_shipped(stage) for stage in stages)
     return Recipe(
         images=images_of(manifest),
         student=shipped(chosen.student),
         stages=stages,
         teacher=shipped(chosen.teacher) if listens else "",
         teacher_model=manifest["teacher_model"] if listens else "",
+        start=manifest["start"]["model"] if chosen.starts(method) else "",
         compute=_compute(manifest),
         sources=_sources(manifest, chosen.task, chosen.student, *taught),
     )
 
 
-def _textbook_weights(chosen: SearchSpace) -> list[LossWeights]:
-    first = [chosen.stages(n, m.settings()[0]) for n, m in chosen.methods.items()]
-    return [stage.weights for stages in first for stage in stages]
+def _shipped(stage: Stage) -> Stage:
+    """A stage whose feature loss is named as workers find it."""
+    if isinstance(stage, Distill):
+        return replace(stage, feature_loss=shipped(stage.feature_loss))
+    return stage
+
+
+def shared_recipes(
+    manifest: Mapping[str, Any], chosen: SearchSpace
+) -> dict[str, Recipe]:
+    """What is trained once for all trials of a method, by method: its first stages."""
+    found = {}
+    for name, method in chosen.methods.items():
+        if count := chosen.shared(name):
+            book = method.settings()[0]
+            recipe = student_recipe(manifest, chosen, method=name, config=book)
+            found[name] = recipe.first(count)
+    return found
+
+
+def _textbook_stages(chosen: SearchSpace) -> list[Stage]:
+    """Of each method's textbook setting and, as far as choices go, of its other ones."""
+    settings = [(n, s) for n, m in chosen.methods.items() for s in m.settings()]
+    return [stage for name, setting in settings for stage in chosen.stages(name, setting)]
 
 
 def needs_teacher(chosen: SearchSpace) -> bool:
     """Whether any method listens to one."""
-    return any(w.beta > 0 or w.gamma > 0 for w in _textbook_weights(chosen))
+    return any(stage.listens for stage in _textbook_stages(chosen))
 
 
 def uses_features(chosen: SearchSpace) -> bool:
     """Whether any method listens to the teacher's features."""
-    return any(w.gamma > 0 for w in _textbook_weights(chosen))
+    training = [training_of(stage) for stage in _textbook_stages(chosen)]
+    return any(found.weights.gamma > 0 for found in training if found)
+
+
+def quantises(chosen: SearchSpace) -> bool:
+    """Whether any method ends with integers."""
+    return any(isinstance(stage, Quantize) for stage in _textbook_stages(chosen))
+
+
+def compresses(chosen: SearchSpace) -> bool:
+    """Whether any method prunes or quantises."""
+    return any(not isinstance(stage, Distill) for stage in _textbook_stages(chosen))

@@ -7,14 +7,14 @@ opens the study next deletes them. pandas, pyarrow and DuckDB read a folder as o
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tune_kd.metrics import METRICS
+from tune_kd.metrics import METRICS, kept
 from tune_kd.storage import Storage
 
 SCHEMA_VERSION = 2  # of the columns; raised with any change
@@ -178,10 +178,12 @@ def read_epochs(storage: Storage) -> dict[str, list[Row]]:
     return longest
 
 
-def ranked(rows: Iterable[Row], method: str, *, metric: str) -> list[Row]:
+def ranked(
+    rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
+) -> list[Row]:
     """A method's finished search trials, best first; ties by validation loss, then by number.
 
-    Of a trial with several stages the last counts. Stopped trials are never ranked: their numbers
+    Those that keep the constraints come before those that do not. Of a trial with several stages the last counts. Stopped trials are never ranked: their numbers
     come from fewer epochs.
     """
     sign = 1 if METRICS[metric].higher_is_better is False else -1
@@ -192,9 +194,10 @@ def ranked(rows: Iterable[Row], method: str, *, metric: str) -> list[Row]:
             if known is None or row["stage"] >= known["stage"]:
                 last[row["trial"]] = row
 
-    def rank(row: Row) -> tuple[float, float, int]:
+    def rank(row: Row) -> tuple[bool, float, float, int]:
         loss = finite(row, "val_loss")
-        return sign * row[metric], math.inf if loss is None else loss, row["number"]
+        broken = not kept(row, tuple(constraints))
+        return broken, sign * row[metric], math.inf if loss is None else loss, row["number"]
 
     done = (row for row in last.values() if row["status"] == "finished")
     return sorted((row for row in done if finite(row, metric) is not None), key=rank)

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import optuna
@@ -20,12 +20,13 @@ from optuna.trial import FrozenTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from tune_kd.recipe import Recipe, stream
+from tune_kd.recipe import Distill, Recipe, stream
 from tune_kd.results import Row
 from tune_kd.space import SearchSpace
 from tune_kd.study import Proposal, Study
 
 REDUCTION = 3  # of trials that reach a rung, the best third goes on
+POPULATION = 8  # of NSGA-II: a generation; Optuna's 50 are more than most methods have trials
 LITERATURE_EVERY = 4  # at most a quarter of a method's trials come from the literature
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -52,30 +53,57 @@ def origin(number: int, *, settings: int, start: int) -> str:
     return "random" if number < start else "sampled"
 
 
-def sample(
-    kind: str, trials: Sequence[FrozenTrial], ranges: dict[str, BaseDistribution], *, seed: int
-) -> dict[str, Any]:
-    """The next values of a method, after hearing of all its trials."""
+class Asked(NamedTuple):
+    """What a sampler proposes: sampled values, and attributes of its own that it will look for."""
+
+    config: dict[str, Any]
+    attributes: dict[str, Any]
+
+
+def sample(  # noqa: PLR0913 - a proposal's circumstances
+    kind: str,
+    trials: Sequence[FrozenTrial],
+    ranges: dict[str, BaseDistribution],
+    *,
+    seed: int,
+    directions: Sequence[str] = ("maximize",),
+    constrained: bool = False,
+) -> Asked:
+    """The next values of a method, after hearing of all its trials, one value a direction each."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental arguments that newer versions make default
-        study = optuna.create_study(direction="maximize", sampler=_sampler(kind, seed))
+        sampler = _sampler(kind, seed, constrained)
+        study = optuna.create_study(directions=list(directions), sampler=sampler)
         study.add_trials(list(trials))
         params = dict(study.ask(ranges).params)
-        if params in [trial.params for trial in trials]:
-            # Optuna's GPSampler does not hear of stopped trials and may repeat one
-            params = dict(
-                optuna.create_study(sampler=RandomSampler(seed=seed % 2**32)).ask(ranges).params
-            )
-        return params
+        attributes = dict(study.get_trials(deepcopy=False)[-1].system_attrs)
+        # Optuna's GPSampler does not hear of stopped trials and may repeat one; a generation
+        # of NSGA-II may inherit all of a parent
+        if params and params in [trial.params for trial in trials]:
+            random = optuna.create_study(sampler=RandomSampler(seed=seed % 2**32))
+            params = dict(random.ask(ranges).params)
+        return Asked(params, attributes)
 
 
-def _sampler(kind: str, seed: int) -> BaseSampler:
+def _sampler(kind: str, seed: int, constrained: bool) -> BaseSampler:
     seed %= 2**32
+    told = _told_constraints if constrained else None
     if kind == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True)
+        return TPESampler(
+            seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True, constraints_func=told
+        )
     if kind == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, constraints_func=told)
+    if kind == "nsga2":
+        return optuna.samplers.NSGAIISampler(
+            seed=seed, population_size=POPULATION, constraints_func=told
+        )
     return RandomSampler(seed=seed)
+
+
+def _told_constraints(trial: FrozenTrial) -> Sequence[float]:
+    """Never called: all trials that a sampler hears of have ended, with their constraints."""
+    return tuple(trial.system_attrs["constraints"])
 
 
 class Plan(Protocol):
@@ -121,7 +149,7 @@ class SearchPlan:
             return None
         settings = self._space.methods[method].settings()
         kind = origin(number, settings=len(settings), start=study.manifest["random_start"])
-        config = self._config(method, number, kind, settings)
+        asked = self._ask(method, number, kind, settings)
         return study.add(
             Proposal(
                 trial=f"{method}-{number:04d}",
@@ -130,21 +158,29 @@ class SearchPlan:
                 number=number,
                 seed=study.manifest["seed"],
                 origin=kind,
-                config=config,
-                recipe=self._recipe(method, config),
+                config=asked.config,
+                recipe=self._recipe(method, asked.config),
+                shared=self._space.shared(method),
+                attributes=asked.attributes,
             )
         )
 
-    def _config(
+    def _ask(
         self, method: str, number: int, kind: str, settings: list[dict[str, Any]]
-    ) -> dict[str, Any]:
+    ) -> Asked:
         if kind in ("textbook", "literature"):
-            return settings[number // LITERATURE_EVERY]
+            return Asked(settings[number // LITERATURE_EVERY], {})
         manifest = self._study.manifest
         chosen = "random" if kind == "random" else manifest["sampler"]
         seed = stream(manifest["seed"], method, number, "proposal")
-        ranges = self._study.distributions(method)
-        return sample(chosen, self._study.optuna_trials(method), ranges, seed=seed)
+        return sample(
+            chosen,
+            self._study.optuna_trials(method),
+            self._study.distributions(method),
+            seed=seed,
+            directions=self._study.directions,
+            constrained=bool(self._study.constraints),
+        )
 
 
 def rungs(epochs: int, *, first: int = 0) -> list[int]:
@@ -175,8 +211,12 @@ class Judge:
         """Put the rows that were judged into their rungs, each once."""
         for row in self._study.rows.get(proposal.trial, [])[:judged]:
             score = self._study.score(row)
-            if row["step"] in self._at and score is not None:
+            if self._is_rung(proposal, row) and score is not None:
                 self._rungs[proposal.method, row["step"]].setdefault(proposal.trial, score)
+
+    def _is_rung(self, proposal: Proposal, row: Row) -> bool:
+        """Trials are compared in their main training stage, where that is the first."""
+        return row["stage"] == 0 and row["epoch"] in self._at and isinstance(proposal.recipe.stages[0], Distill)  # fmt: skip
 
     def hear(self, trial: str, report: dict[str, Any]) -> bool:
         """Take in a report; True if the trial must stop. Then its verdict is on disk."""
@@ -196,7 +236,7 @@ class Judge:
         study.judged[trial] = row["step"]
         if study.score(row) is None and proposal.phase == "search":
             study.end(trial, "failed", f"{study.metric} is {row.get(study.metric)}")
-        elif row["step"] in self._at and proposal.phase == "search" and not row["last"]:
+        elif proposal.phase == "search" and not row["last"] and self._is_rung(proposal, row):
             self._compare(proposal, row)
         return trial in study.verdicts
 

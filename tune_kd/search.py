@@ -90,11 +90,11 @@ def search(request: "Request", resources: "Resources", given: Namespace, again: 
 
 def planned_is_done(known: "Study", request: "Request") -> bool:
     """Whether every planned trial has its row already, so that Ray is not needed."""
-    from tune_kd import recipes, teaching
+    from tune_kd import teaching
 
     proposed = [len(known.of("search", method)) for method in request.space.methods]
-    teacher = not recipes.needs_teacher(request.space) or teaching.has_teacher(known)
-    return teacher and min(proposed) >= request.each and not known.open_trials("search")
+    ready = teaching.is_ready(known, request)
+    return ready and min(proposed) >= request.each and not known.open_trials("search")
 
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
@@ -106,6 +106,7 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
         session.check_nodes(known)
     if recipes.needs_teacher(request.space):
         teaching.ensure_teacher(known, request, session=session, progress=progress)
+    teaching.ensure_shared(known, request, session=session, progress=progress)
     space = request.space
     total = request.each * len(space.methods)
     progress.follow(known, "search", total)

@@ -1,9 +1,9 @@
 """A search space: task, teacher, student, and the methods to compare, each with ranges of its own.
 
     SPACE = SearchSpace(name="mine", task="cifar10", teacher="resnet18", student="resnet8",
-                        methods=kd_methods(lr=log_uniform(0.01, 0.3)))
+                        methods=kd_methods({"lr": log_uniform(0.01, 0.3), ...}, recipe=...))
 
-Tasks, networks and feature losses are strings: a key of the registry or `file.py:function`. Ranges
+The methods that spaces share stand in `methods`. Tasks, networks and feature losses are strings: a key of the registry or `file.py:function`. Ranges
 are Optuna's distributions. A space is found by name (a file of `search_spaces/`) or by path.
 """
 
@@ -22,6 +22,7 @@ from optuna.distributions import (
 )
 
 from tune_kd.errors import UsageError
+from tune_kd.metrics import METRICS, constraint
 from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
 
 Config = Mapping[str, Any]
@@ -55,7 +56,8 @@ class Method:
     `stages(space, **values)` is a pure function; its keyword arguments are the names of `ranges`,
     where `**training` stands for those of TRAINING.
     `textbook` is the first trial, which runs to the end; `literature` are further settings to try,
-    each a change of the textbook's.
+    each a change of the textbook's. The first `shared` stages do not depend on sampled values: they
+    are trained once for all trials, or replaced by the space's `start`.
     """
 
     stages: Callable[..., tuple[Stage, ...]]
@@ -63,6 +65,7 @@ class Method:
     textbook: Config
     literature: tuple[Config, ...] = ()
     fixed: Config = field(default_factory=dict)  # pinned by --set
+    shared: int = 0
 
     def __post_init__(self) -> None:
         given = {**self.ranges, **self.fixed}
@@ -130,6 +133,17 @@ class SearchSpace:
     teacher_dropout: float = 0.0
     levels: tuple[str, ...] = ("low", "mid", "high")
     feature_loss: str = "cosine"
+    patience: int = 0  # epochs without a better validation after which training ends; 0: none
+    clip: float = 0.0  # norm of the gradient, at most; 0: as it is
+    mix: str = "none"  # mixup or cutmix: of the images that teacher and students are trained on
+    mix_alpha: float = 1.0
+    teacher_weights: str = "none"  # imagenet: what the teacher's training begins with
+    finetune_epochs: int = 5  # after pruning, and with fake quantisation
+    finetune_lr: float = 0.01
+    calibration_images: int = 512  # of static quantisation
+    start: str = "none"  # FILE or runs/X:METHOD, in place of a method's shared stages
+    objectives: tuple[str, ...] = ()  # metrics; the first drives early stopping; () = the task's own
+    constraints: tuple[str, ...] = ()  # such as "size_mb <= 3"
     tables: tuple[str, ...] = ()  # of analysis.tables, written beside the common ones
 
     def __post_init__(self) -> None:
@@ -139,9 +153,17 @@ class SearchSpace:
             ("trials >= 1", self.trials >= 1, self.trials),
             ("epochs >= 1", self.epochs >= 1, self.epochs),
             ("teacher_epochs >= 1", self.teacher_epochs >= 1, self.teacher_epochs),
-        ):
+            ("finetune_epochs >= 1", self.finetune_epochs >= 1, self.finetune_epochs),
+            ("mix in (none, mixup, cutmix)", self.mix in ("none", "mixup", "cutmix"), self.mix),
+            ("teacher_weights in (none, imagenet)", self.teacher_weights in ("none", "imagenet"), self.teacher_weights),
+        ):  # fmt: skip
             if not ok:
                 raise ValueError(f"{rule} must hold, but got {value}")
+        for name in self.objectives:
+            if name not in METRICS or METRICS[name].higher_is_better is None:
+                raise ValueError(f"objective {name!r} is no metric; there are {', '.join(METRICS)}")
+        for text in self.constraints:
+            constraint(text)
         both = set(plain_fields(self)) & {r for m in self.methods.values() for r in m.ranges}
         if both:
             raise ValueError(f"{sorted(both)[0]} is both a field of the space and a range")
@@ -176,14 +198,37 @@ class SearchSpace:
             optimiser=optimiser,
             batch_size=self.batch_size,
             label_smoothing=self.label_smoothing,
+            patience=self.patience,
+            clip=self.clip,
             levels=self.levels if stage.weights.gamma > 0 else (),
             feature_loss=self.feature_loss if stage.weights.gamma > 0 else "cosine",
         )
 
-    def stages(self, method: str, config: Config) -> tuple[Stage, ...]:
-        """The stages of one trial: a pure function of the sampled values."""
+    def finetune(self, weights: LossWeights, *, lr: float, epochs: int) -> Distill:
+        """Training after the main stage: shorter, with its own lr, cosine, without dropout or patience."""
+        stage = self._training(Distill(epochs=epochs, weights=weights), lr, 0.0)
+        optimiser = dataclasses.replace(
+            stage.optimiser, schedule="cosine", warmup_epochs=0.0, decay_at=()
+        )
+        return dataclasses.replace(stage, optimiser=optimiser, patience=0)
+
+    def whole_stages(self, method: str, config: Config) -> tuple[Stage, ...]:
+        """The stages of one trial from fresh weights on: a pure function of the sampled values."""
         chosen = self.methods[method]
         return chosen.stages(self, **{**config, **chosen.fixed})
+
+    def starts(self, method: str) -> bool:
+        """Whether a method's trials begin from the space's `start`."""
+        return self.start != "none" and self.methods[method].shared > 0
+
+    def stages(self, method: str, config: Config) -> tuple[Stage, ...]:
+        """The stages of one trial, without those that `start` replaces."""
+        skipped = self.methods[method].shared if self.starts(method) else 0
+        return self.whole_stages(method, config)[skipped:]
+
+    def shared(self, method: str) -> int:
+        """How many of a trial's stages are trained once for all trials of the method."""
+        return 0 if self.starts(method) else self.methods[method].shared
 
     def check(self) -> None:
         """Every method builds its stages, to the ends of its ranges; UsageError says which does not."""
@@ -193,84 +238,12 @@ class SearchSpace:
             try:
                 self.teacher_stages()
                 for change in ({}, *ends):
-                    self.stages(name, {**book, **change})
+                    whole = self.whole_stages(name, {**book, **change})
+                    shared = self.whole_stages(name, book)[: method.shared]
+                    if whole[: method.shared] != shared:
+                        raise ValueError(f"its first {method.shared} stages vary, but are shared")
             except (TypeError, ValueError) as error:
                 raise UsageError(f"space {self.name}, method {name}: {error}") from None
-
-
-# ---------------------------------------------------------------- the methods that spaces share
-
-
-def no_kd(space: SearchSpace, **training: float) -> tuple[Stage, ...]:
-    """The baseline: labels alone, tuned like the others."""
-    return (space.distill(LossWeights(), **training),)
-
-
-def response(
-    space: SearchSpace, *, alpha: float, temperature: float, **training: float
-) -> tuple[Stage, ...]:
-    """Hinton's distillation of logits, with beta = 1 - alpha."""
-    weights = LossWeights(alpha=alpha, beta=1 - alpha, temperature=temperature)
-    return (space.distill(weights, **training),)
-
-
-def feature(space: SearchSpace, *, gamma: float, **training: float) -> tuple[Stage, ...]:
-    """Labels and features, alpha = 1."""
-    return (space.distill(LossWeights(gamma=gamma), **training),)
-
-
-def combined(
-    space: SearchSpace,
-    *,
-    alpha: float,
-    beta: float,
-    gamma: float,
-    temperature: float,
-    **training: float,
-) -> tuple[Stage, ...]:
-    """Labels, logits and features with three free weights."""
-    weights = LossWeights(alpha=alpha, beta=beta, gamma=gamma, temperature=temperature)
-    return (space.distill(weights, **training),)
-
-
-def kd_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) -> dict[str, Method]:
-    """no_kd, response, feature and combined over the ranges of `training` (lr, weight_decay, dropout).
-
-    `recipe` is the textbook's value of each of these. Ranges and further settings of the loss weights
-    are those that published work spans: alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at T 16 for
-    response (CRD benchmark, Tian et al. 2020, and others).
-    """
-    temperature = log_uniform(1.0, 20.0)
-    return {
-        "no_kd": Method(stages=no_kd, ranges=training, textbook=recipe),
-        "response": Method(
-            stages=response,
-            ranges={"alpha": uniform(0.05, 0.95), "temperature": temperature, **training},
-            textbook={"alpha": 0.5, "temperature": 4.0, **recipe},
-            literature=(
-                {"alpha": 0.1},
-                {"alpha": 0.3, "temperature": 16.0},
-                {"alpha": 0.3},
-            ),
-        ),
-        "feature": Method(
-            stages=feature,
-            ranges={"gamma": log_uniform(0.05, 5.0), **training},
-            textbook={"gamma": 0.5, **recipe},
-        ),
-        "combined": Method(
-            stages=combined,
-            ranges={
-                "alpha": log_uniform(0.05, 2.0),
-                "beta": log_uniform(0.05, 5.0),
-                "gamma": log_uniform(0.05, 5.0),
-                "temperature": temperature,
-                **training,
-            },
-            textbook={"alpha": 1.0, "beta": 0.7, "gamma": 0.5, "temperature": 4.0, **recipe},
-            literature=({"alpha": 0.1, "beta": 0.9},),
-        ),
-    }
 
 
 def plain_fields(space: SearchSpace) -> dict[str, Any]:

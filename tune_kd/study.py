@@ -20,13 +20,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_kd import results
 from tune_kd.errors import UsageError
-from tune_kd.metrics import METRICS
-from tune_kd.recipe import Recipe, from_json, to_json
+from tune_kd.metrics import METRICS, constraint
+from tune_kd.recipe import Recipe, from_json, to_json, training_of
 from tune_kd.results import SCHEMA_VERSION, Row
 from tune_kd.storage import Storage
 
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "sources", "images")  # fmt: skip
+COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
 REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
 MERGE_AT = 64  # verdicts in files of their own before they are merged
 
@@ -44,6 +44,8 @@ class Proposal:
     recipe: Recipe
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: str = ""  # the trial that is confirmed
+    shared: int = 0  # stages that were trained once for all trials of the method
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Optuna's own
     open_test: bool = False
     proposed: str = ""  # ISO 8601, UTC
 
@@ -78,6 +80,8 @@ class Study:
         self.manifest: dict[str, Any] = _manifest(storage)
         self.name: str = self.manifest["study"]
         self.metric: str = self.manifest["metric"]
+        self.objectives: list[str] = self.manifest["objectives"]
+        self.constraints: list[str] = self.manifest["constraints"]
         self._schema = results.trial_schema(self.manifest["config_types"])
         self.proposals: dict[str, Proposal] = {}
         for name in storage.names("proposals", ".json"):
@@ -92,7 +96,9 @@ class Study:
             done = len(self.rows.get(trial, []))
             ended = self.verdicts.get(trial)
             # a row that its trial went on from was judged; the last one of an open trial may not be
-            self.judged[trial] = ended[-1]["epochs"] if ended else max(done - 1, 0)
+            stopped = ended and ended[-1]["status"] == "stopped"
+            judged = ended[-1]["epochs"] if ended and stopped else done
+            self.judged[trial] = judged if ended else max(done - 1, 0)
         self._optuna: dict[str, FrozenTrial] = {}
         self._unmerged = 0
 
@@ -128,6 +134,23 @@ class Study:
         """What an epoch is judged by; None where it was not measured or is not finite."""
         return results.finite(row, self.metric)
 
+    def values(self, row: Row) -> list[float] | None:
+        """What a finished trial reached in each objective; None where one is not known."""
+        found = [results.finite(row, name) for name in self.objectives]
+        known = [value for value in found if value is not None]
+        return known if len(known) == len(found) else None
+
+    @property
+    def higher(self) -> bool:
+        """Whether more of the metric is better."""
+        return METRICS[self.metric].higher_is_better is not False
+
+    @property
+    def directions(self) -> list[str]:
+        """Optuna's direction of each objective."""
+        better = [METRICS[name].higher_is_better for name in self.objectives]
+        return ["maximize" if higher else "minimize" for higher in better]
+
     def end(self, trial: str, status: str, reason: str = "") -> None:
         """Write the verdict, unless there is one; then the checkpoints are needed no more."""
         if trial in self.verdicts:
@@ -157,14 +180,15 @@ class Study:
         for stage in stages:
             within = [row for row in rows if row["stage"] == stage]
             last = within[-1] if within else {}
-            row = self.describe(proposal)
-            row |= {k: last.get(k) for k in METRICS if last.get(k) is not None}
+            row = self.describe(proposal, stage=stage)
+            kept = (*METRICS, "test_confusion")
+            row |= {k: last.get(k) for k in kept if last.get(k) is not None}
             row |= {
                 "stage": stage,
                 "stage_name": last.get("stage_name", ""),
                 "status": status if stage == stages[-1] else "finished",
                 "reason": reason if stage == stages[-1] else "",
-                "epochs": last.get("step", 0),
+                "epochs": sum(r["epoch"] > 0 for r in rows if r["stage"] <= stage),
                 "seconds": sum(r["seconds"] for r in rows if r["stage"] <= stage),
                 "attempts": len({r["attempt"] for r in rows}),
                 "device": last.get("device", ""),
@@ -174,8 +198,8 @@ class Study:
             found.append(row)
         return found
 
-    def describe(self, proposal: Proposal) -> Row:
-        """The columns of a trial's row that are known before it starts."""
+    def describe(self, proposal: Proposal, *, stage: int) -> Row:
+        """The columns of the row of a trial's stage that are known before it starts."""
         config = {f"config.{k}": v for k, v in proposal.config.items()}
         for name, value in config.items():  # a choice of several kinds has a column of text
             if not isinstance(value, str) and name in self._schema.names:
@@ -193,7 +217,7 @@ class Study:
             "seed": proposal.seed,
             "origin": proposal.origin,
             "source": proposal.source,
-            **_canonical(proposal.recipe),
+            **_canonical(proposal.recipe, stage),
             "versions": json.dumps(self.manifest["versions"], sort_keys=True),
             "commit": self.manifest["commit"],
             "fingerprint": proposal.fingerprint,
@@ -206,7 +230,7 @@ class Study:
     def ranked(self, method: str) -> list[Row]:
         """The finished search trials of a method, best first."""
         rows = (row for found in self.verdicts.values() for row in found)
-        return results.ranked(rows, method, metric=self.metric)
+        return results.ranked(rows, method, metric=self.metric, constraints=self.constraints)
 
     def best(self, method: str) -> Row | None:
         """The first of `ranked`, None where no trial has finished."""
@@ -235,10 +259,14 @@ class Study:
         names = [n for n in self.storage.names("epochs", ".parquet") if self._is_over(n)]
         if len(names) > 1:
             over = [t for t in self.verdicts if t in self.rows]
-            # a measurement has one row, of epoch 0
-            rows = [r for t in over for r in self.rows[t][: self.verdicts[t][-1]["epochs"] or 1]]
+            rows = [r for t in over for r in self.rows[t][: self._counted(t)]]
             schema = results.epoch_schema()
             results.merge(self.storage, "epochs", rows, schema=schema, replaces=names)
+
+    def _counted(self, trial: str) -> int:
+        """How many of an ended trial's rows count: of a stopped one those before its verdict."""
+        last = self.verdicts[trial][-1]
+        return int(last["epochs"]) if last["status"] == "stopped" else len(self.rows[trial])
 
     def merge_now_and_then(self) -> None:
         """Merge when MERGE_AT verdicts have come since the last time."""
@@ -281,17 +309,24 @@ class Study:
         if proposal.trial not in self._optuna:
             ended = self.verdicts.get(proposal.trial)
             status = ended[-1]["status"] if ended else None
-            value = self.score(ended[-1]) if ended and status == "finished" else None
+            values = self.values(ended[-1]) if ended and status == "finished" else None
             state = STATES[status] if status else TrialState.RUNNING
-            if status == "finished" and value is None:
+            if status == "finished" and values is None:
                 state = TrialState.FAIL
             scores = {r["step"]: self.score(r) for r in self.rows.get(proposal.trial, [])}
+            # Optuna cannot compare what was stopped by several objectives
+            told = ended and len(self.objectives) == 1
+            attributes = dict(proposal.attributes)
+            if ended and self.constraints:
+                excess = [constraint(text).excess(ended[-1]) for text in self.constraints]
+                attributes["constraints"] = excess
             self._optuna[proposal.trial] = create_trial(
                 state=state,
-                value=value,
+                values=values,
                 params=dict(proposal.config),
                 distributions=distributions,
-                intermediate_values={k: v for k, v in scores.items() if ended and v is not None},
+                intermediate_values={k: v for k, v in scores.items() if told and v is not None},
+                system_attrs=attributes,
             )
         return self._optuna[proposal.trial]
 
@@ -312,11 +347,12 @@ def _manifest(storage: Storage) -> dict[str, Any]:
     return dict(found)
 
 
-def _canonical(recipe: Recipe) -> Row:
-    """alpha, beta, gamma and temperature of the last training stage."""
-    if not recipe.stages:
+def _canonical(recipe: Recipe, stage: int) -> Row:
+    """alpha, beta, gamma and temperature of the last training stage up to this one."""
+    training = [found for s in recipe.stages[: stage + 1] if (found := training_of(s))]
+    if not training:
         return {}
-    weights = recipe.stages[-1].weights
+    weights = training[-1].weights
     temperature = weights.temperature if weights.beta > 0 else None
     return {
         "alpha": weights.alpha,

@@ -1,12 +1,17 @@
-"""The teacher that all trials of a study listen to: imported, found beside earlier studies, or trained."""
+"""What is trained before a study's first trial: the teacher, and first stages that trials share.
+
+Each is imported, found beside earlier studies by its fingerprint, or trained on a worker.
+"""
 
 import json
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from tune_kd import recipes, results, runner, sampler, weights, worker
+from tune_kd import recipes, results, runner, sampler, worker
+from tune_kd.foreign import Foreign
 from tune_kd.opening import Request, base_config
 from tune_kd.progress import Progress
+from tune_kd.recipe import Recipe
 from tune_kd.session import CannotGoOnError, Session
 from tune_kd.storage import Storage
 from tune_kd.study import Proposal, Study
@@ -19,101 +24,193 @@ def model_of(storage: Storage) -> str:
 
 def teacher_trial(study_: Study) -> str:
     """The name of the trial that made the study's teacher, or of the next try at it."""
-    tries = [p.trial for p in study_.of("teach")] + [
-        trial for trial, rows in study_.verdicts.items() if rows[-1]["phase"] == "teach"
-    ]
-    tries = list(dict.fromkeys(tries))
+    return _trial(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
+
+
+def _trial(study_: Study, name: str) -> str:
+    """The trial that made a model, or the next try at it, where those before have failed."""
+    known = {p.trial for p in study_.of("teach")} | set(study_.verdicts)
+    tries = sorted((t for t in known if t == name or t.startswith(f"{name}-")), key=len)
     for trial in tries:
         if trial not in study_.verdicts or study_.verdicts[trial][-1]["status"] == "finished":
             return trial
-    name = f"teacher-{study_.manifest['teacher_model'][:8]}"
     return f"{name}-{len(tries) + 1}" if tries else name
 
 
 def has_teacher(study_: Study) -> bool:
     """Whether the study has its teacher's weights and rows."""
-    found = study_.storage.exists(f"models/{study_.manifest['teacher_model']}.safetensors")
-    return found and teacher_trial(study_) in study_.verdicts
+    return _has(study_, teacher_trial(study_), study_.manifest["teacher_model"])
+
+
+def _has(study_: Study, trial: str, fingerprint: str) -> bool:
+    found = study_.storage.exists(f"models/{fingerprint}.safetensors")
+    return found and trial in study_.verdicts
 
 
 def ensure_teacher(
     study_: Study, request: Request, *, session: Session, progress: Progress
 ) -> None:
     """Import, reuse or train the teacher. CannotGoOnError where that failed."""
-    if has_teacher(study_):
-        return
-    fingerprint = study_.manifest["teacher_model"]
-    if not request.teacher and _reuse(study_, fingerprint, progress):
-        return
     recipe = recipes.teacher_recipe(study_.manifest, request.space)
+    fingerprint = study_.manifest["teacher_model"]
+    made = _Made(trial=teacher_trial(study_), method="", recipe=recipe, fingerprint=fingerprint)
     if request.teacher:
-        _import_teacher(study_, request.teacher, fingerprint)
-        recipe = replace(recipe, stages=(), start=fingerprint)  # measured as it is
-        progress.say(f"measuring the teacher {request.teacher}")
-    else:
-        epochs = request.space.teacher_epochs
-        progress.say(f"training the teacher {request.space.teacher}, {epochs} epochs")
-    proposal = Proposal(
-        trial=teacher_trial(study_),
-        phase="teach",
-        method="",
-        number=0,
-        seed=study_.manifest["seed"],
-        origin="file" if request.teacher else "textbook",
-        recipe=recipe,
-    )
-    progress.follow(study_, "teach", 1)
+        made = replace(made, recipe=replace(recipe, initial=""), foreign=request.teacher)
+    epochs = request.space.teacher_epochs
+    said = f"training the teacher {request.space.teacher}, {epochs} epochs"
+    _ensure([made], study_, request, session=session, progress=progress, said=said)
+
+
+def is_ready(study_: Study, request: Request) -> bool:
+    """Whether nothing is left to be made before the first trial."""
+    teacher = not recipes.needs_teacher(request.space) or has_teacher(study_)
+    shared = _shared(study_, request)
+    return teacher and all(_has(study_, m.trial, m.fingerprint) for m in shared)
+
+
+def ensure_shared(
+    study_: Study, request: Request, *, session: Session, progress: Progress
+) -> None:
+    """Import, reuse or train the first stages that the trials of a method have in common."""
+    made = _shared(study_, request)
+    names = ", ".join(m.method for m in made)
+    said = f"training what all trials begin with, once for each of: {names}"
+    _ensure(made, study_, request, session=session, progress=progress, said=said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A model that must be there before the first trial, and how it is made."""
+
+    trial: str
+    method: str  # empty for a teacher
+    recipe: Recipe
+    fingerprint: str
+    foreign: Foreign | None = None
+
+    @property
+    def origin(self) -> str:
+        if self.foreign:
+            return "file"
+        return "shared" if self.method else "textbook"
+
+
+def _shared(study_: Study, request: Request) -> list[_Made]:
+    """Shared first stages, each once, and what is given in their place."""
+    seed, chosen = study_.manifest["seed"], request.space
+    found: dict[str, _Made] = {}
+    for method, recipe in recipes.shared_recipes(study_.manifest, chosen).items():
+        fingerprint = recipe.fingerprint(seed)
+        trial = _trial(study_, f"shared-{fingerprint[:8]}")
+        made = _Made(trial=trial, method=method, recipe=recipe, fingerprint=fingerprint)
+        found.setdefault(fingerprint, made)
+    starting = [method for method in chosen.methods if chosen.starts(method)]
+    if request.start and starting:
+        model = study_.manifest["start"]["model"]
+        book = chosen.methods[starting[0]].settings()[0]
+        recipe = recipes.student_recipe(study_.manifest, chosen, method=starting[0], config=book)
+        found[model] = _Made(
+            trial=_trial(study_, f"start-{model[:8]}"),
+            method=starting[0],
+            recipe=replace(recipe, teacher="", teacher_model=""),
+            fingerprint=model,
+            foreign=request.start,
+        )
+    return list(found.values())
+
+
+def _ensure(  # noqa: PLR0913 - a run's circumstances
+    wanted: Sequence[_Made],
+    study_: Study,
+    request: Request,
+    *,
+    session: Session,
+    progress: Progress,
+    said: str,
+) -> None:
+    """Import or find what is not there yet, run the rest side by side, keep it for later studies."""
+    missing = [m for m in wanted if not _has(study_, m.trial, m.fingerprint)]
+    missing = [m for m in missing if m.foreign or not _reuse(study_, m, progress)]
+    if not missing:
+        return
+    proposals = []
+    for made in missing:
+        recipe = made.recipe
+        if made.foreign:
+            _import(study_, made.foreign, made.fingerprint)
+            recipe = replace(recipe, stages=(), start=made.fingerprint)  # measured as it is
+            progress.say(f"measuring {made.foreign.name}")
+        proposals.append(
+            Proposal(
+                trial=made.trial,
+                phase="teach",
+                method=made.method,
+                number=0,
+                seed=study_.manifest["seed"],
+                origin=made.origin,
+                recipe=recipe,
+            )
+        )
+    if any(not made.foreign for made in missing):
+        progress.say(said)
+    progress.follow(study_, "teach", study_.counts("teach").total() + len(proposals))
     runner.run(
         study_,
-        lambda: sampler.FixedPlan(study_, [proposal]),
+        lambda: sampler.FixedPlan(study_, proposals),
         ray_session=session,
         base=base_config(study_, request.data, session.resources),
         progress=progress,
     )
-    row = study_.verdicts[proposal.trial][-1]
-    if row["status"] != "finished":
-        raise CannotGoOnError(f"the teacher failed: {row['reason']}")
-    if not request.teacher:
-        _keep(study_, proposal.trial, fingerprint)
+    for made in missing:
+        row = study_.verdicts[made.trial][-1]
+        if row["status"] != "finished":
+            what = f"the first stage of {made.method}" if made.method else "the teacher"
+            raise CannotGoOnError(f"{what} failed: {row['reason']}")
+        if not made.foreign:
+            _keep(study_, made)
 
 
-def _import_teacher(study_: Study, file: Path, fingerprint: str) -> None:
-    """A foreign checkpoint becomes the study's teacher; nothing of it is unpickled."""
+def _import(study_: Study, given: Foreign, fingerprint: str) -> None:
+    """A foreign checkpoint becomes one of the study's models; nothing of it is unpickled."""
     from safetensors.torch import save
 
-    plain = {name: value.contiguous() for name, value in weights.load_weights(file).items()}
-    header = {"source": file.name, "fingerprint": fingerprint}
+    plain = {name: value.contiguous() for name, value in given.state().items()}
+    header = {"source": given.name, "fingerprint": fingerprint}
     study_.storage.write(f"models/{fingerprint}.safetensors", bytes(save(plain, metadata=header)))
 
 
-def _keep(study_: Study, trial: str, fingerprint: str) -> None:
+def _keep(study_: Study, made: _Made) -> None:
     """Rows beside the weights, and a copy of both in this node's cache, for later studies."""
     schema = results.trial_schema({})
-    rows = [{k: v for k, v in r.items() if k in schema.names} for r in study_.verdicts[trial]]
-    epochs = results.encode(study_.rows[trial], results.epoch_schema())
-    study_.storage.write(f"models/{fingerprint}.epochs.parquet", epochs)
-    study_.storage.write(f"models/{fingerprint}.trials.parquet", results.encode(rows, schema))
-    _copy(fingerprint, study_.storage, Storage(worker.cache_folder()))
+    verdict = study_.verdicts[made.trial]
+    rows = [{k: v for k, v in r.items() if k in schema.names} for r in verdict]
+    epochs = results.encode(study_.rows[made.trial], results.epoch_schema())
+    name = f"models/{made.fingerprint}"
+    study_.storage.write(f"{name}.epochs.parquet", epochs)
+    study_.storage.write(f"{name}.trials.parquet", results.encode(rows, schema))
+    _copy(made.fingerprint, study_.storage, Storage(worker.cache_folder()))
 
 
-def _reuse(study_: Study, fingerprint: str, progress: Progress) -> bool:
-    """A teacher of the same recipe and seed that an earlier study trained: copied with its rows."""
-    name = f"models/{fingerprint}"
+def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
+    """A model of the same recipe and seed that an earlier study trained: copied with its rows."""
+    name = f"models/{made.fingerprint}"
     for place in _places(study_):
         if not place.exists(f"{name}.trials.parquet"):
             continue
         rows, _ = results.decode(place.read(f"{name}.trials.parquet"))
         epochs, _ = results.decode(place.read(f"{name}.epochs.parquet"))
-        _copy(fingerprint, place, study_.storage)
-        _copy(fingerprint, place, Storage(worker.cache_folder()))
-        trial, origin = teacher_trial(study_), rows[-1]["study"]
-        epochs = [{**row, "study": study_.name, "trial": trial} for row in epochs]
-        taken = {"study": study_.name, "trial": trial, "reason": f"trained by study {origin}"}
+        _copy(made.fingerprint, place, study_.storage)
+        _copy(made.fingerprint, place, Storage(worker.cache_folder()))
+        origin = rows[-1]["study"]
+        here = {"study": study_.name, "trial": made.trial, "method": made.method}
+        epochs = [{**row, **here} for row in epochs]
+        taken = {**here, "origin": made.origin, "reason": f"trained by study {origin}"}
         data_ = results.encode(epochs, results.epoch_schema())
-        study_.storage.write(f"epochs/{trial}.0.parquet", data_)
-        study_.rows[trial] = epochs
-        study_.put_verdict(trial, [{**row, **taken} for row in rows])
-        progress.say(f"teacher {fingerprint} found: {taken['reason']}")
+        study_.storage.write(f"epochs/{made.trial}.0.parquet", data_)
+        study_.rows[made.trial] = epochs
+        study_.put_verdict(made.trial, [{**row, **taken} for row in rows])
+        what = "first stage" if made.method else "teacher"
+        progress.say(f"{what} {made.fingerprint} found: {taken['reason']}")
         return True
     return False
 
@@ -127,7 +224,7 @@ def _copy(fingerprint: str, place: Storage, to: Storage) -> None:
 
 
 def _places(study_: Study) -> list[Storage]:
-    """Where earlier teachers may lie: this node's cache, and the studies beside this one."""
+    """Where earlier models may lie: this node's cache, and the studies beside this one."""
     beside = study_.storage.parent()
     siblings = [beside.at(name) for name in beside.names("") if name != study_.name]
     return [Storage(worker.cache_folder()), *siblings]

@@ -107,11 +107,9 @@ def _entered(work: _Run, resume: Resume | None, shared: int) -> tuple[nn.Module,
     """The network, the stage that is next or goes on, and the rows before that stage."""
     recipe = work.recipe
     if resume is None:
-        before = sum(reports_of(stage) for stage in recipe.stages[:shared])
         model = site.begun(recipe, work.site, sample=work.sample, seed=work.seed, shared=shared)
-        return model, shared, before
-    planned = sum(reports_of(stage) for stage in recipe.stages[: resume.stage])
-    step = resume.step or planned + max(resume.epoch, 1)
+        return model, shared, 0
+    step = resume.step or planned(recipe, resume.stage) + max(resume.epoch, 1)
     state = {k[6:]: v for k, v in resume.state.items() if k.startswith("model.")}
     if isinstance(recipe.stages[resume.stage], Quantize) and not resume.over:
         # its tensors are those of a prepared graph, which its stage makes and loads
@@ -121,10 +119,15 @@ def _entered(work: _Run, resume: Resume | None, shared: int) -> tuple[nn.Module,
     return model, done, step if resume.over else step - resume.epoch
 
 
+def planned(recipe: Recipe, stage: int) -> int:
+    """Reports of the stages before this one, where none ends early: the views go on from there."""
+    return sum(reports_of(earlier) for earlier in recipe.stages[:stage])
+
+
 def _stage(
     work: _Run, model: nn.Module, number: int, *, step: int, resume: Resume | None
 ) -> Iterator[tuple[EpochReport, nn.Module]]:
-    """The reports of one stage, `step` rows after the first, each with the network as it is then."""
+    """The reports of one stage, after `step` rows, each with the network as it is then."""
     stage = work.recipe.stages[number]
     if (stage_training := training_of(stage)) is None:
         began = time.monotonic()
@@ -136,7 +139,7 @@ def _stage(
     student = model
     if isinstance(stage, Quantize):
         student = int8.prepare(model, sample=work.sample, qat=True)
-    training = _training(work, number, student, stage=stage_training, first_step=step)
+    training = _training(work, number, student, stage=stage_training)
     projections = _projections(work, student, stage_training)
     learner = train.Learner(student, projections, stage_training.optimiser)
     if resume:
@@ -193,9 +196,7 @@ def _compressed(work: _Run, model: nn.Module, stage: Stage) -> nn.Module:
     return int8.convert(prepared)
 
 
-def _training(
-    work: _Run, number: int, model: nn.Module, *, stage: Distill, first_step: int
-) -> train.Training:
+def _training(work: _Run, number: int, model: nn.Module, *, stage: Distill) -> train.Training:
     """The stage with the teacher and the tape, where its weights ask for them."""
     recipe, frozen = work.recipe, work.teacher if stage.listens else None
     tape = None
@@ -205,7 +206,7 @@ def _training(
     return train.Training(
         stage=stage,
         number=number,
-        first_step=first_step,
+        first_step=planned(recipe, number),
         seed=work.seed,
         fold=work.images,
         compute=recipe.compute,

@@ -1,41 +1,53 @@
 """Weights of networks: read without unpickling, loaded strictly, hashed."""
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from tune_kd.errors import UsageError
 from tune_kd.models import Dropout
+from tune_kd.recipe import digest
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU: safetensors, or a state dict saved by torch.save.
 
+    Raises:
+        UsageError: no such file, or not such a checkpoint (see `parse`).
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    return parse(data, what=str(path))
+
+
+def parse(data: bytes, *, what: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's bytes; `what` names it in errors.
+
     A state dict may be nested under "state_dict" or "model". Nothing is unpickled but tensors
     (`weights_only=True`).
 
     Raises:
-        UsageError: no such file, or not such a checkpoint.
+        UsageError: not such a checkpoint.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        if start[8:9] == b"{":  # safetensors: 8 bytes of length, then JSON
-            return load_file(path)
-        return unwrapped(torch.load(path, map_location="cpu", weights_only=True), what=str(path))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+        if data[8:9] == b"{":  # safetensors: 8 bytes of length, then JSON
+            return load(data)
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return unwrapped(loaded, what=what)
     except UsageError:
         raise
     except Exception as error:  # torch raises many kinds for files that are not its own
         why = str(error).partition("\n")[0][:120]
         raise UsageError(
-            f"{path} is not a checkpoint of tensors alone ({type(error).__name__}: {why});"
+            f"{what} is not a checkpoint of tensors alone ({type(error).__name__}: {why});"
             "\nsave model.state_dict() with torch.save or with safetensors"
         ) from None
 
@@ -98,6 +110,11 @@ def checked_load(model: nn.Module, state: Mapping[str, Any], *, what: str) -> No
 def _first(names: list[str], count: int = 3) -> str:
     rest = len(names) - count
     return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def file_fingerprint(hash: str) -> str:
+    """The name of a model that came as a file of that hash."""
+    return digest("file", hash)
 
 
 def fingerprint(model: nn.Module) -> str:

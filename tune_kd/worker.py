@@ -6,12 +6,13 @@ commits both, and the last row names the checkpoint to go on from. torch is impo
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import socket
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,17 +89,25 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
 
         resume = _resume(storage, proposal.trial, rows)
         name = f"{len({row['attempt'] for row in rows}) + 1}-{uuid.uuid4().hex[:6]}"
+        opening = trial.Opening(reference=_reference(config)) if proposal.open_test else None
         reports = trial.run(
             proposal.recipe,
             seed=proposal.seed,
             site=site,
             resume=resume,
-            open_test=proposal.open_test,
+            opening=opening,
+            shared=proposal.shared,
         )
         for report in reports:
             row = _row(proposal, report, attempt=name, site=site, study_name=config["name"])
             rows.append(_commit(storage, proposal, report, row, rows))
             yield {"row": json.dumps(rows[-1])}
+
+
+def _reference(config: Config) -> tuple[str, str] | None:
+    """The teacher that students on the test split are compared with: network and fingerprint."""
+    network, fingerprint = config["reference"]
+    return (network, fingerprint) if fingerprint else None
 
 
 def check_marker(storage: Storage, marker: str) -> None:
@@ -171,7 +180,7 @@ def _resume(storage: Storage, trial: str, rows: list[Row]) -> "Resume | None":
         return None
     last = rows[-1]
     state = load(storage.read(f"checkpoints/{trial}/{last['checkpoint']}"))
-    return Resume(stage=last["stage"], epoch=last["epoch"], state=state)
+    return Resume(stage=last["stage"], epoch=last["epoch"], state=state, step=last["step"])
 
 
 def _row(
@@ -207,6 +216,8 @@ def _commit(
 ) -> Row:
     """The checkpoint, then the rows that name it; of checkpoints the last two are kept."""
     folder = f"checkpoints/{proposal.trial}"
+    if report.last and report.arrays and proposal.number == 0:  # of the first seed
+        storage.write(f"predictions/{proposal.trial}.npz", _packed(report.arrays))
     if report.last and report.state:
         storage.write(_weights_name(proposal), _weights(proposal, report))
     elif not report.last:
@@ -216,6 +227,15 @@ def _commit(
     if len(rows) >= 2 and rows[-2]["checkpoint"]:
         storage.remove(f"{folder}/{rows[-2]['checkpoint']}")
     return row
+
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
+    """Arrays as one file, which is read without unpickling."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _weights_name(proposal: study.Proposal) -> str:
@@ -249,3 +269,18 @@ def prepare(config: Config) -> dict[str, Any]:
 
     os.umask(config["umask"])
     return preparation.prepare(config, make_site(config))
+
+
+def measure_students(config: Config) -> dict[str, dict[str, Any]]:
+    """Measured on an idle worker when nothing else runs: finished students by trial."""
+    from tune_kd import preparation
+
+    os.umask(config["umask"])
+    storage = Storage(config["study"])
+    site = make_site(config)
+    found = {}
+    for text in config["proposals"]:
+        proposal = study.parse(text)
+        file = local_file(storage, f"students/{proposal.trial}.safetensors", site.cache)
+        found[proposal.trial] = preparation.measure_student(proposal.recipe, file, site)
+    return found

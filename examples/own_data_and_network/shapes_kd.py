@@ -9,7 +9,8 @@ The strings `shapes.py:...` are looked for beside this file. Copy the folder and
 """
 
 from tune_kd.recipe import LossWeights, Stage
-from tune_kd.space import Method, SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.methods import kd_methods
+from tune_kd.space import Method, SearchSpace, log_uniform, uniform
 
 TRAINING = {
     "lr": log_uniform(0.01, 0.5),

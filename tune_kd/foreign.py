@@ -1,0 +1,78 @@
+"""Weights that a study did not train itself: somebody's file, or a student of an earlier study."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tune_kd import weights
+from tune_kd.errors import UsageError, unknown
+from tune_kd.recipe import Recipe, stages_to_json
+from tune_kd.storage import Storage
+from tune_kd.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """A checkpoint's bytes and what is known of them: `recipe` where an earlier study made it."""
+
+    name: str  # as it was given
+    data: bytes = field(repr=False)
+    recipe: Recipe | None = None
+
+    @property
+    def hash(self) -> str:
+        """Of the bytes."""
+        return hashlib.sha256(self.data).hexdigest()[:16]
+
+    @property
+    def model(self) -> str:
+        """The fingerprint that it has in a study."""
+        return weights.file_fingerprint(self.hash)
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors; UsageError where it is no checkpoint."""
+        return weights.parse(self.data, what=self.name)
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest: where it came from, and the stages that made it, where they are known."""
+        stages = stages_to_json(self.recipe.stages) if self.recipe else ""
+        return {"name": self.name, "model": self.model, "stages": stages}
+
+
+def find(given: str, *, what: str) -> Foreign:
+    """`FILE`, `runs/X` (the best student of a study) or `runs/X:METHOD` (of one method).
+
+    `what` names the option in errors. Best is best on validation, of all finished search trials.
+
+    Raises:
+        UsageError: neither a file nor a study, no such method, or nothing finished there.
+    """
+    file = Path(given).expanduser()
+    if file.is_file():
+        return Foreign(name=given, data=file.read_bytes())
+    address, colon, method = given.rpartition(":")
+    if not colon or "/" in method:
+        address, method = given, ""
+    storage = Storage(address)
+    if not storage.exists("manifest.json"):
+        raise UsageError(
+            f"{what} {given}: there is no such file and no such study; name a checkpoint, or a study "
+            "as runs/NAME or runs/NAME:METHOD"
+        )
+    return _student(Study(storage), method, given=given, what=what)
+
+
+def _student(known: Study, method: str, *, given: str, what: str) -> Foreign:
+    methods = list(known.manifest["methods"])
+    if method and method not in methods:
+        raise unknown("method", method, methods, where=f"{known.storage.uri} has")
+    found = [row for name in ([method] if method else methods) if (row := known.best(name))]
+    if not found:
+        raise UsageError(f"{what} {given}: no search trial has finished there")
+    best = max(found, key=lambda row: row[known.metric] * (1 if known.higher else -1))
+    recipe = known.proposals[best["trial"]].recipe
+    data = known.storage.read(f"students/{best['trial']}.safetensors")
+    return Foreign(name=f"{known.storage.uri}:{best['method']}", data=data, recipe=recipe)
