@@ -20,11 +20,9 @@ from tune_kd import cli, options
 from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from tune_kd.recipe import Recipe, Stage
     from tune_kd.results import Row
-    from tune_kd.session import Resources, Session
+    from tune_kd.session import Resources
     from tune_kd.study import Proposal, Study
 
 MODULE = "tune_kd.confirm"
@@ -66,8 +64,7 @@ def open_study(address: str) -> "Study":
 
 def confirm(given: Namespace, resources: "Resources", again: str) -> int:
     """Run what is missing of the list."""
-    from tune_kd import progress, runner, sampler, session, study
-    from tune_kd.opening import base_config
+    from tune_kd import opening, progress, runner, sampler, session, study
 
     with study.locked(open_study(given.study).storage):
         known = open_study(given.study)
@@ -77,15 +74,16 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
         shown = progress.Progress(quiet=given.quiet)
         budget = given.time_budget or float("inf")
         interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
-        if missing:
+        if missing or unmeasured(known, planned):
             session.check_address(resources.address)
-            record_opening(known, missing, again)
+            if missing:
+                record_opening(known, missing, again)
             try:
                 with session.session(resources, interrupt) as started:
                     if resources.address:
                         started.check_nodes(known)
                     shown.follow(known, "confirm", len(planned))
-                    base = base_config(known, folder, resources)
+                    base = opening.base_config(known, folder, resources)
                     runner.run(
                         known,
                         lambda: sampler.FixedPlan(known, planned),
@@ -93,7 +91,9 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
                         base=base,
                         progress=shown,
                     )
-                    measure_architectures(known, planned, session=started, config=base)
+                    opening.measure_students(
+                        known, unmeasured(known, planned), session=started, config=base
+                    )
             except session.CannotGoOnError as error:
                 print(f"error: {error}; go on with: {again}", file=sys.stderr)
                 return 1
@@ -203,22 +203,19 @@ def _as_long(stage: "Stage", epochs: int) -> "Stage":
     return stage
 
 
-def measure_architectures(
-    known: "Study", planned: "list[Proposal]", *, session: "Session", config: "dict[str, Any]"
-) -> None:
-    """Size and speed of confirmed students with an architecture of their own: rows of phase measure.
+def unmeasured(known: "Study", planned: "list[Proposal]") -> "dict[str, Proposal]":
+    """Confirmed students of an architecture of their own that have no latency yet, by their trial.
 
-    Nothing else runs meanwhile. The first seed's student stands for a trial.
+    The first seed's student stands for a trial.
     """
-    from tune_kd import opening
-
     chosen: dict[str, Proposal] = {}
     for proposal in planned:
         ended = known.verdicts.get(proposal.trial)
         finished = ended is not None and ended[-1]["status"] == "finished"
-        if finished and proposal.recipe.compresses and proposal.source:
+        measured = f"measure-{proposal.source}" in known.verdicts
+        if finished and proposal.recipe.compresses and not measured:
             chosen.setdefault(proposal.source, proposal)
-    opening.measure_students(known, chosen, session=session, config=config)
+    return chosen
 
 
 def _teacher(known: "Study") -> "list[Proposal]":

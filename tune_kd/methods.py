@@ -170,7 +170,7 @@ def qat(
     """Response, then int8 with fake quantisation trained with the same teacher and weights."""
     stages = response(space, alpha=alpha, temperature=temperature, **training)
     weights = LossWeights(alpha=alpha, beta=1 - alpha, temperature=temperature)
-    mend = space.finetune(weights, lr=space.finetune_lr, epochs=space.finetune_epochs)
+    mend = space.finetune(weights, lr=space.qat_lr, epochs=space.finetune_epochs)
     return (*stages, Quantize(training=mend))
 
 

@@ -203,6 +203,33 @@ def ranked(
     return sorted((row for row in done if finite(row, metric) is not None), key=rank)
 
 
+def front(
+    rows: Sequence[Row], objectives: Sequence[str], *, constraints: Sequence[str] = ()
+) -> list[Row]:
+    """The rows that no other beats: better in one objective and not worse in any.
+
+    Those that break a constraint, and those of which an objective is not known, do not take part. In
+    the order of the first objective, best first; of equal ones all stay.
+
+    >>> rows = [{"val_accuracy": a, "size_mb": s} for a, s in ((0.9, 3.0), (0.8, 1.0), (0.8, 2.0))]
+    >>> [row["size_mb"] for row in front(rows, ["val_accuracy", "size_mb"])]
+    [3.0, 1.0]
+    """
+    signs = [-1 if METRICS[name].higher_is_better else 1 for name in objectives]
+    known = [r for r in rows if all(finite(r, n) is not None for n in objectives)]
+    points = [
+        (tuple(s * r[n] for s, n in zip(signs, objectives, strict=True)), r)
+        for r in known
+        if kept(r, tuple(constraints))
+    ]
+
+    def beaten(point: tuple[float, ...]) -> bool:
+        others = (other for other, _ in points if other != point)
+        return any(all(a <= b for a, b in zip(o, point, strict=True)) for o in others)
+
+    return [row for point, row in sorted(points, key=lambda p: p[0]) if not beaten(point)]
+
+
 def finite(row: Mapping[str, Any], name: str) -> float | None:
     """A row's number; None where it is missing, null or not finite."""
     value = row.get(name)

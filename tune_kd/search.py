@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tune_kd.opening import Request
     from tune_kd.progress import Progress
     from tune_kd.session import Resources, Session
-    from tune_kd.study import Study
+    from tune_kd.study import Proposal, Study
 
 MODULE = "tune_kd.search"
 
@@ -94,7 +94,8 @@ def planned_is_done(known: "Study", request: "Request") -> bool:
 
     proposed = [len(known.of("search", method)) for method in request.space.methods]
     ready = teaching.is_ready(known, request)
-    return ready and min(proposed) >= request.each and not known.open_trials("search")
+    done = ready and min(proposed) >= request.each and not known.open_trials("search")
+    return done and not (len(known.objectives) > 1 and _unmeasured(known, request))
 
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
@@ -127,6 +128,27 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
         base=opening.base_config(known, request.data, session.resources),
         progress=progress,
     )
+    if len(known.objectives) > 1:
+        _measure_front(known, request, session=session)
+
+
+def _unmeasured(known: "Study", request: "Request") -> "dict[str, Proposal]":
+    """Trials of the front with an architecture of their own that has no latency yet."""
+    rows = [row for method in request.space.methods for row in known.front(method)]
+    found = {row["trial"]: known.proposals[row["trial"]] for row in rows}
+    return {
+        trial: proposal
+        for trial, proposal in found.items()
+        if proposal.recipe.compresses and f"measure-{trial}" not in known.verdicts
+    }
+
+
+def _measure_front(known: "Study", request: "Request", *, session: "Session") -> None:
+    """Latencies of what no other trial beats, now that nothing else runs."""
+    from tune_kd import opening
+
+    config = opening.base_config(known, request.data, session.resources)
+    opening.measure_students(known, _unmeasured(known, request), session=session, config=config)
 
 
 def _tell(known: "Study", request: "Request", again: str, progress: "Progress") -> None:

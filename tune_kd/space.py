@@ -139,7 +139,7 @@ class SearchSpace:
     mix_alpha: float = 1.0
     teacher_weights: str = "none"  # imagenet: what the teacher's training begins with
     finetune_epochs: int = 5  # after pruning, and with fake quantisation
-    finetune_lr: float = 0.01
+    qat_lr: float = 0.01  # of training with fake quantisation
     calibration_images: int = 512  # of static quantisation
     start: str = "none"  # FILE or runs/X:METHOD, in place of a method's shared stages
     objectives: tuple[str, ...] = ()  # metrics; the first drives early stopping; () = the task's own

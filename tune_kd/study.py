@@ -136,7 +136,12 @@ class Study:
 
     def values(self, row: Row) -> list[float] | None:
         """What a finished trial reached in each objective; None where one is not known."""
-        found = [results.finite(row, name) for name in self.objectives]
+        measured = self.verdicts.get("measure-student", [{}])[-1]
+        same = not self.proposals[row["trial"]].recipe.compresses  # the plain student's architecture
+        found = [
+            results.finite(measured if same and row.get(name) is None else row, name)
+            for name in self.objectives
+        ]
         known = [value for value in found if value is not None]
         return known if len(known) == len(found) else None
 
@@ -236,13 +241,17 @@ class Study:
         """The first of `ranked`, None where no trial has finished."""
         return next(iter(self.ranked(method)), None)
 
+    def front(self, method: str) -> list[Row]:
+        """A method's finished search trials that no other beats in all objectives."""
+        return results.front(self.ranked(method), self.objectives, constraints=self.constraints)
+
     def _keep_best_student(self, method: str) -> None:
-        best = self.best(method)
-        kept = f"{best['trial']}.safetensors" if best else ""
+        several = len(self.objectives) > 1
+        rows = [self.best(method), *(self.front(method) if several else [])]
+        kept = {row["trial"] for row in rows if row}
         for proposal in self.of("search", method):
-            name = f"{proposal.trial}.safetensors"
-            if proposal.trial in self.verdicts and name != kept:
-                self.storage.remove(f"students/{name}")
+            if proposal.trial in self.verdicts and proposal.trial not in kept:
+                self.storage.remove(f"students/{proposal.trial}.safetensors")
 
     def counts(self, phase: str) -> Counter[str]:
         """How many trials of a phase are finished, stopped and failed."""

@@ -282,5 +282,8 @@ def measure_students(config: Config) -> dict[str, dict[str, Any]]:
     for text in config["proposals"]:
         proposal = study.parse(text)
         file = local_file(storage, f"students/{proposal.trial}.safetensors", site.cache)
-        found[proposal.trial] = preparation.measure_student(proposal.recipe, file, site)
+        try:
+            found[proposal.trial] = preparation.measure_student(proposal.recipe, file, site)
+        except Exception as error:  # one that cannot be measured costs no other
+            found[proposal.trial] = {"reason": explain(error)}
     return found

@@ -1,0 +1,33 @@
+"""CIFAR-100, ResNet-50 (23.7 M parameters) to MobileNetV3-Small (1.6 M), for a GPU.
+
+    python -m tune_kd.search --space cifar100_kd
+    python -m tune_kd.search --space cifar100_kd --set teacher_weights=imagenet
+
+SGD with Nesterov momentum, cosine, gradients clipped at norm 1; both networks have stems for 32 pixels.
+The teacher may begin with ImageNet's weights, where they can be downloaded.
+"""
+
+from tune_kd.methods import kd_methods
+from tune_kd.space import SearchSpace, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="cifar100_kd",
+    task="cifar100",
+    teacher="resnet50",
+    student="mobilenet_v3_small",
+    trials=48,
+    epochs=120,
+    teacher_epochs=40,
+    batch_size=256,
+    clip=1.0,
+    teacher_lr=0.05,
+    methods=kd_methods(
+        {
+            "lr": log_uniform(0.01, 0.5),
+            "weight_decay": log_uniform(5e-5, 2e-3),
+            "dropout": uniform(0.0, 0.4),
+        },
+        recipe={"lr": 0.2, "weight_decay": 5e-4, "dropout": 0.2},
+    ),
+    tables=("calibration", "classes"),
+)

@@ -1,0 +1,33 @@
+"""CIFAR-100, ResNet-56 to ResNet-20: a classic benchmark pair, for a GPU.
+
+    python -m tune_kd.search --space cifar100_resnet56_20
+
+240 epochs with steps, as published comparisons train it (Tian et al. 2020, appendix). Trials are not
+compared before the first step: accuracy jumps there, and before it says little of what comes.
+"""
+
+from tune_kd.methods import kd_methods
+from tune_kd.space import SearchSpace, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="cifar100_resnet56_20",
+    task="cifar100",
+    teacher="resnet56",
+    student="resnet20",
+    trials=32,
+    epochs=240,
+    teacher_epochs=240,
+    batch_size=64,
+    nesterov=False,
+    schedule="step",
+    decay_at=(0.625, 0.75, 0.875),
+    teacher_lr=0.05,
+    methods=kd_methods(
+        {
+            "lr": log_uniform(0.01, 0.2),
+            "weight_decay": log_uniform(1e-4, 2e-3),
+            "dropout": uniform(0.0, 0.3),
+        },
+        recipe={"lr": 0.05, "weight_decay": 5e-4, "dropout": 0.0},
+    ),
+)

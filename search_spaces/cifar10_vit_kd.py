@@ -1,0 +1,36 @@
+"""CIFAR-10, ViT-Tiny (12 layers, 5.36 M parameters) to its half (6 layers, 2.69 M), for a GPU.
+
+    python -m tune_kd.search --space cifar10_vit_kd
+    python -m analysis.report runs/cifar10_kd runs/cifar10_vit_kd
+
+AdamW with warm-up and cosine: the lab that asks for this pair trains both with SGD at lr 0.1, which
+left its teacher below its student. Beside cifar10_kd it fills the key `vit` of report.json.
+"""
+
+from tune_kd.methods import kd_methods
+from tune_kd.space import SearchSpace, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="cifar10_vit_kd",
+    family="vit",
+    task="cifar10",
+    teacher="vit_tiny",
+    student="vit_tiny_6",
+    trials=80,
+    epochs=100,
+    teacher_epochs=100,
+    optimiser="adamw",
+    warmup_epochs=5.0,
+    clip=1.0,
+    teacher_lr=5e-4,
+    teacher_weight_decay=0.05,
+    teacher_dropout=0.1,
+    methods=kd_methods(
+        {
+            "lr": log_uniform(1e-4, 2e-3),
+            "weight_decay": log_uniform(1e-2, 0.3),
+            "dropout": uniform(0.0, 0.2),
+        },
+        recipe={"lr": 5e-4, "weight_decay": 0.05, "dropout": 0.0},
+    ),
+)

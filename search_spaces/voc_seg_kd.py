@@ -1,0 +1,34 @@
+"""PASCAL VOC 2012: segmentation, fcn_resnet50 to aspp_mobilenet_v3_small.
+
+    python -m tune_kd.search --space voc_seg_kd
+
+Features are compared at strides 4, 8 and 16 of the student; where the teacher's stride differs, the
+larger map is averaged down. Adam-like training with cosine; trials are ranked by mIoU of the whole split.
+"""
+
+from tune_kd.methods import kd_methods
+from tune_kd.space import SearchSpace, log_uniform, uniform
+
+SPACE = SearchSpace(
+    name="voc_seg_kd",
+    family="segmentation",
+    task="voc",
+    teacher="fcn_resnet50",
+    student="aspp_mobilenet_v3_small",
+    trials=32,
+    epochs=30,
+    teacher_epochs=30,
+    batch_size=8,
+    optimiser="adamw",
+    teacher_lr=0.001,
+    teacher_weight_decay=0.01,
+    methods=kd_methods(
+        {
+            "lr": log_uniform(2e-4, 5e-3),
+            "weight_decay": log_uniform(1e-4, 0.1),
+            "dropout": uniform(0.0, 0.5),
+        },
+        recipe={"lr": 0.001, "weight_decay": 0.01, "dropout": 0.1},
+    ),
+    tables=("comparison", "classes"),
+)
