@@ -39,11 +39,17 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images [B, ...] as the networks see them, labels [B, ...] (int64) and each image's number [B]."""
+    """Images [B, ...] as the networks see them, labels [B, ...] (int64) and each image's number [B].
+
+    Where images are mixed, `other` is the label of an image's partner, int64 [B], and `share` the weight
+    of its own label, float32 [B] in [0, 1]; None where they are not.
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    other: Tensor | None = None
+    share: Tensor | None = None
 
 
 FeatureLoss = Callable[[Outputs, Outputs, Batch], Tensor]
