@@ -5,7 +5,7 @@ Readers are lazy: images come one at a time, and of a split only its own files a
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from PIL import Image
 from tune_kd.errors import UsageError
 
 SPLITS = ("train", "test")
-EXPECTED = "train/<class>/* and test/<class>/*, or train*.parquet and test*.parquet"
+_FOLDERS = "train/<class>/* and test/<class>/*"
+_PARQUET = "train*.parquet and test*.parquet"
+EXPECTED = f"{_FOLDERS}, or {_PARQUET}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,21 +30,40 @@ class Raw:
 
     `images` yields one image for each label, in order: a PIL image or a uint8 array [H, W] or
     [H, W, C] with values 0..255. `labels` is int64 [N] with values in [0, len(class_names)).
+
+    Of a dense task `labels` yields a mask for each image, in step with the images: a palette or grey
+    PIL image or a uint8 array [H, W] of the image's size, with values in [0, len(class_names)), or 255
+    where a pixel counts for nothing (void).
+
+    `validation`: which positions of a train split are the data set's own validation images; None: it
+    has none. `names`: what messages call the images, their files say; else they are counted from 0.
     """
 
     images: Iterable[Image.Image | npt.NDArray[np.uint8]]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | Iterable[Image.Image | npt.NDArray[np.uint8]]
     class_names: tuple[str, ...]
+    validation: npt.NDArray[np.int64] | None = None
+    names: Sequence[str] = ()
+
+    def name(self, number: int) -> str:
+        """What a message calls an image."""
+        return self.names[number] if self.names else f"image {number}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a folder holds a data set; `check` and `files` open nothing of the test split."""
+    """How a folder or an archive holds a data set; `check` and `files` open nothing of the test split.
 
+    `found` is cheap and says whether something of the layout is there; `read(split, place, cache)`
+    gives a split, as a task's own `read` does.
+    """
+
+    expected: str  # for messages
     found: Callable[[Path], bool]
     check: Callable[[Path], None]
     files: Callable[[Path, str], list[Path]]  # of one split, sorted
-    read: Callable[[Path, str], Raw]
+    read: Callable[[str, Path, Path], Raw]
+    archives: bool = False  # whether a file may hold it
 
 
 def open_image(source: Path | io.BytesIO, where: str) -> Image.Image:
@@ -102,7 +123,7 @@ def _folder_files(folder: Path, split: str) -> list[Path]:
     return [path for inner in _class_folders(folder, split) for path in _images_below(inner)]
 
 
-def _read_folders(folder: Path, split: str) -> Raw:
+def _read_folders(split: str, folder: Path, cache: Path) -> Raw:
     _check_folders(folder)
     inner = _class_folders(folder, split)
     files = [_images_below(path) for path in inner]
@@ -175,7 +196,7 @@ def _check_parquet(folder: Path) -> None:
     _demand_classes(len(np.unique(_labels(files))), files[0])
 
 
-def _read_parquet(folder: Path, split: str) -> Raw:
+def _read_parquet(split: str, folder: Path, cache: Path) -> Raw:
     _check_parquet(folder)
     files, names = _parquet_files(folder, split), _class_names(folder)
     for path in files:
@@ -215,22 +236,55 @@ def _batches(path: Path, column: str) -> Iterator[Any]:
         raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-LAYOUTS: dict[str, Layout] = {
-    "class folders": Layout(
+LAYOUTS = (
+    Layout(
+        expected=_FOLDERS,
         found=lambda folder: any((folder / split).is_dir() for split in SPLITS),
         check=_check_folders,
         files=_folder_files,
         read=_read_folders,
     ),
-    "Parquet": Layout(
+    Layout(
+        expected=_PARQUET,
         found=lambda folder: any(_parquet_files(folder, split) for split in SPLITS),
         check=_check_parquet,
         files=_parquet_files,
         read=_read_parquet,
     ),
-}
+)  # of every task with one label an image
 
 
-def recognise(folder: Path) -> Layout | None:
-    """The first layout of which the folder has something, or None."""
-    return next((layout for layout in LAYOUTS.values() if layout.found(folder)), None)
+def named_files(
+    *alternatives: tuple[str, ...], read: Callable[[str, Path | None, Path], Raw]
+) -> Layout:
+    """A folder with all files (or folders) of one of the alternatives, which `read` knows."""
+
+    def best(folder: Path) -> tuple[str, ...]:
+        """The first that is complete, else the first that is begun."""
+        there = {files: [(folder / file).exists() for file in files] for files in alternatives}
+        whole = (files for files, found in there.items() if all(found))
+        begun = (files for files, found in there.items() if any(found))
+        return next(whole, next(begun, ()))
+
+    def check(folder: Path) -> None:
+        missing = [file for file in best(folder) if not (folder / file).exists()]
+        if missing:
+            raise UsageError(f"--data {folder}: {missing[0]} is missing")
+
+    def files(folder: Path, split: str) -> list[Path]:
+        named = [folder / file for file in best(folder)]
+        return [p for path in named for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+
+    return Layout(
+        expected=", or ".join(Path(files[0]).parts[0] for files in alternatives),
+        found=lambda folder: bool(best(folder)),
+        check=check,
+        files=files,
+        read=read,
+    )
+
+
+def recognise(place: Path, layouts: Iterable[Layout]) -> Layout | None:
+    """The first layout of which the folder or the file has something, or None."""
+    able = (layout for layout in layouts if layout.archives or place.is_dir())
+    return next((layout for layout in able if layout.found(place)), None)

@@ -1,4 +1,4 @@
-"""Data sets that come from a library: scikit-learn's digits, torchvision's CIFAR-10 and -100."""
+"""Where a task's own data come from: a library, a download, or the folder $TUNE_KD_DATA."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tune_kd import strata
+from tune_kd import strata, tiny_imagenet, voc
 from tune_kd.errors import UsageError
 from tune_kd.pixels import lock
 from tune_kd.readers import EXPECTED, Raw
@@ -59,6 +59,62 @@ def _data_folder() -> list[Path]:
     """Where a user keeps data sets: $TUNE_KD_DATA."""
     named = os.environ.get("TUNE_KD_DATA")
     return [Path(named).expanduser()] if named else []
+
+
+def _kept(*names: str) -> Path | None:
+    """The first of some files and folders that is in $TUNE_KD_DATA."""
+    found = (place / name for place in _data_folder() for name in names)
+    return next((path for path in found if path.exists()), None)
+
+
+def _absent(what: str, names: str, expected: str) -> UsageError:
+    looked_in = [f"no {what} in {place}" for place in _data_folder()]
+    return UsageError(
+        f"{looked_in[0] if looked_in else f'no {what}: TUNE_KD_DATA is not set'}; let TUNE_KD_DATA name "
+        f"the folder that holds {names}, or name it with --data ({expected})"
+    )
+
+
+def find_tiny_imagenet(cache: Path) -> Path:
+    """Tiny ImageNet (Le and Yang 2015), 200 classes of ImageNet in 64x64 pixels."""
+    names = (f"{tiny_imagenet.NAME}.zip", tiny_imagenet.NAME)
+    if (found := _kept(*names)) is None:
+        raise _absent("Tiny ImageNet", " or ".join(names), tiny_imagenet.EXPECTED)
+    return found
+
+
+def find_camvid(cache: Path) -> Path:
+    """CamVid (Brostow et al. 2009) with its usual 11 classes and lists, in the layout of VOC."""
+    names = ("camvid-voc.tar.gz", "camvid-voc")
+    if (found := _kept(*names)) is None:
+        raise _absent("CamVid", " or the folder ".join(names), voc.EXPECTED)
+    return found
+
+
+def find_voc(cache: Path) -> Path:
+    """PASCAL VOC 2012's segmentation (Everingham et al. 2010): torchvision's archive, kept packed."""
+    from torchvision.datasets import utils
+    from torchvision.datasets import voc as source
+
+    known = source.DATASET_YEAR_DICT["2012"]
+    name: str = known["filename"]
+    if (found := _kept(known["base_dir"], name)) is not None:
+        return found
+    archive = cache / "downloads" / name
+    if not archive.is_file():
+        part = archive.with_name(f".{name}.part")
+        try:
+            with lock(archive.parent / f".{name}.lock"):
+                if not archive.is_file():
+                    utils.download_url(known["url"], str(archive.parent), part.name, known["md5"])
+                    part.rename(archive)
+        except (OSError, RuntimeError) as error:
+            raise UsageError(
+                f"no PASCAL VOC 2012 in {', '.join(map(str, [*_data_folder(), archive.parent]))}, and it "
+                f"cannot be downloaded ({error}); put {name} or its extracted folder VOCdevkit there, "
+                f"or name a folder or an archive with --data ({voc.EXPECTED})"
+            ) from error
+    return archive
 
 
 def _cifar_remedy(source: Any) -> str:

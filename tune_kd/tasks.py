@@ -1,83 +1,98 @@
 """Data sets with sealed splits: what a task is, and its images decoded once into the node's cache.
 
-`check` and `decode(..., "train")` open no file of the test split.
+`check` and `decode(..., "train")` open no image and no mask of the test split.
 """
 
 import dataclasses
-import io
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from tune_kd import plugins, sources
+from tune_kd import decoded, plugins, readers, sources, tiny_imagenet, voc
+from tune_kd.decoded import Decoded as Decoded
 from tune_kd.errors import UsageError, unknown
-from tune_kd.pixels import fit, lock, write_images
-from tune_kd.readers import EXPECTED, SPLITS, recognise
+from tune_kd.pixels import lock
+from tune_kd.readers import SPLITS, Layout, named_files
 from tune_kd.readers import Raw as Raw  # for users' own tasks
 from tune_kd.recipe import digest
-from tune_kd.storage import write_whole
 
-DECODE_VERSION = 1  # of the cache's files; raised when decoding changes
+DECODE_VERSION = 2  # of the cache's files; raised when decoding changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A classification data set and how its images are seen.
+    """A data set and how its images are seen: one class an image, or (`dense`) one for every pixel.
 
-    `size` is the side in pixels to which images are brought, `channels` 3 (RGB) or 1 (grey), `pad`
-    the zeros around a random crop, `flip` whether mirrored images are of the same class. `mean` and
-    `std` are per channel in units of 0..1; None: computed from the training images.
+    `size` is what images are brought to in pixels, one side or (height, width); `channels` is 3 (RGB)
+    or 1 (grey); `flip` whether mirrored images are of the same class. Images of a class are cropped
+    with `pad` zeros around; dense ones are resized by a random factor in `scale` and cropped. `mean`
+    and `std` are per channel in units of 0..1; None: computed from the training images.
 
-    `read(split, folder, cache)` gives a split: `folder` is the user's (--data) or None, and below
-    `cache` it may keep what it downloads. It is asked where the folder is None, or where it holds
-    one of `own_layouts`: paths in the folder, all of which make a layout. Folders in the layouts
-    that every task knows (readers.LAYOUTS) are read without it.
+    Without --data the images are what `read(split, None, cache)` gives, or they lie where
+    `locate(cache)` says; both may keep what they download below `cache`. With --data they lie in one of
+    the task's `own_layouts`, or in one that every task of its kind knows: class folders and Parquet,
+    for dense tasks VOC's (of `num_classes`, or with a classes.txt).
     """
 
     name: str
-    size: int
+    size: int | tuple[int, int]
     channels: int
     pad: int
     flip: bool
-    read: Callable[[str, Path | None, Path], Raw]
+    read: Callable[[str, Path | None, Path], Raw] | None = None
+    locate: Callable[[Path], Path] | None = None
+    dense: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    own_layouts: tuple[tuple[str, ...], ...] = ()
+    own_layouts: tuple[Layout, ...] = ()
     version: str = "1"  # raised when the images that `read` gives change
-    num_train: int | None = None  # training images and classes, where they are known without data
+    num_train: int | None = None  # images of the train split, where it is known without data
     num_classes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.pad < 0 or self.channels not in (1, 3):
+        rules = {
+            "size >= 1, one or (height, width)": len(self.sides) == 2 and min(self.sides) >= 1,
+            "channels 1 or 3": self.channels in (1, 3),
+            "pad >= 0, and 0 where dense": self.pad >= 0 and not (self.dense and self.pad),
+            "0 < scale[0] <= scale[1], and 1 unless dense": 0 < self.scale[0] <= self.scale[1]
+            and (self.dense or self.scale == (1.0, 1.0)),
+            "read or locate, one of them": (self.read is None) != (self.locate is None),
+        }
+        broken = [rule for rule, holds in rules.items() if not holds]
+        if broken:
             raise UsageError(
-                f"task {self.name}: size >= 1, pad >= 0 and channels 1 or 3 must hold, but got "
-                f"size={self.size}, pad={self.pad}, channels={self.channels}"
+                f"task {self.name}: {broken[0]} must hold, but got size={self.size}, "
+                f"channels={self.channels}, pad={self.pad}, scale={self.scale}, dense={self.dense}"
             )
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of its images in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Decoded:
-    """A split in memory-mapped files that all processes of a node share; not to be written to.
+    @property
+    def metric(self) -> str:
+        """What its models are ranked by."""
+        return "miou" if self.dense else "accuracy"
 
-    `images` is uint8 [N, size, size, channels], `labels` int64 [N]; `hash` is a digest of pixels,
-    labels and class names, whatever files they came from. `folder` is where it lies in the cache
-    (None: nowhere).
-    """
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """How --data may hold it, its own layouts first."""
+        usual = (voc.layout(self.num_classes),) if self.dense else readers.LAYOUTS
+        return (*self.own_layouts, *usual)
 
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    class_names: tuple[str, ...]
-    hash: str
-    folder: Path | None = None
+
+def _cifar_layout(folder: str, files: tuple[str, ...], *, name: str) -> Layout:
+    archive = folder.removesuffix("-batches-py").removesuffix("-python") + "-python.tar.gz"
+    inside = tuple(f"{folder}/{file}" for file in files)
+    return named_files(inside, (archive,), read=sources.cifar_reader(name))
 
 
 _CIFAR10_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+_CIFAR100_FILES = ("train", "test", "meta")
 
 TASKS: dict[str, Task] = {
     "digits": Task(
@@ -101,10 +116,7 @@ TASKS: dict[str, Task] = {
         read=sources.cifar_reader("CIFAR10"),
         num_train=50_000,
         num_classes=10,
-        own_layouts=(
-            tuple(f"cifar-10-batches-py/{file}" for file in _CIFAR10_FILES),
-            ("cifar-10-python.tar.gz",),
-        ),
+        own_layouts=(_cifar_layout("cifar-10-batches-py", _CIFAR10_FILES, name="CIFAR10"),),
     ),
     "cifar100": Task(
         name="cifar100",
@@ -117,10 +129,42 @@ TASKS: dict[str, Task] = {
         read=sources.cifar_reader("CIFAR100"),
         num_train=50_000,
         num_classes=100,
-        own_layouts=(
-            tuple(f"cifar-100-python/{file}" for file in ("train", "test", "meta")),
-            ("cifar-100-python.tar.gz",),
-        ),
+        own_layouts=(_cifar_layout("cifar-100-python", _CIFAR100_FILES, name="CIFAR100"),),
+    ),
+    "tinyimagenet": Task(
+        name="tinyimagenet",
+        size=64,
+        channels=3,
+        pad=8,
+        flip=True,
+        locate=sources.find_tiny_imagenet,
+        num_train=100_000,
+        num_classes=200,
+        own_layouts=(tiny_imagenet.LAYOUT,),
+    ),
+    "voc": Task(
+        name="voc",
+        size=(512, 512),
+        channels=3,
+        pad=0,
+        flip=True,
+        dense=True,
+        scale=(0.5, 2.0),
+        locate=sources.find_voc,
+        num_train=1464,
+        num_classes=21,
+    ),
+    "camvid": Task(
+        name="camvid",
+        size=(180, 240),
+        channels=3,
+        pad=0,
+        flip=True,
+        dense=True,
+        scale=(0.75, 1.5),
+        locate=sources.find_camvid,
+        num_train=468,
+        num_classes=11,
     ),
 }
 
@@ -146,65 +190,46 @@ def find(name: str, *, base: Path | None = None) -> Task:
     return dataclasses.replace(task, version=f"{task.version}-{source}")
 
 
-# Folders
+# Folders and archives
 
 
-def _own_layout(task: Task, folder: Path) -> tuple[str, ...]:
-    """The first of the task's own layouts that is complete in the folder, else the first begun."""
-    begun: tuple[str, ...] = ()
-    for layout in task.own_layouts:
-        there = [(folder / file).exists() for file in layout]
-        if all(there):
-            return layout
-        begun = begun or (layout if any(there) else ())
-    return begun
-
-
-def check(task: Task, folder: Path | None) -> None:
-    """Whether a user's folder has both splits in a known layout; cheap, opens no test file.
+def check(task: Task, place: Path | None) -> None:
+    """Whether a user's folder or archive has both splits in a known layout; opens no test image.
 
     Raises:
-        UsageError: no such folder, a missing split, fewer than two classes, or no known layout.
+        UsageError: no such place, a missing split, fewer than two classes, or no known layout.
     """
-    if folder is None:
-        return
-    if not folder.is_dir():
-        raise UsageError(f"--data {folder}: there is no such folder")
-    own = _own_layout(task, folder)
-    missing = [file for file in own if not (folder / file).exists()]
-    if own and missing:
-        raise UsageError(f"--data {folder}: {missing[0]} is missing")
-    layout = recognise(folder)
-    if not own and layout is None:
-        also = "".join(f", or {Path(files[0]).parts[0]}" for files in task.own_layouts)
-        raise UsageError(f"--data {folder} holds no data set: expected {EXPECTED}{also}")
-    if not own and layout is not None:
-        layout.check(folder)
+    if place is not None:
+        _layout(task, place).check(place)
 
 
-def _key(task: Task, split: str, folder: Path | None) -> str:
+def _layout(task: Task, place: Path) -> Layout:
+    """The layout that the place seems to have; cheap."""
+    packed = any(layout.archives for layout in task.layouts)
+    if not place.is_dir() and not (packed and place.is_file()):
+        raise UsageError(f"--data {place}: there is no such folder{' or archive' * packed}")
+    found = readers.recognise(place, task.layouts)
+    if found is None:
+        expected = ", or ".join(layout.expected for layout in task.layouts)
+        raise UsageError(f"--data {place} holds no data set: expected {expected}")
+    return found
+
+
+def _key(task: Task, split: str, place: Path | None) -> str:
     """Names the decoded split in the cache; it changes with the task's shape and with the source.
 
-    The files of a folder count by name, size and time of change; nothing is opened.
+    The files of a folder count by name, size and time of change; no image is opened. Test labels need
+    the train split's classes, so its files count for both.
     """
-    facts: list[Any] = [DECODE_VERSION, task.name, task.version, task.size, task.channels, split]
-    if folder is not None:
-        facts.append(str(folder.resolve()))
-        for path in _sources(task, split, folder):
+    facts: list[Any] = [DECODE_VERSION, task.name, task.version, task.sides, task.channels, split]
+    if place is not None:
+        layout = _layout(task, place)
+        splits = ("train",) if split == "train" else SPLITS
+        facts.append(str(place.resolve()))
+        for path in (path for name in splits for path in layout.files(place, name)):
             stat = path.stat()
-            facts.append((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns))
+            facts.append((str(path.relative_to(place)), stat.st_size, stat.st_mtime_ns))
     return f"{task.name}-{split}-{digest(json.dumps(facts))}"
-
-
-def _sources(task: Task, split: str, folder: Path) -> list[Path]:
-    """The files that decide what a split decodes to: test labels need the train split's classes."""
-    if own := _own_layout(task, folder):
-        named = [folder / file for file in own]
-        return [p for path in named for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    layout = recognise(folder)
-    assert layout is not None
-    splits = ("train",) if split == "train" else SPLITS
-    return [path for name in splits for path in layout.files(folder, name)]
 
 
 # Decoding
@@ -213,62 +238,36 @@ def _sources(task: Task, split: str, folder: Path) -> list[Path]:
 def decode(task: Task, split: str, *, folder: Path | None, cache: Path) -> Decoded:
     """A split's images in the task's size, from the node's cache or decoded into it.
 
-    `split` is train or test, `folder` the user's (--data) or None. Images of another size are
-    resized (antialiased, bilinear) to size x size whatever their shape was. Processes that decode
-    the same split at once wait for the first; a killed one leaves nothing that is taken for whole.
+    `split` is train or test, `folder` the user's folder or archive (--data) or None. Images of another
+    size are resized (antialiased, bilinear; masks: nearest) whatever their shape was. Processes that
+    decode the same split at once wait for the first; a killed one leaves nothing that is taken for whole.
 
     Raises:
         UsageError: what `check` says, an unreadable image (with its file or row), a failed
             download, or a cache that cannot be written to.
     """
     assert split in SPLITS, split
-    check(task, folder)
-    place = cache / "data" / _key(task, split, folder)
-    if not place.is_dir():
-        try:
-            with lock(place.with_name(f".{place.name}.lock")):
-                if not place.is_dir():
-                    _write(_raw(task, split, folder, cache), place, task)
-        except OSError as error:
-            raise UsageError(
-                f"cannot decode into {cache} ({error}); TUNE_KD_CACHE may name another folder"
-            ) from error
-    meta = json.loads((place / "meta.json").read_text())
-    return Decoded(
-        images=np.load(place / "images.npy", mmap_mode="r"),
-        labels=np.load(place / "labels.npy", mmap_mode="r"),
-        class_names=tuple(meta["class_names"]),
-        hash=meta["hash"],
-        folder=place,
-    )
-
-
-def _raw(task: Task, split: str, folder: Path | None, cache: Path) -> Raw:
-    layout = recognise(folder) if folder and not _own_layout(task, folder) else None
-    return layout.read(folder, split) if layout and folder else task.read(split, folder, cache)
-
-
-def _write(raw: Raw, place: Path, task: Task) -> None:
-    """The decoded split as a whole folder. The lock is ours, so a part found is a dead process's."""
-    part = place.with_name(f".{place.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        labels = np.ascontiguousarray(raw.labels, dtype=np.int64)
-        if not len(labels):
-            raise UsageError(
-                f"task {task.name}: the {place.name.split('-')[1]} split has no images"
-            )
-        shape = (len(labels), task.size, task.size, task.channels)
-        fitted = (fit(image, task.size, task.channels)[None] for image in raw.images)
-        pixels = write_images(part / "images.npy", shape, fitted)
-        encoded = io.BytesIO()
-        np.save(encoded, labels)
-        write_whole(part / "labels.npy", encoded.getvalue())
-        hash = digest(str(shape), pixels, labels.tobytes(), json.dumps(raw.class_names))
-        meta = {"class_names": raw.class_names, "hash": hash}
-        write_whole(part / "meta.json", json.dumps(meta).encode())
-        part.rename(place)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        place = folder if folder or task.locate is None else task.locate(cache)
+        kept = cache / "data" / _key(task, split, place)
+        if not kept.is_dir():
+            check(task, place)
+            with lock(kept.with_name(f".{kept.name}.lock")):
+                if not kept.is_dir():
+                    decoded.write(_raw(task, split, place, cache), kept, _shape(task))
+    except OSError as error:
+        raise UsageError(
+            f"cannot decode into {cache} ({error}); TUNE_KD_CACHE may name another folder"
+        ) from error
+    return decoded.load(kept)
+
+
+def _shape(task: Task) -> decoded.Shape:
+    return decoded.Shape(sides=task.sides, channels=task.channels, dense=task.dense)
+
+
+def _raw(task: Task, split: str, place: Path | None, cache: Path) -> Raw:
+    if place is not None:
+        return _layout(task, place).read(split, place, cache)
+    assert task.read is not None  # or locate had named a place
+    return task.read(split, None, cache)

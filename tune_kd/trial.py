@@ -136,9 +136,9 @@ def _stage(
         yield _told(work, number, 0, step=step + 1, model=changed, values=values, began=began)
         return
     began = time.monotonic()
-    student = model
-    if isinstance(stage, Quantize):
-        student = int8.prepare(model, sample=work.sample, qat=True)
+    fake = int8.prepare(model, sample=work.sample, qat=True) if isinstance(stage, Quantize) else None
+    unseen = int8.ranges(fake) if fake else {}
+    student: nn.Module = fake if fake is not None else model
     training = _training(work, number, student, stage=stage_training)
     projections = _projections(work, student, stage_training)
     learner = train.Learner(student, projections, stage_training.optimiser)
@@ -147,8 +147,9 @@ def _stage(
     for epoch in train.train(training, learner, done=resume.epoch if resume else 0):
         values, state, changed = epoch.values, learner.state(), student
         if epoch.last:
-            if isinstance(stage, Quantize):
-                changed = int8.convert(student)
+            if fake is not None:
+                int8.assert_active(fake, unseen)
+                changed = _integers(fake)
             values = values | _scored(work, changed) | _footprint(work, changed, before=model)
             state = None
         yield _told(
@@ -164,7 +165,8 @@ def _told(  # noqa: PLR0913 - a report's parts
     over = state is None
     last = over and number == len(work.recipe.stages) - 1
     if state is None:
-        tensors = int8.state_of(model) if int8.is_converted(model) else model.state_dict()
+        integers = isinstance(model, int8.Converted)
+        tensors = int8.state_of(model) if integers else model.state_dict()
         state = {f"model.{name}": value for name, value in tensors.items()}
         state["progress.over"] = torch.tensor(True)
     report = EpochReport(
@@ -192,8 +194,17 @@ def _compressed(work: _Run, model: nn.Module, stage: Stage) -> nn.Module:
     fit = work.images.fit
     order = torch.randperm(len(fit), generator=generator)[: stage.calibration_images]
     parts = train.chunks(fit[order.to(fit.device)], work.images)
+    unseen = int8.ranges(prepared)
     int8.calibrate(prepared, (work.images.images.whole(part).images for part in parts))
-    return int8.convert(prepared)
+    int8.assert_active(prepared, unseen)
+    return _integers(prepared)
+
+
+def _integers(prepared: int8.Prepared) -> int8.Converted:
+    """The int8 network, with the certainty that its operators are."""
+    converted = int8.convert(prepared)
+    int8.report(converted)
+    return converted
 
 
 def _training(work: _Run, number: int, model: nn.Module, *, stage: Distill) -> train.Training:
@@ -253,7 +264,7 @@ def _footprint(work: _Run, model: nn.Module, *, before: nn.Module) -> dict[str, 
     `before` is the network of which an int8 one was made: it has as many parameters.
     """
     values = measure.footprint(before)
-    if int8.is_converted(model):
+    if isinstance(model, int8.Converted):
         return {**values, "size_mb": int8.size_mb(model)}
     values = measure.footprint(model)
     if any(not isinstance(stage, Distill) for stage in work.recipe.stages):

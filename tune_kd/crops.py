@@ -1,0 +1,166 @@
+"""Images of one class each on a device: a batch of crops is one gather; MixUp and CutMix after it.
+
+An image is known by its index in the whole decoded split, and what is seen of it by a view
+(`views.crops`).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tune_kd import pixels, views
+from tune_kd.decoded import Decoded
+from tune_kd.losses import Batch
+from tune_kd.recipe import Images
+
+
+class Normaliser:
+    """uint8 [B, H, W, C] to float32 [B, C, H, W] in a memory layout: (x / 255 - mean) / std."""
+
+    def __init__(
+        self, images: Images, *, device: torch.device | str, layout: str = "contiguous"
+    ) -> None:
+        """`layout`: contiguous or channels_last; images are `images.size`."""
+        assert layout in ("contiguous", "channels_last"), layout
+        self._layout, self._size = layout, (*images.size, len(images.mean))
+        exact_mean, exact_std = torch.tensor([images.mean, images.std], dtype=torch.float64)
+        self._scale = self._spread(1 / 255 / exact_std).to(device)
+        self._shift = self._spread(exact_mean / exact_std).to(device)
+
+    def __call__(self, taken: Tensor) -> Tensor:
+        """A normalised copy."""
+        if self._layout == "channels_last":
+            rows = taken.flatten(2).float().mul_(self._scale).sub_(self._shift)
+            return rows.view(-1, *self._size).permute(0, 3, 1, 2)
+        taken = taken.permute(0, 3, 1, 2).contiguous()  # while it is bytes
+        return taken.float().mul_(self._scale).sub_(self._shift)
+
+    def _spread(self, per_channel: Tensor) -> Tensor:
+        """A channel's number for each pixel: [C, 1, 1], or [W * C], twice as fast as [C]."""
+        values = per_channel.float()
+        if self._layout == "channels_last":
+            return values.repeat(self._size[1])
+        return values.view(-1, 1, 1)
+
+
+class Crops:
+    """A split's uint8 images with zeros around, on a device; batches are one gather from them.
+
+    On a CPU the images are a memory-mapped file that all processes of a node share; another device
+    gets one copy. Zeros are put around before normalising, as torchvision's RandomCrop does.
+
+    Attributes:
+        labels: int64 [N], on the device.
+    """
+
+    def __init__(
+        self,
+        decoded: Decoded,
+        *,
+        images: Images,
+        device: torch.device | str = "cpu",
+        layout: str = "contiguous",
+    ) -> None:
+        """`layout`: contiguous or channels_last."""
+        size = tuple(decoded.images.shape[1:])
+        assert size == (*images.size, len(images.mean)), f"{size} are not images of {images}"
+        self._images, self._size = images, size
+        self._normalise = Normaliser(images, device=device, layout=layout)
+        self.labels = torch.tensor(decoded.labels, dtype=torch.int64, device=device)
+        around = torch.from_numpy(pixels.padded(decoded.images, images.pad, folder=decoded.folder))
+        self._windows = _windows(around.to(device), size, 2 * images.pad + 1)
+
+    def __len__(self) -> int:
+        """The number of images N."""
+        return len(self.labels)
+
+    def whole(self, index: Tensor) -> Batch:
+        """Images int64 [B], neither cropped, mirrored nor mixed: [B, C, H, W], normalised."""
+        index = index.to(self.labels.device)
+        return Batch(self.batch(index), self.labels[index], index)
+
+    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
+        """How training sees images int64 [B] in an epoch; `among` [M] are those to mix with."""
+        known, device = self._images, self.labels.device
+        view = views.crops(len(self), seed=seed, epoch=epoch, pad=known.pad, flip=known.flip)
+        view = view.to(device)
+
+        def plain(index: Tensor) -> Batch:
+            index = index.to(device)
+            return Batch(self.batch(index, view[index]), self.labels[index], index)
+
+        if known.mix == "none":
+            return plain
+        partner = views.partners(len(self), seed=seed, epoch=epoch, among=among).to(device)
+        share = views.shares(len(self), seed=seed, epoch=epoch, alpha=known.mix_alpha)
+        if known.mix == "mixup":
+            return _mixup(plain, partner, share.float().to(device))
+        sides = (known.size[0], known.size[1])
+        return _cutmix(plain, partner, views.boxes(share, sides, seed=seed, epoch=epoch).to(device))
+
+    def batch(self, index: Tensor, view: Tensor | None = None) -> Tensor:
+        """Normalised float32 [B, C, H, W] in the layout, on the device.
+
+        `index` is int64 [B] in [0, N), `view` int64 [B] as `views.crops` draws it (None: whole
+        images). They may lie on another device.
+        """
+        index = index.to(self.labels.device)
+        if view is None:
+            pad = self._images.pad
+            return self._normalise(self._windows[:, pad, pad][index].view(-1, *self._size))
+        return self._normalise(self._crop(index, view.to(self.labels.device)))
+
+    def _crop(self, index: Tensor, view: Tensor) -> Tensor:
+        """Cropped and mirrored uint8 [B, H, W, C]."""
+        side = 2 * self._images.pad + 1
+        mirrored, offset = view >= side * side, view % (side * side)
+        dy, dx = torch.div(offset, side, rounding_mode="floor"), offset % side
+        taken = self._windows[index, dy, dx].view(-1, *self._size)
+        return torch.where(mirrored.view(-1, 1, 1, 1), taken.flip(2), taken)
+
+
+def _windows(around: Tensor, size: tuple[int, ...], side: int) -> Tensor:
+    """Every crop of every image without a copy: a view uint8 [N, side, side, H, W * C]."""
+    height, width, channels = size
+    image, row, column, _ = around.stride()
+    shape = (len(around), side, side, height, width * channels)
+    return around.as_strided(shape, (image, row, column, row, 1))
+
+
+def _mixup(
+    plain: Callable[[Tensor], Batch], partner: Tensor, share: Tensor
+) -> Callable[[Tensor], Batch]:
+    """MixUp: share * image + (1 - share) * partner (Zhang et al. 2018, eq. 1)."""
+
+    def seen(index: Tensor) -> Batch:
+        own, other = plain(index), plain(partner[index.to(partner.device)])
+        weight = share[own.index]
+        images = other.images.lerp(own.images, weight.view(-1, 1, 1, 1))
+        return Batch(images, own.labels, own.index, other.labels, weight)
+
+    return seen
+
+
+def _cutmix(
+    plain: Callable[[Tensor], Batch], partner: Tensor, boxes: Tensor
+) -> Callable[[Tensor], Batch]:
+    """CutMix: a box of the partner in the image, which weighs as its area (Yun et al. 2019, eq. 1)."""
+
+    def seen(index: Tensor) -> Batch:
+        own, other = plain(index), plain(partner[index.to(partner.device)])
+        height, width = own.images.shape[2:]
+        top, bottom, left, right = boxes[own.index].T
+        rows, columns = _between(height, top, bottom), _between(width, left, right)
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+        images = torch.where(inside, other.images, own.images)
+        return Batch(images, own.labels, own.index, other.labels, share)
+
+    return seen
+
+
+def _between(length: int, low: Tensor, high: Tensor) -> Tensor:
+    """Which positions lie in [low, high): bool [B, length]."""
+    at = torch.arange(length, device=low.device)
+    return (at >= low[:, None]) & (at < high[:, None])
