@@ -6,6 +6,7 @@ shapes: `reshape` gives those of a checkpoint to a fresh one.
 """
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, fx, nn
 
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Prune
+
+PACKAGES = ("torch_pruning", "torchao")  # of the extra `compress`
 
 Norm = nn.modules.batchnorm._BatchNorm
 
@@ -268,3 +271,21 @@ def _settings(module: nn.Module, shapes: Mapping[str, torch.Size], path: str) ->
     raise UsageError(
         f"the checkpoint's {type(module).__name__} '{path}' cannot have been pruned to {list(next(iter(shapes.values())))}"
     )
+
+
+def is_pruned(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether a state is of this network with channels left out: the same names, something narrower."""
+    own = model.state_dict()
+    if own.keys() != state.keys() or any(not _narrower(state[k], own[k]) for k in own):
+        return False
+    return any(state[name].shape != own[name].shape for name in own)
+
+
+def check_installed(space: str) -> None:
+    """Whether what compresses networks is installed; UsageError says what to type."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"space {space} prunes or quantises, which needs {' and '.join(missing)}; "
+            "type: pip install 'tune_kd[compress]'"
+        )

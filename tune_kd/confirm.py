@@ -106,7 +106,7 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
 
 def data_folder(known: "Study", given: Path | None) -> Path | None:
     """Where the images are now; they must be the study's, which is told by their hash."""
-    from tune_kd import trial, worker
+    from tune_kd import site, worker
     from tune_kd.recipes import images_of
 
     recorded = known.manifest["data"]
@@ -114,7 +114,7 @@ def data_folder(known: "Study", given: Path | None) -> Path | None:
     cache = worker.cache_folder()
     code = worker.local_code(known.storage, cache)
     try:
-        trial.load_train(images_of(known.manifest), trial.Site(cache=cache, data=folder, code=code))
+        site.load_train(images_of(known.manifest), site.Site(cache=cache, data=folder, code=code))
     except ValueError as error:
         raise UsageError(f"{error}; name the study's images by --data DIR") from None
     return folder

@@ -27,7 +27,9 @@ def plan(request: Request, resources: Resources) -> str:
         lines.append(f"aims      {', '.join(chosen.objectives)}; {', '.join(chosen.constraints) or 'no constraints'}")  # fmt: skip
     for name in chosen.methods:
         if count := chosen.shared(name):
-            lines.append(f"once      the first {count} stages of {name} are trained before its trials")
+            lines.append(
+                f"once      the first {count} stages of {name} are trained before its trials"
+            )
         if chosen.starts(name):
             lines.append(f"once      {name} begins from {chosen.start}")
     for name, method in chosen.methods.items():

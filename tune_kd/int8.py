@@ -27,7 +27,10 @@ from tune_kd.errors import UsageError
 aten = torch.ops.aten
 MULTIPLIERS = (aten.conv2d.default, aten.linear.default)  # the operators that int8 is for
 NORMS = (aten.batch_norm.default,)
-ACTIVATIONS, TRAINED = "int8.activations", "int8.trained"  # keys of a state, beside those of the graph
+ACTIVATIONS, TRAINED = (
+    "int8.activations",
+    "int8.trained",
+)  # keys of a state, beside those of the graph
 
 
 class Prepared(nn.Module):
@@ -347,7 +350,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
 
 
 def why_no_compiler() -> str:
-    """"" where `compile_for_cpu` can work, else a sentence that says what is missing."""
+    """ "" where `compile_for_cpu` can work, else a sentence that says what is missing."""
     from torch._inductor import cpp_builder
 
     try:

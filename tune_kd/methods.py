@@ -13,7 +13,11 @@ from optuna.distributions import BaseDistribution
 from tune_kd.recipe import LossWeights, Prune, Quantize, Stage
 from tune_kd.space import Config, Method, SearchSpace, choice, integer, log_uniform, uniform
 
-RESPONSE = {"alpha": 0.3, "temperature": 4.0}  # of the methods that make a distilled student smaller
+RESPONSE = {
+    "alpha": 0.3,
+    "temperature": 4.0,
+}  # of the methods that make a distilled student smaller
+
 
 def no_kd(space: SearchSpace, **training: float) -> tuple[Stage, ...]:
     """The baseline: labels alone, tuned like the others."""
@@ -95,9 +99,7 @@ class Cut(NamedTuple):
     steps: int
 
 
-def pruned(
-    space: SearchSpace, cut: Cut, *, recover: LossWeights, lr: float
-) -> tuple[Stage, ...]:
+def pruned(space: SearchSpace, cut: Cut, *, recover: LossWeights, lr: float) -> tuple[Stage, ...]:
     """Pruning in steps, each followed by training with `recover`.
 
     The space's finetune_epochs are divided among the steps, one each at the least.
@@ -115,7 +117,6 @@ def prune_methods(training: Config) -> dict[str, Method]:
     second one may recover with or without the teacher, as is sampled. Channels or single weights, and
     the gradual way: Zhu and Gupta 2018; Li et al. 2017 for norms of channels.
     """
-
     labels = LossWeights()
     taught = LossWeights(
         alpha=RESPONSE["alpha"], beta=1 - RESPONSE["alpha"], temperature=RESPONSE["temperature"]

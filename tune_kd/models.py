@@ -25,21 +25,20 @@ from tune_kd.recipe import stream
 
 Builder = Callable[..., nn.Module]  # called with num_classes=, channels= and dropout=
 
-_x4 = {"widths": (32, 64, 128, 256)}
-_bottleneck = {"bottleneck": True}
+_X4 = (32, 64, 128, 256)  # widths
 MODELS: dict[str, Builder] = {
     "resnet18": functools.partial(SmallImageResNet, (2, 2, 2, 2)),  # 11,173,962 at 10 classes
     "resnet34": functools.partial(SmallImageResNet, (3, 4, 6, 3)),  # 21,282,122
-    "resnet50": functools.partial(SmallImageResNet, (3, 4, 6, 3), **_bottleneck),  # 23,520,842
-    "resnet152": functools.partial(SmallImageResNet, (3, 8, 36, 3), **_bottleneck),  # 58,156,618
+    "resnet50": functools.partial(SmallImageResNet, (3, 4, 6, 3), bottleneck=True),  # 23,520,842
+    "resnet152": functools.partial(SmallImageResNet, (3, 8, 36, 3), bottleneck=True),  # 58,156,618
     "resnet8_wide": functools.partial(SmallImageResNet, (1, 1, 1, 1)),  # 4,903,242
     "resnet8": functools.partial(CifarResNet, 8),  # 78,042
     "resnet20": functools.partial(CifarResNet, 20),
     "resnet32": functools.partial(CifarResNet, 32),
     "resnet56": functools.partial(CifarResNet, 56),
     "resnet110": functools.partial(CifarResNet, 110),
-    "resnet8x4": functools.partial(CifarResNet, 8, **_x4),
-    "resnet32x4": functools.partial(CifarResNet, 32, **_x4),
+    "resnet8x4": functools.partial(CifarResNet, 8, widths=_X4),
+    "resnet32x4": functools.partial(CifarResNet, 32, widths=_X4),
     "vit_tiny": functools.partial(SmallViT, 12),  # 5,355,850 at 32 pixels
     "vit_tiny_6": functools.partial(SmallViT, 6),  # 2,690,122
     "mobilenet_v2": networks.small_mobilenet_v2,  # 2,236,682
@@ -148,7 +147,7 @@ def _checked(model: object, name: str) -> nn.Module:
 
 
 def load_imagenet(model: nn.Module, name: str) -> None:
-    """torchvision's ImageNet weights into a network of MODELS, but for its stem and its classifier.
+    """Torchvision's ImageNet weights into a network of MODELS, but for its stem and its classifier.
 
     Those two have other shapes for small images and other classes, and keep their fresh weights. Once
     downloaded they are read from torch's hub folder; nothing but tensors is unpickled.

@@ -22,7 +22,7 @@ class SmallImageResNet(ResNet):  # type: ignore[misc] # torchvision has no types
     leaves one pixel of 32. He et al. 2016, table 1, with the stem of its section 4.2.
     """
 
-    def __init__(  # noqa: PLR0913 - a network's shape
+    def __init__(
         self,
         layers: Sequence[int],
         *,
@@ -53,7 +53,7 @@ class CifarResNet(nn.Module):
     of the stem and of the three stages; the references' "x4" has (32, 64, 128, 256).
     """
 
-    def __init__(  # noqa: PLR0913 - a network's shape
+    def __init__(
         self,
         depth: int,
         *,
@@ -122,7 +122,8 @@ class Grid(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """A view, no copy."""
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, (self.height, self.width))
+        map_: Tensor = tokens[:, 1:].transpose(1, 2).unflatten(2, (self.height, self.width))
+        return map_
 
 
 class SmallViT(VisionTransformer):  # type: ignore[misc] # torchvision has no types
@@ -175,7 +176,7 @@ class SmallViT(VisionTransformer):  # type: ignore[misc] # torchvision has no ty
 
 
 def small_mobilenet_v2(*, num_classes: int, channels: int = 3, dropout: float = 0.0) -> nn.Module:
-    """torchvision's MobileNetV2 (Sandler et al. 2018, table 2) with a stem of stride 1."""
+    """MobileNetV2 of torchvision (Sandler et al. 2018, table 2) with a stem of stride 1."""
     model: nn.Module = mobilenet_v2(num_classes=num_classes)
     _stem(model, channels)
     _own_dropout(model, dropout)
@@ -184,7 +185,7 @@ def small_mobilenet_v2(*, num_classes: int, channels: int = 3, dropout: float = 
 
 
 def small_mobilenet_v3(*, num_classes: int, channels: int = 3, dropout: float = 0.0) -> nn.Module:
-    """torchvision's MobileNetV3-Small (Howard et al. 2019, table 2) with a stem of stride 1."""
+    """MobileNetV3-Small of torchvision (Howard et al. 2019, table 2) with a stem of stride 1."""
     model: nn.Module = mobilenet_v3_small(num_classes=num_classes)
     _stem(model, channels)
     _own_dropout(model, dropout)

@@ -196,7 +196,9 @@ def check_networks(request: Request, material: Material) -> None:
     for model in (student, teacher):
         models.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()
     if request.teacher is not None:
-        weights.checked_load(teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}")
+        weights.checked_load(
+            teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}"
+        )
     if request.start is not None:
         state = request.start.state()
         if compress.is_pruned(student, state):
@@ -266,7 +268,9 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         },
         progress=progress,
     )
-    objectives = list(chosen.objectives) or ["val_miou" if material.images.dense else "val_accuracy"]
+    objectives = list(chosen.objectives) or [
+        "val_miou" if material.images.dense else "val_accuracy"
+    ]
     marker = uuid.uuid4().hex
     storage.write("marker", marker.encode())
     manifest = {

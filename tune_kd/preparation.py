@@ -65,7 +65,7 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
     state = weights.load_weights(file)
     model = rebuilt(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
     values: dict[str, Any] = {"device": measure.device_name(device)}
-    if not recipe.quantises:
+    if not isinstance(model, int8.Converted):
         values |= measure.measure(model, shape=shape, device=device)
         values["nonzero_params"] = float(compress.nonzero_params(model))
         return values

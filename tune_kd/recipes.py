@@ -92,9 +92,7 @@ def _shipped(stage: Stage) -> Stage:
     return stage
 
 
-def shared_recipes(
-    manifest: Mapping[str, Any], chosen: SearchSpace
-) -> dict[str, Recipe]:
+def shared_recipes(manifest: Mapping[str, Any], chosen: SearchSpace) -> dict[str, Recipe]:
     """What is trained once for all trials of a method, by method: its first stages."""
     found = {}
     for name, method in chosen.methods.items():

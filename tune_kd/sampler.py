@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -73,7 +74,8 @@ def sample(  # noqa: PLR0913 - a proposal's circumstances
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental arguments that newer versions make default
         sampler = _sampler(kind, seed, constrained)
-        study = optuna.create_study(directions=list(directions), sampler=sampler)
+        ways = [StudyDirection[direction.upper()] for direction in directions]
+        study = optuna.create_study(directions=ways, sampler=sampler)
         study.add_trials(list(trials))
         params = dict(study.ask(ranges).params)
         attributes = dict(study.get_trials(deepcopy=False)[-1].system_attrs)
@@ -90,7 +92,11 @@ def _sampler(kind: str, seed: int, constrained: bool) -> BaseSampler:
     told = _told_constraints if constrained else None
     if kind == "tpe":
         return TPESampler(
-            seed=seed, n_startup_trials=1, multivariate=True, constant_liar=True, constraints_func=told
+            seed=seed,
+            n_startup_trials=1,
+            multivariate=True,
+            constant_liar=True,
+            constraints_func=told,
         )
     if kind == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, constraints_func=told)
@@ -165,9 +171,7 @@ class SearchPlan:
             )
         )
 
-    def _ask(
-        self, method: str, number: int, kind: str, settings: list[dict[str, Any]]
-    ) -> Asked:
+    def _ask(self, method: str, number: int, kind: str, settings: list[dict[str, Any]]) -> Asked:
         if kind in ("textbook", "literature"):
             return Asked(settings[number // LITERATURE_EVERY], {})
         manifest = self._study.manifest

@@ -142,7 +142,9 @@ class SearchSpace:
     qat_lr: float = 0.01  # of training with fake quantisation
     calibration_images: int = 512  # of static quantisation
     start: str = "none"  # FILE or runs/X:METHOD, in place of a method's shared stages
-    objectives: tuple[str, ...] = ()  # metrics; the first drives early stopping; () = the task's own
+    objectives: tuple[
+        str, ...
+    ] = ()  # metrics; the first drives early stopping; () = the task's own
     constraints: tuple[str, ...] = ()  # such as "size_mb <= 3"
     tables: tuple[str, ...] = ()  # of analysis.tables, written beside the common ones
 

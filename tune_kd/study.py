@@ -137,7 +137,9 @@ class Study:
     def values(self, row: Row) -> list[float] | None:
         """What a finished trial reached in each objective; None where one is not known."""
         measured = self.verdicts.get("measure-student", [{}])[-1]
-        same = not self.proposals[row["trial"]].recipe.compresses  # the plain student's architecture
+        same = not self.proposals[
+            row["trial"]
+        ].recipe.compresses  # the plain student's architecture
         found = [
             results.finite(measured if same and row.get(name) is None else row, name)
             for name in self.objectives

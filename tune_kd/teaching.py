@@ -68,9 +68,7 @@ def is_ready(study_: Study, request: Request) -> bool:
     return teacher and all(_has(study_, m.trial, m.fingerprint) for m in shared)
 
 
-def ensure_shared(
-    study_: Study, request: Request, *, session: Session, progress: Progress
-) -> None:
+def ensure_shared(study_: Study, request: Request, *, session: Session, progress: Progress) -> None:
     """Import, reuse or train the first stages that the trials of a method have in common."""
     made = _shared(study_, request)
     names = ", ".join(m.method for m in made)

@@ -252,7 +252,7 @@ def _generator(work: Training, epoch: int, purpose: str, device: torch.device) -
 def chunks(index: Tensor, fold: Fold) -> tuple[Tensor, ...]:
     """The images `index` in batches that a network is scored in: fewer where they are bigger."""
     height, width = fold.sides
-    return index.split(max(1, EVALUATION_PIXELS // (height * width)))
+    return tuple(index.split(max(1, EVALUATION_PIXELS // (height * width))))
 
 
 @torch.no_grad()

@@ -76,15 +76,22 @@ def run(  # noqa: PLR0913 - a run's circumstances
     work = _prepared(recipe, seed=seed, where=site, opening=opening)
     model, number, step = _entered(work, resume, shared)
     if not recipe.stages:
-        told = {"stage": 0, "stage_name": "Measure", "epoch": 0, "step": 0, "last": True}
-        values = _scored(work, model) | measure.footprint(model)
-        yield EpochReport(**told, values=values, arrays=_pictures(work, model), seconds=time.monotonic() - began)  # fmt: skip
+        yield EpochReport(
+            stage=0,
+            stage_name="Measure",
+            epoch=0,
+            step=0,
+            last=True,
+            values=_scored(work, model) | measure.footprint(model),
+            arrays=_pictures(work, model),
+            seconds=time.monotonic() - began,
+        )
         return
     while number < len(recipe.stages):
         within = resume if resume and resume.stage == number and not resume.over else None
-        for report, model in _stage(work, model, number, step=step, resume=within):  # noqa: B020
+        for report, changed in _stage(work, model, number, step=step, resume=within):  # noqa: B007
             yield report
-        number, step = number + 1, report.step
+        number, step, model = number + 1, report.step, changed
 
 
 def _prepared(recipe: Recipe, *, seed: int, where: Site, opening: Opening | None) -> _Run:
@@ -136,7 +143,9 @@ def _stage(
         yield _told(work, number, 0, step=step + 1, model=changed, values=values, began=began)
         return
     began = time.monotonic()
-    fake = int8.prepare(model, sample=work.sample, qat=True) if isinstance(stage, Quantize) else None
+    fake = (
+        int8.prepare(model, sample=work.sample, qat=True) if isinstance(stage, Quantize) else None
+    )
     unseen = int8.ranges(fake) if fake else {}
     student: nn.Module = fake if fake is not None else model
     training = _training(work, number, student, stage=stage_training)
@@ -145,7 +154,8 @@ def _stage(
     if resume:
         learner.load(resume.state)
     for epoch in train.train(training, learner, done=resume.epoch if resume else 0):
-        values, state, changed = epoch.values, learner.state(), student
+        values, changed = epoch.values, student
+        state: Mapping[str, Tensor] | None = learner.state()
         if epoch.last:
             if fake is not None:
                 int8.assert_active(fake, unseen)
@@ -165,8 +175,8 @@ def _told(  # noqa: PLR0913 - a report's parts
     over = state is None
     last = over and number == len(work.recipe.stages) - 1
     if state is None:
-        integers = isinstance(model, int8.Converted)
-        tensors = int8.state_of(model) if integers else model.state_dict()
+        integers = model if isinstance(model, int8.Converted) else None
+        tensors = int8.state_of(integers) if integers else model.state_dict()
         state = {f"model.{name}": value for name, value in tensors.items()}
         state["progress.over"] = torch.tensor(True)
     report = EpochReport(
