@@ -210,8 +210,8 @@ def test_every_kind_of_image_is_brought_to_size_and_channels(mode, size, channel
         image = Image.fromarray(np.full((20, 28), 51 * 257, np.uint16))
     else:
         image = Image.new("L", (28, 20), 51).convert(mode)
-    fitted = pixels.fit(image, size, channels)
-    assert fitted.shape == (size, size, channels)
+    fitted = pixels.fit(image, (size, size + 2), channels)
+    assert fitted.shape == (size, size + 2, channels)
     assert fitted.dtype == np.uint8
     if mode != "1":
         assert set(fitted.ravel().tolist()) == {51}
@@ -220,7 +220,7 @@ def test_every_kind_of_image_is_brought_to_size_and_channels(mode, size, channel
 def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 200
-    middle = pixels.fit(stripes, 8, 1)[:, 1:-1]
+    middle = pixels.fit(stripes, (8, 8), 1)[:, 1:-1]
     assert np.abs(middle.astype(int) - 100).max() <= 5
 
 
