@@ -31,7 +31,9 @@ def scenes(count=6, *, size=(24, 32), classes=5, block=4, seed=0, validation=Non
     images[..., 0] = masks * 40
     masks[masks == classes] = 255
     names = tuple(f"class {number}" for number in range(classes))
-    return Decoded(images=images, labels=masks, class_names=names, hash="made", validation=validation)
+    return Decoded(
+        images=images, labels=masks, class_names=names, hash="made", validation=validation
+    )
 
 
 def seen(decoded, **changes):
@@ -83,7 +85,17 @@ def placed(files, form, folder: Path) -> Path:
     return place
 
 
-def voc(*, train=4, val=2, test=3, size=(12, 16), classes=11, root="VOCdevkit/VOC2012/", seed=0):
+def voc(
+    *,
+    train=4,
+    val=2,
+    test=3,
+    size=(12, 16),
+    channels=3,
+    classes=11,
+    root="VOCdevkit/VOC2012/",
+    seed=0,
+):
     """A data set in VOC's layout: files by name, and what each split holds as (images, masks)."""
     random, files, held = np.random.default_rng(seed), {}, {}
     for split, count in (("train", train), ("val", val), ("test", test)):
@@ -91,13 +103,13 @@ def voc(*, train=4, val=2, test=3, size=(12, 16), classes=11, root="VOCdevkit/VO
             continue
         names = [f"{split}{number}" for number in range(count)]
         files[f"{root}ImageSets/Segmentation/{split}.txt"] = "\n".join([*names, ""]).encode()
-        images = random.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+        images = random.integers(0, 256, (count, *size, channels), dtype=np.uint8)
         masks = random.integers(0, classes, (count, *size), dtype=np.uint8)
         masks[:, 0] = 255
         held[split] = images, masks
         for name, image, mask in zip(names, images, masks, strict=True):
             # lossless under a JPEG's name: PIL looks at the content
-            files[f"{root}JPEGImages/{name}.jpg"] = encoded(image)
+            files[f"{root}JPEGImages/{name}.jpg"] = encoded(image.squeeze())
             files[f"{root}SegmentationClass/{name}.png"] = encoded(mask, palette=split != "val")
     return files, held
 

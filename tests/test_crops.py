@@ -46,7 +46,9 @@ def test_a_batch_is_torchvisions_image_by_image(size, channels, pad, layout):
 @pytest.mark.parametrize("pad", [0, 1, 4])
 def test_no_view_is_the_centre_and_the_whole_image(pad):
     decoded = classified()
-    images = crops.Crops(decoded, images=seen(decoded, pad=pad, mean=(0.0,) * 3, std=(1 / 255,) * 3))
+    images = crops.Crops(
+        decoded, images=seen(decoded, pad=pad, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    )
     index = torch.tensor([3, 0, 3])
     whole = torch.from_numpy(decoded.images[index.numpy()]).permute(0, 3, 1, 2).float()
     torch.testing.assert_close(images.batch(index, None), whole)

@@ -19,7 +19,10 @@ def _labelled(labels):
 
 
 def test_a_split_lies_on_the_device_as_its_kind():
-    for made, kind in ((made_images.classified(), crops.Crops), (made_images.scenes(), dense.Scenes)):
+    for made, kind in (
+        (made_images.classified(), crops.Crops),
+        (made_images.scenes(), dense.Scenes),
+    ):
         images = data.resident(made, images=made_images.seen(made))
         assert type(images) is kind
         assert len(images) == len(images.labels) == len(made.labels)
@@ -100,7 +103,9 @@ def test_dense_images_are_split_at_random_by_the_seed():
 
 
 def test_dense_images_that_are_too_few_are_refused():
-    with pytest.raises(UsageError, match="the data set has 3 training images; at least 4 are needed"):
+    with pytest.raises(
+        UsageError, match="the data set has 3 training images; at least 4 are needed"
+    ):
         data.split(made_images.scenes(3))
     with pytest.raises(UsageError, match="4 to 40 is allowed"):
         data.split(made_images.scenes(40), limit=3)

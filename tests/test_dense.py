@@ -88,7 +88,9 @@ def _by_hand(image, mask, view):
         axes.append(at)
     if mirrored:
         axes[1] = axes[1][::-1]
-    (low_y, low_x), (part_y, part_x) = ([f(at) for at in axes] for f in (np.floor, lambda at: at % 1))
+    (low_y, low_x), (part_y, part_x) = (
+        [f(at) for at in axes] for f in (np.floor, lambda at: at % 1)
+    )
     seen = np.zeros_like(image)
     for y, weight_y in ((low_y, 1 - part_y), (low_y + 1, part_y)):
         for x, weight_x in ((low_x, 1 - part_x), (low_x + 1, part_x)):
@@ -152,7 +154,9 @@ def test_image_and_mask_still_agree_after_any_view(scale, flip):
 
 def test_beyond_the_image_is_the_mean_colour_and_void():
     decoded = scenes(50)
-    decoded = dataclasses.replace(decoded, labels=np.minimum(decoded.labels, 4))  # no void of its own
+    decoded = dataclasses.replace(
+        decoded, labels=np.minimum(decoded.labels, 4)
+    )  # no void of its own
     images = _scenes(decoded, scale=(0.5, 0.5))
     everything = torch.arange(50)
     batch = images.seen(seed=0, epoch=1, among=everything)(everything)
