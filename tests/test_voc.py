@@ -1,7 +1,12 @@
 """Images with masks in VOC's layout: folders and archives, whose images are whose, what stays sealed."""
 
+import contextlib
+import functools
+import hashlib
+import http.server
 import io
 import tarfile
+import threading
 import zipfile
 
 import numpy as np
@@ -303,6 +308,36 @@ def test_pascal_voc_is_torchvisions(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("TUNE_KD_DATA", str(tmp_path / "set"))
     again = _decode(None, "train", cache, task="voc")
     assert again.hash == _decode(tmp_path / "set", "train", cache, task="voc").hash
+
+
+@contextlib.contextmanager
+def _served(folder):
+    """The address of a web server of our own for a folder."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_pascal_voc_is_downloaded_once_and_stays_packed(tmp_path, cache, monkeypatch):
+    files, held = voc(test=None, size=(512, 512))
+    archive, known = placed(files, "tar", tmp_path), source.DATASET_YEAR_DICT["2012"]
+    monkeypatch.delenv("TUNE_KD_DATA", raising=False)
+    with _served(tmp_path) as address:
+        monkeypatch.setitem(known, "url", f"{address}/{archive.name}")
+        with pytest.raises(
+            UsageError, match="cannot be downloaded"
+        ):  # another file than it is known
+            _decode(None, "train", cache, task="voc")
+        md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+        monkeypatch.setitem(known, "md5", md5)
+        _holds(_decode(None, "train", cache, task="voc"), *held["train"])
+    _holds(_decode(None, "test", cache, task="voc"), *held["val"])
+    kept = [path.name for path in (cache / "downloads").iterdir() if path.name[0] != "."]
+    assert kept == [known["filename"]]
 
 
 def test_without_a_network_the_folder_and_the_remedy_are_named(cache, monkeypatch, tmp_path):
