@@ -18,6 +18,7 @@ from torchvision import transforms
 
 from benchmarks import common
 from tune_kd import cli, data
+from tune_kd.recipe import Images
 from tune_kd.tasks import Decoded
 
 PAD = 4
@@ -48,10 +49,10 @@ class PerImage(Dataset[tuple[Tensor, int]]):
 
 def gathered(images: data.Resident, batch_size: int, epoch: int) -> int:
     """An epoch of ours; how many images it had."""
-    views = data.views(len(images), seed=0, epoch=epoch, pad=PAD, flip=True)
+    everything = torch.arange(len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
-    made = ((images.batch(i, views[i]), images.labels[i]) for i in order.split(batch_size))
-    return sum(len(batch) for batch, _ in made)
+    seen = images.seen(seed=0, epoch=epoch, among=everything)
+    return sum(len(seen(index).images) for index in order.split(batch_size))
 
 
 def one_by_one(loader: DataLoader[tuple[Tensor, int]]) -> int:
@@ -73,7 +74,15 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     decoded = common.images(given.data, given.images)
     count = len(decoded.labels)
-    images = data.Resident(decoded, pad=PAD, mean=common.MEAN, std=common.STD, layout=given.layout)
+    known = Images(
+        task="cifar10",
+        train_hash=decoded.hash,
+        num_classes=len(decoded.class_names),
+        mean=common.MEAN,
+        std=common.STD,
+        pad=PAD,
+    )
+    images = data.resident(decoded, images=known, layout=given.layout)
     loader = DataLoader(PerImage(decoded), batch_size=given.batch_size, shuffle=True)
 
     def ours() -> int:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no images in {folder}; TUNE_KD_DATA names the folder that holds cifar10/")
     return folder
+
+
+@pytest.fixture
+def opened_by() -> Callable[[Callable[[], object]], list[str]]:
+    """What gives the files that a function opens, in this process."""
+
+    def opened_by(action: Callable[[], object]) -> list[str]:
+        opened, listening = [], True
+
+        def listen(event: str, arguments: tuple[object, ...]) -> None:
+            if listening and event == "open":
+                opened.append(str(arguments[0]))
+
+        sys.addaudithook(listen)
+        try:
+            action()
+        finally:
+            listening = False
+        return opened
+
+    return opened_by

@@ -210,8 +210,8 @@ def test_every_kind_of_image_is_brought_to_size_and_channels(mode, size, channel
         image = Image.fromarray(np.full((20, 28), 51 * 257, np.uint16))
     else:
         image = Image.new("L", (28, 20), 51).convert(mode)
-    fitted = pixels.fit(image, size, channels)
-    assert fitted.shape == (size, size, channels)
+    fitted = pixels.fit(image, (size, size + 2), channels)
+    assert fitted.shape == (size, size + 2, channels)
     assert fitted.dtype == np.uint8
     if mode != "1":
         assert set(fitted.ravel().tolist()) == {51}
@@ -220,7 +220,7 @@ def test_every_kind_of_image_is_brought_to_size_and_channels(mode, size, channel
 def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 200
-    middle = pixels.fit(stripes, 8, 1)[:, 1:-1]
+    middle = pixels.fit(stripes, (8, 8), 1)[:, 1:-1]
     assert np.abs(middle.astype(int) - 100).max() <= 5
 
 
@@ -266,24 +266,8 @@ def test_a_search_opens_no_test_parquet(parquet, cache):
         _decode(parquet, "test", cache)
 
 
-def _opened_by(action):
-    """The files that a function opens, in this process."""
-    opened, listening = [], True
-
-    def listen(event, arguments):
-        if listening and event == "open":
-            opened.append(str(arguments[0]))
-
-    sys.addaudithook(listen)
-    try:
-        action()
-    finally:
-        listening = False
-    return opened
-
-
-def test_files_of_the_test_split_are_not_opened(folders, cache):
-    opened = _opened_by(lambda: _decode(folders, "train", cache))
+def test_files_of_the_test_split_are_not_opened(folders, cache, opened_by):
+    opened = opened_by(lambda: _decode(folders, "train", cache))
     assert any("/train/" in path for path in opened)
     assert not any("/test/" in path for path in opened)
 
@@ -535,6 +519,91 @@ def test_a_task_of_the_users_own(tmp_path, folders, cache):
     edited = tasks.find(f"{file}:task")
     changed = tasks.decode(edited, "train", folder=None, cache=cache)
     assert set(changed.images.ravel().tolist()) == {2}
+
+
+OWN_DENSE_TASK = """
+import numpy as np
+from tune_kd.tasks import Raw, Task
+
+def read(split, folder, cache):
+    random = np.random.default_rng(0)
+    masks = random.integers(0, 3, (8, 12, 16), dtype=np.uint8)
+    masks[0, 0, 0] = 255
+    return Raw(images=masks * 80, labels=iter(masks), class_names=("a", "b", "c"), **MORE)
+
+MORE = {"validation": np.array([6, 7])}
+
+def task():
+    return Task(name="own", size=(12, 16), channels=1, pad=0, flip=True, dense=True, read=read)
+"""
+
+
+def test_a_dense_task_of_the_users_own(tmp_path, cache):
+    (tmp_path / "mine.py").write_text(OWN_DENSE_TASK)
+    task = tasks.find("mine.py:task", base=tmp_path)
+    decoded = tasks.decode(task, "train", folder=None, cache=cache)
+    assert decoded.images.shape == (8, 12, 16, 1)
+    assert decoded.labels.shape == (8, 12, 16)
+    assert decoded.labels[0, 0, 0] == 255
+    known = decoded.labels != 255
+    np.testing.assert_array_equal(decoded.images[..., 0][known], decoded.labels[known] * 80)
+    assert decoded.validation.tolist() == [6, 7]
+    assert (task.metric, tasks.find("digits").metric) == ("miou", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("iter(masks)", "iter(masks[:7])"), "fewer masks than images"),
+        (("masks * 80", "(masks * 80)[:7]"), "more masks than images"),
+        (('("a", "b", "c")', '("a", "b")'), "mask of image 0 has class 2; allowed are 0 to 1"),
+        (
+            ("iter(masks)", "iter(masks[:, 1:])"),
+            r"image 0 has \(12, 16\) pixels .* mask \(11, 16\)",
+        ),
+        (("iter(masks)", "iter(masks + 0.5)"), "a mask must be uint8 .* it is float64"),
+        (("(8, 12, 16)", "(0, 12, 16)"), "own-train has no images"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(change, said, tmp_path, cache):
+    text = OWN_DENSE_TASK.replace(*change)
+    if "(0," in change[1]:
+        text = text.replace("    masks[0, 0, 0] = 255\n", "")
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        tasks.decode(tasks.find("mine.py:task", base=tmp_path), "train", folder=None, cache=cache)
+
+
+def test_the_validation_images_belong_to_the_hash(tmp_path, cache):
+    hashes = set()
+    for more in ('{"validation": np.array([6, 7])}', '{"validation": np.array([5, 7])}', "{}"):
+        text = OWN_DENSE_TASK.replace('{"validation": np.array([6, 7])}', more)
+        (tmp_path / "mine.py").write_text(text)
+        task = tasks.find("mine.py:task", base=tmp_path)
+        hashes.add(tasks.decode(task, "train", folder=None, cache=cache).hash)
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": 0}, "size >= 1"),
+        ({"size": (8, 8, 3)}, "size >= 1"),
+        ({"channels": 2}, "channels 1 or 3"),
+        ({"pad": -1}, "pad >= 0"),
+        ({"pad": 1, "dense": True}, "pad >= 0, and 0 where dense"),
+        ({"scale": (0.5, 2.0)}, "1 unless dense"),
+        ({"scale": (2.0, 0.5), "dense": True}, r"0 < scale\[0\] <= scale\[1\]"),
+        ({"read": None}, "read or locate"),
+        ({"locate": lambda cache: cache}, "read or locate"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(change, said):
+    fields = {"name": "x", "size": 8, "channels": 1, "pad": 0, "flip": False, "read": print}
+    assert tasks.Task(**fields).sides == (8, 8)
+    assert tasks.Task(**{**fields, "size": (8, 9)}).sides == (8, 9)
+    with pytest.raises(UsageError, match=said):
+        tasks.Task(**{**fields, **change})
 
 
 def test_what_is_no_task_is_refused(tmp_path, cache):

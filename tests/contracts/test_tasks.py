@@ -4,13 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
 
+from tests import made_images
 from tune_kd import data, tasks
-from tune_kd.tasks import TASKS
+from tune_kd.losses import IGNORE
+from tune_kd.recipe import Images
+from tune_kd.tasks import TASKS, Task
 
 NAMES = sorted(TASKS)
 CLASSES = ("ant", "bee", "cow")
+COUNTS = {"train": 6, "test": 2}  # images a class
+EMBEDDED = ("digits",)  # with an installed library
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -18,78 +23,143 @@ def test_fields_are_sane(name):
     task = TASKS[name]
     assert task.name == name
     assert tasks.find(name) is task
-    assert task.size >= 8
+    assert min(task.sides) >= 8
     assert task.channels in (1, 3)
-    assert 0 <= task.pad < task.size / 2
+    assert 0 <= task.pad < min(task.sides) / 2
     for moments in (task.mean, task.std):
         assert moments is None or len(moments) == task.channels
         assert moments is None or all(0 < value < 1 for value in moments)
     assert (task.mean is None) == (task.std is None)
     assert (task.num_train is None) == (task.num_classes is None)
     assert task.num_classes is None or task.num_classes >= 2
-    assert all(task.own_layouts)
+    assert task.metric == ("miou" if task.dense else "accuracy")
+    assert task.layouts
+    assert all(layout.expected for layout in task.layouts)
+    if task.dense:
+        assert task.num_classes is None or task.num_classes < 255  # which is void
 
 
-def images(count: int, *, seed: int, size: int, channels: int) -> np.ndarray:
-    shape = (len(CLASSES) * count, size, size, channels)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+def images(count: int, *, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-def class_folders(folder: Path, *, size: int, channels: int) -> dict[str, np.ndarray]:
-    """6 training and 2 test images of each of 3 classes, in the order that they are decoded in."""
-    made = {}
-    for split, count in (("train", 6), ("test", 2)):
-        made[split] = images(count, seed=count, size=size, channels=channels)
-        for number, pixels in enumerate(made[split]):
-            path = folder / split / CLASSES[number // count] / f"{number:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.squeeze()).save(path)
-    return made
+def class_folders(shape: tuple[int, ...]) -> tuple[dict[str, bytes], dict[str, tuple]]:
+    """6 training and 2 test images of each of 3 classes: files by name, and what splits hold."""
+    files, held = {}, {}
+    for split, count in COUNTS.items():
+        made = images(len(CLASSES) * count, seed=count, shape=shape)
+        held[split] = made, np.repeat(range(len(CLASSES)), count)
+        for number, pixels in enumerate(made):
+            name = f"{split}/{CLASSES[number // count]}/{number:03d}.png"
+            files[name] = made_images.encoded(pixels.squeeze())
+    return files, held
+
+
+def written(task: Task, place: Path, *, shape: tuple[int, ...] | None = None) -> dict[str, tuple]:
+    """A data set that the task knows, of its own shape or another; what its splits hold."""
+    height, width, channels = shape or (*task.sides, task.channels)
+    if task.dense:
+        files, held = made_images.voc(
+            train=4, val=2, test=2, size=(height, width), channels=channels, classes=3
+        )
+        both = zip(held["train"], held["val"], strict=True)
+        held["train"] = tuple(np.concatenate(pair) for pair in both)
+    else:
+        files, held = class_folders((height, width, channels))
+    made_images.placed(files, "folder", place)
+    return held
+
+
+def decoded(task: Task, split: str, folder: Path) -> tasks.Decoded:
+    return tasks.decode(task, split, folder=folder / "set", cache=folder / "cache")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_class_folders_of_the_tasks_shape_decode_to_what_they_hold(name, tmp_path):
+def test_images_of_the_tasks_shape_decode_to_what_they_are(name, tmp_path):
     task = TASKS[name]
-    made = class_folders(tmp_path / "in", size=task.size, channels=task.channels)
-    for split, count in (("train", 6), ("test", 2)):
-        found = tasks.decode(task, split, folder=tmp_path / "in", cache=tmp_path / "cache")
-        np.testing.assert_array_equal(found.images, made[split])
-        assert found.labels.tolist() == np.repeat(range(len(CLASSES)), count).tolist()
-        assert found.class_names == CLASSES
-    fit, validation = data.split(np.repeat(range(len(CLASSES)), 6))
-    assert len(fit) == 12
-    assert len(validation) == 6
-    assert not set(fit) & set(validation)
+    held = written(task, tmp_path)
+    for split in ("train", "test"):
+        found = decoded(task, split, tmp_path)
+        np.testing.assert_array_equal(found.images, held[split][0])
+        np.testing.assert_array_equal(found.labels, held[split][1])
+        assert found.dense == task.dense
+        assert len(found.class_names) == (task.num_classes if task.dense else len(CLASSES))
+    found = decoded(task, "train", tmp_path)
+    fit, validation = data.split(found)
+    assert sorted([*fit, *validation]) == list(range(len(found.labels)))
+    assert len(validation) >= 2
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_another_shape_are_brought_to_the_tasks(name, channels, tmp_path):
     task = TASKS[name]
-    class_folders(tmp_path / "in", size=20, channels=channels)
-    found = tasks.decode(task, "train", folder=tmp_path / "in", cache=tmp_path / "cache")
-    assert found.images.shape == (18, task.size, task.size, task.channels)
+    written(task, tmp_path, shape=(20, 28, channels))
+    found = decoded(task, "train", tmp_path)
+    assert found.images.shape == (len(found.labels), *task.sides, task.channels)
     assert found.images.dtype == np.uint8
     assert found.images.std() > 5  # still pictures
+    if task.dense:
+        assert found.labels.shape[1:] == task.sides
+        assert set(np.unique(found.labels)) == {0, 1, 2, 255}
+
+
+def resident(task: Task, found: tasks.Decoded, **changes: object) -> data.Resident:
+    """The images as a search of this task would see them."""
+    index = np.arange(len(found.labels))
+    mean, std = data.normalisation(task, found, index)  # noise is none of the published sets
+    known = {
+        "task": task.name,
+        "train_hash": found.hash,
+        "num_classes": len(found.class_names),
+        "channels": task.channels,
+        "size": task.sides,
+        "mean": mean,
+        "std": std,
+        "pad": task.pad,
+        "flip": task.flip,
+        "dense": task.dense,
+        "scale": task.scale,
+    }
+    return data.resident(found, images=Images(**{**known, **changes}))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_normalised_images_have_mean_0_and_deviation_1(name, tmp_path):
     task = TASKS[name]
-    class_folders(tmp_path / "in", size=task.size, channels=task.channels)
-    found = tasks.decode(task, "train", folder=tmp_path / "in", cache=tmp_path / "cache")
-    index = np.arange(18)
-    mean, std = data.normalisation(task, found, index)  # noise is none of the published sets
-    resident = data.Resident(found, pad=task.pad, mean=mean, std=std)
-    import torch
+    written(task, tmp_path)
+    found = decoded(task, "train", tmp_path)
+    batch = resident(task, found).whole(torch.arange(len(found.labels)))
+    assert batch.images.shape == (len(found.labels), task.channels, *task.sides)
+    assert float(batch.images.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(batch.images.std(correction=0)) == pytest.approx(1, abs=1e-3)
+    expected = torch.from_numpy(found.labels.astype(np.int64))
+    if task.dense:
+        expected = expected.masked_fill(expected == 255, IGNORE)
+    assert torch.equal(batch.labels, expected)
 
-    batch = resident.batch(torch.from_numpy(index))
-    assert batch.shape == (18, task.channels, task.size, task.size)
-    assert float(batch.mean()) == pytest.approx(0, abs=1e-4)
-    assert float(batch.std(correction=0)) == pytest.approx(1, abs=1e-3)
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
+def test_what_training_sees_is_the_same_in_every_batch(name, mix, tmp_path):
+    task = TASKS[name]
+    if task.dense and mix != "none":
+        with pytest.raises(ValueError, match="no mixing where every pixel has a label"):
+            Images(task=name, train_hash="", num_classes=2, dense=True, mix=mix)
+        return
+    written(task, tmp_path)
+    found = decoded(task, "train", tmp_path)
+    images, everything = resident(task, found, mix=mix), torch.arange(len(found.labels))
+    see = images.seen(seed=1, epoch=1, among=everything[::2])
+    whole, one = see(everything), see(everything[2:3])
+    assert torch.equal(one.images[0], whole.images[2])
+    assert torch.equal(one.labels[0], whole.labels[2])
+    assert whole.images.shape == images.whole(everything).images.shape
+    later = images.seen(seed=1, epoch=2, among=everything[::2])(everything)
+    assert not torch.equal(later.images, whole.images)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not TASKS[n].own_layouts])
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_data_are_what_the_task_says(name, tmp_path):
     task = TASKS[name]
     found = {s: tasks.decode(task, s, folder=None, cache=tmp_path) for s in ("train", "test")}

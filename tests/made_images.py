@@ -1,0 +1,142 @@
+"""Small decoded sets, and data sets written as folders and archives, for tests of the data path."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tune_kd.decoded import Decoded
+from tune_kd.recipe import Images
+
+GARBAGE = b"this is no image"
+NAMES = ("a", "b", "c")
+
+
+def classified(count=12, *, size=(32, 32), channels=3, seed=0):
+    """Random images of three classes."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (count, *size, channels), dtype=np.uint8)
+    return Decoded(images=images, labels=np.arange(count) % 3, class_names=NAMES, hash="made")
+
+
+def scenes(count=6, *, size=(24, 32), classes=5, block=4, seed=0, validation=None):
+    """Blocks of random classes, some void; the red value of a pixel is 40 times its class."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, classes + 1, (count, size[0] // block, size[1] // block))
+    masks = blocks.repeat(block, 1).repeat(block, 2).astype(np.uint8)
+    images = random.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    images[..., 0] = masks * 40
+    masks[masks == classes] = 255
+    names = tuple(f"class {number}" for number in range(classes))
+    return Decoded(
+        images=images, labels=masks, class_names=names, hash="made", validation=validation
+    )
+
+
+def seen(decoded, **changes):
+    """How a decoded set is seen: neither cropped nor mirrored unless `changes` say so."""
+    channels = decoded.images.shape[-1]
+    plain = {
+        "task": "made",
+        "train_hash": decoded.hash,
+        "num_classes": len(decoded.class_names),
+        "channels": channels,
+        "size": decoded.images.shape[1:3],
+        "mean": (0.4914, 0.4822, 0.4465)[:channels],
+        "std": (0.2470, 0.2435, 0.2616)[:channels],
+        "pad": 0,
+        "flip": False,
+        "dense": decoded.dense,
+    }
+    return Images(**{**plain, **changes})
+
+
+def encoded(pixels, *, kind="PNG", palette=False):
+    """One picture as the bytes of a file; a palette picture's numbers are the pixels."""
+    image = Image.fromarray(pixels)
+    if palette:
+        image.putpalette(list(range(255, -1, -1)) * 3)
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def placed(files, form, folder: Path) -> Path:
+    """Files by name as a folder or an archive of a form: folder, zip, tar or tar.gz."""
+    place = folder / ("set" if form == "folder" else f"set.{form}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "folder":
+        for name, data in files.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(data)
+    elif form == "zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(place, "w:gz" if form == "tar.gz" else "w") as archive:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return place
+
+
+def voc(
+    *,
+    train=4,
+    val=2,
+    test=3,
+    size=(12, 16),
+    channels=3,
+    classes=11,
+    root="VOCdevkit/VOC2012/",
+    seed=0,
+):
+    """A data set in VOC's layout: files by name, and what each split holds as (images, masks)."""
+    random, files, held = np.random.default_rng(seed), {}, {}
+    for split, count in (("train", train), ("val", val), ("test", test)):
+        if count is None:
+            continue
+        names = [f"{split}{number}" for number in range(count)]
+        files[f"{root}ImageSets/Segmentation/{split}.txt"] = "\n".join([*names, ""]).encode()
+        images = random.integers(0, 256, (count, *size, channels), dtype=np.uint8)
+        masks = random.integers(0, classes, (count, *size), dtype=np.uint8)
+        masks[:, 0] = 255
+        held[split] = images, masks
+        for name, image, mask in zip(names, images, masks, strict=True):
+            # lossless under a JPEG's name: PIL looks at the content
+            files[f"{root}JPEGImages/{name}.jpg"] = encoded(image.squeeze())
+            files[f"{root}SegmentationClass/{name}.png"] = encoded(mask, palette=split != "val")
+    return files, held
+
+
+def tiny_imagenet(*, each=5, root="tiny-imagenet-200/", seed=0):
+    """Three classes of Tiny ImageNet's layout, of which wnids.txt names two and one that has no images.
+
+    Files by name, and what each split holds as (images, labels) in the order of decoding.
+    """
+    random, files, held = np.random.default_rng(seed), {}, {}
+    classes = ["n01", "n02"]
+    images = random.integers(0, 256, (each * 2, 64, 64, 3), dtype=np.uint8)
+    labels = np.repeat([0, 1], each)
+    held["train"] = images, labels
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        wnid = classes[label]
+        files[f"{root}train/{wnid}/images/{wnid}_{number}.JPEG"] = encoded(image)
+        files[f"{root}train/{wnid}/{wnid}_boxes.txt"] = b"0 0 1 1\n"
+    files[f"{root}train/n09/images/n09_0.JPEG"] = GARBAGE  # not among wnids.txt
+    val = random.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    lines = []
+    for number, image in enumerate(val):
+        wnid = ["n02", "n01", "n03", "n02"][number]
+        files[f"{root}val/images/val_{number}.JPEG"] = encoded(image)
+        lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62\n")
+    held["test"] = val[[0, 1, 3]], np.array([1, 0, 1])  # n03 has no training images
+    files[f"{root}val/val_annotations.txt"] = "".join(lines).encode()
+    files[f"{root}wnids.txt"] = b"n02\nn03\nn01\n"
+    files[f"{root}words.txt"] = b"n01\tgoldfish, Carassius auratus\nn05\tcat\n"
+    return files, held
