@@ -4,16 +4,19 @@ import shlex
 from collections import Counter
 from itertools import combinations
 
-from analysis import select, stats, tables
-from analysis.cells import gap, metric, plain
+from analysis import select, stats
+from analysis.cells import gap, metric, plain, spoken
+from analysis.compressing import change
+from analysis.lines import to_baseline
 from analysis.load import Study
 
+COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
 SENTENCES = {
-    "helps": "**{method} helps**: {gap} percentage points of test accuracy over the baseline.",
-    "hurts": "**{method} hurts**: {gap} percentage points of test accuracy against the baseline.",
+    "helps": "**{method} helps**: {gap} percentage points of {metric} over the baseline.",
+    "hurts": "**{method} hurts**: {gap} percentage points of {metric} against the baseline.",
     "no evidence": "**{method}: no evidence** that it helps or hurts: {gap} percentage points of "
-    "test accuracy against the baseline; the interval holds 0.",
-    "too few seeds": "**{method}: too few seeds** to say: {gap} percentage points of test accuracy "
+    "{metric} against the baseline; the interval holds 0.",
+    "too few seeds": "**{method}: too few seeds** to say: {gap} percentage points of {metric} "
     "against the baseline. A verdict needs at least 3 seeds in common.",
 }
 
@@ -22,9 +25,11 @@ def verdicts(study: Study) -> list[str]:
     """One or two sentences a method that distils: helps, hurts, no evidence, too few seeds."""
     said = []
     for method in study.kd_methods:
-        difference = tables.to_baseline(study, method)
+        difference = to_baseline(study, method)
         if difference:
-            text = SENTENCES[difference.verdict].format(method=method, gap=gap(difference))
+            text = SENTENCES[difference.verdict].format(
+                method=method, gap=gap(difference), metric=spoken(study.test_metric)
+            )
         elif study.chosen(method) is None:
             text = f"**{method}: nothing to say**, no trial has finished."
         elif not study.confirmed(study.chosen(method)):
@@ -48,7 +53,7 @@ def warnings(study: Study) -> list[str]:
     low, high = select.number(taught, study.metric), select.number(best, study.metric)
     if low is not None and high is not None and low < high:
         found.append(
-            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: validation accuracy "
+            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {spoken(study.metric)} "
             f"{metric(taught, study.metric)} % (n = 1) against {metric(best, study.metric)} % "
             "(n = 1) of the best baseline trial. Train it longer or take another teacher; what "
             "distillation does below says little."
@@ -66,8 +71,10 @@ def warnings(study: Study) -> list[str]:
 def advice(study: Study) -> list[str]:
     """What to do next: ranges to widen, methods to tell apart, seeds to add, trials that failed."""
     found = [*_edges(study), *_within_noise(study), *_few_seeds(study), *_unfinished(study)]
+    found += _quantised(study)
     for method in study.methods:
-        best = next(iter(select.best(study.rows, method, metric=study.metric)), None)
+        ranked = select.best(study.rows, method, top=len(study.rows), metric=study.metric)
+        best = next((row for row in ranked if row["trial"] not in study.barred), None)
         used = study.chosen(method)
         if best and used and best["trial"] != used["trial"]:
             found.append(
@@ -106,7 +113,30 @@ def _within_noise(study: Study) -> list[str]:
         if difference and difference.verdict == "no evidence":
             found.append(
                 f"**{first}** and **{second}** are within noise: {second} minus {first} is "
-                f"{gap(difference)} percentage points of test accuracy."
+                f"{gap(difference)} percentage points of {spoken(study.test_metric)}."
+            )
+    return found
+
+
+def _quantised(study: Study) -> list[str]:
+    """int8 that costs much, or that is no faster than the float student; both compiled."""
+    found = []
+    plain = select.number(select.student_footprint(study.rows), "compiled_latency_ms")
+    for method in study.methods:
+        made = change(study, method, "Quantize")
+        if made is None:
+            continue
+        if made.difference and made.difference.mean < -COSTLY:
+            found.append(
+                f"**{method}**: quantising changes {spoken(study.test_metric)} by "
+                f"{gap(made.difference)} percentage points: calibrate on more images, or train with "
+                "fake quantisation."
+            )
+        fast = select.number(study.footprint(study.chosen(method)), "compiled_latency_ms")
+        if fast is not None and plain is not None and fast >= plain:
+            found.append(
+                f"**{method}**: int8 is no faster here than the float student ({fast:.3f} against "
+                f"{plain:.3f} ms, both compiled): time it on the device that it is meant for."
             )
     return found
 

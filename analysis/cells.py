@@ -4,10 +4,11 @@ import pandas as pd
 
 from analysis import stats
 from analysis.select import BASELINE, number
-from tune_kd.metrics import shown
+from tune_kd.metrics import METRICS, shown
 from tune_kd.results import Row
 
 NONE = "-"
+Table = tuple[str, pd.DataFrame | str]  # title, and cells ready to print or Markdown
 
 
 def label(method: str) -> str:
@@ -15,35 +16,67 @@ def label(method: str) -> str:
     return f"baseline ({BASELINE})" if method == BASELINE else method
 
 
-def accuracy(summary: stats.Summary | None) -> str:
-    """A summary in percent with its n.
+def heading(name: str) -> str:
+    """A metric as a column is headed: "Test accuracy, %".
 
-    >>> accuracy(stats.Summary(mean=0.9871, sd=0.0021, n=5))
+    >>> heading("val_miou"), heading("test_loss")
+    ('Validation mIoU, %', 'Test loss')
+    """
+    known = METRICS[name]
+    return f"{known.heading}, {known.unit}" if known.unit else known.heading
+
+
+def spoken(name: str) -> str:
+    """A metric within a sentence.
+
+    >>> spoken("test_accuracy"), spoken("val_miou")
+    ('test accuracy', 'validation mIoU')
+    """
+    text = METRICS[name].heading
+    return text if text[1:2].isupper() else text[0].lower() + text[1:]  # FLOPs
+
+
+def short(name: str) -> str:
+    """A metric without its split.
+
+    >>> short("test_accuracy"), short("val_miou")
+    ('Accuracy', 'mIoU')
+    """
+    text = spoken(name).split(" ", 1)[1]
+    return text if text[1:2].isupper() else text.capitalize()
+
+
+def mean_sd(summary: stats.Summary | None, *, scale: float = 100.0) -> str:
+    """A summary with its n, in percent unless `scale` says otherwise.
+
+    >>> mean_sd(stats.Summary(mean=0.9871, sd=0.0021, n=5))
     '98.71 ± 0.21 (n = 5)'
     """
     if summary is None:
         return NONE
-    spread = "" if summary.sd is None else f" ± {summary.sd * 100:.2f}"
-    return f"{shown('test_accuracy', summary.mean)}{spread} (n = {summary.n})"
+    spread = "" if summary.sd is None else f" ± {summary.sd * scale:.2f}"
+    return f"{summary.mean * scale:.2f}{spread} (n = {summary.n})"
 
 
-def points(value: float) -> str:
+def points(value: float, *, scale: float = 100.0) -> str:
     """A signed difference of fractions in percentage points.
 
     >>> points(0.0042), points(-0.000001)
     ('+0.42', '+0.00')
     """
-    return f"{round(value * 100, 2) + 0.0:+.2f}"
+    return f"{round(value * scale, 2) + 0.0:+.2f}"
 
 
-def gap(difference: stats.Difference | None, *, pairs: bool = True) -> str:
+def gap(difference: stats.Difference | None, *, pairs: bool = True, scale: float = 100.0) -> str:
     """A difference in percentage points with its interval and, if `pairs`, the number of pairs."""
     if difference is None:
         return NONE
     n = f" (n = {difference.n})" if pairs or difference.low is None else ""
+    mean = points(difference.mean, scale=scale)
     if difference.low is None or difference.high is None:
-        return f"{points(difference.mean)}{n}"
-    return f"{points(difference.mean)} [{points(difference.low)}, {points(difference.high)}]{n}"
+        return f"{mean}{n}"
+    low, high = points(difference.low, scale=scale), points(difference.high, scale=scale)
+    return f"{mean} [{low}, {high}]{n}"
 
 
 def metric(row: Row | None, name: str) -> str:
@@ -67,10 +100,24 @@ def plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def latency(row: Row | None) -> str:
-    """Mean and spread of the latency in ms."""
-    spread = metric(row, "latency_ms_sd")
-    return metric(row, "latency_ms") + ("" if spread == NONE else f" ± {spread}")
+def latency(row: Row | None, name: str = "latency_ms") -> str:
+    """Mean and spread of a latency in ms."""
+    spread = metric(row, f"{name}_sd")
+    return metric(row, name) + ("" if spread == NONE else f" ± {spread}")
+
+
+def times(value: float | None) -> str:
+    """A ratio.
+
+    >>> times(27.04), times(None)
+    ('27.0x', '-')
+    """
+    return NONE if value is None else f"{value:.1f}x"
+
+
+def ratio(whole: float | None, part: float | None) -> float | None:
+    """`whole` / `part`, None where either is missing or nothing is left."""
+    return whole / part if whole is not None and part else None
 
 
 def markdown(table: pd.DataFrame | str) -> str:

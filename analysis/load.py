@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import select
+from analysis import fronts, select
 from tune_kd import results
 from tune_kd.errors import UsageError
 from tune_kd.results import Row
@@ -55,13 +55,117 @@ class Study:
         """The validation metric that the search ranked by."""
         return str(self.manifest.get("metric", "val_accuracy"))
 
+    @property
+    def test_metric(self) -> str:
+        """The same metric on the test split."""
+        return f"test_{self.metric.removeprefix('val_')}"
+
+    @property
+    def dense(self) -> bool:
+        """Whether every pixel has a label."""
+        return bool(self.manifest.get("dense"))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their numbers; empty where nobody named them."""
+        return [str(name) for name in self.manifest.get("class_names") or ()]
+
+    @property
+    def objectives(self) -> list[str]:
+        """What the search was for, the metric that it ranks and stops by first."""
+        return [str(name) for name in self.manifest.get("objectives") or (self.metric,)]
+
+    @cached_property
+    def constraints(self) -> list[fronts.Constraint]:
+        """What a student must keep, such as `size_mb <= 3`."""
+        return [fronts.parse(text) for text in self.manifest.get("constraints") or ()]
+
     def chosen(self, method: str) -> Row | None:
         """The search trial that stands for a method (`select.chosen`)."""
-        return select.chosen(self.rows, method, metric=self.metric)
+        return self._chosen.get(method)
 
-    def confirmed(self, trial: Row | None) -> dict[int, float]:
-        """Test accuracy by seed of a search trial that was confirmed."""
-        return select.confirmed(self.rows, trial["trial"]) if trial else {}
+    @cached_property
+    def _chosen(self) -> dict[str, Row | None]:
+        return {
+            method: select.chosen(self.rows, method, metric=self.metric, barred=self.barred)
+            for method in self.methods
+        }
+
+    @cached_property
+    def barred(self) -> set[str]:
+        """The search trials that break a constraint."""
+        return {
+            trial
+            for trial, stages in self.stages.items()
+            if self.constraints
+            and stages[-1]["phase"] == "search"
+            and fronts.broken(self.values(stages[-1]), self.constraints)
+        }
+
+    def confirmed(self, trial: Row | None, metric: str = "") -> dict[int, float]:
+        """A test metric (the study's own, unless named) by seed of a search trial, if confirmed."""
+        name = metric or self.test_metric
+        return select.confirmed(self.rows, trial["trial"], metric=name) if trial else {}
+
+    def confirming(self, trial: Row | None) -> dict[int, list[Row]]:
+        """The finished runs that confirm a search trial: their stages' rows by seed."""
+        if trial is None:
+            return {}
+        runs = [
+            (stages[-1]["seed"], stages)
+            for stages in self.stages.values()
+            if stages[-1]["phase"] == "confirm" and stages[-1].get("source") == trial["trial"]
+        ]
+        return {seed: stages for seed, stages in sorted(runs) if stages[-1]["status"] == "finished"}
+
+    @cached_property
+    def stages(self) -> dict[str, list[Row]]:
+        """The rows of each trial by stage, the verdict last."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row["trial"], []).append(row)
+        return {t: sorted(rows, key=lambda r: r["stage"] or 0) for t, rows in found.items()}
+
+    def shared(self, method: str) -> Row | None:
+        """The end of the first stages that all trials of a method share, trained once."""
+        rows = select.trials(self.rows, "teach", method)
+        shared = (r for r in rows if r.get("origin") == "shared" and r["status"] == "finished")
+        return next(shared, None)
+
+    def footprint(self, trial: Row | None) -> Row | None:
+        """How big and how fast a search trial's student is: as measured, else as its rows say.
+
+        A student that was cut or quantised and not timed yet has no latency.
+        """
+        plain = self._plain
+        if trial is None or trial["trial"] not in self.stages:
+            return plain
+        rows = self.stages[trial["trial"]]
+        own = select.settled(rows)
+        measured = self._measured.get(trial["trial"])
+        if measured:
+            return {**own, **{k: v for k, v in measured.items() if v is not None}}
+        if not select.compresses(rows):
+            return plain
+        same = own.get("num_params") in (None, (plain or {}).get("num_params"))
+        if plain and same and not select.compresses(rows, "Quantize"):
+            return {**plain, **own}  # weights that are zero change neither shape nor speed
+        return own or None
+
+    @cached_property
+    def _plain(self) -> Row | None:
+        return select.student_footprint(self.rows)
+
+    @cached_property
+    def _measured(self) -> dict[str, Row]:
+        """Measurements of search trials' students by trial."""
+        rows = select.trials(self.rows, "measure")
+        return {r["source"]: r for r in rows if r.get("source") and r["status"] == "finished"}
+
+    def values(self, trial: Row) -> Row:
+        """All that is known of a search trial by name: its row, and how big and fast it is."""
+        known = {name: value for name, value in trial.items() if value is not None}
+        return {**(self.footprint(trial) or {}), **known}
 
     @cached_property
     def trials(self) -> pd.DataFrame:

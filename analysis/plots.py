@@ -1,10 +1,9 @@
 """A study's pictures: first the data that are shown, as plain tuples, then their drawing.
 
-Values are fractions in the data and percent on the page. Figures are made without pyplot, so that
-nothing global is touched; `png` turns one into bytes.
+Values are fractions in the data and percent on the page. `PLOTS` maps a name to a function of the study
+that gives a figure, several by name, or None where the study has no data for it.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,19 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import select, stats, tables
-from analysis.cells import gap, label
+from analysis import plots_confusion, plots_front, plots_pixels, plots_training, select, stats
+from analysis.cells import gap, heading, spoken
+from analysis.drawing import GREY, INK, Drawn, bare, colour_of, key, panels_of
+from analysis.lines import to_baseline
 from analysis.load import Study
 from analysis.select import BASELINE, number
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; the baseline is grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY, INK = "#767676", "#222222"
 VERDICT_COLOURS = {"helps": "#009E73", "hurts": "#D55E00"}
 
 
 class Curve(NamedTuple):
-    """Validation accuracy (fractions) of one search trial after each epoch (from 1)."""
+    """The validation metric (fractions) of one search trial after each epoch (from 1)."""
 
     method: str
     trial: str
@@ -85,7 +83,7 @@ def effects(study: Study) -> list[Effect]:
     baseline = study.confirmed(study.chosen(BASELINE))
     found = []
     for method in study.kd_methods:
-        difference = tables.to_baseline(study, method)
+        difference = to_baseline(study, method)
         if difference:
             own = study.confirmed(study.chosen(method))
             by_seed = list(stats.differences(own, baseline).values())
@@ -99,7 +97,7 @@ def draw_differences(study: Study) -> Figure | None:
     if not found:
         return None
     figure = Figure(figsize=(8.4, 1.7 + 0.62 * len(found)), layout="constrained")
-    axes = _bare(figure.add_subplot())
+    axes = bare(figure.add_subplot())
     axes.axvline(0, color=INK, linewidth=1)
     for at, effect in enumerate(found):
         colour = VERDICT_COLOURS.get(effect.difference.verdict, GREY)
@@ -120,7 +118,7 @@ def draw_differences(study: Study) -> Figure | None:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    axes.set_xlabel("test accuracy minus the tuned baseline's, percentage points")
+    axes.set_xlabel(f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points")
     axes.set_title(
         f"{study.name}: what distillation changes", loc="left", fontweight="bold", pad=22
     )
@@ -137,19 +135,21 @@ def draw_learning_curves(study: Study) -> Figure | None:
     curves = learning_curves(study)
     if not curves:
         return None
-    figure, panels = _panels(study, f"{study.name}: validation accuracy by epoch")
+    figure, panels = panels_of(
+        study, f"{study.name}: {spoken(study.metric)} by epoch", _axis(study)
+    )
     baseline = next((c for c in curves if c.chosen and c.method == BASELINE), None)
     taught = number(select.teacher(study.rows, "teach"), study.metric)
     for method, axes in panels.items():
         for curve in (c for c in curves if c.method == method and not c.chosen):
-            _line(axes, curve, color=_colour(study, method), alpha=0.3, linewidth=1)
+            _line(axes, curve, color=colour_of(study, method), alpha=0.3, linewidth=1)
             if curve.status == "stopped":
                 end = curve.epochs[-1], curve.values[-1] * 100
-                axes.plot(*end, "|", color=_colour(study, method), alpha=0.6, markersize=6)
+                axes.plot(*end, "|", color=colour_of(study, method), alpha=0.6, markersize=6)
         if baseline and method != BASELINE:
             _line(axes, baseline, color=GREY, linewidth=1.5, linestyle="--")
         for curve in (c for c in curves if c.method == method and c.chosen):
-            _line(axes, curve, color=_colour(study, method), linewidth=2.5)
+            _line(axes, curve, color=colour_of(study, method), linewidth=2.5)
         if taught is not None:
             axes.axhline(taught * 100, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel("epoch")
@@ -158,7 +158,7 @@ def draw_learning_curves(study: Study) -> Figure | None:
     low = min(kept or [0.0])
     high = max([value * 100 for c in curves for value in c.values] + [100 * (taught or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
-    _key(figure, axes, [
+    key(figure, axes, [
         ("best trial of the method", {"color": INK, "linewidth": 2.5}),
         ("other trials", {"color": INK, "alpha": 0.3}),
         ("stopped", {"color": INK, "alpha": 0.6, "marker": "|", "linestyle": ""}),
@@ -173,11 +173,13 @@ def draw_history(study: Study) -> Figure | None:
     points = history(study)
     if not points:
         return None
-    figure, panels = _panels(study, f"{study.name}: validation accuracy by trial")
+    figure, panels = panels_of(
+        study, f"{study.name}: {spoken(study.metric)} by trial", _axis(study)
+    )
     low, high = _window(points)
     band = low - 0.06 * (high - low)  # where trials stand that are too bad to be shown, or failed
     for method, axes in panels.items():
-        own, colour = [p for p in points if p.method == method], _colour(study, method)
+        own, colour = [p for p in points if p.method == method], colour_of(study, method)
         best = [(p.number, p.best * 100) for p in own if p.best is not None]
         axes.step(*zip(*best, strict=True), where="post", color=colour) if best else None
         for status, look in _MARKS.items():
@@ -191,7 +193,7 @@ def draw_history(study: Study) -> Figure | None:
         axes.set_xlabel("trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(low - 0.12 * (high - low), high)
-    _key(figure, axes, [
+    key(figure, axes, [
         *((status, _tinted(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()),
         ("below the range", {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}),
         ("best so far", {"color": INK}),
@@ -199,10 +201,19 @@ def draw_history(study: Study) -> Figure | None:
     return figure
 
 
-PLOTS: dict[str, Callable[[Study], Figure | None]] = {
+PLOTS: dict[str, Callable[[Study], Drawn]] = {
     "differences": draw_differences,
     "learning_curves": draw_learning_curves,
     "history": draw_history,
+    "kd_loss_components": plots_training.draw_loss_components,
+    "kd_validation_accuracy": plots_training.draw_validation_accuracy,
+    "kd_validation_miou": plots_training.draw_validation_miou,
+    "kd_all_losses": plots_training.draw_all_losses,
+    "kd_learning_rate": plots_training.draw_learning_rate,
+    "confusion": plots_confusion.draw_confusion,
+    "predictions": plots_pixels.draw_predictions,
+    "iou_distribution": plots_pixels.draw_iou_distribution,
+    "front": plots_front.draw_front,
 }
 
 _MARKS: dict[str, dict[str, Any]] = {
@@ -212,11 +223,8 @@ _MARKS: dict[str, dict[str, Any]] = {
 }
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()
+def _axis(study: Study) -> str:
+    return heading(study.metric)[0].lower() + heading(study.metric)[1:]
 
 
 def _window(points: Sequence[Point]) -> tuple[float, float]:
@@ -229,57 +237,9 @@ def _window(points: Sequence[Point]) -> tuple[float, float]:
     return low, top + 0.06 * (top - low) + 0.01
 
 
-def _panels(study: Study, title: str) -> tuple[Figure, dict[str, Axes]]:
-    """One panel a method, four in a line, with one y axis for all."""
-    count = len(study.methods)
-    columns = min(count, 4)
-    lines = -(-count // columns)
-    figure = Figure(figsize=(1.2 + 2.7 * max(columns, 2), 1.3 + 2.5 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    panels: dict[str, Axes] = {}
-    for at, axes in enumerate(grid.flat):
-        if at >= count:
-            axes.set_visible(False)
-            continue
-        method = study.methods[at]
-        panels[method] = _bare(axes)
-        axes.tick_params(labelbottom=True)  # the place below may be empty
-        axes.set_title(label(method), loc="left", fontsize=10, color=_colour(study, method))
-        if at % columns == 0:
-            axes.set_ylabel("validation accuracy, %")
-    return figure, panels
-
-
-def _bare(axes: Axes) -> Axes:
-    """No frame, a faint grid behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def _colour(study: Study, method: str) -> str:
-    if method == BASELINE:
-        return GREY
-    return COLOURS[study.kd_methods.index(method) % len(COLOURS)]
-
-
 def _tinted(look: dict[str, Any], colour: str) -> dict[str, Any]:
     return {"color": colour, **look}
 
 
 def _line(axes: Axes, curve: Curve, **look: Any) -> None:
     axes.plot(curve.epochs, [value * 100 for value in curve.values], **look)
-
-
-def _key(figure: Figure, axes: Axes, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """One legend for all panels, below them."""
-    handles = [axes.plot([], [], label=name, **look)[0] for name, look in entries]
-    figure.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=len(entries) if figure.get_figwidth() > 10 else 3,
-        frameon=False,
-        fontsize=9,
-    )

@@ -2,14 +2,15 @@
 
     python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR]
 
-writes report.md, table.csv, report.json, details.json and pictures below the first study, prints
+writes report.md, table.csv, report.json, details.json, pictures and training logs below the first
+study, and kd_comparison_results.txt and pruning_comparison.csv where there is something to say; prints
 the main table and, as the last line, where the page is. Imports neither torch nor Ray.
 """
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,29 +26,42 @@ if TYPE_CHECKING:
 NOTE = """Test split, mean ± sd over n training seeds; {seeds}. Differences are paired by seed, in
 percentage points, with a 95 % Student t interval: it covers training seeds, not the choice of test
 images, and is not corrected for comparing several methods. Latency ± sd at batch 1{device},
-measured alone before the first trial."""
+measured alone before the first trial{later}."""
 
 
 def section(study: "Study", *, pictures: Sequence[str], level: int = 2) -> str:
     """A study's part of the page; `pictures` are the names of the files that were drawn."""
     from analysis.advice import advice, warnings
 
-    named = {name: name.removesuffix(".png").split("-")[0] for name in pictures}
-    shown = {kind: f"![{kind.replace('_', ' ')}]({name})" for name, kind in named.items()}
+    def shown(*kinds: str) -> list[str]:
+        named = [name for kind in kinds for name in pictures if _kind(name) == kind]
+        return [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in named]
+
+    def headed(title: str, *kinds: str) -> list[str]:
+        found = shown(*kinds)
+        return [_heading(title, level), *found] if found else []
+
     parts = [f"> **{text}**" for text in warnings(study)]
     parts += [_heading("Verdict", level), *_verdict(study)]
-    parts += [*_table(study, "main", level), _note(study), shown.get("differences", "")]
+    parts += [*_table(study, "main", level), _note(study), *shown("differences")]
     parts += [
         part for name in (*_often(study), *_extra(study)) for part in _table(study, name, level)
     ]
-    parts += [*_table(study, "search", level), shown.get("history", "")]
-    parts += [shown.get("learning_curves", ""), *_table(study, "teacher", level)]
+    parts += headed("Predictions on the test split", *PREDICTED)
+    parts += [*_table(study, "search", level), *shown("history", "front", "learning_curves")]
+    parts += headed("Training of the best trials", *TRAINED)
+    parts += _table(study, "teacher", level)
     said = [f"- {text}" for text in advice(study)] or ["Nothing stands out."]
     parts += [_heading("Advice", level), "\n".join(said)]
     parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
     return "\n\n".join(part for part in parts if part)
 
 
+PREDICTED = ("confusion", "iou_distribution", "predictions")
+TRAINED = (
+    "kd_validation_accuracy", "kd_validation_miou", "kd_loss_components", "kd_all_losses",
+    "kd_learning_rate",
+)  # fmt: skip
 SHOWN = ("main", "configuration", "tuning", "search", "teacher", "failures", "provenance")
 
 
@@ -86,11 +100,18 @@ def _note(study: "Study") -> str:
     confirming = [r for r in select.trials(study.rows, "confirm") if r["method"]]
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in confirming}))
     device = (select.student_footprint(study.rows) or {}).get("device")
+    own = any(row["method"] for row in select.trials(study.rows, "measure"))
     note = NOTE.format(
         seeds=f"seeds {seeds}, trained on train + validation" if seeds else "none confirmed yet",
         device=f" on {device}" if device else "",
+        later=", students of another shape after the search" if own else "",
     )
     return " ".join(note.split())
+
+
+def _kind(picture: str) -> str:
+    """The key in PLOTS that a picture's file is named by."""
+    return picture.removesuffix(".png").split("-")[0]
 
 
 def _heading(text: str, level: int) -> str:
@@ -109,7 +130,7 @@ def _table(study: "Study", name: str, level: int) -> list[str]:
 def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
     """What report.json holds: three test accuracies (fractions, null where not confirmed) a family.
 
-    The method with distillation is the one that is best on validation in the search. Studies that
+    Where mIoU is the study's metric they are mIoU. The method with distillation is the one that is best on validation in the search. Studies that
     share a family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)
@@ -123,30 +144,31 @@ def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]
 
 def _accuracies(study: "Study") -> dict[str, float | None]:
     from analysis import select, stats
+    from analysis.lines import kd_winner
 
     def mean(method: str | None) -> float | None:
         chosen = study.chosen(method) if method else None
         summary = stats.summarise(study.confirmed(chosen).values())
         return summary.mean if summary else None
 
-    best = select.winner(study.rows, study.kd_methods, metric=study.metric)
+    taught = select.teacher(study.rows, "confirm")
     return {
-        "teacher_accuracy": select.number(select.teacher(study.rows, "confirm"), "test_accuracy"),
+        "teacher_accuracy": select.number(taught, study.test_metric),
         "student_accuracy_without_kd": mean(select.BASELINE),
-        "student_accuracy_with_kd": mean(best["method"] if best else None),
+        "student_accuracy_with_kd": mean(kd_winner(study)),
     }
 
 
 def details(study: "Study") -> dict[str, Any]:
     """What details.json holds of a study: the numbers behind the page, fractions throughout."""
-    from analysis import tables
+    from analysis import lines, tables
     from analysis.advice import advice, warnings
 
     chosen = {method: study.chosen(method) for method in study.methods}
     return {
         "study": study.name,
         "address": study.address,
-        "table": json.loads(tables.raw(study).to_json(orient="records", double_precision=15)),
+        "table": json.loads(lines.raw(study).to_json(orient="records", double_precision=15)),
         "configurations": {
             method: {
                 name: row[name]
@@ -156,7 +178,7 @@ def details(study: "Study") -> dict[str, Any]:
             for method, row in chosen.items()
             if row
         },
-        "test_accuracy_by_seed": {m: study.confirmed(row) for m, row in chosen.items()},
+        f"{study.test_metric}_by_seed": {m: study.confirmed(row) for m, row in chosen.items()},
         "warnings": warnings(study),
         "advice": advice(study),
         "failures": [
@@ -172,28 +194,76 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
     """Everything that the report consists of, into `out`; report.md last."""
     import pandas as pd
 
-    from analysis import plots, tables
+    from analysis import lines, tables_comparison, tables_compression
 
     several = len(studies) > 1
     names = " and ".join(study.name for study in studies)
     page = [f"# Does distillation help? {names}"]
+    drawn: list[str] = []
+    beside = ["table.csv", "report.json", "details.json"]
     for at, study in enumerate(studies):
-        drawn = []
-        for kind, draw in plots.PLOTS.items():
-            name = f"{kind}-{at + 1}.png" if several else f"{kind}.png"
-            figure = draw(study)
-            if figure:
-                out.write(name, plots.png(figure))
-                drawn.append(name)
-            else:
-                out.remove(name)  # of an earlier report
+        mark = f"-{at + 1}" if several else ""
+        pictures = _pictures(study, out, mark)
+        drawn += pictures
+        beside += _files(out, {
+            f"kd_comparison_results{mark}.txt": tables_comparison.text(study),
+            f"pruning_comparison{mark}.csv": tables_compression.pruning_csv(study),
+        })  # fmt: skip
+        beside += _logs(study, out.at(f"logs{mark}"), f"logs{mark}")
         page += [_heading(study.name, 2)] if several else []
-        page.append(section(study, pictures=drawn, level=3 if several else 2))
-    table = pd.concat([tables.raw(study) for study in studies])
+        page.append(section(study, pictures=pictures, level=3 if several else 2))
+    _forget(out, drawn)
+    table = pd.concat([lines.raw(study) for study in studies])
     out.write("table.csv", table.to_csv(index=False).encode())
     out.write("report.json", _json(accuracies(studies)))
     out.write("details.json", _json([details(study) for study in studies]))
+    page.append(f"Beside this page: {', '.join(f'[{name}]({name})' for name in beside)}.")
     out.write("report.md", ("\n\n".join(page) + "\n").encode())
+
+
+def _pictures(study: "Study", out: "Storage", mark: str) -> list[str]:
+    """Draw what a study has data for; the names of the files."""
+    from analysis import drawing, plots
+
+    names = []
+    for kind, draw in plots.PLOTS.items():
+        drawn = draw(study)
+        several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
+        for which, figure in several.items():
+            name = f"{kind}-{which}{mark}.png" if which else f"{kind}{mark}.png"
+            out.write(name, drawing.png(figure))
+            names.append(name)
+    return names
+
+
+def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
+    """Write the files that there are, remove those of an earlier report; the names of the written."""
+    for name, data in files.items():
+        if data is None:
+            out.remove(name)
+        else:
+            out.write(name, data)
+    return [name for name, data in files.items() if data is not None]
+
+
+def _logs(study: "Study", folder: "Storage", name: str) -> list[str]:
+    """Write the training logs in place of those of an earlier report."""
+    from analysis.logs import logs
+
+    found = logs(study)
+    for old in folder.names(""):
+        if old not in found and old.endswith((".csv", ".json")):
+            folder.remove(old)
+    return [f"{name}/{log}" for log in _files(folder, found) if log.endswith(".csv")]
+
+
+def _forget(out: "Storage", drawn: Sequence[str]) -> None:
+    """Remove pictures of an earlier report that no longer hold."""
+    from analysis.plots import PLOTS
+
+    for name in out.names("", ".png"):
+        if name not in drawn and _kind(name) in PLOTS:
+            out.remove(name)
 
 
 def _json(value: Any) -> bytes:

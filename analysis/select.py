@@ -5,7 +5,7 @@ number comes from fewer epochs.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from tune_kd.results import Row, ranked
 
@@ -80,19 +80,28 @@ def confirmed(
     return {seed: value for seed, value in sorted(values.items()) if value is not None}
 
 
-def chosen(rows: Sequence[Row], method: str, *, metric: str = "val_accuracy") -> Row | None:
+def chosen(
+    rows: Sequence[Row],
+    method: str,
+    *,
+    metric: str = "val_accuracy",
+    barred: Container[str] = frozenset(),
+) -> Row | None:
     """The search trial that stands for a method in the tables.
 
     Of the trials confirmed as its best, the one that is best on validation; where none is,
-    the best of the search; None where no trial has finished.
+    the best of the search that is not `barred` (that keeps the study's constraints), else the best
+    of all; None where no trial has finished.
     """
     as_best = {
         row["source"]
         for row in trials(rows, "confirm", method)
-        if "best" in (row.get("origin") or "") and confirmed(rows, row["source"])
+        if "best" in (row.get("origin") or "") and row["status"] == "finished"
     }
     ranked = best(rows, method, top=len(rows), metric=metric)
-    return next((row for row in ranked if row["trial"] in as_best), next(iter(ranked), None))
+    tested = [row for row in ranked if row["trial"] in as_best]
+    allowed = [row for row in ranked if row["trial"] not in barred]
+    return next(iter([*tested, *allowed, *ranked]), None)
 
 
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:
@@ -109,6 +118,45 @@ def teacher(rows: Iterable[Row], phase: str) -> Row | None:
 def student_footprint(rows: Iterable[Row]) -> Row | None:
     """The measured student: parameters, size, FLOPs, latency."""
     return next((r for r in trials(rows, "measure", "") if r["trial"] == "measure-student"), None)
+
+
+SIZES = ("num_params", "nonzero_params", "size_mb", "flops")
+COMPRESSING = ("Prune", "Quantize")  # names of stages
+
+
+def settled(rows: Iterable[Row]) -> Row:
+    """Of the stages' rows of one trial: the last known value of each size."""
+    found: Row = {}
+    for row in rows:
+        found |= {name: row[name] for name in SIZES if number(row, name) is not None}
+    return found
+
+
+def compresses(rows: Iterable[Row], *names: str) -> bool:
+    """Whether a trial's rows have a stage that prunes or quantises, or one of the named stages."""
+    return any(row.get("stage_name") in (names or COMPRESSING) for row in rows)
+
+
+def around(
+    rows: Sequence[Row], name: str, *, shared: Row | None = None
+) -> tuple[Row | None, Row | None]:
+    """A trial before and after its stages `name` (Prune or Quantize): rows with their sizes settled.
+
+    Before is the row just before the first such stage, `shared` where it is the trial's first. After
+    is the last one before another kind of compression begins: what was trained after it counts.
+    (None, None) where the trial has no such stage.
+    """
+    names = [row.get("stage_name") for row in rows]
+    if name not in names:
+        return None, None
+    first = names.index(name)
+    others = [at for at, n in enumerate(names) if at > first and n in COMPRESSING and n != name]
+    end = min(others, default=len(rows))
+    before = rows[first - 1] if first else shared
+    return (
+        {**before, **settled(rows[:first])} if before else None,
+        {**rows[end - 1], **settled(rows[first:end])},
+    )
 
 
 def edge(value: float, low: float, high: float, *, log: bool = False) -> str:

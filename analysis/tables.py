@@ -6,104 +6,34 @@ add a table, write a function, give it a key in `TABLES`, and name the key in th
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import select, stats
-from analysis.cells import NONE, accuracy, gap, label, latency, metric, plain
+from analysis import (
+    select,
+    stats,
+    tables_classes,
+    tables_comparison,
+    tables_compression,
+    tables_front,
+)
+from analysis.cells import NONE, Table, gap, heading, label, latency, mean_sd, metric, plain
+from analysis.lines import lines
 from analysis.load import Study
-from analysis.select import BASELINE, number
-from tune_kd.metrics import shown
+from analysis.select import number
+from tune_kd.metrics import METRICS, shown
 from tune_kd.results import STATUSES, Row
 
-Table = tuple[str, pd.DataFrame | str]
 WEIGHTS = ("alpha", "beta", "gamma", "temperature")
 FAILURES_SHOWN = 20
-_FOOTPRINT = ("size_mb", "flops", "latency_ms", "latency_ms_sd")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One row of the main table; accuracies are fractions, `test` None where not confirmed."""
-
-    method: str  # "teacher" for the teacher
-    trial: str
-    val_accuracy: float | None
-    test: stats.Summary | None
-    difference: stats.Difference | None
-    footprint: Row | None
-
-
-def lines(study: Study) -> list[Line]:
-    """The main table's numbers: teacher, baseline, then the methods in their order."""
-    rows = study.rows
-    known = number(select.teacher(rows, "confirm"), "test_accuracy")
-    taught = number(select.teacher(rows, "teach"), study.metric)
-    found = [
-        Line(
-            method="teacher",
-            trial="",
-            val_accuracy=taught,
-            test=stats.summarise([] if known is None else [known]),
-            difference=None,
-            footprint=select.teacher(rows, "measure"),
-        )
-    ]
-    for method in study.methods:
-        trial = study.chosen(method)
-        found.append(
-            Line(
-                method=method,
-                trial=trial["trial"] if trial else "",
-                val_accuracy=number(trial, study.metric),
-                test=stats.summarise(study.confirmed(trial).values()),
-                difference=None if method == BASELINE else to_baseline(study, method),
-                footprint=select.student_footprint(rows),
-            )
-        )
-    return found
-
-
-def to_baseline(study: Study, method: str) -> stats.Difference | None:
-    """A method minus the baseline on test, paired by seed; None where either is not confirmed."""
-    baseline = study.confirmed(study.chosen(BASELINE))
-    return stats.paired(study.confirmed(study.chosen(method)), baseline)
-
-
-def raw(study: Study) -> pd.DataFrame:
-    """The main table as numbers, fractions throughout: what table.csv holds."""
-    return pd.DataFrame([_raw_line(study, line) for line in lines(study)], dtype=object)
-
-
-def _raw_line(study: Study, line: Line) -> dict[str, object]:
-    test, change = line.test, line.difference
-    params = number(line.footprint, "num_params")
-    return {
-        "study": study.name,
-        "method": line.method,
-        "split": "test",
-        "mean": test.mean if test else None,
-        "sd": test.sd if test else None,
-        "n": test.n if test else 0,
-        "difference": change.mean if change else None,
-        "low": change.low if change else None,
-        "high": change.high if change else None,
-        "pairs": change.n if change else 0,
-        "verdict": change.verdict if change else "",
-        "trial": line.trial,
-        "val_accuracy": line.val_accuracy,
-        "num_params": None if params is None else int(params),
-        **{name: number(line.footprint, name) for name in _FOOTPRINT},
-    }
 
 
 def main_table(study: Study) -> Table:
-    """Teacher, baseline and methods: test accuracy, difference, parameters, latency."""
+    """Teacher, baseline and methods: the test metric, difference, parameters, latency."""
     found = [
         {
             "Method": label(line.method),
-            "Test accuracy, %, mean ± sd (n)": accuracy(line.test),
+            f"{heading(study.test_metric)}, mean ± sd (n)": mean_sd(line.test),
             "Difference to baseline, pp [95 %]": gap(
                 line.difference,
                 pairs=bool(line.difference and line.test and line.difference.n != line.test.n),
@@ -113,7 +43,7 @@ def main_table(study: Study) -> Table:
         }
         for line in lines(study)
     ]
-    return "Test accuracy", pd.DataFrame(found)
+    return METRICS[study.test_metric].heading, pd.DataFrame(found)
 
 
 def validation(study: Study) -> Table:
@@ -121,13 +51,14 @@ def validation(study: Study) -> Table:
     found = [
         {
             "Method": label(line.method),
-            "Validation accuracy, % (n = 1, chosen on this split)": NONE
-            if line.val_accuracy is None
-            else shown("val_accuracy", line.val_accuracy),
+            f"{heading(study.metric)} (n = 1, chosen on this split)": NONE
+            if line.validation is None
+            else shown(study.metric, line.validation),
         }
         for line in lines(study)
     ]
-    return "Validation accuracy of the search (optimistic: chosen on it)", pd.DataFrame(found)
+    title = f"{METRICS[study.metric].heading} of the search (optimistic: chosen on it)"
+    return title, pd.DataFrame(found)
 
 
 def configuration(study: Study) -> Table:
@@ -169,8 +100,8 @@ def tuning(study: Study) -> Table:
                 "Method": label(method),
                 "Textbook, validation % (n = 1)": metric(book, study.metric),
                 "Best, validation % (n = 1)": metric(best, study.metric),
-                "Textbook, test %": accuracy(tested),
-                "Best, test %": accuracy(stats.summarise(study.confirmed(best).values())),
+                "Textbook, test %": mean_sd(tested),
+                "Best, test %": mean_sd(stats.summarise(study.confirmed(best).values())),
                 "Best - textbook, test pp [95 %]": "0 (the textbook setting is the best)"
                 if same
                 else gap(change),
@@ -180,10 +111,16 @@ def tuning(study: Study) -> Table:
 
 
 def search_summary(study: Study) -> Table:
-    """Trials by status, epochs and time of each method, and of the teacher."""
+    """Trials by status, epochs and time of the teacher, of each method, and of confirming."""
     found = []
-    groups = {label(m): select.trials(study.rows, "search", m) for m in study.methods}
+    groups = {"teacher": select.trials(study.rows, "teach", "")}
+    for m in study.methods:
+        groups[f"{label(m)}: first stages, shared"] = select.trials(study.rows, "teach", m)
+        groups[label(m)] = select.trials(study.rows, "search", m)
+    groups["confirming, all"] = [r for r in select.trials(study.rows, "confirm") if r["method"]]
     for name, rows in groups.items():
+        if not rows and name not in map(label, study.methods):
+            continue
         counts = Counter(row["status"] for row in rows)
         seconds = sum(number(row, "seconds") or 0 for row in rows)
         found.append(
@@ -207,8 +144,9 @@ def teacher(study: Study) -> Table:
     facts = {
         "Network": study.manifest.get("teacher") or NONE,
         "Weights": f"from the file {file}" if file else "trained by this project on train only",
-        "Validation accuracy, % (n = 1)": metric(taught, study.metric),
-        "Test accuracy, % (n = 1)": metric(tested, "test_accuracy"),
+        **({"Came about": taught["reason"]} if taught and taught.get("reason") else {}),
+        f"{heading(study.metric)} (n = 1)": metric(taught, study.metric),
+        f"{heading(study.test_metric)} (n = 1)": metric(tested, study.test_metric),
         "Epochs": plain((taught or {}).get("epochs")),
         "Training time, s": plain(number(taught, "seconds")),
         "Parameters": metric(size, "num_params"),
@@ -263,6 +201,7 @@ def provenance(study: Study) -> Table:
         "Sampler, random trials": f"{known.get('sampler')}, {plain(known.get('random_start'))}",
         "Scheduler, rungs": f"{known.get('scheduler')}, epochs {plain(known.get('rungs'))}",
         "Devices": _distinct(study.rows, "device") or known.get("device"),
+        **({"Hardware": known["hardware"]} if known.get("hardware") else {}),
         "Hosts": _distinct(study.rows, "host"),
         "Operating system": system or "not recorded",
         "Versions": versions,
@@ -295,7 +234,7 @@ def confirmed_trials(study: Study) -> Table:
                 "Trial": str(row["number"]),
                 "Confirmed as": sources[row["trial"]],
                 "Validation, % (n = 1)": metric(row, study.metric),
-                "Test, %": accuracy(stats.summarise(study.confirmed(row).values())),
+                "Test, %": mean_sd(stats.summarise(study.confirmed(row).values())),
             }
             for row in ranked
             if row["trial"] in sources
@@ -330,4 +269,11 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "provenance": provenance,
     "confirmed": confirmed_trials,
     "top_trials": top_trials,
+    "comparison": tables_comparison.comparison,
+    "results": tables_comparison.results,
+    "quantisation": tables_compression.quantisation,
+    "pruning": tables_compression.pruning,
+    "calibration": tables_classes.calibration,
+    "classes": tables_classes.classes,
+    "front": tables_front.front,
 }

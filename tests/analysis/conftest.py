@@ -43,7 +43,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 def row(**values: Any) -> Row:
     """A finished row of the schema's usual columns."""
     usual = {
-        "schema": 1, "study": "made_up", "phase": "search", "method": "", "number": 0, "seed": 0,
+        "schema": results.SCHEMA_VERSION, "study": "made_up", "phase": "search", "method": "", "number": 0, "seed": 0,
         "stage": 0, "status": "finished", "epochs": 6, "seconds": 30.0, "device": "Some CPU",
         "host": "node", "started": "2026-11-21T10:00:00", "ended": "2026-11-21T10:01:00",
     }  # fmt: skip
@@ -106,15 +106,25 @@ CONFIRM = [
 
 
 def curves(rows: list[Row]) -> list[Row]:
-    """Epoch rows that rise to each search trial's value."""
+    """Epoch rows that rise to each search trial's value, and falling losses where `train_loss` is."""
     found = []
-    for verdict in rows:
-        for step in range(1, verdict["epochs"] + 1 if verdict["phase"] == "search" else 0):
-            value = (verdict["val_accuracy"] or 0.3) * (1 - 0.5 ** (step + 1))
-            found.append(
-                {name: verdict[name] for name in ("phase", "method", "trial", "number", "seed")}
-                | {"attempt": "0", "stage": 0, "epoch": step, "step": step, "val_accuracy": value}
-            )
+    for verdict in {
+        row["trial"]: row for row in rows if row["phase"] in ("search", "teach")
+    }.values():
+        for step in range(1, verdict["epochs"] + 1):
+            rise = 1 - 0.5 ** (step + 1)
+            who = ("phase", "method", "trial", "number", "seed")
+            known = {name: verdict[name] for name in who}
+            for name in ("val_accuracy", "val_miou"):
+                if name == "val_accuracy" or name in verdict:
+                    known[name] = (verdict.get(name) or 0.3) * rise
+            beta, gamma = verdict.get("beta") or 0.0, verdict.get("gamma") or 0.0
+            known |= {
+                "lr": 0.1 / step, "train_loss": 2 / step + beta + gamma, "hard_loss": 2 / step,
+                "soft_loss": 1 / step if beta else 0.0, "feature_loss": 0.5 if gamma else 0.0,
+                "val_loss": 1 / step,
+            }  # fmt: skip
+            found.append(known | {"attempt": "0", "stage": 0, "epoch": step, "step": step})
     return found
 
 

@@ -47,13 +47,13 @@ def test_nothing_there_at_all(tmp_path):
 
 
 def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
-    with pytest.raises(UsageError, match="schema 99, this version reads schema 1"):
+    with pytest.raises(UsageError, match="schema 99, this version reads schema 2"):
         load(made_up.put(tmp_path / "x", [], schema=99))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "not JSON"), ("[]", "schema None"), ('{"schema": 1, "study": "x"}', "family, methods")],
+    [("{", "not JSON"), ("[]", "schema None"), ('{"schema": 2, "study": "x"}', "family, methods")],
 )
 def test_a_broken_manifest_is_named(tmp_path, text, said):
     (tmp_path / "manifest.json").write_text(text)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis import plots
+from analysis import drawing, plots
 from analysis.load import load
 
 
@@ -45,7 +45,7 @@ def test_effects_are_differences_by_seed(study):
 
 def test_every_picture_is_a_png(study):
     for draw in plots.PLOTS.values():
-        assert plots.png(draw(study)).startswith(b"\x89PNG")
+        assert drawing.png(draw(study)).startswith(b"\x89PNG")
 
 
 def test_an_empty_study_has_no_pictures(made_up, tmp_path):
@@ -57,5 +57,5 @@ def test_a_study_of_one_failed_trial_can_be_drawn(made_up, tmp_path):
     rows = [made_up.trial("no_kd", 0, None, status="failed", epochs=1)]
     study = load(made_up.put(tmp_path / "x", rows, methods={"no_kd": {}}))
     assert plots.draw_differences(study) is None
-    assert plots.png(plots.draw_history(study)).startswith(b"\x89PNG")
-    assert plots.png(plots.draw_learning_curves(study)).startswith(b"\x89PNG")
+    assert drawing.png(plots.draw_history(study)).startswith(b"\x89PNG")
+    assert drawing.png(plots.draw_learning_curves(study)).startswith(b"\x89PNG")

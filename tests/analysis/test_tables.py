@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from analysis import tables
+from analysis import lines, tables
 from analysis.advice import advice, verdicts, warnings
 from analysis.cells import markdown
 from analysis.load import load
@@ -24,7 +24,7 @@ def cells(table, row, key="Method"):
 
 
 def test_the_raw_table_by_hand(study):
-    frame = tables.raw(study).set_index("method")
+    frame = lines.raw(study).set_index("method")
     assert list(frame.index) == ["teacher", "no_kd", "response", "feature", "combined"]
     assert frame.loc["teacher", ["mean", "n"]].to_list() == [0.985, 1]
     assert frame["mean"]["no_kd"] == pytest.approx(0.91)

@@ -1,0 +1,77 @@
+"""Before and after: what pruning and quantising did to a method, as numbers.
+
+Both sides come from the same confirming runs, whose every stage was measured on the test split.
+"""
+
+from dataclasses import dataclass
+
+from analysis import select, stats
+from analysis.load import Study
+from analysis.select import number
+from tune_kd.recipe import Quantize, Stage, from_json
+from tune_kd.results import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One method around its stages of one kind: the test metric over seeds, and sizes."""
+
+    before: stats.Summary | None  # None where nothing is confirmed
+    after: stats.Summary | None
+    difference: stats.Difference | None  # after minus before, paired by seed
+    sizes_before: Row
+    sizes_after: Row
+
+    @property
+    def only_zeros(self) -> bool:
+        """Whether weights became zero while the network kept its shape (magnitude pruning)."""
+        same = number(self.sizes_before, "num_params") == number(self.sizes_after, "num_params")
+        return same and number(self.sizes_after, "nonzero_params") is not None
+
+
+def change(study: Study, method: str, name: str) -> Change | None:
+    """What the stages `name` (Prune or Quantize) changed in the trial that stands for a method.
+
+    None where it has no such stage. Sizes are those of the first confirming run, of the search
+    trial where nothing is confirmed.
+    """
+    trial = study.chosen(method)
+    if trial is None or not select.compresses(study.stages[trial["trial"]], name):
+        return None
+    runs = {seed: select.around(rows, name) for seed, rows in study.confirming(trial).items()}
+    before, after = (
+        {s: number(r[side], study.test_metric) for s, r in runs.items()} for side in (0, 1)
+    )
+    known = [{s: v for s, v in side.items() if v is not None} for side in (before, after)]
+    searched = select.around(study.stages[trial["trial"]], name, shared=study.shared(method))
+    first, last = next(iter(runs.values()), searched)
+    return Change(
+        before=stats.summarise(known[0].values()),
+        after=stats.summarise(known[1].values()),
+        difference=stats.paired(known[1], known[0]),
+        sizes_before=sizes(study, first),
+        sizes_after=select.settled([last] if last else []),
+    )
+
+
+def sizes(study: Study, row: Row | None) -> Row:
+    """The sizes of a student at the end of a stage; what an uncut one lacks is the plain student's."""
+    own = select.settled([row] if row else [])
+    plain = select.settled([select.student_footprint(study.rows) or {}])
+    same = own.get("num_params") in (None, plain.get("num_params"))
+    return {**plain, **own} if same else own
+
+
+def stages_of(row: Row | None) -> tuple[Stage, ...]:
+    """The stages of a trial as its recipe has them; none where the row has no recipe."""
+    text = (row or {}).get("recipe")
+    return from_json(text).stages if text else ()
+
+
+def quantised(study: Study, method: str) -> str:
+    """How a method's students become int8: "static", "QAT", or "" where they stay float."""
+    trial = study.chosen(method)
+    if trial is None or not select.compresses(study.stages[trial["trial"]], "Quantize"):
+        return ""
+    kinds = [stage for stage in stages_of(trial) if isinstance(stage, Quantize)]
+    return "QAT" if any(stage.training for stage in kinds) else "static"

@@ -1,0 +1,104 @@
+"""Which trials no other beats: Pareto fronts and constraints over values by name.
+
+Pure functions of mappings; directions are those of `tune_kd.metrics`.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.select import number
+from tune_kd.errors import UsageError, unknown
+from tune_kd.metrics import METRICS
+
+Values = Mapping[str, Any]
+
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """A bound on a metric, in the unit of its column."""
+
+    name: str
+    sign: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.sign} {self.bound:g}"
+
+
+def parse(text: str) -> Constraint:
+    """A constraint as a space writes it; UsageError for another form or an unknown metric.
+
+    >>> print(parse("size_mb <= 3"))
+    size_mb <= 3
+    """
+    match = _FORM.fullmatch(text)
+    try:
+        name, sign, bound = match.groups() if match else ("", "", "")
+        found = Constraint(name=name, sign=sign, bound=float(bound))
+    except ValueError:
+        raise UsageError(
+            f"constraint {text!r}: write METRIC <= NUMBER or METRIC >= NUMBER"
+        ) from None
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
+    return found
+
+
+def broken(values: Values, constraints: Iterable[Constraint]) -> list[Constraint]:
+    """The constraints that values break; what was not measured breaks nothing.
+
+    >>> [str(c) for c in broken({"size_mb": 4.0}, [parse("size_mb <= 3"), parse("flops < 1")])]
+    ['size_mb <= 3']
+    """
+    found = []
+    for constraint in constraints:
+        value = number(values, constraint.name)
+        if value is not None and not _HOLDS[constraint.sign](value, constraint.bound):
+            found.append(constraint)
+    return found
+
+
+def front(points: Sequence[Values], objectives: Sequence[str]) -> list[int]:
+    """Indices of the points that no other dominates; a point that lacks an objective is left out.
+
+    One dominates another if it is at least as good in every objective and better in one. The result
+    is ordered by the first objective, best first.
+
+    >>> front([{"val_accuracy": 0.9, "size_mb": 2.0}, {"val_accuracy": 0.9, "size_mb": 3.0},
+    ...        {"val_accuracy": 0.8, "size_mb": 1.0}], ["val_accuracy", "size_mb"])
+    [0, 2]
+    """
+    costs = {at: cost for at, p in enumerate(points) if (cost := _costs(p, objectives)) is not None}
+    kept: list[int] = []
+    for at in sorted(
+        costs, key=lambda at: (costs[at], at)
+    ):  # nothing later dominates what is earlier
+        if not any(_dominates(costs[known], costs[at]) for known in kept):
+            kept.append(at)
+    return kept
+
+
+def _costs(values: Values, objectives: Sequence[str]) -> tuple[float, ...] | None:
+    """Values where less is better; None where one is missing."""
+    found = []
+    for name in objectives:
+        value = number(values, name)
+        if value is None:
+            return None
+        found.append(value if METRICS[name].higher_is_better is False else -value)
+    return tuple(found)
+
+
+def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    return first != second and all(a <= b for a, b in zip(first, second, strict=True))

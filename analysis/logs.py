@@ -1,0 +1,69 @@
+"""Training logs of the teacher and of each method's best trial, in the columns of the labs."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import select
+from analysis.compressing import stages_of
+from analysis.load import Study
+from analysis.select import number
+from tune_kd.recipe import Stage, training_of
+from tune_kd.results import Row
+
+# Columns and where their numbers come from; training accuracy is not measured.
+SOURCES = {
+    "lr": "lr",
+    "train_loss": "train_loss",
+    "train_ce": "hard_loss",
+    "train_kd": "soft_loss",
+    "train_feature": "feature_loss",
+    "val_loss": "val_loss",
+    "val_acc": "val_accuracy",
+}
+
+
+def logs(study: Study) -> dict[str, bytes]:
+    """File names and contents: `<trial>.csv` and `.json` for the teacher and the chosen trials.
+
+    Trials without epochs have no log. Losses are the terms before they are weighted; alpha and T are
+    this project's: the weight of the labels, and the temperature, empty where no outputs are taught.
+    """
+    taught = select.teacher(study.rows, "teach")
+    found: dict[str, bytes] = {}
+    for row in (taught, *(study.chosen(method) for method in study.methods)):
+        stages = stages_of(row)
+        seen = study.curves.get(row["trial"], []) if row else []
+        epochs = [_epoch(study, e) | _weights(row, stages, e) for e in seen]
+        if row and epochs:
+            frame = pd.DataFrame(epochs, dtype=object)
+            found[f"{row['trial']}.csv"] = frame.to_csv(index=False).encode()
+            about = {
+                name: row[name] for name in ("study", "phase", "method", "trial", "seed", "status")
+            }
+            text = json.dumps({**about, "epochs": epochs}, indent=1)
+            found[f"{row['trial']}.json"] = f"{text}\n".encode()
+    return found
+
+
+def _epoch(study: Study, row: Row) -> dict[str, Any]:
+    extra = ("val_miou",) if study.metric == "val_miou" else ()
+    measured = {name: number(row, column) for name, column in SOURCES.items()}
+    return {"epoch": row["step"], **measured, **{name: number(row, name) for name in extra}}
+
+
+def _weights(trial: Row | None, stages: Sequence[Stage], row: Row) -> dict[str, float | None]:
+    """The weight of the labels and the temperature of an epoch's stage, None where it trains nothing.
+
+    Of the trial's last training stage where the row has no recipe.
+    """
+    at = row["stage"] or 0
+    if at >= len(stages):
+        return {"alpha": number(trial, "alpha"), "T": number(trial, "temperature")}
+    training = training_of(stages[at])
+    if training is None:
+        return {"alpha": None, "T": None}
+    weights = training.weights
+    return {"alpha": weights.alpha, "T": weights.temperature if weights.beta > 0 else None}

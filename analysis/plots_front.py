@@ -1,0 +1,77 @@
+"""The trade-off between a study's first two objectives."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import fronts
+from analysis.cells import heading, label, spoken
+from analysis.drawing import INK, bare, colour_of, key
+from analysis.load import Study
+from analysis.select import number
+from analysis.tables_front import best_trials, front_trials
+from tune_kd.metrics import METRICS
+from tune_kd.results import Row
+
+
+def draw_front(study: Study) -> Figure | None:
+    """All finished trials: objective 2 to the right, objective 1 upwards, the front as a line."""
+    if len(study.objectives) < 2:
+        return None
+    up, right = study.objectives[:2]
+    known = [(t, x, y) for t in front_trials(study)
+             if (x := _value(t, right)) is not None and (y := _value(t, up)) is not None]  # fmt: skip
+    if not known:
+        return None
+    figure = Figure(figsize=(7.6, 5.0), layout="constrained")
+    axes = bare(figure.add_subplot())
+    for trial, x, y in known:
+        allowed = not fronts.broken(trial, study.constraints)
+        colour = colour_of(study, trial["method"])
+        axes.plot([x], [y], "o" if allowed else "x", color=colour, alpha=0.75, markersize=6)
+    kept = {trial["trial"] for trial in best_trials(study, [trial for trial, *_ in known])}
+    line = sorted((x, y, t["method"]) for t, x, y in known if t["trial"] in kept)
+    if len(study.objectives) == 2:  # with more a line through two of them would say nothing
+        step = "steps-pre" if METRICS[right].higher_is_better else "steps-post"
+        xs, ys = [x for x, *_ in line], [y for _, y, _ in line]
+        axes.plot(xs, ys, color=INK, linewidth=1, zorder=1, drawstyle=step)
+    for x, y, method in line:
+        axes.plot([x], [y], "o", color=colour_of(study, method), markersize=11, mec=INK, mew=1.5)
+    _bounds(axes, study)
+    axes.set_xlabel(heading(right))
+    axes.set_ylabel(heading(up))
+    axes.margins(0.08)
+    axes.set_title(
+        f"{study.name}: finished trials by {spoken(up)} and {spoken(right)}",
+        loc="left",
+        fontweight="bold",
+    )
+    entries: list[tuple[str, dict[str, Any]]] = [
+        (label(m), {"color": colour_of(study, m), "marker": "o", "linestyle": ""})
+        for m in study.methods
+    ]
+    ring = {"color": INK, "marker": "o", "markersize": 9, "mfc": "white", "linewidth": 1}
+    entries.append(("on the front", ring))
+    if study.constraints:
+        entries.append(("breaks a constraint", {"color": INK, "marker": "x", "linestyle": ""}))
+        entries.append(("constraint", {"color": INK, "linestyle": "--", "linewidth": 1}))
+    key(figure, axes, entries)
+    return figure
+
+
+def _value(trial: Row, name: str) -> float | None:
+    """A value in the unit of the page."""
+    value = number(trial, name)
+    return None if value is None else value * METRICS[name].scale
+
+
+def _bounds(axes: Axes, study: Study) -> None:
+    """The constraints on the two objectives as lines."""
+    up, right = study.objectives[:2]
+    for constraint in study.constraints:
+        value = constraint.bound * METRICS[constraint.name].scale
+        if constraint.name == right:
+            axes.axvline(value, color=INK, linestyle="--", linewidth=1)
+        elif constraint.name == up:
+            axes.axhline(value, color=INK, linestyle="--", linewidth=1)

@@ -1,0 +1,180 @@
+"""Images beside their masks, best and worst, and how the intersection over union is spread.
+
+The files are `predictions/<trial>.npz` of the confirming runs: images uint8 [n, H, W, 3], labels and
+predicted uint8 [n, H, W] (255: void), iou float64 [n], index int64 [n], worst first; and, if it is
+there, all_iou float64 of every test image.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from analysis.cells import label
+from analysis.drawing import GREY, bare, colour_of
+from analysis.load import Study
+
+VOID = 255
+VOID_COLOUR = (224, 224, 224)  # lighter than any class's grey
+SHOWN = 10  # of the worst and of the best
+COLUMNS = ("image", "truth", "prediction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The worst and the best images of one model, worst first, n of them; arrays as in the module."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+    iou: np.ndarray
+    index: np.ndarray
+    all_iou: np.ndarray | None
+
+
+def predictions(study: Study) -> dict[str, Predictions]:
+    """What is kept of the teacher and of each method's confirmed best, by method (or "teacher")."""
+    wanted = {"confirm-teacher": "teacher"}
+    for method in study.methods:
+        for rows in study.confirming(study.chosen(method)).values():
+            wanted[rows[-1]["trial"]] = method
+    found: dict[str, Predictions] = {}
+    for name in study.storage.names("predictions", ".npz"):
+        method = wanted.get(name.removesuffix(".npz"), "")
+        if (
+            method
+            and method not in found
+            and (read := _read(study.storage.read(f"predictions/{name}")))
+        ):
+            found[method] = read
+    return {m: found[m] for m in ("teacher", *study.methods) if m in found}
+
+
+def _read(data: bytes) -> Predictions | None:
+    """A file's arrays; None for one that is torn or not ours."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            names = ("images", "labels", "predicted", "iou", "index")
+            kept = {name: arrays[name] for name in names}
+            every = arrays["all_iou"] if "all_iou" in arrays.files else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    if not len(kept["images"]) or len({len(array) for array in kept.values()}) != 1:
+        return None
+    return Predictions(**kept, all_iou=every)
+
+
+def palette() -> np.ndarray:
+    """Colours of PASCAL VOC's classes, uint8 [256, 3]; void is light grey.
+
+    Bit 3i + c of a class's number is bit 7 - i of its colour's channel c.
+
+    >>> palette()[[0, 1, 2, 15]].tolist()
+    [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128]]
+    """
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    classes = np.arange(256)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((classes >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
+                np.uint8
+            )
+    colours[VOID] = VOID_COLOUR
+    return colours
+
+
+def draw_predictions(study: Study) -> Mapping[str, Figure] | None:
+    """A figure a model: its worst images on the left, its best on the right, beside their masks."""
+    found = predictions(study)
+    return {method: _figure(study, method, kept) for method, kept in found.items()} or None
+
+
+def _figure(study: Study, method: str, kept: Predictions) -> Figure:
+    half = min(SHOWN, max(1, len(kept.iou) // 2))
+    worst = list(range(min(half, len(kept.iou))))
+    best = [at for at in range(len(kept.iou) - 1, -1, -1) if at not in worst][:half]
+    sides = [("worst", worst)] + ([("best", best)] if best else [])
+    lines, colours = len(worst), palette()
+    tall = kept.images.shape[1] / kept.images.shape[2]
+    figure = Figure(
+        figsize=(0.4 + 4.4 * len(sides), 1.3 + (1.4 * tall + 0.1) * lines),
+        layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0),
+    )
+    figure.suptitle(
+        f"{study.name}, {_title(method)}: images with the lowest and the highest IoU",
+        x=0.01, ha="left", fontweight="bold",
+    )  # fmt: skip
+    halves = figure.subfigures(1, len(sides), wspace=0.02, squeeze=False)
+    for part, (name, places) in zip(halves.flat, sides, strict=True):
+        grid = part.subplots(lines, 3, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for line, at in enumerate(places):
+            masks = (colours[kept.labels[at]], colours[kept.predicted[at]])
+            for axes, picture in zip(grid[line], (kept.images[at], *masks), strict=True):
+                axes.imshow(picture, interpolation="nearest")
+            text = f"IoU {kept.iou[at] * 100:.1f} %"
+            grid[line, 2].set_title(text, fontsize=8, loc="right", pad=2)
+            grid[line, 0].set_title(f"test image {kept.index[at]}", fontsize=8, loc="left", pad=2)
+        part.suptitle(f"{name}: {', '.join(COLUMNS)}", fontsize=9)
+    _classes_key(figure, study, kept, colours)
+    return figure
+
+
+def _title(method: str) -> str:
+    return method if method == "teacher" else label(method)
+
+
+def _classes_key(figure: Figure, study: Study, kept: Predictions, colours: np.ndarray) -> None:
+    """The colours of the classes that occur in the masks."""
+    there = np.union1d(np.unique(kept.labels), np.unique(kept.predicted))
+    names = study.class_names
+    patches = [
+        Patch(
+            facecolor=colours[at] / 255, edgecolor=GREY, linewidth=0.4,
+            label="void" if at == VOID else names[at] if at < len(names) else str(at),
+        )
+        for at in map(int, there)
+    ]  # fmt: skip
+    columns = min(len(patches), 8)
+    figure.legend(
+        handles=patches, loc="outside lower left", ncols=columns, frameon=False, fontsize=8
+    )
+
+
+def draw_iou_distribution(study: Study) -> Figure | None:
+    """A panel a model: how many test images have which intersection over union."""
+    found = predictions(study)
+    if not found:
+        return None
+    columns = min(len(found), 3)
+    lines = -(-len(found) // columns)
+    figure = Figure(figsize=(1.0 + 2.9 * max(columns, 2), 1.0 + 2.2 * lines), layout="constrained")
+    whole = all(kept.all_iou is not None for kept in found.values())
+    what = "all test images" if whole else "only the worst and the best test images"
+    title = f"{study.name}: IoU of single images ({what})"
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(found) :]:
+        axes.set_visible(False)
+    for axes, (method, kept) in zip(grid.flat, found.items(), strict=False):
+        values = kept.all_iou if whole and kept.all_iou is not None else kept.iou
+        values = values[~np.isnan(values)] * 100
+        shade = "#222222" if method == "teacher" else colour_of(study, method)
+        bare(axes).hist(values, bins=20, range=(0, 100), color=shade, alpha=0.8)
+        if whole and len(values):
+            axes.axvline(float(values.mean()), color="black", linestyle=":", linewidth=1)
+        mean = f", mean {values.mean():.1f}" if whole and len(values) else ""
+        axes.set_title(f"{_title(method)}{mean}", loc="left", fontsize=10)
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("IoU, %")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("images")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure

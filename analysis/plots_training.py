@@ -1,0 +1,170 @@
+"""How the chosen trials were trained: losses, validation and learning rate by epoch."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from analysis.cells import heading, label, spoken
+from analysis.drawing import INK, bare, colour_of, key, panels_of
+from analysis.load import Study
+from analysis.select import BASELINE, number
+
+# A loss's column, its name, and how its line looks; the terms are unweighted, the total is weighted.
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "train_loss": ("total", {"color": INK, "linewidth": 4.5, "alpha": 0.3}),
+    "hard_loss": ("CE (labels)", {"color": "#0072B2"}),
+    "soft_loss": ("KD (outputs)", {"color": "#D55E00"}),
+    "feature_loss": ("feature", {"color": "#009E73"}),
+}
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")  # powers are slow to typeset
+UNUSED = ("soft_loss", "feature_loss")  # 0 throughout where they have no weight: not drawn
+
+Entry = tuple[str, dict[str, Any]]
+
+
+class Series(NamedTuple):
+    """A column of one trial over its epochs (steps from 1), where it is known."""
+
+    steps: list[int]
+    values: list[float]
+
+
+def series(study: Study, method: str, column: str) -> Series:
+    """A column of the trial that stands for a method; empty lists where there is none."""
+    trial = study.chosen(method)
+    rows = study.curves.get(trial["trial"], []) if trial else []
+    known = [(r["step"], value) for r in rows if (value := number(r, column)) is not None]
+    if column in UNUSED and not any(value for _, value in known):
+        known = []
+    return Series([step for step, _ in known], [value for _, value in known])
+
+
+def _any(study: Study, columns: Sequence[str]) -> bool:
+    return any(series(study, m, c).values for m in study.methods for c in columns)
+
+
+def draw_loss_components(study: Study) -> Figure | None:
+    """A panel a method: the weighted sum and its terms, each as it is before it is weighted."""
+    if not _any(study, list(LOSSES)):
+        return None
+    title = f"{study.name}: training loss and its parts (best trial of each method)"
+    figure, panels = panels_of(study, title, "loss")
+    drawn: list[float] = []
+    for method, axes in panels.items():
+        for column, (_, look) in LOSSES.items():
+            found = series(study, method, column)
+            if found.values:
+                axes.plot(*found, **look)
+                drawn += found.values
+        _epochs(axes)
+    _log_if_wide(list(panels.values()), drawn)
+    key(figure, axes, [(name, look) for name, look in LOSSES.values()])
+    return figure
+
+
+def draw_all_losses(study: Study) -> Figure | None:
+    """A panel a loss: the methods' best trials in one picture."""
+    shown = [column for column in LOSSES if _any(study, [column])]
+    if not shown:
+        return None
+    width = 1.2 + 2.7 * max(len(shown), 2)
+    figure = Figure(figsize=(width, 3.8), layout="constrained")
+    figure.suptitle(f"{study.name}: losses compared", x=0.01, ha="left", fontweight="bold")
+    grid = figure.subplots(1, len(shown), squeeze=False)
+    for axes, column in zip(grid.flat, shown, strict=True):
+        drawn: list[float] = []
+        for method in study.methods:
+            found = series(study, method, column)
+            if found.values:
+                _method(axes, study, method, found)
+                drawn += found.values
+        name = LOSSES[column][0]
+        axes.set_title(
+            "total (weights differ)" if name == "total" else name, loc="left", fontsize=10
+        )
+        _epochs(bare(axes))
+        _log_if_wide([axes], drawn)
+    grid[0, 0].set_ylabel("training loss")
+    _methods_key(figure, axes, study)
+    return figure
+
+
+def draw_learning_rate(study: Study) -> Figure | None:
+    """The learning rate of each method's best trial at the end of each epoch."""
+    if not _any(study, ["lr"]):
+        return None
+    figure, axes = _single(f"{study.name}: learning rate (best trial of each method)")
+    for method in study.methods:
+        _method(axes, study, method, series(study, method, "lr"))
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    _methods_key(figure, axes, study)
+    return figure
+
+
+def draw_validation_accuracy(study: Study) -> Figure | None:
+    """Validation accuracy of each method's best trial, with the baseline as a line."""
+    return None if study.metric == "val_miou" else _validation(study)
+
+
+def draw_validation_miou(study: Study) -> Figure | None:
+    """The same where mIoU is the study's metric."""
+    return _validation(study) if study.metric == "val_miou" else None
+
+
+def _validation(study: Study) -> Figure | None:
+    if not _any(study, [study.metric]):
+        return None
+    figure, axes = _single(f"{study.name}: {spoken(study.metric)} (best trial of each method)")
+    for method in study.methods:
+        found = series(study, method, study.metric)
+        _method(axes, study, method, Series(found.steps, [value * 100 for value in found.values]))
+    baseline = number(study.chosen(BASELINE), study.metric)
+    last: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": ":"}
+    if baseline is not None:
+        axes.axhline(baseline * 100, **last)
+    text = heading(study.metric)
+    axes.set_ylabel(text[0].lower() + text[1:])
+    said = [] if baseline is None else [(f"baseline at its end: {baseline * 100:.2f}", last)]
+    _methods_key(figure, axes, study, said)
+    return figure
+
+
+def _single(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    axes = bare(figure.add_subplot())
+    axes.set_title(title, loc="left", fontweight="bold")
+    _epochs(axes)
+    return figure, axes
+
+
+def _epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _method(axes: Axes, study: Study, method: str, found: Series) -> None:
+    style = "--" if method == BASELINE else "-"
+    axes.plot(*found, color=colour_of(study, method), linestyle=style, linewidth=2)
+
+
+def _methods_key(figure: Figure, axes: Axes, study: Study, more: Sequence[Entry] = ()) -> None:
+    entries: list[Entry] = [
+        (label(m), {"color": colour_of(study, m), "linestyle": "--" if m == BASELINE else "-"})
+        for m in study.methods
+    ]
+    key(figure, axes, [*entries, *more], ncols=5)
+
+
+def _log_if_wide(panels: Sequence[Axes], values: Sequence[float]) -> None:
+    """A log axis where the largest value would flatten the small ones."""
+    positive = [value for value in values if value > 0]
+    if positive and len(positive) == len(values) and max(positive) > 30 * min(positive):
+        for axes in panels:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(PLAIN)
+            axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,149 @@
+"""Beyond one number: calibration, agreement with the teacher, likeness of mistakes, single classes."""
+
+import numpy as np
+import pandas as pd
+
+from analysis import confusion, select, stats
+from analysis.cells import NONE, Table, gap, label, markdown, mean_sd, points, short
+from analysis.lines import kd_winner
+from analysis.load import Study
+from analysis.select import BASELINE, number
+
+# What a method is compared in: heading, column or "similarity", scale, whether lower is better.
+QUALITIES = (
+    ("Calibration error, %", "test_ece", 100.0),
+    ("Agreement with the teacher, %", "test_agreement", 100.0),
+    ("Class similarity", "similarity", 1.0),
+)
+SAID = (
+    "Calibration error (ECE, 15 bins): lower is better. Agreement: the share of test {places} for "
+    "which student and teacher predict the same class. Class similarity: Spearman's correlation "
+    "between the mistakes of student and teacher (each pair of true and wrong class, as a share of "
+    "the true one): it says whether they confuse the same classes, not why, and not that the teacher "
+    "is the cause. Differences are to the baseline, paired by seed, with a 95 % interval."
+)
+LONG, SHOWN = 20, 10  # more classes than this: so many of the best and of the worst changes
+
+
+def qualities(study: Study, method: str, name: str) -> dict[int, float]:
+    """A confirmed method's calibration error, agreement or class similarity, by seed."""
+    if name != "similarity":
+        return study.confirmed(study.chosen(method), name)
+    teacher = confusion.of_teacher(study)
+    if teacher is None:
+        return {}
+    found = {
+        seed: confusion.similarity(cells, teacher)
+        for seed, cells in confusion.of_method(study, method).items()
+    }
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def calibration(study: Study) -> Table:
+    """The test metric, calibration error, agreement and class similarity, each with its difference."""
+    title = "Calibration and likeness to the teacher (test split)"
+    methods = [m for m in study.methods if study.confirmed(study.chosen(m))]
+    values = {(m, name): qualities(study, m, name) for m in methods for _, name, _ in QUALITIES}
+    if not any(values.values()):
+        return title, ""
+    column = f"{short(study.test_metric)}, %"
+    taught = select.teacher(study.rows, "confirm")
+    known = number(taught, study.test_metric)
+    rows = [
+        {
+            "Method": "teacher",
+            column: mean_sd(stats.summarise([] if known is None else [known])),
+            **_of_teacher(number(taught, "test_ece")),
+        }
+    ]
+    sentences = []
+    for method in methods:
+        tested = stats.summarise(study.confirmed(study.chosen(method)).values())
+        row = {"Method": label(method), column: mean_sd(tested)}
+        said = []
+        for heading, name, scale in QUALITIES:
+            own = values[method, name]
+            row[heading] = mean_sd(stats.summarise(own.values()), scale=scale)
+            if BASELINE in methods:
+                change = stats.paired(own, values[BASELINE, name]) if method != BASELINE else None
+                row[f"Δ {_first(heading)}"] = gap(change, scale=scale)
+                if change:
+                    said.append(f"{_first(heading)} {_direction(change)}")
+        rows.append(row)
+        if said:
+            sentences.append(f"- **{method}**, against the baseline: {', '.join(said)}.")
+    frame = pd.DataFrame(rows).fillna(NONE)
+    note = SAID.format(places="pixels" if study.dense else "images")
+    return title, "\n\n".join(
+        [markdown(frame), note, *(["\n".join(sentences)] if sentences else [])]
+    )
+
+
+def _of_teacher(error: float | None) -> dict[str, str]:
+    return {QUALITIES[0][0]: mean_sd(stats.summarise([] if error is None else [error]))}
+
+
+def _first(heading: str) -> str:
+    """A heading without its unit, as it stands within a sentence."""
+    text = heading.split(",")[0]
+    return text[0].lower() + text[1:]
+
+
+def _direction(change: stats.Difference) -> str:
+    words = {"helps": "higher", "hurts": "lower", "no evidence": "no evidence of a difference"}
+    return words.get(change.verdict, "too few seeds to say")
+
+
+def classes(study: Study) -> Table:
+    """Each class: teacher, baseline and the best method with distillation, means over seeds.
+
+    Accuracy, or intersection over union where every pixel has a label. Of more than twenty classes
+    the ten that gained most and the ten that lost most.
+    """
+    what = "IoU" if study.dense else "accuracy"
+    title = f"Classes: {what}, % (test split)"
+    best = kd_winner(study)
+    models = [m for m in (BASELINE, best) if m and m in study.methods]
+    found = {m: confusion.of_method(study, m) for m in models}
+    means = {label(m): _mean(study, list(cells.values())) for m, cells in found.items() if cells}
+    taught = confusion.of_teacher(study)
+    if taught is not None:
+        means = {"teacher": _mean(study, [taught]), **means}
+    if not means or len({len(values) for values in means.values()}) != 1:
+        return title, ""
+    counts = {"teacher": 1, **{label(m): len(cells) for m, cells in found.items()}}
+    size = len(next(iter(means.values())))
+    frame = pd.DataFrame({"Class": _names(study, size)})
+    for name, values in means.items():
+        frame[f"{name} (n = {counts[name]})"] = [_percent(value) for value in values]
+    base = means.get(label(BASELINE))
+    change = means[best] - base if best in means and base is not None else None
+    if change is not None:
+        frame["Difference, pp"] = [NONE if np.isnan(c) else points(c) for c in change]
+        if size > LONG:
+            order = [int(at) for at in np.argsort(-change) if not np.isnan(change[at])]
+            kept = order[:SHOWN] + order[SHOWN:][-SHOWN:]
+            frame = frame.iloc[kept]
+            title = f"{title[:-1]}; of {size} the {SHOWN} best and the {SHOWN} worst changes)"
+    elif size > LONG:
+        frame = frame.head(LONG)
+        title = f"{title[:-1]}; of {size} the first {LONG})"
+    note = "Means over n seeds; single classes were not tested for differences."
+    return title, f"{markdown(frame)}\n\n{note}"
+
+
+def _mean(study: Study, matrices: list[confusion.Matrix]) -> confusion.Floats:
+    """Mean over seeds of each class's value; NaN for a class that no seed has."""
+    values = np.stack([confusion.by_class(cells, dense=study.dense) for cells in matrices])
+    there = ~np.isnan(values)
+    total = np.where(there, values, 0.0).sum(axis=0)
+    return confusion.divided(total, there.sum(axis=0))
+
+
+def _names(study: Study, size: int) -> list[str]:
+    names = study.class_names
+    return names if len(names) == size else [str(at) for at in range(size)]
+
+
+def _percent(value: float) -> str:
+    return NONE if np.isnan(value) else f"{value * 100:.2f}"

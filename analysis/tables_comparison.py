@@ -1,0 +1,156 @@
+"""The comparison of methods in the labs' own form: on the page and as a text file of fixed width."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import select, stats
+from analysis.cells import NONE, Table, markdown, mean_sd, metric, ratio, short, times
+from analysis.lines import Line, kd_winner, lines
+from analysis.load import Study
+from analysis.select import BASELINE, number
+from tune_kd.results import Row
+
+NAMES = {
+    BASELINE: "Without KD (Baseline)",
+    "response": "Response-Based",
+    "feature": "Feature-Based",
+    "combined": "Combined",
+}
+IMPROVEMENTS = "IMPROVEMENTS OVER BASELINE"
+WIDTHS = (32, 13, 19)  # of all columns but the last; wider where a cell needs it
+RULE = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Cells of the table, and each method's improvement over the baseline as text."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    improvements: list[tuple[str, str]]
+
+
+def compare(study: Study) -> Comparison | None:
+    """Every method on the test split; None where nothing is confirmed."""
+    found = [line for line in lines(study) if line.method != "teacher"]
+    if not any(line.test for line in found):
+        return None
+    columns = ("Knowledge Distillation", short(study.test_metric))
+    return Comparison(
+        columns=(*columns, "# Parameters", "Inference Speed (ms)"),
+        rows=[_cells(line) for line in found],
+        improvements=[
+            (name(line.method), _improvement(study, line)) for line in found if line.difference
+        ],
+    )
+
+
+def name(method: str) -> str:
+    """A method as the labs call it; others by their own name."""
+    return NAMES.get(method, method)
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    return name(line.method), fraction(line.test), millions(line.footprint), speed(line.footprint)
+
+
+def fraction(summary: stats.Summary | None) -> str:
+    """Four decimals of a fraction; spread and n where there are several seeds.
+
+    >>> fraction(stats.Summary(mean=0.6245, sd=None, n=1))
+    '0.6245'
+    >>> fraction(stats.Summary(mean=0.6245, sd=0.0021, n=3))
+    '0.6245 ± 0.0021 (n = 3)'
+    """
+    if summary is None:
+        return NONE
+    spread = "" if summary.sd is None else f" ± {summary.sd:.4f} (n = {summary.n})"
+    return f"{summary.mean:.4f}{spread}"
+
+
+def millions(row: Row | None) -> str:
+    """Parameters in millions, with more digits below ten thousand.
+
+    >>> millions({"num_params": 2_812_345.0}), millions({"num_params": 1030.0})
+    ('2.81M', '0.0010M')
+    """
+    value = number(row, "num_params")
+    if value is None:
+        return NONE
+    return f"{value / 1e6:.{2 if value >= 1e4 else 4}f}M"
+
+
+def speed(row: Row | None) -> str:
+    """Milliseconds for one image: mean ± standard deviation."""
+    mean, spread = number(row, "latency_ms"), number(row, "latency_ms_sd")
+    if mean is None:
+        return NONE
+    return f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
+
+
+def _improvement(study: Study, line: Line) -> str:
+    """Absolute, in percent of the baseline's value on the same seeds, and the interval if any."""
+    change = line.difference
+    assert change is not None
+    baseline = study.confirmed(study.chosen(BASELINE))
+    common = baseline.keys() & study.confirmed(study.chosen(line.method)).keys()
+    level = sum(baseline[seed] for seed in common) / len(common)
+    share = f" ({change.mean / level * 100:+.2f}%)" if level else ""
+    text = f"{change.mean:+.4f}{share}"
+    if change.low is None or change.high is None:
+        return text
+    return f"{text} [{change.low:+.4f}, {change.high:+.4f}] (n = {change.n})"
+
+
+def comparison(study: Study) -> Table:
+    """Methods side by side with their improvements over the baseline, on the test split."""
+    found = compare(study)
+    title = "Knowledge distillation compared (test split)"
+    if found is None:
+        return title, ""
+    frame = pd.DataFrame(found.rows, columns=list(found.columns))
+    items = "\n".join(f"- {method}: {text}" for method, text in found.improvements)
+    block = f"\n\n{IMPROVEMENTS}:\n\n{items}" if items else ""
+    return title, markdown(frame) + block
+
+
+def text(study: Study) -> bytes | None:
+    """kd_comparison_results.txt: the same in columns of fixed width; None where nothing is confirmed."""
+    found = compare(study)
+    if found is None:
+        return None
+    table = [found.columns, *found.rows]
+    longest = [max(len(row[at]) for row in table) for at in range(len(found.columns))]
+    widths = [max(width, longest[at] + 2) for at, width in enumerate(WIDTHS)]
+    shown = ["".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)) for row in table]
+    rule = "-" * max(RULE, sum(widths) + longest[-1])
+    items = [f"  {method.ljust(widths[0])}{change}" for method, change in found.improvements]
+    block = ["", f"{IMPROVEMENTS}:", *items] if items else []
+    return "\n".join([shown[0], rule, *shown[1:], *block, ""]).encode()
+
+
+def results(study: Study) -> Table:
+    """Teacher, student on labels, student with distillation: accuracy and compression."""
+    title = "Results (test split)"
+    found = {line.method: line for line in lines(study)}
+    if not any(line.test for line in found.values()):
+        return title, pd.DataFrame()
+    best = kd_winner(study)
+    names = {
+        "teacher": f"Teacher ({study.manifest.get('teacher') or 'unknown'})",
+        BASELINE: "Student baseline",
+        **({best: f"Student + KD ({best})"} if best else {}),
+    }
+    whole = number(select.teacher(study.rows, "measure"), "num_params")
+    cells = [
+        {
+            "Model": shown,
+            f"{short(study.test_metric)}": mean_sd(found[method].test),
+            "Parameters": metric(found[method].footprint, "num_params"),
+            "Compression": times(ratio(whole, number(found[method].footprint, "num_params"))),
+        }
+        for method, shown in names.items()
+        if method in found
+    ]
+    return title, pd.DataFrame(cells)

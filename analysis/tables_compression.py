@@ -1,0 +1,207 @@
+"""What pruning and quantising did: two tables, and a file with every pruned trial."""
+
+import csv
+import io
+import math
+
+import pandas as pd
+
+from analysis import select, stats
+from analysis.cells import NONE, Table, latency, markdown, mean_sd, metric, ratio, short, times
+from analysis.compressing import Change, change, quantised, sizes, stages_of
+from analysis.lines import is_compressed, kd_winner
+from analysis.load import Study
+from analysis.select import BASELINE, number
+from tune_kd.recipe import Prune
+from tune_kd.results import Row
+
+CSV_COLUMNS = (
+    "experiment", "prune_method", "prune_ratio", "params_before", "params_after", "size_mb_before",
+    "size_mb_after", "top1_before", "top1_after", "inference_ms_after", "split",
+)  # fmt: skip
+COMPILED = "compiled_latency_ms"
+
+
+def quantisation(study: Study) -> Table:
+    """Teacher, float students and int8 students: accuracy, size, compiled latency; test split."""
+    title = "Quantisation (test split)"
+    kinds = {method: kind for method in study.methods if (kind := quantised(study, method))}
+    if not kinds:
+        return title, ""
+    taught = select.teacher(study.rows, "measure")
+    rows = [_teacher(study, taught)]
+    best = kd_winner(study)
+    if best and not is_compressed(study, best):
+        rows.append((f"Student, distilled ({best})", _tested(study, best), _foot(study, best)))
+    else:
+        method = next(iter(kinds))
+        found = change(study, method, "Quantize")
+        before = found.before if found else None
+        plain = select.student_footprint(study.rows)
+        rows.append((f"Student, before quantising ({method})", before, plain))
+    if BASELINE in study.methods and BASELINE not in kinds:
+        rows.append(
+            ("Baseline (no distillation)", _tested(study, BASELINE), _foot(study, BASELINE))
+        )
+    for kind in ("static", "QAT"):
+        rows += [
+            (f"Quantised student, {kind} ({method})", _tested(study, method), _foot(study, method))
+            for method in kinds
+            if kinds[method] == kind
+        ]
+    cells = [
+        {
+            "Model Type": name,
+            "Parameters": metric(foot, "num_params"),
+            short(study.test_metric): mean_sd(test),
+            "Size (MB)": metric(foot, "size_mb"),
+            "Inference Time": _time(taught, foot),
+            "Compression": times(ratio(number(taught, "size_mb"), number(foot, "size_mb"))),
+        }
+        for name, test, foot in rows
+    ]
+    return title, f"{markdown(pd.DataFrame(cells))}\n\n{_about_time([foot for *_, foot in rows])}"
+
+
+def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
+    known = number(select.teacher(study.rows, "confirm"), study.test_metric)
+    name = f"Teacher ({study.manifest.get('teacher') or 'unknown'})"
+    return name, stats.summarise([] if known is None else [known]), foot
+
+
+def _tested(study: Study, method: str) -> stats.Summary | None:
+    return stats.summarise(study.confirmed(study.chosen(method)).values())
+
+
+def _foot(study: Study, method: str) -> Row | None:
+    return study.footprint(study.chosen(method))
+
+
+def _time(taught: Row | None, foot: Row | None) -> str:
+    """Compiled latency with the speed-up against the teacher's, compiled as well."""
+    own = number(foot, COMPILED)
+    if own is None:
+        return NONE
+    gain = ratio(number(taught, COMPILED), own)
+    if gain is None or foot is taught:
+        return f"{latency(foot, COMPILED)} ms"
+    said = f"{gain:.1f}x faster" if gain >= 1 else f"{1 / gain:.1f}x slower"
+    return f"{latency(foot, COMPILED)} ms ({said})"
+
+
+def _about_time(feet: list[Row | None]) -> str:
+    """What the times are of, and why some are missing."""
+    lacking = [foot for foot in feet if number(foot, COMPILED) is None]
+    reasons = sorted({foot["reason"] for foot in lacking if foot and foot.get("reason")})
+    devices = sorted({foot["device"] for foot in feet if foot and foot.get("device")})
+    text = "Inference time: one image, every network compiled" + (
+        f", on {', '.join(devices)}." if devices else "."
+    )
+    if lacking:
+        why = "; ".join(reasons) or "not measured"
+        text += f" Where there is none: {why}."
+    return f"{text} Compression: the teacher's size divided by the model's."
+
+
+def pruning(study: Study) -> Table:
+    """Teacher, baseline, distilled student, and each pruning method before and after; test split."""
+    title = "Pruning (test split)"
+    changes = {m: found for m in study.methods if (found := change(study, m, "Prune"))}
+    if not changes:
+        return title, ""
+    taught = select.teacher(study.rows, "measure")
+    name, test, _ = _teacher(study, taught)
+    rows = [_line(study, name, test, taught or {})]
+    best = kd_winner(study)
+    plain = {"Student baseline": BASELINE, "Student + KD": best}
+    for called, method in plain.items():
+        if method in study.methods and not is_compressed(study, method):
+            foot = _foot(study, method) or {}
+            rows.append(_line(study, f"{called} ({method})", _tested(study, method), foot))
+    for method, found in changes.items():
+        rows.append(_line(study, f"{method}, before pruning", found.before, found.sizes_before))
+        foot = found.sizes_after
+        rows.append(
+            _line(study, f"{method}, after", found.after, foot, only_zeros=found.only_zeros)
+        )
+    note = "Compression: the teacher's parameters divided by the model's."
+    if any(found.only_zeros for found in changes.values()):
+        note += (
+            " Magnitude pruning sets weights to zero and keeps the shape: there parameters are those "
+            "that are not zero, and FLOPs count the zeros."
+        )
+    return title, f"{markdown(pd.DataFrame(rows))}\n\n{note}"
+
+
+def _line(
+    study: Study, name: str, test: stats.Summary | None, foot: Row, *, only_zeros: bool = False
+) -> dict[str, str]:
+    column = "nonzero_params" if only_zeros else "num_params"
+    whole = number(select.teacher(study.rows, "measure"), "num_params")
+    params = number(foot, column)
+    return {
+        "Model": name,
+        short(study.test_metric): mean_sd(test),
+        "Parameters": metric(foot, column) + (" nonzero" if only_zeros else ""),
+        "Compression": times(ratio(whole, params)),
+        "FLOPs": metric(foot, "flops"),
+    }
+
+
+def pruning_csv(study: Study) -> bytes | None:
+    """pruning_comparison.csv: every finished trial with a pruning stage, then every confirming run.
+
+    Accuracies are fractions of the split in the last column (val: of the search; test: of confirm).
+    Parameters after magnitude pruning are those that are not zero. None where nothing was pruned.
+    """
+    found = []
+    for method in study.methods:
+        ended = select.trials(study.rows, "search", method)
+        for trial in sorted(ended, key=lambda row: row["number"]):
+            rows = study.stages[trial["trial"]]
+            if trial["status"] != "finished" or not select.compresses(rows, "Prune"):
+                continue
+            around = select.around(rows, "Prune", shared=study.shared(method))
+            found.append(_experiment(study, trial, around, split="val"))
+            for stages in study.confirming(trial).values():
+                around = select.around(stages, "Prune")
+                found.append(_experiment(study, trial, around, split="test"))
+    if not found:
+        return None
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return buffer.getvalue().encode()
+
+
+def _experiment(
+    study: Study, trial: Row, around: tuple[Row | None, Row | None], *, split: str
+) -> dict[str, object]:
+    before, after = around
+    assert after is not None
+    stages = [stage for stage in stages_of(trial) if isinstance(stage, Prune)]
+    first = sizes(study, before)
+    last = select.settled([after])
+    zeros = Change(
+        before=None, after=None, difference=None, sizes_before=first, sizes_after=last
+    ).only_zeros
+    kept = math.prod(1 - stage.ratio for stage in stages)
+    return {
+        "experiment": after["trial"],
+        "prune_method": "+".join(dict.fromkeys(stage.method for stage in stages)),
+        "prune_ratio": round(1 - kept, 6) if stages else None,
+        "params_before": _whole(first, "num_params"),
+        "params_after": _whole(last, "nonzero_params" if zeros else "num_params"),
+        "size_mb_before": number(first, "size_mb"),
+        "size_mb_after": number(last, "size_mb"),
+        "top1_before": number(before, f"{split}_accuracy"),
+        "top1_after": number(after, f"{split}_accuracy"),
+        "inference_ms_after": number(study.footprint(trial), "latency_ms"),
+        "split": split,
+    }
+
+
+def _whole(row: Row, name: str) -> int | None:
+    value = number(row, name)
+    return None if value is None else int(value)

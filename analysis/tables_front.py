@@ -1,0 +1,58 @@
+"""The trade-offs that a search with several objectives found."""
+
+import pandas as pd
+
+from analysis import fronts, select, stats
+from analysis.cells import NONE, Table, heading, label, latency, markdown, mean_sd, metric, spoken
+from analysis.load import Study
+from tune_kd.results import Row
+
+
+def front_trials(study: Study) -> list[Row]:
+    """All finished search trials with what is known of them by name (`Study.values`)."""
+    found = select.trials(study.rows, "search")
+    return [
+        study.values(r) for r in found if r["status"] == "finished" and r["method"] in study.methods
+    ]
+
+
+def best_trials(study: Study, trials: list[Row]) -> list[Row]:
+    """Of these trials the Pareto front over the study's objectives that keeps its constraints."""
+    allowed = [trial for trial in trials if not fronts.broken(trial, study.constraints)]
+    return [allowed[at] for at in fronts.front(allowed, study.objectives)]
+
+
+def front(study: Study) -> Table:
+    """Trials that no other beats in every objective; then those that only a constraint keeps out."""
+    title = f"Front of {', '.join(map(spoken, study.objectives))} (validation, n = 1)"
+    if len(study.objectives) < 2:
+        return title, ""
+    trials = front_trials(study)
+    kept = best_trials(study, trials)
+    names = {trial["trial"] for trial in kept}
+    free = [trials[at] for at in fronts.front(trials, study.objectives)]
+    out = [t for t in free if t["trial"] not in names and fronts.broken(t, study.constraints)]
+    if not kept and not out:
+        return title, ""
+    frame = pd.DataFrame([_line(study, trial) for trial in (*kept, *out)])
+    note = "No other finished trial is at least as good in every objective and better in one."
+    if study.constraints:
+        note += (
+            f" Constraints: {', '.join(map(str, study.constraints))}; trials that break one are listed "
+            "where they would be on the front without it."
+        )
+    return title, f"{markdown(frame)}\n\n{note}"
+
+
+def _line(study: Study, trial: Row) -> dict[str, str]:
+    broken = fronts.broken(trial, study.constraints)
+    bound = [c.name for c in study.constraints]
+    names = dict.fromkeys([*study.objectives, *bound])
+    cells = {"Method": label(trial["method"]), "Trial": str(trial["number"])}
+    cells |= {heading(n): metric(trial, n) for n in names if n != "latency_ms"}
+    cells["Latency, ms"] = latency(trial)
+    if study.constraints:
+        cells["Allowed"] = f"no: {', '.join(map(str, broken))}" if broken else "yes"
+    tested = stats.summarise(study.confirmed(trial).values())
+    cells[heading(study.test_metric)] = mean_sd(tested) if tested else NONE
+    return cells

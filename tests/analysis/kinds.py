@@ -1,0 +1,162 @@
+"""Studies of other kinds than the usual one: pruned and quantised, with a label a pixel, several objectives.
+
+Each function gives what `made_up.put` wants: rows, and what the manifest has beside the usual.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tune_kd.recipe import Distill, Images, LossWeights, Prune, Quantize, Recipe, Stage, to_json
+from tune_kd.storage import Storage
+
+Row = dict[str, Any]
+IMAGES = Images(task="digits", train_hash="made", num_classes=2)
+TRAIN = Distill(epochs=3, weights=LossWeights(alpha=0.5, beta=0.5, temperature=4.0))
+TUNE = Distill(epochs=2, weights=LossWeights(alpha=1.0))
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "no_kd": (Distill(epochs=6),),
+    "response": (TRAIN,),
+    "channels": (TRAIN, Prune(ratio=0.5), TUNE),
+    "zeros": (TRAIN, Prune(method="magnitude", ratio=0.5), TUNE),
+    "static": (TRAIN, Quantize()),
+    "qat": (TRAIN, Quantize(training=TUNE)),
+}
+NAMES = {"distill": "Distill", "prune": "Prune", "quantize": "Quantize"}
+PLAIN = {"num_params": 20_000.0, "nonzero_params": 20_000.0, "size_mb": 0.08, "flops": 1e6}
+CUT = {"num_params": 5_000.0, "nonzero_params": 5_000.0, "size_mb": 0.02, "flops": 4e5}
+ZEROS = {**PLAIN, "nonzero_params": 10_000.0}
+INT8 = {**PLAIN, "size_mb": 0.025}
+# Of each method: the sizes, the validation and the test metric (seeds 1000 to 1002) after each stage.
+STORY: dict[str, list[tuple[Row, float, list[float]]]] = {
+    "no_kd": [(PLAIN, 0.90, [0.90, 0.91, 0.92])],
+    "response": [(PLAIN, 0.95, [0.93, 0.94, 0.95])],
+    "channels": [
+        (PLAIN, 0.94, [0.93, 0.94, 0.95]),
+        (CUT, 0.60, [0.61, 0.62, 0.63]),
+        (CUT, 0.91, [0.91, 0.92, 0.93]),
+    ],
+    "zeros": [
+        (PLAIN, 0.94, [0.93, 0.94, 0.95]),
+        (ZEROS, 0.80, [0.81, 0.82, 0.83]),
+        (ZEROS, 0.93, [0.92, 0.93, 0.94]),
+    ],
+    "static": [(PLAIN, 0.94, [0.93, 0.94, 0.95]), (INT8, 0.90, [0.83, 0.84, 0.85])],
+    "qat": [(PLAIN, 0.94, [0.93, 0.94, 0.95]), (INT8, 0.93, [0.92, 0.93, 0.94])],
+}
+
+
+def recipe(method: str) -> str:
+    return to_json(Recipe(images=IMAGES, student="digits_student", stages=STAGES[method]))
+
+
+def run(made: Any, method: str, *, seed: int = 0) -> list[Row]:
+    """A search trial, or with a seed from 1000 the run that confirms it: a row a stage."""
+    rows = []
+    for stage, (sizes, value, tests) in enumerate(STORY[method]):
+        known = {
+            "recipe": recipe(method),
+            "stage": stage,
+            "stage_name": NAMES[STAGES[method][stage].kind],
+        }
+        if seed:
+            measured = {"test_accuracy": tests[seed - 1000]}
+            (row,) = made.confirmation(method, 0, "best+textbook", [0.0])
+            row = row | {"seed": seed, "trial": f"confirm-{method}-0-{seed}"} | measured
+        else:
+            row = made.row(
+                method=method, number=0, trial=f"{method}-0", origin="textbook", val_accuracy=value,
+                val_loss=0.5, alpha=1.0, beta=0.5, gamma=0.0, temperature=4.0, **{"config.lr": 0.1},
+            )  # fmt: skip
+        rows.append(row | known | sizes)
+    return rows
+
+
+def compressed(made: Any, *, compiler: bool = True) -> tuple[list[Row], dict[str, Any]]:
+    """Six methods, each with one trial and three confirming seeds."""
+    why = None if compiler else "no C++ compiler"
+
+    def measure(trial: str, latency: float, compiled: float, sizes: Row, **who: Any) -> Row:
+        return made.row(
+            phase="measure", trial=f"measure-{trial}", latency_ms=latency, latency_ms_sd=0.01,
+            compiled_latency_ms=compiled if compiler else None,
+            compiled_latency_ms_sd=0.02 if compiler else None, reason=why, **sizes, **who,
+        )  # fmt: skip
+
+    teacher = {"num_params": 500_000.0, "size_mb": 2.0, "flops": 1e7}
+    rows = [
+        made.row(phase="teach", trial="teacher-f00d", val_accuracy=0.99, epochs=8),
+        made.row(phase="confirm", trial="confirm-teacher", test_accuracy=0.985),
+        measure("teacher", 2.0, 1.0, teacher),
+        measure("student", 0.5, 0.25, PLAIN),
+        measure("channels-0", 0.4, 0.2, CUT, method="channels", source="channels-0"),
+        measure("static-0", 0.9, 0.1, INT8, method="static", source="static-0"),
+        measure("qat-0", 0.9, 2.0, INT8, method="qat", source="qat-0"),
+    ]
+    for method in STAGES:
+        rows += run(made, method)
+        rows += [row for seed in (1000, 1001, 1002) for row in run(made, method, seed=seed)]
+    methods = {method: {"textbook": {"lr": 0.1}} for method in STAGES}
+    objectives = {"objectives": ["val_accuracy", "size_mb"], "constraints": ["size_mb <= 0.07"]}
+    return rows, {"methods": methods, "class_names": ["cat", "dog"], **objectives}
+
+
+# Confusion of three classes, background first; each class of the teacher has an IoU known by heart.
+TEACHER = [[90, 10, 0], [0, 20, 0], [0, 0, 20]]  # 0.9, 2/3, 1
+STUDENTS = {
+    "no_kd": [[[80, 20, 0], [0, 20, 0], [10, 0, 10]], [[80, 20, 0], [0, 20, 0], [0, 0, 20]]],
+    "response": [[[90, 10, 0], [0, 20, 0], [0, 0, 20]], [[90, 10, 0], [2, 18, 0], [0, 0, 20]]],
+}
+MIOU = {"no_kd": [0.50, 0.52], "response": [0.60, 0.66]}
+
+
+def dense(made: Any) -> tuple[list[Row], dict[str, Any]]:
+    """A baseline and one method, each confirmed with two seeds, a label for every pixel."""
+    rows = [
+        made.row(phase="teach", trial="teacher-f00d", val_accuracy=0.95, val_miou=0.71, epochs=8),
+        made.row(phase="measure", trial="measure-teacher", num_params=5e5, latency_ms=2.0),
+        made.row(phase="measure", trial="measure-student", num_params=2_812_345.0, latency_ms=45.23,
+                 latency_ms_sd=1.52, size_mb=11.2, flops=1e9),
+        made.row(phase="confirm", trial="confirm-teacher", test_accuracy=0.94, test_miou=0.70,
+                 test_ece=0.02, test_confusion=[n for line in TEACHER for n in line]),
+    ]  # fmt: skip
+    for method, tests in MIOU.items():
+        rows.append(made.trial(method, 0, 0.9, val_miou=tests[0] + 0.01))
+        for seed, miou in enumerate(tests):
+            (row,) = made.confirmation(method, 0, "best+textbook", [0.9])
+            cells = [n for line in STUDENTS[method][seed] for n in line]
+            rows.append(
+                row
+                | {
+                    "seed": 1000 + seed,
+                    "trial": f"confirm-{method}-0-{1000 + seed}",
+                    "test_miou": miou,
+                }
+                | {"test_confusion": cells, "test_ece": 0.05 + 0.01 * seed, "test_agreement": 0.8}
+            )
+    methods = {method: {"textbook": {"lr": 0.1}} for method in MIOU}
+    changes = {"methods": methods, "metric": "val_miou", "dense": True}
+    return rows, {**changes, "class_names": ["background", "cat", "dog"]}
+
+
+def put_predictions(folder: Path | str, trial: str, *, count: int = 20, side: int = 24) -> None:
+    """`predictions/<trial>.npz`: discs of classes 1 and 2, predicted the worse the lower the number."""
+    y, x = np.mgrid[:side, :side]
+    middle = (y - side / 2) ** 2 + (x - side / 2) ** 2
+    truth = np.stack([(middle < (side / 3) ** 2) * (1 + at % 2) for at in range(count)])
+    labels = truth.astype(np.uint8)
+    labels[:, 0] = 255
+    guesses = [
+        np.roll(labels[at], (count - at) * side // (2 * count), axis=1) for at in range(count)
+    ]
+    predicted = np.stack(guesses)
+    predicted[predicted == 255] = 0
+    images = np.repeat(labels[..., None], 3, axis=-1) * 60 + 30
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, images=images.astype(np.uint8), labels=labels, predicted=predicted,
+        iou=np.linspace(0.1, 0.95, count), index=np.arange(count, dtype=np.int64) * 7,
+    )  # fmt: skip
+    Storage(folder).write(f"predictions/{trial}.npz", buffer.getvalue())
