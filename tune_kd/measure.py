@@ -9,6 +9,7 @@ import contextlib
 import copy
 import fcntl
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,7 @@ def measure(
         operations = flops(copied, image)
         latency = forward_seconds(copied, image, at_least=0.4)
         size = THROUGHPUT_BATCH.get(device.type, THROUGHPUT_BATCH_ACCELERATOR)
+        size = max(1, min(size, size * 32 * 32 // math.prod(shape[1:])))  # fewer of bigger images
         batch = forward_seconds(copied, random_images(size, shape, device), at_least=0.2)
     return {
         **kept,

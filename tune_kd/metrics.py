@@ -16,6 +16,11 @@ class Metric:
     scale: float = 1.0  # printed = stored * scale
     higher_is_better: bool | None = None
 
+    @property
+    def timed(self) -> bool:
+        """Whether it depends on the machine and on what else runs there."""
+        return self.unit in ("ms", "1/s")
+
 
 def _share(heading: str) -> Metric:
     return Metric(heading=heading, unit="%", digits=2, scale=100.0, higher_is_better=True)

@@ -32,6 +32,7 @@ from tune_kd import (
 )
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
+from tune_kd.metrics import METRICS
 from tune_kd.progress import Progress
 from tune_kd.recipe import Images, digest
 from tune_kd.session import Resources, Session
@@ -206,6 +207,12 @@ def check_networks(request: Request, material: Material) -> None:
         weights.checked_load(student, state, what=f"start={request.start.name}")
     if recipes.compresses(chosen):
         compress.check_installed(chosen.name)
+        timed = [name for name in chosen.objectives if METRICS[name].timed]
+        if timed:
+            raise UsageError(
+                f"objective {timed[0]}: where every trial has an architecture of its own, times are measured "
+                "for the front when the search is over; take size_mb, num_params or flops"
+            )
 
 
 def base_config(study_: Study, request_data: Path | None, resources: Resources) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def rebuilt(
     """
     model = build(recipe.student, recipe, site, seed=0)
     if any(isinstance(stage, Quantize) for stage in recipe.stages[:stages]):
-        return int8.restore(model.eval(), state, sample=sample)
+        return int8.restore(model.eval(), state, sample=sample.cpu())
     pruned = any(isinstance(stage, Prune) for stage in recipe.stages[:stages])
     if pruned or (recipe.start and not stages and compress.is_pruned(model, state)):
         compress.reshape(model, state)

@@ -164,6 +164,11 @@ class SearchSpace:
         for name in self.objectives:
             if name not in METRICS or METRICS[name].higher_is_better is None:
                 raise ValueError(f"objective {name!r} is no metric; there are {', '.join(METRICS)}")
+        first = next(iter(self.objectives), "val_")
+        if not first.startswith("val_"):
+            raise ValueError(
+                f"the first objective stops trials, so it must be measured each epoch, such as val_accuracy; got {first}"
+            )
         for text in self.constraints:
             constraint(text)
         both = set(plain_fields(self)) & {r for m in self.methods.values() for r in m.ranges}

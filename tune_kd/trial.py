@@ -6,7 +6,7 @@ scheduler's stop is raised inside whoever consumes the reports.
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,8 +53,16 @@ class _Run:
     site: Site
     images: train.Fold
     teacher: Frozen | None
-    exam: exam.Exam | None  # None: the test split stays sealed
+    opening: Opening | None  # None: the test split stays sealed
+    exam: exam.Exam | None
     sample: Tensor  # two images as a network sees them, for its shapes
+
+    def seen_by(self, model: nn.Module) -> "_Run":
+        """This run with its images where the network is: int8 ones are on the CPU."""
+        if self.site.device == "cpu" or not isinstance(model, int8.Converted):
+            return self
+        where = replace(self.site, device="cpu")
+        return _prepared(self.recipe, seed=self.seed, where=where, opening=self.opening)
 
 
 def run(  # noqa: PLR0913 - a run's circumstances
@@ -105,6 +113,7 @@ def _prepared(recipe: Recipe, *, seed: int, where: Site, opening: Opening | None
         site=where,
         images=images,
         teacher=site.frozen_teacher(recipe, where),
+        opening=opening,
         exam=opened,
         sample=site.sample_of(images),
     )
@@ -143,9 +152,9 @@ def _stage(
         yield _told(work, number, 0, step=step + 1, model=changed, values=values, began=began)
         return
     began = time.monotonic()
-    fake = (
-        int8.prepare(model, sample=work.sample, qat=True) if isinstance(stage, Quantize) else None
-    )
+    fake = None
+    if isinstance(stage, Quantize):
+        fake = int8.prepare(model, sample=work.sample.cpu(), qat=True).to(work.sample.device)
     unseen = int8.ranges(fake) if fake else {}
     student: nn.Module = fake if fake is not None else model
     training = _training(work, number, student, stage=stage_training)
@@ -199,13 +208,13 @@ def _compressed(work: _Run, model: nn.Module, stage: Stage) -> nn.Module:
         compress.prune(model, stage, sample=work.sample)
         return site.place(model, work.site, work.recipe.compute)
     assert isinstance(stage, Quantize), stage
-    prepared = int8.prepare(model, sample=work.sample, qat=False)
+    prepared = int8.prepare(model, sample=work.sample.cpu(), qat=False)
     generator = torch.Generator().manual_seed(stream(work.seed, "calibration"))
     fit = work.images.fit
     order = torch.randperm(len(fit), generator=generator)[: stage.calibration_images]
     parts = train.chunks(fit[order.to(fit.device)], work.images)
     unseen = int8.ranges(prepared)
-    int8.calibrate(prepared, (work.images.images.whole(part).images for part in parts))
+    int8.calibrate(prepared, (work.images.images.whole(part).images.cpu() for part in parts))
     int8.assert_active(prepared, unseen)
     return _integers(prepared)
 
@@ -259,6 +268,7 @@ def _projections(work: _Run, model: nn.Module, stage: Distill) -> nn.Module:
 def _scored(work: _Run, model: nn.Module) -> dict[str, Any]:
     """Validation where a fold has one, and the test split where it is open."""
     values: dict[str, Any] = {}
+    work = work.seen_by(model)
     images = work.images
     if len(images.validation):
         found = train.evaluate(model, images, images.validation)
@@ -284,6 +294,7 @@ def _footprint(work: _Run, model: nn.Module, *, before: nn.Module) -> dict[str, 
 
 
 def _pictures(work: _Run, model: nn.Module) -> Mapping[str, Any]:
+    work = work.seen_by(model)
     if work.exam is None or not work.images.dense:
         return {}
     return exam.pictures(model, work.exam)
