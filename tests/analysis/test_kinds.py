@@ -189,7 +189,7 @@ def test_calibration_agreement_and_likeness_with_differences(dense):
     assert rows["response"][4] == "80.00 ± 0.00 (n = 2)"
     assert rows["baseline (no_kd)"][3] == "-"
     assert "not why" in text
-    assert "class similarity too few seeds to say" in text
+    assert "class similarity: too few seeds to say." in text
 
 
 def test_class_similarity_is_spearmans_of_the_mistakes_by_hand():
