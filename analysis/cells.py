@@ -55,7 +55,7 @@ def mean_sd(summary: stats.Summary | None, *, scale: float = 100.0) -> str:
     if summary is None:
         return NONE
     spread = "" if summary.sd is None else f" ± {summary.sd * scale:.2f}"
-    return f"{summary.mean * scale:.2f}{spread} (n = {summary.n})"
+    return f"{round(summary.mean * scale, 2) + 0.0:.2f}{spread} (n = {summary.n})"
 
 
 def points(value: float, *, scale: float = 100.0) -> str:

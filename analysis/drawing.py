@@ -28,7 +28,7 @@ Drawn = Figure | Mapping[str, Figure] | None  # several figures have names of th
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file; drawn once, where `savefig` draws twice for the sake of the layout."""
     figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # typed in parts
     canvas.draw()
     buffer = io.BytesIO()
     imsave(buffer, np.asarray(canvas.buffer_rgba()), format="png", dpi=DPI)

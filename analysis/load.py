@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import fronts, select
-from tune_kd import results
+from analysis import select
+from tune_kd import fronts, results
 from tune_kd.errors import UsageError
 from tune_kd.results import Row
 from tune_kd.storage import Storage

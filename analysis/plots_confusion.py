@@ -37,12 +37,15 @@ def draw_confusion(study: Study) -> Figure | None:
     figure = Figure(figsize=(0.8 + 4.2 * columns, 0.8 + 4.0 * lines), layout="constrained")
     title = f"{study.name}: confusion on the test split, % of the true class"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    grid = figure.subplots(lines, columns, squeeze=False)
+    alike = len({cells.shape for cells in found.values()}) == 1
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=alike)
     for axes in grid.flat[len(found) :]:
         axes.set_visible(False)
     for axes, (name, cells) in zip(grid.flat, found.items(), strict=False):
         shown = _panel(axes, study, confusion.shares(cells))
         axes.set_title(name, loc="left", fontsize=10)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("true")
     bar = figure.colorbar(shown, ax=list(grid.flat[: len(found)]), shrink=0.6, pad=0.01, aspect=30)
     bar.set_ticks([0, 1, 10, 50, 100])
     bar.outline.set_visible(False)
@@ -55,7 +58,6 @@ def _panel(axes: Axes, study: Study, shares: confusion.Floats) -> AxesImage:
     shown = axes.imshow(shares * 100, cmap="Blues", norm=norm)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
     names = study.class_names if len(study.class_names) == size else [str(at) for at in range(size)]
     if size <= NAMED:
         small = 8 if size <= 12 else 6

@@ -5,12 +5,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import fronts
 from analysis.cells import heading, label, spoken
 from analysis.drawing import INK, bare, colour_of, key
 from analysis.load import Study
 from analysis.select import number
 from analysis.tables_front import best_trials, front_trials
+from tune_kd import fronts
 from tune_kd.metrics import METRICS
 from tune_kd.results import Row
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.cells import heading, label, spoken
 from analysis.drawing import INK, bare, colour_of, key, panels_of
@@ -143,7 +143,7 @@ def _single(title: str) -> tuple[Figure, Axes]:
 
 def _epochs(axes: Axes) -> None:
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _method(axes: Axes, study: Study, method: str, found: Series) -> None:
@@ -167,4 +167,4 @@ def _log_if_wide(panels: Sequence[Axes], values: Sequence[float]) -> None:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(PLAIN)
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_locator(NullLocator())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_kd import cli
-from tune_kd.errors import UsageError, unknown
+from tune_kd.errors import UsageError
 
 # What is heavy (pandas, scipy, matplotlib) is imported by the functions that need it: --help and
 # usage errors come at once.
@@ -23,115 +23,13 @@ if TYPE_CHECKING:
     from analysis.load import Study
     from tune_kd.storage import Storage
 
-NOTE = """Test split, mean ± sd over n training seeds; {seeds}. Differences are paired by seed, in
-percentage points, with a 95 % Student t interval: it covers training seeds, not the choice of test
-images, and is not corrected for comparing several methods. Latency ± sd at batch 1{device},
-measured alone before the first trial{later}."""
-
-
-def section(study: "Study", *, pictures: Sequence[str], level: int = 2) -> str:
-    """A study's part of the page; `pictures` are the names of the files that were drawn."""
-    from analysis.advice import advice, warnings
-
-    def shown(*kinds: str) -> list[str]:
-        named = [name for kind in kinds for name in pictures if _kind(name) == kind]
-        return [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in named]
-
-    def headed(title: str, *kinds: str) -> list[str]:
-        found = shown(*kinds)
-        return [_heading(title, level), *found] if found else []
-
-    parts = [f"> **{text}**" for text in warnings(study)]
-    parts += [_heading("Verdict", level), *_verdict(study)]
-    parts += [*_table(study, "main", level), _note(study), *shown("differences")]
-    parts += [
-        part for name in (*_often(study), *_extra(study)) for part in _table(study, name, level)
-    ]
-    parts += headed("Predictions on the test split", *PREDICTED)
-    parts += [*_table(study, "search", level), *shown("history", "front", "learning_curves")]
-    parts += headed("Training of the best trials", *TRAINED)
-    parts += _table(study, "teacher", level)
-    said = [f"- {text}" for text in advice(study)] or ["Nothing stands out."]
-    parts += [_heading("Advice", level), "\n".join(said)]
-    parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
-    return "\n\n".join(part for part in parts if part)
-
-
-PREDICTED = ("confusion", "iou_distribution", "predictions")
-TRAINED = (
-    "kd_validation_accuracy", "kd_validation_miou", "kd_loss_components", "kd_all_losses",
-    "kd_learning_rate",
-)  # fmt: skip
-SHOWN = ("main", "configuration", "tuning", "search", "teacher", "failures", "provenance")
-
-
-def _often(study: "Study") -> list[str]:
-    """The tables between the results and the search: validation only where there is no test."""
-    from analysis.advice import is_confirmed
-
-    return [*([] if is_confirmed(study) else ["validation"]), "configuration", "tuning"]
-
-
-def _extra(study: "Study") -> list[str]:
-    """The tables that the space asks for beside the common ones; UsageError names an unknown one."""
-    from analysis.tables import TABLES
-
-    asked = study.manifest.get("tables", [])
-    if strangers := [name for name in asked if name not in TABLES]:
-        raise unknown("table", strangers[0], TABLES)
-    return [name for name in asked if name not in SHOWN]
-
-
-def _verdict(study: "Study") -> list[str]:
-    from analysis.advice import confirm_command, is_confirmed, verdicts
-
-    if not is_confirmed(study):
-        return [
-            "**No verdict yet**: nothing has been confirmed on the test split. Type "
-            f"`{confirm_command(study)}`.\nUntil then there are validation values only, of one "
-            "seed and chosen on that very split: they are too good."
-        ]
-    return ["\n".join(f"- {text}" for text in verdicts(study))]
-
-
-def _note(study: "Study") -> str:
-    from analysis import select
-
-    confirming = [r for r in select.trials(study.rows, "confirm") if r["method"]]
-    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in confirming}))
-    device = (select.student_footprint(study.rows) or {}).get("device")
-    own = any(row["method"] for row in select.trials(study.rows, "measure"))
-    note = NOTE.format(
-        seeds=f"seeds {seeds}, trained on train + validation" if seeds else "none confirmed yet",
-        device=f" on {device}" if device else "",
-        later=", students of another shape after the search" if own else "",
-    )
-    return " ".join(note.split())
-
-
-def _kind(picture: str) -> str:
-    """The key in PLOTS that a picture's file is named by."""
-    return picture.removesuffix(".png").split("-")[0]
-
-
-def _heading(text: str, level: int) -> str:
-    return f"{'#' * level} {text}"
-
-
-def _table(study: "Study", name: str, level: int) -> list[str]:
-    """Heading and table; nothing where the table is empty."""
-    from analysis.cells import markdown
-    from analysis.tables import TABLES
-
-    title, table = TABLES[name](study)
-    return [_heading(title, level), markdown(table)] if len(table) else []
-
 
 def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
     """What report.json holds: three test accuracies (fractions, null where not confirmed) a family.
 
-    Where mIoU is the study's metric they are mIoU. The method with distillation is the one that is best on validation in the search. Studies that
-    share a family have the key `family:study`.
+    Where mIoU is the study's metric they are mIoU. The method with distillation is the one that is
+    best on validation in the search, of those that neither prune nor quantise where there are such.
+    Studies that share a family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)
     found = {}
@@ -195,6 +93,7 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
     import pandas as pd
 
     from analysis import lines, tables_comparison, tables_compression
+    from analysis.page import heading, section
 
     several = len(studies) > 1
     names = " and ".join(study.name for study in studies)
@@ -210,7 +109,7 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
             f"pruning_comparison{mark}.csv": tables_compression.pruning_csv(study),
         })  # fmt: skip
         beside += _logs(study, out.at(f"logs{mark}"), f"logs{mark}")
-        page += [_heading(study.name, 2)] if several else []
+        page += [heading(study.name, 2)] if several else []
         page.append(section(study, pictures=pictures, level=3 if several else 2))
     _forget(out, drawn)
     table = pd.concat([lines.raw(study) for study in studies])
@@ -259,10 +158,11 @@ def _logs(study: "Study", folder: "Storage", name: str) -> list[str]:
 
 def _forget(out: "Storage", drawn: Sequence[str]) -> None:
     """Remove pictures of an earlier report that no longer hold."""
+    from analysis.page import kind
     from analysis.plots import PLOTS
 
     for name in out.names("", ".png"):
-        if name not in drawn and _kind(name) in PLOTS:
+        if name not in drawn and kind(name) in PLOTS:
             out.remove(name)
 
 
@@ -275,6 +175,7 @@ def run(addresses: Sequence[str], out: str | None) -> None:
     from analysis.advice import confirm_command, is_confirmed, warnings
     from analysis.cells import markdown
     from analysis.load import load
+    from analysis.page import extra
     from analysis.tables import main_table
     from tune_kd.storage import Storage
 
@@ -283,7 +184,7 @@ def run(addresses: Sequence[str], out: str | None) -> None:
     studies = [load(address) for address in addresses]
     folder = Storage(out) if out else studies[0].storage.at("report")
     for study in studies:
-        _extra(study)  # before anything is written
+        extra(study), study.constraints  # wrong ones are refused before anything is written
     folder.check_writable()
     write(studies, folder)
     for study in studies:

@@ -68,10 +68,10 @@ def calibration(study: Study) -> Table:
                 change = stats.paired(own, values[BASELINE, name]) if method != BASELINE else None
                 row[f"Δ {_first(heading)}"] = gap(change, scale=scale)
                 if change:
-                    said.append(f"{_first(heading)} {_direction(change)}")
+                    said.append(f"{_first(heading)}: {_direction(change)}")
         rows.append(row)
         if said:
-            sentences.append(f"- **{method}**, against the baseline: {', '.join(said)}.")
+            sentences.append(f"- **{method}** against the baseline: {'; '.join(said)}.")
     frame = pd.DataFrame(rows).fillna(NONE)
     note = SAID.format(places="pixels" if study.dense else "images")
     return title, "\n\n".join(

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from analysis import fronts, select, stats
+from analysis import select, stats
 from analysis.cells import NONE, Table, heading, label, latency, markdown, mean_sd, metric, spoken
 from analysis.load import Study
+from tune_kd import fronts
 from tune_kd.results import Row
 
 

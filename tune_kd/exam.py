@@ -80,7 +80,7 @@ def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
     """The worst and the best predicted test images of a dense task, the worst first.
 
     `images` uint8 [n, H, W, C], `labels` and `predicted` uint8 [n, H, W] (255: void), `iou` float64 [n]
-    (mean over the classes of one image), `index` int64 [n].
+    (mean over the classes of one image), `index` int64 [n]; `all_iou` float64 [N] of every test image.
     """
     images, was_training = exam.images, model.training
     model.eval()
@@ -103,4 +103,5 @@ def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
         "predicted": predicted.cpu().numpy().astype(np.uint8),
         "iou": iou[chosen].numpy(),
         "index": at,
+        "all_iou": iou.numpy(),
     }

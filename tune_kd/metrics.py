@@ -1,9 +1,6 @@
 """Every metric once: unit, direction, digits and heading. Rows hold fractions, tables percent."""
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,46 +56,3 @@ def shown(name: str, value: float) -> str:
     """
     metric = METRICS[name]
     return f"{value * metric.scale:,.{metric.digits}f}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constraint:
-    """What a trial must keep to be chosen: `metric <= bound` or `metric >= bound`, as rows hold it."""
-
-    metric: str
-    at_most: bool
-    bound: float
-
-    def excess(self, row: Mapping[str, Any]) -> float:
-        """How far a row is beyond the bound, 0 or less where it keeps it; infinite where it is unknown.
-
-        >>> constraint("size_mb <= 3").excess({"size_mb": 3.5})
-        0.5
-        """
-        value = row.get(self.metric)
-        if value is None or value != value:  # NaN is not itself
-            return float("inf")
-        return float(value - self.bound if self.at_most else self.bound - value)
-
-
-def constraint(text: str) -> Constraint:
-    """`size_mb <= 3` as a value; ValueError says what is allowed.
-
-    >>> constraint("val_accuracy>=0.9")
-    Constraint(metric='val_accuracy', at_most=False, bound=0.9)
-    """
-    found = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*([-+.\deE]+)\s*", text)
-    if not found or found[1] not in METRICS:
-        raise ValueError(
-            f"constraint {text!r}: write METRIC <= NUMBER or METRIC >= NUMBER, with a metric of {', '.join(METRICS)}"
-        )
-    return Constraint(metric=found[1], at_most=found[2] == "<=", bound=float(found[3]))
-
-
-def kept(row: Mapping[str, Any], constraints: "tuple[str, ...] | list[str]") -> bool:
-    """Whether a row keeps all constraints.
-
-    >>> kept({"size_mb": 2.0}, ["size_mb <= 3"]), kept({}, ["size_mb <= 3"]), kept({}, [])
-    (True, False, True)
-    """
-    return all(constraint(text).excess(row) <= 0 for text in constraints)

@@ -306,6 +306,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "versions": versions(),
         "commit": commit(),
         "device": found["device"],
+        "hardware": found["hardware"],
         "host": socket.gethostname(),
         "teacher_file": _seen_file(request.teacher, material.images),
         "teacher_source": request.teacher.name if request.teacher else "",

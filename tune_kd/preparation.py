@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tune_kd import compress, int8, measure, models, weights
+from tune_kd import compress, int8, machine, measure, models, weights
 from tune_kd.recipe import Compute, Images, Recipe, rebuild
 from tune_kd.site import Site, rebuilt, shape_of
 
@@ -50,6 +50,7 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
         "layout": compute.layout,
         "measured": measured,
         "device": measure.device_name(device),
+        "hardware": machine.hardware(),
     }
 
 

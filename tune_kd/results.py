@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tune_kd.metrics import METRICS, kept
+from tune_kd import fronts
+from tune_kd.metrics import METRICS
 from tune_kd.storage import Storage
 
 SCHEMA_VERSION = 2  # of the columns; raised with any change
@@ -187,6 +188,7 @@ def ranked(
     come from fewer epochs.
     """
     sign = 1 if METRICS[metric].higher_is_better is False else -1
+    barred = [fronts.parse(text) for text in constraints]
     last: dict[str, Row] = {}
     for row in rows:
         if row["phase"] == "search" and row["method"] == method:
@@ -196,38 +198,15 @@ def ranked(
 
     def rank(row: Row) -> tuple[bool, float, float, int]:
         loss = finite(row, "val_loss")
-        broken = not kept(row, tuple(constraints))
-        return broken, sign * row[metric], math.inf if loss is None else loss, row["number"]
+        return (
+            bool(fronts.broken(row, barred)),
+            sign * row[metric],
+            math.inf if loss is None else loss,
+            row["number"],
+        )
 
     done = (row for row in last.values() if row["status"] == "finished")
     return sorted((row for row in done if finite(row, metric) is not None), key=rank)
-
-
-def front(
-    rows: Sequence[Row], objectives: Sequence[str], *, constraints: Sequence[str] = ()
-) -> list[Row]:
-    """The rows that no other beats: better in one objective and not worse in any.
-
-    Those that break a constraint, and those of which an objective is not known, do not take part. In
-    the order of the first objective, best first; of equal ones all stay.
-
-    >>> rows = [{"val_accuracy": a, "size_mb": s} for a, s in ((0.9, 3.0), (0.8, 1.0), (0.8, 2.0))]
-    >>> [row["size_mb"] for row in front(rows, ["val_accuracy", "size_mb"])]
-    [3.0, 1.0]
-    """
-    signs = [-1 if METRICS[name].higher_is_better else 1 for name in objectives]
-    known = [r for r in rows if all(finite(r, n) is not None for n in objectives)]
-    points = [
-        (tuple(s * r[n] for s, n in zip(signs, objectives, strict=True)), r)
-        for r in known
-        if kept(r, tuple(constraints))
-    ]
-
-    def beaten(point: tuple[float, ...]) -> bool:
-        others = (other for other, _ in points if other != point)
-        return any(all(a <= b for a, b in zip(o, point, strict=True)) for o in others)
-
-    return [row for point, row in sorted(points, key=lambda p: p[0]) if not beaten(point)]
 
 
 def finite(row: Mapping[str, Any], name: str) -> float | None:

@@ -21,8 +21,9 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
+from tune_kd import fronts
 from tune_kd.errors import UsageError
-from tune_kd.metrics import METRICS, constraint
+from tune_kd.metrics import METRICS
 from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
 
 Config = Mapping[str, Any]
@@ -170,7 +171,7 @@ class SearchSpace:
                 f"the first objective stops trials, so it must be measured each epoch, such as val_accuracy; got {first}"
             )
         for text in self.constraints:
-            constraint(text)
+            fronts.parse(text)
         both = set(plain_fields(self)) & {r for m in self.methods.values() for r in m.ranges}
         if both:
             raise ValueError(f"{sorted(both)[0]} is both a field of the space and a range")

@@ -18,9 +18,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_kd import results
+from tune_kd import fronts, results
 from tune_kd.errors import UsageError
-from tune_kd.metrics import METRICS, constraint
+from tune_kd.metrics import METRICS
 from tune_kd.recipe import Recipe, from_json, to_json, training_of
 from tune_kd.results import SCHEMA_VERSION, Row
 from tune_kd.storage import Storage
@@ -245,7 +245,9 @@ class Study:
 
     def front(self, method: str) -> list[Row]:
         """A method's finished search trials that no other beats in all objectives."""
-        return results.front(self.ranked(method), self.objectives, constraints=self.constraints)
+        barred = [fronts.parse(text) for text in self.constraints]
+        rows = [row for row in self.ranked(method) if not fronts.broken(row, barred)]
+        return [rows[at] for at in fronts.front(rows, self.objectives)]
 
     def _keep_best_student(self, method: str) -> None:
         several = len(self.objectives) > 1
@@ -329,7 +331,7 @@ class Study:
             told = ended and len(self.objectives) == 1
             attributes = dict(proposal.attributes)
             if ended and self.constraints:
-                excess = [constraint(text).excess(ended[-1]) for text in self.constraints]
+                excess = [fronts.parse(text).excess(ended[-1]) for text in self.constraints]
                 attributes["constraints"] = excess
             self._optuna[proposal.trial] = create_trial(
                 state=state,

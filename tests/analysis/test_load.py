@@ -13,8 +13,8 @@ def test_a_study_is_read_as_it_was_written(made_up, tmp_path):
     assert study.kd_methods == ["response", "feature", "combined"]
     assert len(study.trials) == len(made_up.all_rows())
     assert set(study.trials["phase"]) == {"teach", "search", "measure", "confirm"}
-    # 10 finished trials of 6 epochs, one stopped after 2, one failed after 1
-    assert len(study.epochs) == 10 * 6 + 2 + 1
+    # a teacher of 8 epochs, 10 finished trials of 6, one stopped after 2, one failed after 1
+    assert len(study.epochs) == 8 + 10 * 6 + 2 + 1
 
 
 def test_the_baseline_comes_first_whatever_the_order_of_the_space(made_up, tmp_path):

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pandas as pd
 import pytest
 
-from analysis import report
+from analysis import page, report
 from analysis.load import load
 from tune_kd import cli
 from tune_kd.storage import Storage
@@ -46,7 +46,13 @@ def test_the_files_and_what_is_printed(done):
         "details.json",
         "differences.png",
         "history.png",
+        "kd_all_losses.png",
+        "kd_comparison_results.txt",
+        "kd_learning_rate.png",
+        "kd_loss_components.png",
+        "kd_validation_accuracy.png",
         "learning_curves.png",
+        "logs",
         "report.json",
         "report.md",
         "table.csv",
@@ -77,6 +83,7 @@ def test_the_page_in_its_order(done):
         "Best five trials of each method",
         "Confirmed trials",
         "Search",
+        "Training of the best trials",
         "Teacher",
         "Advice",
         "Failures",
@@ -119,9 +126,9 @@ def test_an_unconfirmed_study_says_what_to_type_and_marks_validation(made_up, ru
 
 def test_one_seed_is_not_a_verdict(made_up, runs):
     rows = [r for r in made_up.all_rows() if r["phase"] != "confirm" or r["seed"] in (0, 1000)]
-    page = report.section(load(made_up.put(runs / "x", rows)), pictures=[])
-    assert "**response: too few seeds** to say: +2.00 (n = 1)" in page
-    assert "Fewer than three seeds (no_kd has 1, response has 1" in page
+    text = page.section(load(made_up.put(runs / "x", rows)), pictures=[])
+    assert "**response: too few seeds** to say: +2.00 (n = 1)" in text
+    assert "Fewer than three seeds (no_kd has 1, response has 1" in text
 
 
 def test_the_csv_holds_raw_numbers(done):
@@ -159,6 +166,21 @@ def test_two_families_in_one_report(made_up, runs, capsys):
     assert out.endswith("report: both/report.md\n")
 
 
+def test_a_family_beside_another_without_out_is_reported_below_the_first(made_up, runs):
+    both = {"x": "cnn", "y": "vit"}
+    for name, family in both.items():
+        made_up.put(runs / name, made_up.all_rows(), study=name, family=family)
+    assert report.main(["runs/x", "runs/y"]) == 0
+    folder = runs / "x" / "report"
+    found = read_json(folder / "report.json")
+    assert list(found) == ["cnn", "vit"]
+    assert list(found["vit"]) == KEYS
+    assert found["cnn"] == found["vit"]
+    assert (folder / "kd_comparison_results-2.txt").exists()
+    assert (folder / "logs-2" / "response-1.csv").exists()
+    assert not (runs / "y" / "report").exists()
+
+
 def test_two_studies_of_a_family_have_keys_of_their_own(made_up, runs):
     names = {"x": "x", "y": "y", "z": "y"}
     studies = [
@@ -176,9 +198,17 @@ def test_a_study_with_nothing_in_it_yet(made_up, runs):
 
 def test_a_picture_that_no_longer_holds_is_taken_away(made_up, runs):
     out = Storage(runs / "x").at("report")
-    out.write("differences.png", b"of an earlier report")
+    for name in ("differences.png", "predictions-teacher.png", "history-2.png"):
+        out.write(name, b"of an earlier report")
+    for name in ("kd_comparison_results.txt", "logs/feature-7.csv", "logs/feature-7.json"):
+        out.write(name, b"of an earlier report")
+    out.write("mine.png", b"of somebody else")
     report.write([load(made_up.put(runs / "x", made_up.search))], out)
-    assert out.names("", ".png") == ["history.png", "learning_curves.png"]
+    drawn = [name for name in out.names("", ".png") if not name.startswith("kd_")]
+    assert drawn == ["history.png", "learning_curves.png", "mine.png"]
+    assert out.names("", ".txt") == []
+    logs = [f"{trial}.csv" for trial in ("combined-0", "feature-0", "no_kd-1", "response-1")]
+    assert out.names("logs", ".csv") == logs
 
 
 def test_a_weak_teacher_is_on_top_of_the_page_and_on_stderr(made_up, runs, capsys):
@@ -208,6 +238,15 @@ def test_wrong_usage_is_one_line_and_exit_code_2(made_up, runs, capsys, argument
     assert said in err
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
+    assert not (runs / "x" / "report").exists()
+
+
+def test_a_constraint_that_nobody_can_read_is_refused_before_anything_is_written(
+    made_up, runs, capsys
+):
+    made_up.put(runs / "x", made_up.search, constraints=["size_mb = 3"])
+    assert cli.guarded(report.main, ["runs/x"]) == 2
+    assert "write METRIC <= NUMBER" in capsys.readouterr().err
     assert not (runs / "x" / "report").exists()
 
 
@@ -265,7 +304,7 @@ def test_a_bucket_works_like_a_folder(made_up, bucket, capsys):
     assert report.main([address]) == 0
     assert "report: s3://bucket/runs/x/report/report.md?" in capsys.readouterr().out
     written = Storage(address).at("report")
-    assert len(written.names("")) == 7
+    assert len(written.names("")) == 13
     assert len(pd.read_csv(io.BytesIO(written.read("table.csv")))) == 5
     assert cli.guarded(report.main, [bucket.format("y")]) == 2
     assert "has: x" in capsys.readouterr().err
