@@ -68,14 +68,14 @@ def measure(
     """
     device = torch.device(device)
     kept = footprint(model)
-    with _threads(1), torch.inference_mode():
+    with threads(1), torch.inference_mode():
         copied = copy.deepcopy(model).to(device=device, dtype=torch.float32).eval()
-        image = _images(1, shape, device)
+        image = random_images(1, shape, device)
         with FlopCounterMode(display=False) as counter:
             copied(image)
-        latency = _seconds(copied, image, at_least=0.4)
+        latency = forward_seconds(copied, image, at_least=0.4)
         size = THROUGHPUT_BATCH.get(device.type, THROUGHPUT_BATCH_ACCELERATOR)
-        batch = _seconds(copied, _images(size, shape, device), at_least=0.2)
+        batch = forward_seconds(copied, random_images(size, shape, device), at_least=0.2)
     return {
         **kept,
         "flops": float(counter.get_total_flops()),
@@ -85,7 +85,9 @@ def measure(
     }
 
 
-def _seconds(model: nn.Module, images: Tensor, *, at_least: float) -> list[float]:
+def forward_seconds(
+    model: Callable[[Tensor], object], images: Tensor, *, at_least: float
+) -> list[float]:
     """Seconds of one forward, block by block, BLOCKS and `at_least` seconds of them after a warm-up."""
 
     def forward() -> None:
@@ -100,7 +102,8 @@ def _seconds(model: nn.Module, images: Tensor, *, at_least: float) -> list[float
     return found
 
 
-def _images(count: int, shape: Sequence[int], device: torch.device) -> Tensor:
+def random_images(count: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """[count, C, H, W], the same ones each time."""
     drawn = torch.randn((count, *shape), generator=torch.Generator().manual_seed(0))
     return drawn.to(device)
 
@@ -111,7 +114,7 @@ def _wait(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """That many CPU threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -271,7 +274,7 @@ def _trainer(
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     model: nn.Module = build().train()
     model.to(device=step.device, memory_format=form)  # type: ignore[call-overload]
-    images = _images(step.batch_size, step.shape, step.device).contiguous(memory_format=form)
+    images = random_images(step.batch_size, step.shape, step.device).contiguous(memory_format=form)
     labels = torch.arange(step.batch_size, device=step.device) % 2
     sgd = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
 

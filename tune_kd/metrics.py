@@ -25,7 +25,9 @@ METRICS: dict[str, Metric] = {
     "test_accuracy": _share("Test accuracy"),
     "test_loss": Metric(heading="Test loss", digits=4, higher_is_better=False),
     "test_miou": _share("Test mIoU"),
-    "test_ece": Metric(heading="Test calibration error", unit="%", scale=100.0, higher_is_better=False),
+    "test_ece": Metric(
+        heading="Test calibration error", unit="%", scale=100.0, higher_is_better=False
+    ),
     "test_agreement": _share("Test agreement with the teacher"),
     "num_params": Metric(heading="Parameters", digits=0, higher_is_better=False),
     "nonzero_params": Metric(heading="Nonzero parameters", digits=0, higher_is_better=False),

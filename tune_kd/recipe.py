@@ -241,7 +241,9 @@ class Images:
         _demand("two sides", len(self.size) == 2 and min(self.size) > 0, size=self.size)
         ok = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
         _demand("0 < scale[0] <= scale[1]", ok, scale=self.scale)
-        _demand("mix in (none, mixup, cutmix)", self.mix in ("none", "mixup", "cutmix"), mix=self.mix)
+        _demand(
+            "mix in (none, mixup, cutmix)", self.mix in ("none", "mixup", "cutmix"), mix=self.mix
+        )
         ok = self.mix == "none" or not self.dense
         _demand("no mixing where every pixel has a label", ok, mix=self.mix)
         _demand("0 < mix_alpha < inf", 0 < self.mix_alpha < math.inf, mix_alpha=self.mix_alpha)

@@ -1,0 +1,521 @@
+"""Networks in int8 for x86 CPUs: quantised after training or trained so, kept as flat tensors, timed.
+
+torchao's PT2E with its X86 Inductor quantiser: activations uint8 per tensor, weights int8 per output
+channel, convolutions with the normalisation after them folded in. `prepare`, then `calibrate` or train,
+then `convert`: a graph that computes in float32 between rounding to and from int8, on any CPU. int8
+kernels come with `compile_for_cpu`. Jacob et al. 2018 describes both ways. torchao comes with
+`pip install 'tune_kd[compress]'`.
+"""
+
+import contextlib
+import copy
+import functools
+import statistics
+import sysconfig
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tune_kd import measure, models
+from tune_kd.errors import UsageError
+
+aten = torch.ops.aten
+MULTIPLIERS = (aten.conv2d.default, aten.linear.default)  # the operators that int8 is for
+NORMS = (aten.batch_norm.default,)
+ACTIVATIONS, TRAINED = (
+    "int8.activations",
+    "int8.trained",
+)  # keys of a state, beside those of the graph
+
+
+class Prepared(nn.Module):
+    """A network with observers, or with fake quantisation (`trained`), at each tensor that will be int8.
+
+    Training and evaluation mode are those of batch normalisation, and of the observers: they look at
+    what is trained on, never at what is evaluated. One that is only calibrated stays in evaluation
+    mode; its observers look at all that it sees.
+    """
+
+    def __init__(self, graph: fx.GraphModule, *, trained: bool, norms: int) -> None:
+        super().__init__()
+        self.graph, self.trained, self.norms = graph, trained, norms
+        self.register_state_dict_post_hook(_copy_shared)  # type: ignore[no-untyped-call]
+        self.train(trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W], of the sample's size, to the network's scores."""
+        scores: Tensor = self.graph(x)
+        return scores
+
+    def train(self, mode: bool = True) -> "Prepared":
+        """Training mode where it is trained; without effect where it is calibrated."""
+        mode = mode and self.trained
+        for module in self.modules():
+            module.training = mode
+        if self.trained:
+            # Not torchao's own switch: it puts eps = 1e-5 and momentum = 0.1 in place of the network's.
+            for node in self.graph.graph.nodes:
+                if node.target in NORMS:
+                    node.update_arg(5, mode)
+            self.graph.recompile()
+            for observer in observers(self).values():
+                observer.observer_enabled.fill_(mode)
+        return self
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of any module, also from a flat file: without the versions in a state dict's metadata
+        torchao's observers put a default in place of what they were made with.
+        """
+        given = OrderedDict(state_dict)
+        given._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
+        return super().load_state_dict(given, strict=strict, assign=assign)
+
+
+def _copy_shared(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Observers that several places share have several names; a file wants tensors of their own."""
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen:
+            state[name] = tensor.clone()
+        elif tensor.numel():
+            seen.add(tensor.data_ptr())
+
+
+class Converted(nn.Module):
+    """An int8 network: its graph, which holds the tensors that it reads and no others.
+
+    Always in evaluation mode; `train` is without effect.
+    """
+
+    def __init__(self, graph: fx.GraphModule, *, trained: bool, norms: int) -> None:
+        super().__init__()
+        self.graph, self.trained, self.norms = graph, trained, norms
+        self.train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W], of the sample's size, to scores in float32."""
+        scores: Tensor = self.graph(x)
+        return scores
+
+    def train(self, mode: bool = True) -> "Converted":
+        """Without effect."""
+        for module in self.modules():
+            module.training = False
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Report:
+    """What became of a network's operators."""
+
+    fused: int  # batch normalisations folded into the convolution before them
+    quantised_ops: int  # convolutions and linear layers whose input and weight are int8
+    float_ops: int  # those that are not
+
+
+def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
+    """A copy of the network, on the CPU, with observers, or for training with fake quantisation (`qat`).
+
+    The network's own dropout is left out; it is otherwise exported as it is, so what its Python code
+    decides, it decides now. Any batch size of 1 and more (2 and more in training) can follow.
+
+    Args:
+        model: the float network; it stays as it is.
+        sample: images [B, C, H, W], B >= 2; only their shape matters.
+        qat: trained with fake quantisation, rather than calibrated.
+
+    Raises:
+        UsageError: torchao is missing, or the network cannot be exported.
+    """
+    x86, quantize = _torchao()
+    copied = _plain(copy.deepcopy(model).to(device="cpu", memory_format=torch.contiguous_format)).train(qat)  # type: ignore[call-overload]  # fmt: skip
+    batches = ({0: torch.export.Dim.DYNAMIC},)
+    try:
+        with _quiet():
+            program = torch.export.export(copied, (sample.cpu(),), dynamic_shapes=batches)
+    except Exception as error:  # export raises many kinds
+        why = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
+        raise UsageError(
+            f"{type(model).__name__} cannot be exported for int8 ({why});"
+            "\nits forward may not branch on values, and wants a sample of two images or more"
+        ) from error
+    graph = program.module(check_guards=False)
+    norms = sum(node.target in NORMS for node in graph.graph.nodes)
+    quantiser = x86.X86InductorQuantizer()
+    quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
+    with _quiet():
+        if qat:
+            graph = quantize.prepare_qat_pt2e(graph, quantiser)
+            _own_normalisation(graph, copied)
+        else:
+            graph = quantize.prepare_pt2e(graph, quantiser)
+    left = _unfolded(graph)
+    if left:
+        raise UsageError(
+            f"{type(model).__name__}: {left} of {norms} batch normalisations do not follow a convolution,"
+            " so that int8 cannot fold them into one; leave out the stage that quantises"
+        )
+    return Prepared(graph, trained=qat, norms=norms)
+
+
+def _unfolded(graph: fx.GraphModule) -> int:
+    """Batch normalisations that are neither gone nor, in training, behind a convolution's scaled weight."""
+    left = [node for node in graph.graph.nodes if node.target in NORMS]
+    return sum(_convolution(node) is None for node in left)
+
+
+def _convolution(norm: Any) -> Any:
+    """In a graph for training, the convolution whose output is divided and normalised; None without."""
+    divided = norm.args[0]
+    if divided.target is aten.add.Tensor:
+        divided = divided.args[0]  # the convolution's bias
+    scaled = isinstance(divided, fx.Node) and divided.target is aten.div.Tensor
+    return divided.args[0] if scaled and divided.args[0].target is aten.conv2d.default else None
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Dropout taken out, and our `Classifier` a linear layer: the quantiser looks for that very class."""
+    kinds = (models.Dropout, nn.modules.dropout._DropoutNd)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, models.Classifier):
+                linear = nn.utils.skip_init(nn.Linear, child.in_features, child.out_features)
+                linear.weight, linear.bias = child.weight, child.bias
+                parent._modules[name] = linear
+            elif isinstance(child, kinds):
+                parent._modules[name] = nn.Identity()
+    return model
+
+
+def _own_normalisation(graph: fx.GraphModule, model: nn.Module) -> None:
+    """The network's eps and momentum, for which torchao puts 1e-5 and 0.1; no count of batches.
+
+    The count is not read where there is a momentum, and would change in evaluation too.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target in NORMS:
+            norm = model.get_submodule(_path(node.args[3]).rpartition(".")[0])
+            node.update_arg(6, norm.momentum)
+            node.update_arg(7, norm.eps)
+        elif node.target is aten.add.Tensor and _path(node.args[0]).endswith(".running_var"):
+            norm = model.get_submodule(_path(node.args[0]).rpartition(".")[0])
+            node.update_arg(1, norm.eps)  # in the scale of the weights that are rounded
+        elif node.target is aten.add_.Tensor and _path(node.args[0]).endswith(".num_batches_tracked"):  # fmt: skip
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _path(node: Any) -> str:
+    """Of the tensor that a node reads; "" for other nodes."""
+    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else ""
+
+
+@torch.no_grad()
+def calibrate(prepared: Prepared, batches: Iterable[Tensor]) -> int:
+    """Show the observers batches [B, C, H, W]; the number of images that they saw."""
+    assert not prepared.trained, "one that is trained sees its images in training"
+    seen = 0
+    for batch in batches:
+        prepared(batch)
+        seen += len(batch)
+    return seen
+
+
+def observers(prepared: nn.Module) -> dict[str, Any]:
+    """Observers, or modules of fake quantisation, by name."""
+    _torchao()
+    from torchao.quantization.pt2e import FakeQuantizeBase, ObserverBase
+
+    found = {n: m for n, m in prepared.named_modules() if isinstance(m, FakeQuantizeBase)}
+    return found or {n: m for n, m in prepared.named_modules() if isinstance(m, ObserverBase)}
+
+
+def ranges(prepared: nn.Module) -> dict[str, Tensor]:
+    """What each observer has seen, copied: its smallest and largest values, one row or one a channel."""
+    found = {}
+    for name, module in observers(prepared).items():
+        observer = getattr(module, "activation_post_process", module)
+        found[name] = torch.stack([observer.min_val.flatten(), observer.max_val.flatten()]).clone()
+    return found
+
+
+def assert_active(prepared: Prepared, before: Mapping[str, Tensor]) -> int:
+    """How many observers there are, if all looked at images and fake quantisation was on.
+
+    `before` is what `ranges` gave right after `prepare`.
+
+    Raises:
+        ValueError: which did not.
+    """
+    now = ranges(prepared)
+    if not now:
+        raise ValueError("nothing is quantised: the network has no observers")
+    still = [name for name, seen in now.items() if torch.equal(seen, before[name])]
+    blind = [name for name, seen in now.items() if not bool(torch.isfinite(seen).all())]
+    if still or blind:
+        first = (still or blind)[0]
+        raise ValueError(
+            f"{len({*still, *blind})} of {len(now)} observers have seen no images, for example {first}"
+        )
+    off = [n for n, m in observers(prepared).items() if prepared.trained and not bool(m.fake_quant_enabled)]  # fmt: skip
+    if off:
+        raise ValueError(f"fake quantisation was off in {len(off)} places, for example {off[0]}")
+    return len(now)
+
+
+def convert(prepared: Prepared) -> Converted:
+    """The int8 network; what is prepared stays as it is."""
+    _, quantize = _torchao()
+    copied = copy.deepcopy(prepared).to("cpu").eval()
+    graph = copied.graph
+    _fold(graph)
+    for rounding in observers(copied).values() if copied.trained else ():
+        # What training rounded by. torchao would compute it anew: for weights 0.4 % smaller.
+        rounding.calculate_qparams = functools.partial(_as_trained, rounding)
+    with _quiet():
+        graph = quantize.convert_pt2e(graph)
+    _drop_unread(graph)
+    for tensor in graph.parameters():
+        tensor.requires_grad_(False)
+    return Converted(graph, trained=prepared.trained, norms=prepared.norms)
+
+
+def _as_trained(rounding: Any) -> tuple[Tensor, Tensor]:
+    return rounding.scale, rounding.zero_point
+
+
+@torch.no_grad()
+def _fold(graph: fx.GraphModule) -> None:
+    """Put trained batch normalisations into the convolutions before them.
+
+    conv(x, round(w * s)) / s + bias, normalised, is conv(x, round(w * s)) + (bias - mean) * s + beta, where
+    s = gamma / sqrt(var + eps). torchao's own way exports dozens of patterns to find them, for a minute,
+    and takes eps to be 1e-5.
+    """
+    norms: list[Any] = [node for node in graph.graph.nodes if node.target in NORMS]
+    for number, norm in enumerate(norms):
+        conv, bias = _convolution(norm), torch.zeros(())
+        if norm.args[0].target is aten.add.Tensor:
+            bias = graph.get_parameter(_path(norm.args[0].args[1].args[0]))
+        rounded = conv.args[1]  # the scaled weight, through its fake quantisation
+        scaled = rounded.args[0] if rounded.op == "call_module" else rounded
+        weight = graph.get_parameter(_path(scaled.args[0]))
+        gamma, beta = (graph.get_parameter(_path(node)) for node in norm.args[1:3])
+        mean, var = (graph.get_buffer(_path(node)) for node in norm.args[3:5])
+        scale = gamma / torch.sqrt(var + norm.args[7])
+        new = {"weight": weight * scale.view(-1, 1, 1, 1), "bias": (bias - mean) * scale + beta}
+        for name, value in new.items():
+            graph.register_parameter(f"folded{number}_{name}", nn.Parameter(value))
+        with graph.graph.inserting_before(scaled):
+            scaled.replace_all_uses_with(graph.graph.get_attr(f"folded{number}_weight"))
+        with graph.graph.inserting_before(conv):
+            added = graph.graph.get_attr(f"folded{number}_bias")
+        conv.args = (*conv.args[:2], added, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.graph.erase_node(norm)
+    graph.graph.lint()
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _drop_unread(graph: fx.GraphModule) -> None:
+    """Delete the float weights, and whatever else the graph no longer reads."""
+    read = _read(graph)
+    for path in [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]:
+        if path not in read:
+            parent, _, name = path.rpartition(".")
+            delattr(graph.get_submodule(parent), name)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+
+
+def _read(graph: fx.GraphModule) -> dict[str, Tensor]:
+    """The tensors that a graph reads, by path, each once."""
+    found = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            parent, _, name = node.target.rpartition(".")
+            value = getattr(graph.get_submodule(parent), name)
+            if isinstance(value, Tensor):
+                found[node.target] = value.detach()
+    return found
+
+
+def report(converted: Converted) -> Int8Report:
+    """What became of the operators.
+
+    Raises:
+        ValueError: nothing is int8, or a batch normalisation was not folded into a convolution.
+    """
+    nodes = list(converted.graph.graph.nodes)
+    left = sum("batch_norm" in str(node.target) for node in nodes)
+    multipliers = [node for node in nodes if node.target in MULTIPLIERS]
+    quantised = sum(all("dequantize" in str(a.target) for a in n.args[:2]) for n in multipliers)
+    if left:
+        raise ValueError(f"{left} of {converted.norms} batch normalisations were not folded")
+    if not quantised:
+        raise ValueError("the int8 network has no int8 convolution or linear layer")
+    rest = len(multipliers) - quantised
+    return Int8Report(fused=converted.norms, quantised_ops=quantised, float_ops=rest)
+
+
+def size_mb(converted: Converted) -> float:
+    """Megabytes (1e6 bytes) of the tensors that the graph reads: int8 weights, their scales, biases."""
+    return sum(t.numel() * t.element_size() for t in _read(converted.graph).values()) / 1e6
+
+
+def state_of(converted: Converted) -> dict[str, Tensor]:
+    """All of an int8 network as flat tensors: those that its graph reads, by path, and two more.
+
+    "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in the
+    graph's order; "int8.trained" says whether fake quantisation was trained.
+    """
+    state = {name: t.clone().contiguous() for name, t in _read(converted.graph).items()}
+    rows = [node.args[1:3] for node in _roundings(converted.graph)]
+    state[ACTIVATIONS] = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
+    state[TRAINED] = torch.tensor(converted.trained)
+    return state
+
+
+def _roundings(graph: fx.GraphModule) -> list[fx.Node]:
+    """Nodes that round activations to or from int8; their second and third arguments are numbers."""
+    operators = torch.ops.quantized_decomposed
+    kinds = (operators.quantize_per_tensor.default, operators.dequantize_per_tensor.default)
+    return [node for node in graph.graph.nodes if node.target in kinds]
+
+
+@torch.no_grad()
+def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) -> Converted:
+    """The int8 network of a state, from a float network of its architecture; the scores are the same.
+
+    Args:
+        model: the architecture, with any weights; one whose channels were pruned has been through
+            `compress.reshape`. It stays as it is.
+        state: what `state_of` gave.
+        sample: images [B, C, H, W], B >= 2, of the size that the network is for.
+
+    Raises:
+        UsageError: the state is not one of an int8 network, or of another architecture.
+    """
+    if ACTIVATIONS not in state or TRAINED not in state:
+        raise UsageError(f"not the state of an int8 network: no '{ACTIVATIONS}' or '{TRAINED}'")
+    blank = copy.deepcopy(model)
+    for tensor in blank.state_dict().values():
+        tensor.fill_(tensor.dim() < 2)  # no value matters, but each must be finite
+    prepared = prepare(blank, sample=sample, qat=bool(state[TRAINED]))
+    prepared(sample)  # shapes of scales follow from what was seen
+    converted = convert(prepared)
+    own, nodes = _read(converted.graph), _roundings(converted.graph)
+    given = {name: t for name, t in state.items() if name not in (ACTIVATIONS, TRAINED)}
+    wrong = [f"'{name}'" for name in own.keys() ^ given.keys()]
+    wrong += [
+        f"'{name}' {list(given[name].shape)} {given[name].dtype} instead of {list(t.shape)} {t.dtype}"
+        for name, t in own.items()
+        if name in given and (given[name].shape, given[name].dtype) != (t.shape, t.dtype)
+    ]
+    if len(state[ACTIVATIONS]) != len(nodes):
+        wrong.append(f"{len(state[ACTIVATIONS])} roundings instead of {len(nodes)}")
+    if wrong:
+        raise UsageError(
+            f"the int8 state does not fit {type(model).__name__}: {', '.join(sorted(wrong)[:3])};"
+            "\nname the architecture that it belongs to, and reshape one whose channels were pruned"
+        )
+    for name, tensor in own.items():
+        tensor.copy_(given[name])
+    for node, (scale, zero) in zip(nodes, state[ACTIVATIONS].tolist(), strict=True):
+        node.update_arg(1, scale)
+        node.update_arg(2, int(zero))
+    converted.graph.recompile()
+    return converted
+
+
+def why_no_compiler() -> str:
+    """ "" where `compile_for_cpu` can work, else a sentence that says what is missing."""
+    from torch._inductor import cpp_builder
+
+    try:
+        compiler = cpp_builder.get_cpp_compiler()  # of $CXX, g++, clang++: what Inductor will call
+    except Exception as error:
+        return f"no C++ compiler works here ({type(error).__name__}): install g++, or set CXX"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return f"{compiler} works, but Python's headers are missing: install python3-dev"
+    return ""
+
+
+def compile_for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
+    """The network as machine code for this CPU and the sample's shape, compiled now; no gradients.
+
+    Inductor with frozen weights, so that convolutions and normalisations are folded, and the roundings
+    of a `Converted` become int8 kernels. Works on a copy. Takes a minute or so for MobileNetV2.
+
+    Raises:
+        UsageError: there is no C++ compiler.
+    """
+    from torch._inductor import config
+
+    if why := why_no_compiler():
+        raise UsageError(f"compiling a network for the CPU: {why}")
+    copied = copy.deepcopy(model).to("cpu").eval()
+    if isinstance(copied, Converted):
+        graph = copied.graph
+    else:  # a graph of its own: networks of one class would share Dynamo's bound on versions
+        with _quiet():
+            graph = torch.export.export(copied, (sample,)).module(check_guards=False)
+    compiled = torch.compile(graph, dynamic=False)
+
+    @torch.no_grad()
+    def forward(x: Tensor) -> Tensor:
+        scores: Tensor = compiled(x)
+        return scores
+
+    with _quiet(), config.patch(freezing=True):  # as an option of `compile` it comes too late
+        forward(sample)
+    return forward
+
+
+def compiled_latency(model: nn.Module, *, shape: Sequence[int]) -> dict[str, float]:
+    """compiled_latency_ms, the median of one image's forward once compiled, and compiled_latency_ms_sd.
+
+    Float or int8, images of `shape` (C, H, W), by the protocol of `measure.measure`: one CPU thread,
+    warmed up.
+
+    Raises:
+        UsageError: there is no C++ compiler.
+    """
+    image = measure.random_images(1, shape, torch.device("cpu"))
+    with measure.threads(1):
+        seconds = measure.forward_seconds(compile_for_cpu(model, image), image, at_least=0.4)
+    return {
+        "compiled_latency_ms": statistics.median(seconds) * 1e3,
+        "compiled_latency_ms_sd": statistics.stdev(seconds) * 1e3,
+    }
+
+
+def _torchao() -> tuple[Any, Any]:
+    """The x86 quantiser's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
+    try:
+        with _quiet():
+            import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
+            from torchao.quantization.pt2e import quantize_pt2e
+    except ImportError:
+        raise UsageError("int8 needs torchao: pip install 'tune_kd[compress]'") from None
+    found: tuple[ModuleType, ModuleType] = (x86, quantize_pt2e)
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of the libraries' own calls, and no random numbers drawn for their patterns."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        yield
