@@ -23,12 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tune_kd import measure, models
+from tune_kd import graphs, measure, models
 from tune_kd.errors import UsageError
 
 aten = torch.ops.aten
 MULTIPLIERS = (aten.conv2d.default, aten.linear.default)  # the operators that int8 is for
-NORMS = (aten.batch_norm.default,)
 ACTIVATIONS, TRAINED = (
     "int8.activations",
     "int8.trained",
@@ -62,7 +61,7 @@ class Prepared(nn.Module):
         if self.trained:
             # Not torchao's own switch: it puts eps = 1e-5 and momentum = 0.1 in place of the network's.
             for node in self.graph.graph.nodes:
-                if node.target in NORMS:
+                if node.target in graphs.NORMS:
                     node.update_arg(5, mode)
             self.graph.recompile()
             for observer in observers(self).values():
@@ -72,8 +71,10 @@ class Prepared(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As of any module, also from a flat file: without the versions in a state dict's metadata
-        torchao's observers put a default in place of what they were made with.
+        """As of any module, also from a flat file.
+
+        Without the versions in a state dict's metadata torchao's observers put a default in place of
+        what they were made with.
         """
         given = OrderedDict(state_dict)
         given._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
@@ -149,37 +150,22 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
             "\nits forward may not branch on values, and wants a sample of two images or more"
         ) from error
     graph = program.module(check_guards=False)
-    norms = sum(node.target in NORMS for node in graph.graph.nodes)
+    norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
     quantiser = x86.X86InductorQuantizer()
     quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
     with _quiet():
         if qat:
             graph = quantize.prepare_qat_pt2e(graph, quantiser)
-            _own_normalisation(graph, copied)
+            graphs.own_normalisation(graph, copied)
         else:
             graph = quantize.prepare_pt2e(graph, quantiser)
-    left = _unfolded(graph)
+    left = graphs.unfolded(graph)
     if left:
         raise UsageError(
             f"{type(model).__name__}: {left} of {norms} batch normalisations do not follow a convolution,"
             " so that int8 cannot fold them into one; leave out the stage that quantises"
         )
     return Prepared(graph, trained=qat, norms=norms)
-
-
-def _unfolded(graph: fx.GraphModule) -> int:
-    """Batch normalisations that are neither gone nor, in training, behind a convolution's scaled weight."""
-    left = [node for node in graph.graph.nodes if node.target in NORMS]
-    return sum(_convolution(node) is None for node in left)
-
-
-def _convolution(norm: Any) -> Any:
-    """In a graph for training, the convolution whose output is divided and normalised; None without."""
-    divided = norm.args[0]
-    if divided.target is aten.add.Tensor:
-        divided = divided.args[0]  # the convolution's bias
-    scaled = isinstance(divided, fx.Node) and divided.target is aten.div.Tensor
-    return divided.args[0] if scaled and divided.args[0].target is aten.conv2d.default else None
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -194,30 +180,6 @@ def _plain(model: nn.Module) -> nn.Module:
             elif isinstance(child, kinds):
                 parent._modules[name] = nn.Identity()
     return model
-
-
-def _own_normalisation(graph: fx.GraphModule, model: nn.Module) -> None:
-    """The network's eps and momentum, for which torchao puts 1e-5 and 0.1; no count of batches.
-
-    The count is not read where there is a momentum, and would change in evaluation too.
-    """
-    for node in list(graph.graph.nodes):
-        if node.target in NORMS:
-            norm = model.get_submodule(_path(node.args[3]).rpartition(".")[0])
-            node.update_arg(6, norm.momentum)
-            node.update_arg(7, norm.eps)
-        elif node.target is aten.add.Tensor and _path(node.args[0]).endswith(".running_var"):
-            norm = model.get_submodule(_path(node.args[0]).rpartition(".")[0])
-            node.update_arg(1, norm.eps)  # in the scale of the weights that are rounded
-        elif node.target is aten.add_.Tensor and _path(node.args[0]).endswith(".num_batches_tracked"):  # fmt: skip
-            graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def _path(node: Any) -> str:
-    """Of the tensor that a node reads; "" for other nodes."""
-    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else ""
 
 
 @torch.no_grad()
@@ -278,13 +240,13 @@ def convert(prepared: Prepared) -> Converted:
     _, quantize = _torchao()
     copied = copy.deepcopy(prepared).to("cpu").eval()
     graph = copied.graph
-    _fold(graph)
+    graphs.fold(graph)
     for rounding in observers(copied).values() if copied.trained else ():
         # What training rounded by. torchao would compute it anew: for weights 0.4 % smaller.
         rounding.calculate_qparams = functools.partial(_as_trained, rounding)
     with _quiet():
         graph = quantize.convert_pt2e(graph)
-    _drop_unread(graph)
+    graphs.drop_unread(graph)
     for tensor in graph.parameters():
         tensor.requires_grad_(False)
     return Converted(graph, trained=prepared.trained, norms=prepared.norms)
@@ -292,63 +254,6 @@ def convert(prepared: Prepared) -> Converted:
 
 def _as_trained(rounding: Any) -> tuple[Tensor, Tensor]:
     return rounding.scale, rounding.zero_point
-
-
-@torch.no_grad()
-def _fold(graph: fx.GraphModule) -> None:
-    """Put trained batch normalisations into the convolutions before them.
-
-    conv(x, round(w * s)) / s + bias, normalised, is conv(x, round(w * s)) + (bias - mean) * s + beta, where
-    s = gamma / sqrt(var + eps). torchao's own way exports dozens of patterns to find them, for a minute,
-    and takes eps to be 1e-5.
-    """
-    norms: list[Any] = [node for node in graph.graph.nodes if node.target in NORMS]
-    for number, norm in enumerate(norms):
-        conv, bias = _convolution(norm), torch.zeros(())
-        if norm.args[0].target is aten.add.Tensor:
-            bias = graph.get_parameter(_path(norm.args[0].args[1].args[0]))
-        rounded = conv.args[1]  # the scaled weight, through its fake quantisation
-        scaled = rounded.args[0] if rounded.op == "call_module" else rounded
-        weight = graph.get_parameter(_path(scaled.args[0]))
-        gamma, beta = (graph.get_parameter(_path(node)) for node in norm.args[1:3])
-        mean, var = (graph.get_buffer(_path(node)) for node in norm.args[3:5])
-        scale = gamma / torch.sqrt(var + norm.args[7])
-        new = {"weight": weight * scale.view(-1, 1, 1, 1), "bias": (bias - mean) * scale + beta}
-        for name, value in new.items():
-            graph.register_parameter(f"folded{number}_{name}", nn.Parameter(value))
-        with graph.graph.inserting_before(scaled):
-            scaled.replace_all_uses_with(graph.graph.get_attr(f"folded{number}_weight"))
-        with graph.graph.inserting_before(conv):
-            added = graph.graph.get_attr(f"folded{number}_bias")
-        conv.args = (*conv.args[:2], added, *conv.args[3:])
-        norm.replace_all_uses_with(conv)
-        graph.graph.erase_node(norm)
-    graph.graph.lint()
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def _drop_unread(graph: fx.GraphModule) -> None:
-    """Delete the float weights, and whatever else the graph no longer reads."""
-    read = _read(graph)
-    for path in [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]:
-        if path not in read:
-            parent, _, name = path.rpartition(".")
-            delattr(graph.get_submodule(parent), name)
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-
-
-def _read(graph: fx.GraphModule) -> dict[str, Tensor]:
-    """The tensors that a graph reads, by path, each once."""
-    found = {}
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            parent, _, name = node.target.rpartition(".")
-            value = getattr(graph.get_submodule(parent), name)
-            if isinstance(value, Tensor):
-                found[node.target] = value.detach()
-    return found
 
 
 def report(converted: Converted) -> Int8Report:
@@ -371,7 +276,7 @@ def report(converted: Converted) -> Int8Report:
 
 def size_mb(converted: Converted) -> float:
     """Megabytes (1e6 bytes) of the tensors that the graph reads: int8 weights, their scales, biases."""
-    return sum(t.numel() * t.element_size() for t in _read(converted.graph).values()) / 1e6
+    return sum(t.numel() * t.element_size() for t in graphs.read(converted.graph).values()) / 1e6
 
 
 def state_of(converted: Converted) -> dict[str, Tensor]:
@@ -380,18 +285,11 @@ def state_of(converted: Converted) -> dict[str, Tensor]:
     "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in the
     graph's order; "int8.trained" says whether fake quantisation was trained.
     """
-    state = {name: t.clone().contiguous() for name, t in _read(converted.graph).items()}
-    rows = [node.args[1:3] for node in _roundings(converted.graph)]
+    state = {name: t.clone().contiguous() for name, t in graphs.read(converted.graph).items()}
+    rows = [node.args[1:3] for node in graphs.roundings(converted.graph)]
     state[ACTIVATIONS] = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
     state[TRAINED] = torch.tensor(converted.trained)
     return state
-
-
-def _roundings(graph: fx.GraphModule) -> list[fx.Node]:
-    """Nodes that round activations to or from int8; their second and third arguments are numbers."""
-    operators = torch.ops.quantized_decomposed
-    kinds = (operators.quantize_per_tensor.default, operators.dequantize_per_tensor.default)
-    return [node for node in graph.graph.nodes if node.target in kinds]
 
 
 @torch.no_grad()
@@ -415,7 +313,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
     prepared = prepare(blank, sample=sample, qat=bool(state[TRAINED]))
     prepared(sample)  # shapes of scales follow from what was seen
     converted = convert(prepared)
-    own, nodes = _read(converted.graph), _roundings(converted.graph)
+    own, nodes = graphs.read(converted.graph), graphs.roundings(converted.graph)
     given = {name: t for name, t in state.items() if name not in (ACTIVATIONS, TRAINED)}
     wrong = [f"'{name}'" for name in own.keys() ^ given.keys()]
     wrong += [
@@ -440,7 +338,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
 
 
 def why_no_compiler() -> str:
-    """ "" where `compile_for_cpu` can work, else a sentence that says what is missing."""
+    """Says what `compile_for_cpu` misses here; "" where it can work."""
     from torch._inductor import cpp_builder
 
     try:
