@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, data_path, tape
+from benchmarks import common, data_path, int8, tape
 
 ROOT = Path(__file__).resolve().parents[1]
 SPREAD = r"[\d.]+ \([\d.]+\.\.[\d.]+\)"
@@ -30,6 +30,7 @@ def threads():
         (tape.main, TAPE, ["teacher in every step", "tape, first trial fills it", "tape, mean of 2 trials", "ratio, 2 trials", "ratio, tape filled before"]),
         (data_path.main, DATA_PATH, ["one gather", "torchvision, per image", "ratio"]),
         (data_path.main, [*DATA_PATH, "--layout", "channels_last"], ["one gather", "ratio"]),
+        pytest.param(int8.main, ["--repeats", "2"], ["float32, eager", "int8, eager"], marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_a_benchmark_prints_numbers_with_their_spread(capsys, main, options, lines):

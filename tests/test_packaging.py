@@ -18,7 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
 REQUIRED = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
-DEV = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["dev"]]
+EXTRAS = {
+    extra: [Requirement(line) for line in lines]
+    for extra, lines in PROJECT["project"]["optional-dependencies"].items()
+}
+PINNED = [*REQUIRED, *(r for extra in EXTRAS.values() for r in extra if r.name != PROJECT["project"]["name"])]  # fmt: skip
 ENTRY_POINTS = [
     name
     for name in ("tune_kd.search", "tune_kd.teach", "tune_kd.confirm", "tune_kd.evaluate")
@@ -78,14 +82,15 @@ def test_constraints_are_exact_versions_only() -> None:
     assert len(pins()) == len(constraint_lines())
 
 
-@pytest.mark.parametrize("requirement", [*REQUIRED, *DEV], ids=lambda r: r.name)
+@pytest.mark.parametrize("requirement", PINNED, ids=lambda r: r.name)
 def test_every_requirement_is_pinned_within_its_range(requirement: Requirement) -> None:
     assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
 
 
 def test_everything_imported_is_required() -> None:
     providers = importlib.metadata.packages_distributions()
-    required = {canonicalize_name(requirement.name) for requirement in REQUIRED}
+    wanted = [*REQUIRED, *EXTRAS["compress"]]  # the extra's two are imported inside functions
+    required = {canonicalize_name(requirement.name) for requirement in wanted}
     missing = {
         f"{path.relative_to(ROOT)}: {name}"
         for package in PACKAGES

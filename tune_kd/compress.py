@@ -155,7 +155,7 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
 
     Where layers have become operators of an exported graph: its parameters of two and more dimensions.
     """
-    found = {
+    found: dict[int, Any] = {
         id(module.weight): module.weight
         for module in model.modules()
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))

@@ -9,9 +9,11 @@ kernels come with `compile_for_cpu`. Jacob et al. 2018 describes both ways. torc
 
 import contextlib
 import copy
+import functools
 import statistics
 import sysconfig
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tune_kd import measure, models
+from tune_kd import graphs, measure, models
 from tune_kd.errors import UsageError
 
 aten = torch.ops.aten
 MULTIPLIERS = (aten.conv2d.default, aten.linear.default)  # the operators that int8 is for
-NORMS = (aten.batch_norm.default,)
 ACTIVATIONS, TRAINED = (
     "int8.activations",
     "int8.trained",
@@ -44,6 +45,7 @@ class Prepared(nn.Module):
     def __init__(self, graph: fx.GraphModule, *, trained: bool, norms: int) -> None:
         super().__init__()
         self.graph, self.trained, self.norms = graph, trained, norms
+        self.register_state_dict_post_hook(_copy_shared)  # type: ignore[no-untyped-call]
         self.train(trained)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,12 +61,34 @@ class Prepared(nn.Module):
         if self.trained:
             # Not torchao's own switch: it puts eps = 1e-5 and momentum = 0.1 in place of the network's.
             for node in self.graph.graph.nodes:
-                if node.target in NORMS:
+                if node.target in graphs.NORMS:
                     node.update_arg(5, mode)
             self.graph.recompile()
             for observer in observers(self).values():
                 observer.observer_enabled.fill_(mode)
         return self
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of any module, also from a flat file.
+
+        Without the versions in a state dict's metadata torchao's observers put a default in place of
+        what they were made with.
+        """
+        given = OrderedDict(state_dict)
+        given._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
+        return super().load_state_dict(given, strict=strict, assign=assign)
+
+
+def _copy_shared(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Observers that several places share have several names; a file wants tensors of their own."""
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen:
+            state[name] = tensor.clone()
+        elif tensor.numel():
+            seen.add(tensor.data_ptr())
 
 
 class Converted(nn.Module):
@@ -126,15 +150,21 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
             "\nits forward may not branch on values, and wants a sample of two images or more"
         ) from error
     graph = program.module(check_guards=False)
-    norms = sum(node.target in NORMS for node in graph.graph.nodes)
+    norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
     quantiser = x86.X86InductorQuantizer()
     quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
     with _quiet():
         if qat:
             graph = quantize.prepare_qat_pt2e(graph, quantiser)
-            _own_normalisation(graph, copied)
+            graphs.own_normalisation(graph, copied)
         else:
             graph = quantize.prepare_pt2e(graph, quantiser)
+    left = graphs.unfolded(graph)
+    if left:
+        raise UsageError(
+            f"{type(model).__name__}: {left} of {norms} batch normalisations do not follow a convolution,"
+            " so that int8 cannot fold them into one; leave out the stage that quantises"
+        )
     return Prepared(graph, trained=qat, norms=norms)
 
 
@@ -144,36 +174,12 @@ def _plain(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, models.Classifier):
-                linear = nn.Linear(child.in_features, child.out_features, bias=False)
+                linear = nn.utils.skip_init(nn.Linear, child.in_features, child.out_features)
                 linear.weight, linear.bias = child.weight, child.bias
                 parent._modules[name] = linear
             elif isinstance(child, kinds):
                 parent._modules[name] = nn.Identity()
     return model
-
-
-def _own_normalisation(graph: fx.GraphModule, model: nn.Module) -> None:
-    """The network's eps and momentum, for which torchao puts 1e-5 and 0.1; no count of batches.
-
-    The count is not read where there is a momentum, and would change in evaluation too.
-    """
-    for node in list(graph.graph.nodes):
-        if node.target in NORMS:
-            norm = model.get_submodule(_path(node.args[3]).rpartition(".")[0])
-            node.update_arg(6, norm.momentum)
-            node.update_arg(7, norm.eps)
-        elif node.target is aten.add.Tensor and _path(node.args[0]).endswith(".running_var"):
-            norm = model.get_submodule(_path(node.args[0]).rpartition(".")[0])
-            node.update_arg(1, norm.eps)  # in the scale of the weights that are rounded
-        elif node.target is aten.add_.Tensor and _path(node.args[0]).endswith(".num_batches_tracked"):  # fmt: skip
-            graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def _path(node: Any) -> str:
-    """Of the tensor that a node reads; "" for other nodes."""
-    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else ""
 
 
 @torch.no_grad()
@@ -232,36 +238,22 @@ def assert_active(prepared: Prepared, before: Mapping[str, Tensor]) -> int:
 def convert(prepared: Prepared) -> Converted:
     """The int8 network; what is prepared stays as it is."""
     _, quantize = _torchao()
-    graph = copy.deepcopy(prepared).to("cpu").eval().graph
+    copied = copy.deepcopy(prepared).to("cpu").eval()
+    graph = copied.graph
+    graphs.fold(graph)
+    for rounding in observers(copied).values() if copied.trained else ():
+        # What training rounded by. torchao would compute it anew: for weights 0.4 % smaller.
+        rounding.calculate_qparams = functools.partial(_as_trained, rounding)
     with _quiet():
         graph = quantize.convert_pt2e(graph)
-    _drop_unread(graph)
+    graphs.drop_unread(graph)
     for tensor in graph.parameters():
         tensor.requires_grad_(False)
     return Converted(graph, trained=prepared.trained, norms=prepared.norms)
 
 
-def _drop_unread(graph: fx.GraphModule) -> None:
-    """Delete the float weights, and whatever else the graph no longer reads."""
-    read = _read(graph)
-    for path in [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]:
-        if path not in read:
-            parent, _, name = path.rpartition(".")
-            delattr(graph.get_submodule(parent), name)
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-
-
-def _read(graph: fx.GraphModule) -> dict[str, Tensor]:
-    """The tensors that a graph reads, by path, each once."""
-    found = {}
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            parent, _, name = node.target.rpartition(".")
-            value = getattr(graph.get_submodule(parent), name)
-            if isinstance(value, Tensor):
-                found[node.target] = value.detach()
-    return found
+def _as_trained(rounding: Any) -> tuple[Tensor, Tensor]:
+    return rounding.scale, rounding.zero_point
 
 
 def report(converted: Converted) -> Int8Report:
@@ -284,7 +276,7 @@ def report(converted: Converted) -> Int8Report:
 
 def size_mb(converted: Converted) -> float:
     """Megabytes (1e6 bytes) of the tensors that the graph reads: int8 weights, their scales, biases."""
-    return sum(t.numel() * t.element_size() for t in _read(converted.graph).values()) / 1e6
+    return sum(t.numel() * t.element_size() for t in graphs.read(converted.graph).values()) / 1e6
 
 
 def state_of(converted: Converted) -> dict[str, Tensor]:
@@ -293,18 +285,11 @@ def state_of(converted: Converted) -> dict[str, Tensor]:
     "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in the
     graph's order; "int8.trained" says whether fake quantisation was trained.
     """
-    state = {name: t.clone().contiguous() for name, t in _read(converted.graph).items()}
-    rows = [node.args[1:3] for node in _roundings(converted.graph)]
+    state = {name: t.clone().contiguous() for name, t in graphs.read(converted.graph).items()}
+    rows = [node.args[1:3] for node in graphs.roundings(converted.graph)]
     state[ACTIVATIONS] = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
     state[TRAINED] = torch.tensor(converted.trained)
     return state
-
-
-def _roundings(graph: fx.GraphModule) -> list[fx.Node]:
-    """Nodes that round activations to or from int8; their second and third arguments are numbers."""
-    operators = torch.ops.quantized_decomposed
-    kinds = (operators.quantize_per_tensor.default, operators.dequantize_per_tensor.default)
-    return [node for node in graph.graph.nodes if node.target in kinds]
 
 
 @torch.no_grad()
@@ -322,10 +307,13 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
     """
     if ACTIVATIONS not in state or TRAINED not in state:
         raise UsageError(f"not the state of an int8 network: no '{ACTIVATIONS}' or '{TRAINED}'")
-    prepared = prepare(model, sample=sample, qat=bool(state[TRAINED]))
+    blank = copy.deepcopy(model)
+    for tensor in blank.state_dict().values():
+        tensor.fill_(tensor.dim() < 2)  # no value matters, but each must be finite
+    prepared = prepare(blank, sample=sample, qat=bool(state[TRAINED]))
     prepared(sample)  # shapes of scales follow from what was seen
     converted = convert(prepared)
-    own, nodes = _read(converted.graph), _roundings(converted.graph)
+    own, nodes = graphs.read(converted.graph), graphs.roundings(converted.graph)
     given = {name: t for name, t in state.items() if name not in (ACTIVATIONS, TRAINED)}
     wrong = [f"'{name}'" for name in own.keys() ^ given.keys()]
     wrong += [
@@ -350,7 +338,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
 
 
 def why_no_compiler() -> str:
-    """ "" where `compile_for_cpu` can work, else a sentence that says what is missing."""
+    """Says what `compile_for_cpu` misses here; "" where it can work."""
     from torch._inductor import cpp_builder
 
     try:
@@ -371,6 +359,8 @@ def compile_for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tens
     Raises:
         UsageError: there is no C++ compiler.
     """
+    from torch._inductor import config
+
     if why := why_no_compiler():
         raise UsageError(f"compiling a network for the CPU: {why}")
     copied = copy.deepcopy(model).to("cpu").eval()
@@ -379,14 +369,14 @@ def compile_for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tens
     else:  # a graph of its own: networks of one class would share Dynamo's bound on versions
         with _quiet():
             graph = torch.export.export(copied, (sample,)).module(check_guards=False)
-    compiled = torch.compile(graph, dynamic=False, options={"freezing": True})
+    compiled = torch.compile(graph, dynamic=False)
 
     @torch.no_grad()
     def forward(x: Tensor) -> Tensor:
         scores: Tensor = compiled(x)
         return scores
 
-    with _quiet():
+    with _quiet(), config.patch(freezing=True):  # as an option of `compile` it comes too late
         forward(sample)
     return forward
 
@@ -423,7 +413,7 @@ def _torchao() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The libraries' deprecations of their own calls are nothing that a user can mend."""
-    with warnings.catch_warnings():
+    """No warnings of the libraries' own calls, and no random numbers drawn for their patterns."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         yield

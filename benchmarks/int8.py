@@ -1,0 +1,102 @@
+"""MobileNetV2 in int8: latency and size against float32, eager and compiled.
+
+    python -m benchmarks.int8
+
+torchvision's MobileNetV2 for 10 classes, its stem of stride 1 as small images want it, one image of 32x32
+at a time. The other side of each ratio is the same network in float32. Compiled is what
+`int8.compile_for_cpu` makes: Inductor's code with frozen weights, for both. An int8 network that is not
+compiled computes in float32 between roundings, and shows why only compiled ones are compared.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from benchmarks import common
+from tune_kd import cli, int8, measure
+
+SHAPE = (3, 32, 32)
+Forward = Callable[[Tensor], Tensor]
+
+
+def mobilenet() -> nn.Module:
+    """MobileNetV2 with statistics of its own batches, so that activations have a spread."""
+    torch.manual_seed(0)
+    model = torchvision.models.mobilenet_v2(num_classes=10)
+    model.features[0][0].stride = (1, 1)
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(16, *SHAPE))
+    return model.eval()
+
+
+def timed(what: str, work: Callable[[], object], seconds: dict[str, float]) -> object:
+    """The result of some work, whose time is kept under its name."""
+    began = time.perf_counter()
+    found = work()
+    seconds[what] = time.perf_counter() - began
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Make the four networks, time them in turns and print milliseconds, ratios and sizes."""
+    parser = common.parser("benchmarks.int8", __doc__)
+    parser.add_argument("--repeats", type=cli.positive_int, default=7, help="rounds in turns [7]")
+    parser.add_argument("--qat", action="store_true", help="time `prepare` of training, not of calibration")  # fmt: skip
+    given = parser.parse(arguments)
+
+    torch.set_num_threads(1)
+    took: dict[str, float] = {}
+    model, images = mobilenet(), torch.randn(64, *SHAPE)
+    image = images[:1].contiguous()
+    prepared = timed("prepare", lambda: int8.prepare(model, sample=images[:2], qat=given.qat), took)
+    assert isinstance(prepared, int8.Prepared)
+    with torch.no_grad():
+        timed("64 images", lambda: [prepared(part) for part in images.split(16)], took)
+    converted = timed("convert", lambda: int8.convert(prepared), took)
+    assert isinstance(converted, int8.Converted)
+    state = int8.state_of(converted)
+    timed("restore", lambda: int8.restore(mobilenet(), state, sample=images[:2]), took)
+    forwards: dict[str, Forward] = {"float32, eager": model, "int8, eager": converted}
+    why = int8.why_no_compiler()
+    if not why:
+        for name, network in (("float32, compiled", model), ("int8, compiled", converted)):
+            made = timed(f"compile {name.split(',')[0]}", lambda n=network: int8.compile_for_cpu(n, image), took)  # type: ignore[misc]  # fmt: skip
+            forwards[name] = made  # type: ignore[assignment]
+
+    milliseconds: dict[str, list[float]] = {name: [] for name in forwards}
+    with torch.inference_mode(False), torch.no_grad():
+        for _ in range(given.repeats):
+            for name, forward in forwards.items():
+                blocks = measure.forward_seconds(forward, image, at_least=0.2)
+                milliseconds[name].append(sorted(blocks)[len(blocks) // 2] * 1e3)
+
+    print(common.about())
+    print(
+        f"MobileNetV2, one random image of 32x32 (random images), {given.repeats} rounds in turns; median (min..max)"
+    )
+    for name, values in milliseconds.items():
+        print(f"{name:<25}{common.spread(values)} ms")
+    for one, other in (("float32, eager", "float32, compiled"), ("float32, eager", "int8, compiled"), ("float32, compiled", "int8, compiled")):  # fmt: skip
+        if one in milliseconds and other in milliseconds:
+            found = common.ratios(milliseconds[one], milliseconds[other])
+            print(f"ratio {one} / {other:<20} {common.spread(found)}")
+    if why:
+        print(f"nothing compiled: {why}")
+    sizes = measure.footprint(model)["size_mb"], int8.size_mb(converted)
+    print(f"size {sizes[0]:.2f} MB in float32, {sizes[1]:.2f} MB in int8: {sizes[0] / sizes[1]:.2f} times less")  # fmt: skip
+    print(f"{int8.report(converted)}")
+    if not why:
+        exact = converted(image).detach()
+        error = (forwards["int8, compiled"](image) - exact).abs().max() / exact.std()
+        print(f"compiled int8 scores differ from eager ones by {float(error):.3f} of their spread at the most")  # fmt: skip
+    print("seconds: " + ", ".join(f"{what} {value:.1f}" for what, value in took.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
