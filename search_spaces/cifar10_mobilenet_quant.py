@@ -36,4 +36,6 @@ SPACE = SearchSpace(
         **quantised_methods(KD["response"]),
     },
     tables=("quantisation", "results", "classes"),
+    expected_teacher=0.94,
+    expected_student=0.88,
 )

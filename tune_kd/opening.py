@@ -41,6 +41,8 @@ from tune_kd.storage import Storage
 from tune_kd.study import Study
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
+# fields of a space that change no trial
+TOLD_LATER = ("trials", "tables", "expected_teacher", "expected_student")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ def user_files(request: Request) -> dict[str, bytes]:
 def described(request: Request, material: Material) -> dict[str, Any]:
     """The manifest as far as a resumed study must agree with it."""
     chosen = request.space
-    fields = {k: v for k, v in space.plain_fields(chosen).items() if k not in ("trials", "tables")}
+    fields = {k: v for k, v in space.plain_fields(chosen).items() if k not in TOLD_LATER}
     methods = {
         name: {
             "ranges": {k: space.shown(d) for k, d in method.ranges.items()},

@@ -98,7 +98,7 @@ class Tally:
         cells = true * self._classes + seen
         self._confusion += torch.bincount(cells, minlength=self._classes**2)
         sure = confidence[valid].double()
-        place = (sure * BINS).long().clamp(max=BINS - 1)
+        place = (sure * BINS).long().clamp(0, BINS - 1)  # what is not a number becomes the least
         for at, weights in enumerate((torch.ones_like(sure), (seen == true).double(), sure)):
             self._bins[at] += torch.bincount(place, weights=weights, minlength=BINS)
         if teacher is not None:

@@ -148,6 +148,8 @@ class SearchSpace:
     ] = ()  # metrics; the first drives early stopping; () = the task's own
     constraints: tuple[str, ...] = ()  # such as "size_mb <= 3"
     tables: tuple[str, ...] = ()  # of analysis.tables, written beside the common ones
+    expected_teacher: float = 0.0  # below this share on test `evaluate` raises an alarm; 0: never
+    expected_student: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -157,6 +159,8 @@ class SearchSpace:
             ("epochs >= 1", self.epochs >= 1, self.epochs),
             ("teacher_epochs >= 1", self.teacher_epochs >= 1, self.teacher_epochs),
             ("finetune_epochs >= 1", self.finetune_epochs >= 1, self.finetune_epochs),
+            ("0 <= expected_teacher <= 1", 0 <= self.expected_teacher <= 1, self.expected_teacher),
+            ("0 <= expected_student <= 1", 0 <= self.expected_student <= 1, self.expected_student),
             ("mix in (none, mixup, cutmix)", self.mix in ("none", "mixup", "cutmix"), self.mix),
             ("teacher_weights in (none, imagenet)", self.teacher_weights in ("none", "imagenet"), self.teacher_weights),
         ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,23 @@ def parse(data: bytes, *, what: str) -> dict[str, Tensor]:
             f"{what} is not a checkpoint of tensors alone ({type(error).__name__}: {why});"
             "\nsave model.state_dict() with torch.save or with safetensors"
         ) from None
+
+
+def header(data: bytes) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors; nothing of other files.
+
+    >>> from safetensors.torch import save
+    >>> header(save({"x": torch.zeros(1)}, metadata={"network": "resnet8"})), header(b"PK")
+    ({'network': 'resnet8'}, {})
+    """
+    if data[8:9] != b"{":
+        return {}
+    length = int.from_bytes(data[:8], "little")
+    try:
+        found = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except ValueError:  # a damaged file: `parse` says so
+        return {}
+    return dict(found)
 
 
 def unwrapped(state: object, *, what: str) -> dict[str, Tensor]:

@@ -1,0 +1,254 @@
+"""A network that is examined, from whatever file it comes, and what it does on each test image."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tune_kd import compress, exam, int8, measure, plugins, recipes, scoring, site, weights
+from tune_kd import train as training
+from tune_kd.errors import UsageError
+from tune_kd.foreign import Foreign
+from tune_kd.losses import IGNORE, hard_loss
+from tune_kd.recipe import Images, Recipe, from_json
+from tune_kd.space import SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network ready to be scored, in evaluation mode on its site's device."""
+
+    name: str  # as it was given
+    hash: str  # of the file
+    recipe: Recipe  # what made it; without stages where the file does not say
+    site: site.Site  # integers run on the CPU, whatever there is
+    model: nn.Module
+    role: str  # student or teacher of the space; "" for another network
+    num_params: int  # of an int8 network those of the float one
+    not_finite: int  # numbers of its file that are infinite or none
+
+    @property
+    def quantised(self) -> bool:
+        """Whether it computes with integers."""
+        return isinstance(self.model, int8.Converted)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its images: (C, H, W)."""
+        return (self.recipe.images.channels, *self.recipe.images.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a checkpoint is taken for: a network of this space, for images like these."""
+
+    space: SearchSpace
+    images: Images
+    site: site.Site
+    network: str = ""  # of a checkpoint that does not say what it is
+    also: str = ""  # what it may be beside student and teacher, where `network` is not said
+
+
+def load(given: Foreign, wanted: Wanted) -> Subject:
+    """The network of a file that tune_kd wrote, or of a checkpoint of a network by name.
+
+    The header's recipe says how the first kind is rebuilt and how it sees images. The second is the
+    named network (one whose channels were pruned as well), or else the space's student or teacher,
+    whichever fits.
+
+    Raises:
+        UsageError: no checkpoint, one for other images, or one that fits none of these networks.
+    """
+    state = given.state()
+    recipe = _told(given, wanted)
+    if recipe is None:
+        recipe = _guessed(given, state, wanted)
+    quantised = recipe.quantises or int8.ACTIVATIONS in state
+    where = replace(wanted.site, device="cpu") if quantised else wanted.site
+    sample = torch.zeros((2, recipe.images.channels, *recipe.images.size), device=where.device)
+    try:
+        if quantised and not recipe.quantises:
+            plain = site.build(recipe.student, recipe, where, seed=0)
+            model: nn.Module = int8.restore(plain.eval(), state, sample=sample)
+        else:
+            stages = len(recipe.stages)
+            model = site.rebuilt(recipe, state, stages=stages, site=where, sample=sample)
+    except UsageError as error:
+        raise UsageError(f"{given.name}: {error}") from None
+    return Subject(
+        name=given.name,
+        hash=given.hash,
+        recipe=recipe,
+        site=where,
+        model=model.eval(),
+        role=_role(recipe.student, wanted.space),
+        num_params=_parameters(recipe, model, where),
+        not_finite=sum(int((~t.isfinite()).sum()) for t in state.values() if t.is_floating_point()),
+    )
+
+
+def _role(network: str, space: SearchSpace) -> str:
+    if network == space.student:
+        return "student"
+    return "teacher" if network == space.teacher else ""
+
+
+def _parameters(recipe: Recipe, model: nn.Module, where: site.Site) -> int:
+    if isinstance(model, int8.Converted):
+        model = site.build(recipe.student, recipe, where, seed=0)
+    return int(measure.footprint(model)["num_params"])
+
+
+def _told(given: Foreign, wanted: Wanted) -> Recipe | None:
+    """The recipe of a file of ours, its network and task named as the space names them."""
+    recipe, text = given.recipe, weights.header(given.data).get("recipe")
+    if recipe is None and text is None:
+        return None
+    try:
+        recipe = recipe or from_json(text or "")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{given.name}: its header's recipe cannot be read ({type(error).__name__}: {error}); "
+            "it was written by another version"
+        ) from None
+    own = (wanted.space.student, wanted.space.teacher)
+    network = next((n for n in own if recipes.shipped(n) == recipe.student), recipe.student)
+    if wanted.network and recipes.shipped(wanted.network) != recipe.student:
+        raise UsageError(
+            f"--network {wanted.network}: {given.name} says that it is {recipe.student}; leave --network out"
+        )
+    there, here = _form(recipe.images), _form(wanted.images)
+    if there != here:
+        raise UsageError(
+            f"{given.name} is for {there}, but space {wanted.space.name} has {here}; name the space that it was trained in"
+        )
+    images = replace(recipe.images, task=wanted.space.task)
+    return replace(recipe, student=network, images=images)
+
+
+def _form(images: Images) -> str:
+    kind = "a class for every pixel, " if images.dense else ""
+    sides = "x".join(str(side) for side in (images.channels, *images.size))
+    return f"images of {sides} ({kind}{images.num_classes} classes)"
+
+
+def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Recipe:
+    """A recipe without stages of the first network that fits: the named one, the student, the teacher."""
+    space = wanted.space
+    names = [wanted.network] if wanted.network else [space.student, space.teacher, wanted.also]
+    reasons = []
+    for name in dict.fromkeys(name for name in names if name):
+        recipe = Recipe(images=wanted.images, student=name, start=given.model)
+        model = site.build(name, recipe, replace(wanted.site, device="cpu"), seed=0)
+        pruned = bool(wanted.network) and compress.is_pruned(model, state)
+        integers = int8.ACTIVATIONS in state  # whose names are no network's
+        try:
+            if not pruned and not integers:
+                weights.checked_load(model, state, what=given.name)
+            return recipe
+        except UsageError as error:
+            reasons.append(f"{name} ({str(error).partition(chr(10))[0].partition('; ')[2]})")
+    raise UsageError(
+        f"{given.name} does not fit {', nor '.join(reasons)};\nname the network that it is by --network"
+    )
+
+
+def from_here(name: str) -> str:
+    """A user's `file.py:function` as the command line means it: below the working folder."""
+    if not plugins.is_reference(name):
+        return name
+    file, _, function = name.rpartition(":")
+    return f"{Path(file).expanduser().absolute()}:{function}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What a network reaches on the test split."""
+
+    scores: scoring.Scores
+    hits: Tensor  # float64 [N], the share of each image's positions that are right; NaN where none counts
+    batches: list[dict[str, Any]]  # number, images, accuracy, loss, seconds
+    class_names: tuple[str, ...]
+
+
+@torch.no_grad()
+def mark(subject: Subject, *, batch_size: int) -> Marks:
+    """Open the test split and score all its images, `batch_size` of them a line of `batches`."""
+    opened = exam.prepare(subject.recipe, subject.site, reference=None)
+    images = opened.images
+    tally = scoring.Tally(images.num_classes, device=images.fit.device)
+    hits, batches = [], []
+    for number, index in enumerate(images.fit.split(batch_size), 1):
+        began = time.perf_counter()
+        parts = [
+            _scored(subject.model, images, part, tally) for part in training.chunks(index, images)
+        ]
+        right, counted, loss = (
+            torch.cat(found).double().cpu() for found in zip(*parts, strict=True)
+        )
+        hits.append(right / counted)
+        known = int(counted.sum())
+        batches.append(
+            {
+                "number": number,
+                "images": len(index),
+                "accuracy": float(right.sum()) / known if known else None,
+                "loss": float(loss.sum()) / known if known else None,
+                "seconds": time.perf_counter() - began,
+            }
+        )
+    return Marks(
+        scores=tally.scores(),
+        hits=torch.cat(hits),
+        batches=batches,
+        class_names=opened.decoded.class_names,
+    )
+
+
+def _scored(
+    model: nn.Module, images: training.Fold, index: Tensor, tally: scoring.Tally
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of some images: right positions and those that count, [B] each; the sum of their losses, [1]."""
+    batch = images.images.whole(index)
+    scores = model(batch.images).float()
+    tally.add(scores, batch.labels)
+    valid = batch.labels != IGNORE
+    right = (scores.argmax(1) == batch.labels) & valid
+    loss = hard_loss(scores, batch.labels).double() * valid.sum()
+    size = len(index)
+    return right.view(size, -1).sum(1), valid.view(size, -1).sum(1), loss.view(1)
+
+
+def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
+    """Size and speed of a network, with nothing else running: the columns of metrics.METRICS by name.
+
+    Integers are timed compiled alone: the eager graph that holds them is slower than float32. With
+    `compiled` a float network is compiled as well; `reason` says why no network could be.
+    """
+    found: dict[str, Any] = {"device": measure.device_name(subject.site.device)}
+    found["num_params"] = subject.num_params
+    if isinstance(subject.model, int8.Converted):
+        found["size_mb"] = int8.size_mb(subject.model)
+        found |= _operators(subject.model)
+    else:
+        measured = measure.measure(subject.model, shape=subject.shape, device=subject.site.device)
+        found |= {name: value for name, value in measured.items() if name != "num_params"}
+        found["nonzero_params"] = compress.nonzero_params(subject.model)
+    if not compiled and not subject.quantised:
+        return found
+    if why := int8.why_no_compiler():
+        return {**found, "reason": why}
+    return found | int8.compiled_latency(subject.model, shape=subject.shape)
+
+
+def _operators(model: int8.Converted) -> dict[str, Any]:
+    """How many convolutions and linear layers compute with integers; `wrong` says what is amiss."""
+    try:
+        report = int8.report(model)
+    except ValueError as error:
+        return {"int8_operators": 0, "wrong": str(error)}
+    return {"int8_operators": report.quantised_ops, "float_operators": report.float_ops}
