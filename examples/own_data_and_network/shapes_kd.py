@@ -8,8 +8,8 @@
 The strings `shapes.py:...` are looked for beside this file. Copy the folder and change it.
 """
 
-from tune_kd.recipe import LossWeights, Stage
 from tune_kd.methods import kd_methods
+from tune_kd.recipe import LossWeights, Stage
 from tune_kd.space import Method, SearchSpace, log_uniform, uniform
 
 TRAINING = {
