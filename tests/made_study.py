@@ -22,7 +22,13 @@ with mock.patch.dict(
 
 Score = Callable[[Proposal, int], float | None]
 IMAGES = Images(
-    task="digits", train_hash="made", num_classes=10, channels=1, size=8, mean=(0.3,), std=(0.4,)
+    task="digits",
+    train_hash="made",
+    num_classes=10,
+    channels=1,
+    size=(8, 8),
+    mean=(0.3,),
+    std=(0.4,),
 )
 
 

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tune_kd import data, losses, models, tasks, teacher, train, trial, worker
-from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe, stream
+from tune_kd import data, models, tasks, teacher, train, trial, worker
+from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe
 from tune_kd.results import EpochReport
 
 WEIGHTS = {
@@ -77,7 +77,7 @@ def digits(**changes: Any) -> Images:
         train_hash=decoded.hash,
         num_classes=10,
         channels=1,
-        size=8,
+        size=(8, 8),
         mean=(0.3,),
         std=(0.4,),
         pad=1,
@@ -130,6 +130,11 @@ class Ran:
     def state(self) -> dict[str, Tensor]:
         return safetensors.torch.load(self.states[-1])
 
+    @property
+    def last_of_training(self) -> dict[str, Tensor]:
+        """The state before the last one: with projections and what the optimiser remembers."""
+        return safetensors.torch.load(self.states[-2])
+
 
 def row(report: EpochReport) -> dict[str, Any]:
     """A report without its seconds and its state."""
@@ -175,28 +180,13 @@ class Bench:
     learner: train.Learner
 
 
-def bench(made: Recipe, site: trial.Site, *, seed: int = 0, feature_loss: str = "cosine") -> Bench:
+def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
     stage = made.stages[0]
-    fold = trial.fold(made.images, site, made.compute.layout)
-    frozen = trial.frozen_teacher(made, site)
-    tape = None
-    if frozen is not None and stage.weights.beta > 0:
-        tape = trial.teacher_tape(made, frozen, fold, seed=seed, site=site)
-    work = train.Training(
-        stage=stage,
-        number=0,
-        first_step=0,
-        seed=seed,
-        fold=fold,
-        compute=made.compute,
-        teacher=frozen,
-        tape=tape,
-        feature_loss=losses.find_feature_loss(feature_loss, base=site.code),
-    )
-    model = trial.build(
-        made.student, made, site, dropout=stage.dropout, seed=stream(seed, "weights")
-    )
-    projections = trial._projections(made, stage, frozen, work, site, model)
+    assert isinstance(stage, Distill)
+    run = trial._prepared(made, seed=seed, where=site, opening=None)
+    model, number, _ = trial._entered(run, None, 0)
+    work = trial._training(run, number, model, stage=stage)
+    projections = trial._projections(run, model, stage)
     return Bench(work, train.Learner(model, projections, stage.optimiser))
 
 
@@ -252,5 +242,5 @@ def scored(model: nn.Module, images: data.Resident, labels: Tensor) -> float:
     """Accuracy computed apart from the package: one image at a time."""
     model.eval()
     with torch.no_grad():
-        hits = [int(model(images.batch(torch.tensor([i]))).argmax()) == int(labels[i]) for i in range(len(labels))]  # fmt: skip
+        hits = [int(model(images.whole(torch.tensor([i])).images).argmax()) == int(labels[i]) for i in range(len(labels))]  # fmt: skip
     return float(np.mean(hits))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import making
 from tune_kd import models, tasks, teacher, train, trial, weights
+from tune_kd import site as places
 from tune_kd.recipe import Compute, Images, Optimiser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def frozen(site):
-    return trial.frozen_teacher(making.recipe("combined"), site)
+    return places.frozen_teacher(making.recipe("combined"), site)
 
 
 def _sample():
@@ -38,7 +39,7 @@ def _sample():
 
 
 def test_a_frozen_teacher_says_what_its_network_says_in_evaluation_mode(frozen, site):
-    model = trial.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
+    model = places.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
     model.eval()
     scores, features = frozen.outputs(_sample())
     with torch.no_grad(), models.Taps(model, ["low", "mid", "high"]) as taps:
@@ -79,11 +80,11 @@ def test_training_leaves_the_teacher_as_it_was(site, monkeypatch, method):
         kept.append(made(*args, **kwargs))
         return kept[-1]
 
-    made = trial.frozen_teacher
-    monkeypatch.setattr(trial, "frozen_teacher", keep)
+    made = places.frozen_teacher
+    monkeypatch.setattr(places, "frozen_teacher", keep)
     making.run(making.recipe(method, epochs=2), site)
     (frozen,) = kept
-    fresh = trial.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
+    fresh = places.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
     assert weights.fingerprint(frozen.model) == frozen.fingerprint == weights.fingerprint(fresh)
     assert not any(module.training for module in frozen.model.modules())
     assert all(p.grad is None for p in frozen.model.parameters())
@@ -113,19 +114,19 @@ def restless(*, num_classes, channels):
 
 
 def _assert_tape_is_live(recipe, site, *, seed=0, epochs=(1, 2, 5)):
-    frozen = trial.frozen_teacher(recipe, site)
-    fold = trial.fold(recipe.images, site, recipe.compute.layout)
-    tape = trial.teacher_tape(recipe, frozen, fold, seed=seed, site=site)
+    frozen = places.frozen_teacher(recipe, site)
+    fold = places.fold(recipe.images, site, recipe.compute.layout)
+    tape = places.teacher_tape(recipe, frozen, fold, seed=seed, site=site)
     shown = []
     for epoch in epochs:
         kept = tape.epoch(epoch)
         assert kept.dtype == torch.float16
         assert len(kept) == len(fold.fit)
         position = torch.randperm(len(fold.fit), generator=torch.Generator().manual_seed(epoch))
-        views = fold.views(seed, epoch)
+        seen = fold.seen(seed, epoch)
         for chunk in position.split(50):  # not the chunks that filled it
             index = fold.fit[chunk]
-            live, _ = frozen.outputs(fold.images.batch(index, views[index]))
+            live, _ = frozen.outputs(seen(index).images)
             torch.testing.assert_close(kept[chunk].float(), live, rtol=1e-3, atol=1e-3)
         shown.append(kept)
     for one, other in itertools.combinations(shown, 2):
@@ -164,9 +165,8 @@ def test_a_view_is_the_same_whatever_the_subset(tmp_path):
     site, images = _noise_site(tmp_path), _noise(tmp_path)
     seen = []
     for limit in (0, 45, 24):
-        fold = trial.fold(replace(images, limit_train=limit), site, "contiguous")
-        views = fold.views(0, 4)
-        pixels = fold.images.batch(fold.fit, views[fold.fit])
+        fold = places.fold(replace(images, limit_train=limit), site, "contiguous")
+        pixels = fold.seen(0, 4)(fold.fit).images
         seen.append(dict(zip(fold.fit.tolist(), pixels, strict=True)))
     common = set.intersection(*(set(found) for found in seen))
     assert common
@@ -202,10 +202,10 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
 
     class Live:
         def epoch(self, epoch):
-            view = fold.views(0, epoch)[fold.fit]
-            return frozen.outputs(fold.images.batch(fold.fit, view))[0]
+            return frozen.outputs(fold.seen(0, epoch)(fold.fit).images)[0]
 
-    ((_, live),) = train.train(replace(parts.work, tape=Live()), parts.learner)
+    (last,) = train.train(replace(parts.work, tape=Live()), parts.learner)
+    live = last.values
     for name in ("train_loss", "hard_loss", "soft_loss"):
         assert live[name] == pytest.approx(taped.rows[0][name], rel=1e-3)
 
@@ -216,9 +216,9 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
 def _keys(tmp_path, recipe, *, seed=0, name="one", file=None):
     changes = {"model": lambda fingerprint: file} if file else {}
     site = making.site_in(tmp_path / name, **changes)
-    frozen = trial.frozen_teacher(recipe, site)
-    fold = trial.fold(recipe.images, site, recipe.compute.layout)
-    return trial.teacher_tape(recipe, frozen, fold, seed=seed, site=site)._folder.name
+    frozen = places.frozen_teacher(recipe, site)
+    fold = places.fold(recipe.images, site, recipe.compute.layout)
+    return places.teacher_tape(recipe, frozen, fold, seed=seed, site=site)._folder.name
 
 
 def test_another_seed_precision_layout_subset_or_teacher_is_another_tape(tmp_path):

@@ -8,7 +8,8 @@ import safetensors.torch
 import torch
 
 from tests import making
-from tune_kd import losses, models, train, trial, weights, worker
+from tune_kd import losses, models, train, weights, worker
+from tune_kd import site as places
 from tune_kd.recipe import Compute, LossWeights, Optimiser
 
 FIT = 270  # of making.LIMIT images
@@ -20,7 +21,7 @@ def site(tmp_path):
 
 
 def _trained(bench, done=0):
-    return list(train.train(bench.work, bench.learner, done=done))
+    return [(e.number, e.values) for e in train.train(bench.work, bench.learner, done=done)]
 
 
 # The lr
@@ -194,7 +195,7 @@ def test_the_first_batchs_loss_is_the_label_smoothed_one(site):
     fold = bench.work.fold
     model = making.bench(making.recipe(epochs=1), site).learner.model.train()
     with torch.no_grad():
-        scores = model(fold.images.batch(fold.fit, fold.views(0, 1)[fold.fit])).log_softmax(1)
+        scores = model(fold.seen(0, 1)(fold.fit).images).log_softmax(1)
     exact = -scores[torch.arange(FIT), fold.images.labels[fold.fit]].mean().item()
     uniform = -scores.mean().item()
     assert smoothed == pytest.approx(0.7 * exact + 0.3 * uniform, rel=1e-5)
@@ -329,20 +330,18 @@ def test_a_users_feature_loss_gets_both_networks_and_the_batch(tmp_path):
     (tmp_path / "mine.py").write_text(USERS)
     site = making.site_in(tmp_path / "cache", code=tmp_path)
     made = making.recipe("feature", epochs=1, feature_loss="mine.py:loss", levels=("high",))
-    bench = making.bench(made, site, feature_loss="mine.py:loss")
+    bench = making.bench(made, site)
     (_, values), *_ = _trained(bench)
     calls = losses.find_feature_loss("mine.py:loss", base=tmp_path).args[0].__globals__["CALLS"]
     assert len(calls) == FIT // 64
-    seen = bench.work.fold.views(0, 1)
-    network = trial.load_model("digits_teacher", made, site, making.TEACHER).eval()
+    seen = bench.work.fold.seen(0, 1)
+    network = places.load_model("digits_teacher", made, site, making.TEACHER).eval()
     for student, teacher, batch in calls:
         assert student.logits.shape == teacher.logits.shape == (64, 10)
         assert student.logits.requires_grad
         assert not teacher.logits.requires_grad
         assert student.features["high"].shape == teacher.features["high"].shape
-        assert torch.equal(
-            batch.images, bench.work.fold.images.batch(batch.index, seen[batch.index])
-        )
+        assert torch.equal(batch.images, seen(batch.index).images)
         assert torch.equal(batch.labels, bench.work.fold.images.labels[batch.index])
         with torch.no_grad(), models.Taps(network, ["high"]) as taps:
             assert torch.equal(teacher.logits, network(batch.images))  # live, not from a tape
@@ -385,7 +384,7 @@ def test_a_learners_state_survives_its_way_over_the_disk(site, name, layout):
     other.learner.load(safetensors.torch.load(data))
     assert worker._save(other.learner.state()) == data
     slots = one.learner.optimiser.state, other.learner.optimiser.state
-    for mine, its in zip(one.learner._parameters, other.learner._parameters, strict=True):
+    for mine, its in zip(one.learner.parameters, other.learner.parameters, strict=True):
         assert _strides(mine) == _strides(its)
         for slot, value in slots[0][mine].items():
             assert torch.equal(slots[1][its][slot], value)
@@ -411,21 +410,26 @@ def test_evaluation_is_in_evaluation_mode_over_every_image_once(site):
     _trained(bench)
     model.train()
     before = weights.fingerprint(model)
-    accuracy, loss = train.evaluate(model, fold.images, fold.validation)
+    found = train.evaluate(model, fold, fold.validation)
     assert model.training
     assert weights.fingerprint(model) == before
     model.eval()
     with torch.no_grad():
-        scores = torch.cat([model(fold.images.batch(i[None])) for i in fold.validation])
+        scores = torch.cat([model(fold.images.whole(i[None]).images) for i in fold.validation])
     labels = fold.images.labels[fold.validation]
-    assert accuracy == pytest.approx((scores.argmax(1) == labels).float().mean().item())
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-5)
+    assert found.accuracy == pytest.approx((scores.argmax(1) == labels).float().mean().item())
+    expected = torch.nn.functional.cross_entropy(scores, labels).item()
+    assert found.loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluation_in_several_chunks_weighs_images_alike(site, monkeypatch):
     bench = making.bench(making.recipe(epochs=1), site)
     _trained(bench)
-    whole = train.evaluate(bench.learner.model, bench.work.fold.images, bench.work.fold.fit)
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 64)
-    parts = train.evaluate(bench.learner.model, bench.work.fold.images, bench.work.fold.fit)
-    assert parts == pytest.approx(whole, rel=1e-5)
+    fold = bench.work.fold
+    whole = train.evaluate(bench.learner.model, fold, fold.fit)
+    monkeypatch.setattr(train, "EVALUATION_PIXELS", 64 * 8 * 8)
+    assert [len(part) for part in train.chunks(fold.fit, fold)] == [64, 64, 64, 64, 14]
+    parts = train.evaluate(bench.learner.model, fold, fold.fit)
+    assert torch.equal(parts.confusion, whole.confusion)
+    assert parts.accuracy == whole.accuracy
+    assert (parts.loss, parts.ece) == pytest.approx((whole.loss, whole.ece), rel=1e-5)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import data, measure, models, recipes, spaces, tasks, train, trial
+from tune_kd import crops, data, measure, models, recipes, spaces, tasks, train, trial
+from tune_kd import site as places
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
 
@@ -28,10 +29,16 @@ def site(tmp_path):
     return making.site_in(tmp_path / "cache")
 
 
+def _resume_at(last, ran):
+    return trial.Resume(
+        stage=last["stage"], epoch=last["epoch"], step=last["step"], state=ran.state
+    )
+
+
 def _resumed(made, site, killed, *, seed=0, **more):
     """What a worker does after a kill: the last row's state from its bytes, in a fresh generator."""
     last = killed.rows[-1]
-    resume = trial.Resume(stage=last["stage"], epoch=last["epoch"], state=killed.state)
+    resume = _resume_at(last, killed)
     return making.run(made, site, seed=seed, resume=resume, **more)
 
 
@@ -61,7 +68,7 @@ def test_resumed_is_uninterrupted(tmp_path, method, layout, optimiser):
         compute=Compute(layout=layout),
     )
     whole = _assert_resumes(made, tmp_path, after=2)
-    assert any(name.startswith("projections.") for name in whole.state) == (
+    assert any(name.startswith("projections.") for name in whole.last_of_training) == (
         method in ("feature", "combined")
     )
 
@@ -77,7 +84,7 @@ def test_resumed_after_each_epoch_is_uninterrupted(tmp_path):
     part = making.run_until(made, making.site_in(tmp_path / "parts"), 1)
     for epoch in (2, 3, 4):
         site, last = making.site_in(tmp_path / f"parts{epoch}"), part.rows[-1]
-        resume = trial.Resume(stage=0, epoch=last["epoch"], state=part.state)
+        resume = _resume_at(last, part)
         found = list(itertools.islice(making.reports(made, site, resume=resume), 1))
         part = making.Ran([found[0][0]], [found[0][1]])
         assert part.rows[0] == whole.rows[epoch - 1]
@@ -236,12 +243,12 @@ def test_the_last_report_has_the_measurements_and_only_it(site):
 
 def test_a_recipe_without_stages_measures_what_it_starts_from(site):
     made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
-    (row,) = making.run(made, site, open_test=True).rows
+    (row,) = making.run(made, site, opening=trial.Opening()).rows
     assert (row["epoch"], row["step"], row["last"], row["stage_name"]) == (0, 0, True, "Measure")
-    fold = trial.fold(made.images, site, "contiguous")
-    model = trial.load_model("digits_teacher", made, site, making.TEACHER)
-    expected = train.evaluate(model, fold.images, fold.validation)
-    assert (row["val_accuracy"], row["val_loss"]) == expected
+    fold = places.fold(made.images, site, "contiguous")
+    model = places.load_model("digits_teacher", made, site, making.TEACHER)
+    expected = train.evaluate(model, fold, fold.validation)
+    assert (row["val_accuracy"], row["val_loss"]) == (expected.accuracy, expected.loss)
     assert 0.5 < row["test_accuracy"] < 1
 
 
@@ -294,19 +301,20 @@ def test_a_search_never_opens_a_test_file(tmp_path):
     assert len(rows) == 2
     assert not list(site.cache.glob("data/*-test-*"))
     with pytest.raises(UsageError, match=r"test.*is not a readable image"):
-        making.run(made, site, open_test=True)
+        making.run(made, site, opening=trial.Opening())
 
 
 def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
     made, site = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
-    sealed, opened = making.run(made, site), making.run(made, site, open_test=True)
+    sealed, opened = making.run(made, site), making.run(made, site, opening=trial.Opening())
     assert "test_accuracy" not in opened.rows[0]
     last = dict(opened.rows[1])
-    found = last.pop("test_accuracy"), last.pop("test_loss")
+    found = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
+    assert sorted(found) == ["test_accuracy", "test_confusion", "test_ece", "test_loss"]
     assert [opened.rows[0], last] == sealed.rows  # opening it changes nothing else
     making.assert_same_state(opened.state, sealed.state)
 
-    model = trial.build("digits_student", made, site, seed=0)
+    model = places.build("digits_student", made, site, seed=0)
     model.load_state_dict({k[6:]: v for k, v in opened.state.items() if k.startswith("model.")})
     files = sorted((site.data / "test").rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
@@ -314,18 +322,48 @@ def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
     inputs = (torch.from_numpy(pixels).float()[:, None] / 255 - 0.3) / 0.4
     with torch.no_grad():
         scores = model.eval()(inputs)
-    assert found[0] == pytest.approx((scores.argmax(1) == labels).double().mean().item())
-    assert found[1] == pytest.approx(
+    predicted = scores.argmax(1)
+    assert found["test_accuracy"] == pytest.approx((predicted == labels).double().mean().item())
+    assert found["test_loss"] == pytest.approx(
         torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-4
     )
+    counted = [[int(((labels == t) & (predicted == s)).sum()) for s in range(3)] for t in range(3)]
+    assert found["test_confusion"] == [n for true in counted for n in true]
+    sure = scores.softmax(1).amax(1).double()
+    gap = 0.0
+    for low in range(15):
+        inside = (sure * 15).long().clamp(max=14) == low
+        gap += abs((predicted == labels)[inside].double().sum() - sure[inside].sum()).item()
+    assert found["test_ece"] == pytest.approx(gap / len(labels), rel=1e-4)
+
+
+def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
+    """Of another teacher than the one that is listened to, whatever that is."""
+    site = making.site_in(tmp_path / "cache")
+    made = making.recipe(student="digits_medium", epochs=4)
+    opening = trial.Opening(reference=("digits_teacher", making.TEACHER))
+    ran = making.run(made, site, opening=opening)
+    sealed = making.run(made, site)
+    assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
+
+    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
+    images = data.resident(decoded, images=making.digits()).whole(torch.arange(540)).images
+    student = places.build("digits_medium", made, site, seed=0).eval()
+    student.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
+    teacher = places.load_model("digits_teacher", made, site, making.TEACHER).eval()
+    with torch.no_grad():
+        same = student(images).argmax(1) == teacher(images).argmax(1)
+    assert 0.2 < same.double().mean() < 1
+    # the teacher's scores are kept in float16: a near tie may fall the other way
+    assert ran.rows[-1]["test_agreement"] == pytest.approx(same.double().mean().item(), abs=1 / 540)
 
 
 def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
     made = making.recipe(student="digits_teacher", epochs=1)
-    ran = making.run(made, site, open_test=True)
+    ran = making.run(made, site, opening=trial.Opening())
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
-    images = data.Resident(decoded, pad=0, mean=(0.3,), std=(0.4,))
-    model = trial.build("digits_teacher", made, site, seed=0)
+    images = data.resident(decoded, images=making.digits())
+    model = places.build("digits_teacher", made, site, seed=0)
     model.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
     assert len(images) == 540
     expected = making.scored(model, images, images.labels)
@@ -336,32 +374,32 @@ def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
 
 
 def test_confirming_fits_on_all_images_and_validates_on_none(site):
-    search = trial.fold(making.digits(), site, "contiguous")
-    confirm = trial.fold(making.digits(fit_on="train+val"), site, "contiguous")
+    search = places.fold(making.digits(), site, "contiguous")
+    confirm = places.fold(making.digits(fit_on="train+val"), site, "contiguous")
     assert confirm.fit.tolist() == list(range(1257))
     assert not len(confirm.validation)
     assert sorted([*search.fit.tolist(), *search.validation.tolist()]) == list(range(1257))
-    limited = trial.fold(making.digits(fit_on="train+val", limit_train=300), site, "contiguous")
-    parts = trial.fold(making.digits(limit_train=300), site, "contiguous")
+    limited = places.fold(making.digits(fit_on="train+val", limit_train=300), site, "contiguous")
+    parts = places.fold(making.digits(limit_train=300), site, "contiguous")
     assert limited.fit.tolist() == sorted([*parts.fit.tolist(), *parts.validation.tolist()])
     made = making.recipe("response", images=making.digits(fit_on="train+val", limit_train=300))
-    ran = making.run(made, site, seed=1000, open_test=True)
+    ran = making.run(made, site, seed=1000, opening=trial.Opening())
     assert not any("val_accuracy" in row for row in ran.rows)
     assert ran.rows[-1]["test_accuracy"] > 0
 
 
 def test_validation_images_are_never_trained_on(site, monkeypatch):
     trained = set()
-    batch = data.Resident.batch
+    batch = crops.Crops.batch
 
     def spy(self, index, view=None):
         if view is not None:
             trained.update(index.tolist())
         return batch(self, index, view)
 
-    monkeypatch.setattr(data.Resident, "batch", spy)
+    monkeypatch.setattr(crops.Crops, "batch", spy)
     making.run(making.recipe("combined", epochs=4, batch_size=16), site)
-    fold = trial.fold(making.digits(limit_train=making.LIMIT), site, "contiguous")
+    fold = places.fold(making.digits(limit_train=making.LIMIT), site, "contiguous")
     assert trained == set(fold.fit.tolist())
 
 
