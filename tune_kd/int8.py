@@ -151,6 +151,7 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
         ) from error
     graph = program.module(check_guards=False)
     norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
+    graphs.tell_calls_apart(graph)
     quantiser = x86.X86InductorQuantizer()
     quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
     with _quiet():
