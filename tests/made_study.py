@@ -59,7 +59,7 @@ def request(folder: Path, **changes: Any) -> opening.Request:
     asked = {
         "space": replace(chosen, **fields), "file": file, "storage": Storage(folder), "data": None,
         "limit_train": 0, "seed": 0, "sampler": "tpe", "scheduler": "asha", "teacher": None,
-        "resume": True, "command": "made",
+        "start": None, "resume": True, "command": "made",
     }  # fmt: skip
     return opening.Request(**(asked | changes))
 

@@ -23,7 +23,8 @@ from PIL import Image
 from tests import made_study
 from tune_kd import cli, confirm, models, search, teach
 
-SPACE = """from tune_kd.space import *
+SPACE = """from tune_kd.methods import kd_methods
+from tune_kd.space import *
 
 SPACE = SearchSpace(
     name="mine", task="digits", teacher="digits_teacher", student="digits_student",

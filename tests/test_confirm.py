@@ -9,6 +9,7 @@ import pytest
 
 from tests import made_study, making
 from tune_kd import confirm, opening, recipes, teaching, trial, worker
+from tune_kd import site as places
 from tune_kd.errors import UsageError
 from tune_kd.recipe import stream
 from tune_kd.study import Proposal, Study
@@ -57,7 +58,7 @@ def _put_teacher(study, asked):
         origin="textbook",
         recipe=recipes.teacher_recipe(study.manifest, asked.space),
     )
-    study.put_verdict(proposal.trial, [{**study.describe(proposal), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
+    study.put_verdict(proposal.trial, [{**study.describe(proposal, stage=0), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
 
 
 def _given(**changes):
@@ -207,8 +208,17 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
         site = making.site_in(worker.cache_folder())
         model = known.storage.local / "models" / f"{known.manifest['teacher_model']}.safetensors"
         site = replace(site, model=lambda fingerprint, model=model: model)
-        again = making.run(proposal.recipe, site, seed=proposal.seed, open_test=True)
-        assert again.rows[-1]["test_accuracy"] == verdict["test_accuracy"]
+        teacher = known.manifest["teacher"], known.manifest["teacher_model"]
+        opened = trial.Opening(reference=teacher)
+        again = making.run(proposal.recipe, site, seed=proposal.seed, opening=opened)
+        columns = sorted(name for name in again.rows[-1] if name.startswith("test_"))
+        assert columns == sorted(
+            ["test_accuracy", "test_loss", "test_ece", "test_confusion", "test_agreement"]
+        )
+        assert {c: verdict[c] for c in columns} == {c: again.rows[-1][c] for c in columns}
+        assert sum(verdict["test_confusion"]) == 540
+        # the teacher agrees with itself
+        assert (verdict["test_agreement"] == 1.0) == (not proposal.method)
     assert known.counts("confirm") == {"finished": 3}
     # what has its row is planned again under the same name, and so is not trained again
     names = [p.trial for p in confirm.proposals(made_study.reopened(known), _given(seeds=1))]
@@ -218,8 +228,11 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
 def test_seeds_draw_other_views_and_weights_and_the_search_none_of_them(known):
     source = confirm.proposals(known, _given(seeds=1))[1].recipe
     site = making.site_in(worker.cache_folder())
-    fold = trial.fold(source.images, site, "contiguous")
-    views = [fold.views(seed, 1).tolist() for seed in (known.manifest["seed"], 1000, 1001)]
+    fold = places.fold(source.images, site, "contiguous")
+    views = [
+        fold.seen(seed, 1)(fold.fit).images.tolist()
+        for seed in (known.manifest["seed"], 1000, 1001)
+    ]
     weights = [stream(seed, "weights") for seed in (known.manifest["seed"], 1000, 1001)]
     for found in (views, weights):
         assert all(one != other for one, other in itertools.combinations(found, 2))

@@ -11,6 +11,7 @@ import ray
 
 from tests import made_study
 from tune_kd import cli, dryrun, probes, search, teaching
+from tune_kd.foreign import Foreign
 from tune_kd.session import Resources
 
 
@@ -86,6 +87,7 @@ def test_nothing_to_search(capsys):
 
 def test_spaces_with_choices_and_whole_numbers(capsys):
     Path("mine.py").write_text(
+        "from tune_kd.methods import no_kd\n"
         "from tune_kd.space import *\n"
         "def stages(space, *, kind, depth, **training):\n"
         "    return no_kd(space, **training)\n"
@@ -154,7 +156,7 @@ def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
     config = {
         "images": made_study.opening.asdict(material().images),
         "teacher": "digits_teacher", "student": "digits_student", "batch_size": 64, "sources": [],
-        "levels": [], "dropout": True,
+        "compiled": False,
     }  # fmt: skip
     cache.mkdir()
     preparation.prepare(config, trial.Site(cache=cache))
@@ -175,7 +177,7 @@ def test_an_existing_study_is_said(tmp_path):
     assert lines(request)["teacher"] == "digits_teacher, to be trained for 20 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")
     assert lines(request)["teacher"] == f"digits_teacher, found: {model}"
-    file = replace(request, teacher=Path("big.pt"))
+    file = replace(request, teacher=Foreign(name="big.pt", data=b"x"))
     assert lines(file)["teacher"] == "digits_teacher from big.pt"
 
 

@@ -18,6 +18,7 @@ def config():
         "student": "digits_student",
         "batch_size": 8,
         "sources": [],
+        "compiled": False,
     }
 
 

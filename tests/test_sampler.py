@@ -6,7 +6,7 @@ import pytest
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import opening, space, spaces
+from tune_kd import methods, opening, space, spaces
 from tune_kd.options import SAMPLERS
 from tune_kd.sampler import FixedPlan, Judge, origin, random_start, rungs
 from tune_kd.study import Proposal
@@ -154,7 +154,7 @@ def test_choices_and_whole_numbers_are_sampled_as_what_they_are(tmp_path, kind):
     ranges = {"kind": space.choice("a", "b"), "depth": space.integer(1, 3), "on": space.choice(True, False)}  # fmt: skip
 
     def stages(chosen, *, kind, depth, on, **training):
-        return space.no_kd(chosen, **training)
+        return methods.no_kd(chosen, **training)
 
     base = spaces.load("digits_kd")[0].methods["no_kd"]
     method = space.Method(

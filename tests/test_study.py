@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import results, space, spaces, study
+from tune_kd import methods, results, space, spaces, study
 from tune_kd.errors import UsageError
 from tune_kd.storage import Storage
 from tune_kd.study import Study, differences, dump, locked, parse
@@ -74,9 +74,9 @@ def test_ranges_survive_the_manifest(asked):
 
 def test_a_study_of_another_schema_is_refused(asked):
     begun = begin(asked)
-    text = json.dumps(begun.manifest | {"schema": 2})
+    text = json.dumps(begun.manifest | {"schema": 1})
     asked.storage.write("manifest.json", text.encode())
-    with pytest.raises(UsageError, match="schema 2, this program writes 1"):
+    with pytest.raises(UsageError, match="schema 1, this program writes 2"):
         reopened(begun)
 
 
@@ -266,7 +266,7 @@ def test_optuna_hears_of_stopped_failed_and_open_trials(asked):
 @pytest.mark.parametrize("values", [(1, "a"), (0, 0.5)])
 def test_a_mixed_choice_is_written_and_proposed_again(tmp_path, values):
     def stages(chosen, *, kind, **training):
-        return space.no_kd(chosen, **training)
+        return methods.no_kd(chosen, **training)
 
     base = spaces.load("digits_kd")[0].methods["no_kd"]
     mixed = space.Method(
