@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import select, stats
+from analysis.compressing import stages_of
 from analysis.load import Study
 from analysis.select import BASELINE, number
 from tune_kd.results import Row
@@ -65,9 +66,19 @@ def to_baseline(study: Study, method: str, metric: str = "") -> stats.Difference
 
 def kd_winner(study: Study) -> str | None:
     """The method with distillation that is best on validation; uncompressed ones before others."""
-    plain = [m for m in study.kd_methods if not is_compressed(study, m)]
-    best = select.winner(study.rows, plain or study.kd_methods, metric=study.metric)
+    taught = [m for m in study.kd_methods if distils(study, m)]
+    plain = [m for m in taught if not is_compressed(study, m)]
+    best = select.winner(study.rows, plain or taught, metric=study.metric)
     return str(best["method"]) if best else None
+
+
+def distils(study: Study, method: str) -> bool:
+    """Whether any stage of the trial that stands for a method listens to a teacher.
+
+    A row without a recipe is taken at its method's word.
+    """
+    stages = stages_of(study.chosen(method))
+    return not stages or any(stage.listens for stage in stages)
 
 
 def is_compressed(study: Study, method: str) -> bool:

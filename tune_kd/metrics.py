@@ -36,7 +36,7 @@ METRICS: dict[str, Metric] = {
     "test_agreement": _share("Test agreement with the teacher"),
     "num_params": Metric(heading="Parameters", digits=0, higher_is_better=False),
     "nonzero_params": Metric(heading="Nonzero parameters", digits=0, higher_is_better=False),
-    "size_mb": Metric(heading="Size", unit="MB", digits=2, higher_is_better=False),
+    "size_mb": Metric(heading="Size", unit="MB", digits=3, higher_is_better=False),
     "flops": Metric(heading="FLOPs", digits=0, higher_is_better=False),
     "latency_ms": Metric(heading="Latency", unit="ms", digits=3, higher_is_better=False),
     "latency_ms_sd": Metric(heading="Latency sd", unit="ms", digits=3),
