@@ -307,6 +307,22 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         int8.restore(network(), network().state_dict(), sample=images(2))
 
 
+def test_a_module_that_is_called_twice_is_quantised_at_both_places() -> None:
+    """As the one ReLU of a residual block."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+            self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(self.second(self.relu(self.first(x)))).flatten(1)
+
+    converted = static(Block())
+    assert int8.report(converted) == Int8Report(fused=0, quantised_ops=2, float_ops=0)
+
+
 def test_what_is_not_int8_is_said() -> None:
     class Before(nn.Module):
         """Normalisation before the convolution cannot be folded into it."""
@@ -370,18 +386,19 @@ def test_compiled_networks_compute_the_same_with_int8_kernels() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("qat", [False, True])
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
         ("mobilenet_v2", Int8Report(fused=52, quantised_ops=53, float_ops=0)),
         ("mobilenet_v3_small", Int8Report(fused=34, quantised_ops=54, float_ops=0)),
         ("resnet8", Int8Report(fused=9, quantised_ops=10, float_ops=0)),
+        ("resnet18", Int8Report(fused=20, quantised_ops=21, float_ops=0)),
     ],
 )
-@pytest.mark.parametrize("qat", [False, True])
 def test_networks_of_many_layers(name: str, counts: Int8Report, qat: bool) -> None:
     def build(seed: int) -> nn.Module:
-        if name == "resnet8":
+        if name in models.MODELS:
             return models.build(name, shape=models.Shape(num_classes=10), seed=seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

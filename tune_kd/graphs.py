@@ -26,6 +26,21 @@ def tell_calls_apart(graph: fx.GraphModule) -> None:
             node.meta["nn_module_stack"] = {**modules, key: (f"{path}@{node.name}", kind)}
 
 
+def name_calls(graph: fx.GraphModule) -> None:
+    """A name of its own for each call of a module that is called again, such as a residual block's ReLU.
+
+    Export marks later calls in the key of a node's module stack (`relu@1`), but torchao groups nodes by
+    the name beside it, and refuses a module with several outputs.
+    """
+    for node in graph.graph.nodes:
+        stack = dict(node.meta.get("nn_module_stack") or {})
+        if stack:
+            key, (name, kind) = list(stack.items())[-1]
+            _, marked, call = key.rpartition("@")
+            if marked:
+                node.meta["nn_module_stack"] = {**stack, key: (f"{name}@{call}", kind)}
+
+
 def unfolded(graph: fx.GraphModule) -> int:
     """Batch normalisations that are neither gone nor, in training, behind a convolution's scaled weight."""
     left = [node for node in graph.graph.nodes if node.target in NORMS]

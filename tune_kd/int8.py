@@ -150,6 +150,7 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
             "\nits forward may not branch on values, and wants a sample of two images or more"
         ) from error
     graph = program.module(check_guards=False)
+    graphs.name_calls(graph)
     norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
     graphs.tell_calls_apart(graph)
     quantiser = x86.X86InductorQuantizer()
