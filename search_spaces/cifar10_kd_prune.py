@@ -4,7 +4,7 @@
 
 `prune` and `kd+prune` train one student for all their trials, on labels alone and with the teacher, and
 search how it is pruned: channels or single weights, how many, in how many steps, and how it recovers.
-torch-pruning is needed (`pip install 'tune_kd[compress]'`). `--set start=FILE` or
+torch-pruning is needed (`pip install -e '.[compress]'`). `--set start=FILE` or
 `--set start=runs/X:response` begins from another student.
 """
 

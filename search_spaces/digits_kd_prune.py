@@ -3,7 +3,7 @@
     python -m tune_kd.search --space digits_kd_prune
 
 Small enough for a laptop: how the front of two objectives looks, and what a constraint does
-(`--set constraints="size_mb <= 0.1"`). torch-pruning is needed (`pip install 'tune_kd[compress]'`).
+(`--set constraints="size_mb <= 0.1"`). torch-pruning is needed (`pip install -e '.[compress]'`).
 """
 
 from tune_kd.methods import kd_methods, prune_methods

@@ -1,7 +1,7 @@
 """Pruning, in place: whole channels out of the network, or the smallest weights set to zero.
 
 Channels are removed by torch-pruning (Fang et al. 2023, "DepGraph"), which finds the layers that must
-lose the same ones; it comes with `pip install 'tune_kd[compress]'`. A network without them has other
+lose the same ones; it comes with `pip install -e '.[compress]'`. A network without them has other
 shapes: `reshape` gives those of a checkpoint to a fresh one.
 """
 
@@ -144,7 +144,7 @@ def _torch_pruning() -> ModuleType:
         import torch_pruning
     except ImportError:
         raise UsageError(
-            "pruning channels needs torch-pruning: pip install 'tune_kd[compress]', or use Prune(method='magnitude')"
+            "pruning channels needs torch-pruning: pip install -e '.[compress]', or use Prune(method='magnitude')"
         ) from None
     module: ModuleType = torch_pruning
     return module
@@ -287,5 +287,5 @@ def check_installed(space: str) -> None:
     if missing:
         raise UsageError(
             f"space {space} prunes or quantises, which needs {' and '.join(missing)}; "
-            "type: pip install 'tune_kd[compress]'"
+            "type: pip install -e '.[compress]'"
         )

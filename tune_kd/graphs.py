@@ -10,20 +10,6 @@ from torch import Tensor, fx, nn
 
 aten = torch.ops.aten
 NORMS = (aten.batch_norm.default,)
-ACTIVATIONS = (aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default)
-
-
-def tell_calls_apart(graph: fx.GraphModule) -> None:
-    """Every call of an activation counts as one of its own.
-
-    The quantiser takes nodes of one module for one call, and stops at a residual block, whose single
-    ReLU is called twice.
-    """
-    for node in graph.graph.nodes:
-        modules = dict(node.meta.get("nn_module_stack", {}))
-        if modules and node.target in ACTIVATIONS:
-            key, (path, kind) = modules.popitem()
-            node.meta["nn_module_stack"] = {**modules, key: (f"{path}@{node.name}", kind)}
 
 
 def name_calls(graph: fx.GraphModule) -> None:

@@ -4,7 +4,7 @@ torchao's PT2E with its X86 Inductor quantiser: activations uint8 per tensor, we
 channel, convolutions with the normalisation after them folded in. `prepare`, then `calibrate` or train,
 then `convert`: a graph that computes in float32 between rounding to and from int8, on any CPU. int8
 kernels come with `compile_for_cpu`. Jacob et al. 2018 describes both ways. torchao comes with
-`pip install 'tune_kd[compress]'`.
+`pip install -e '.[compress]'`.
 """
 
 import contextlib
@@ -152,7 +152,6 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     graph = program.module(check_guards=False)
     graphs.name_calls(graph)
     norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
-    graphs.tell_calls_apart(graph)
     quantiser = x86.X86InductorQuantizer()
     quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
     with _quiet():
@@ -408,7 +407,7 @@ def _torchao() -> tuple[Any, Any]:
             import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
             from torchao.quantization.pt2e import quantize_pt2e
     except ImportError:
-        raise UsageError("int8 needs torchao: pip install 'tune_kd[compress]'") from None
+        raise UsageError("int8 needs torchao: pip install -e '.[compress]'") from None
     found: tuple[ModuleType, ModuleType] = (x86, quantize_pt2e)
     return found
 
