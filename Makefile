@@ -11,6 +11,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
 BIN := .venv/bin
 STUDY := runs/digits_kd
+PARALLEL := --numprocesses 2 --dist loadfile # a file's tests share what its fixtures made
 
 .DEFAULT_GOAL := help
 .PHONY: help search test test-slow test-all check clean
@@ -45,13 +46,13 @@ search: .venv/installed
 	@$(BIN)/python -m analysis.report $(STUDY)
 
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: .venv/installed-dev
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 test-all: .venv/installed-dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 check: .venv/installed-dev
 	@$(BIN)/ruff check .
