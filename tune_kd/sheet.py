@@ -79,7 +79,8 @@ def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'parameters':<20}{own['num_params']:,}{sparse}"
     for name in PROFILE:
         if name in own:
-            yield f"{_label(name):<20}{_measured(own, name)} {METRICS[name].unit}".rstrip()
+            one = " (one image at a time)" if name.endswith("latency_ms") else ""
+            yield f"{_label(name):<20}{_measured(own, name)} {METRICS[name].unit}{one}".rstrip()
     if "int8_operators" in own:
         whole = own["int8_operators"] + own.get("float_operators", 0)
         yield f"{'int8':<20}{own['int8_operators']} of {whole} convolutions and linear layers"
