@@ -74,8 +74,8 @@ def _batches(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     own = found["profile"]
-    zeros = own["num_params"] - own.get("nonzero_params", own["num_params"])
-    sparse = f", {_percent(zeros / own['num_params'])} % of them zero" if zeros else ""
+    zeros = 1 - own.get("nonzero_params", own["num_params"]) / own["num_params"]
+    sparse = f", {_percent(zeros)} % of them zero" if zeros >= 0.0001 else ""
     yield f"{'parameters':<20}{own['num_params']:,}{sparse}"
     for name in PROFILE:
         if name in own:
