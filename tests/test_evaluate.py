@@ -19,18 +19,22 @@ from tune_kd import (
     data,
     evaluate,
     findings,
+    foreign,
     models,
+    results,
     sheet,
     site,
     spaces,
+    subject,
     tasks,
     trial,
     weights,
     worker,
 )
 from tune_kd.foreign import Foreign
-from tune_kd.recipe import Distill, Images, Optimiser, Prune, Quantize, Recipe
-from tune_kd.study import Proposal
+from tune_kd.recipe import Distill, Images, Optimiser, Prune, Quantize, Recipe, from_json, to_json
+from tune_kd.storage import Storage
+from tune_kd.study import Proposal, Study
 
 SHAPE = models.Shape(num_classes=10, channels=1, size=(8, 8))
 LIMIT = 600
@@ -69,7 +73,7 @@ def _images() -> Images:
 
 
 @functools.cache
-def _written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epochs: int = 12) -> bytes:  # fmt: skip
+def _written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epochs: int = 30) -> bytes:  # fmt: skip
     """A network trained for a moment, as a worker writes it."""
     first = Distill(epochs=epochs, optimiser=Optimiser(lr=0.1), batch_size=32)
     recipe = Recipe(images=_images(), student=student, stages=(first, *after))
@@ -269,15 +273,14 @@ def test_a_students_own_statistics_normalise_its_images(run: Run, student: Path,
 
 
 @pytest.mark.parametrize("packed", ["state dict", "safetensors"])
-def test_a_checkpoint_of_the_teacher_is_known_by_its_keys(run: Run, tmp_path: Path, packed: str) -> None:  # fmt: skip
+def test_a_checkpoint_of_the_teacher_is_known_by_its_keys(tmp_path: Path, packed: str) -> None:  # fmt: skip
     path = _checkpoint(tmp_path / "teacher.pt", "digits_teacher")
     if packed == "safetensors":
         state = torch.load(path, weights_only=True)
         path = tmp_path / "teacher.safetensors"
         safetensors.torch.save_file(state, path)
-    ran = run(path)
-    assert (ran.code, ran.found["network"], ran.found["role"]) == (0, "digits_teacher", "teacher")
-    assert ran.found["profile"]["num_params"] == 56554
+    found = _assessed(path)
+    assert (found["network"], found["role"]) == ("digits_teacher", "teacher")
 
 
 def test_another_network_must_be_named(run: Run, tmp_path: Path) -> None:
@@ -314,7 +317,7 @@ def test_a_pruned_student_has_the_shapes_of_its_file(run: Run, tmp_path: Path) -
     state = safetensors.torch.load(content)
     assert state["stage1.0.weight"].shape[0] == 4  # of 8
     numbers = sum(t.numel() for n, t in state.items() if "running" not in n and "num_batches" not in n)  # fmt: skip
-    assert ran.found["profile"]["num_params"] == numbers < 6226
+    assert ran.found["profile"]["num_params"] == numbers < 6274
     assert ran.found["stages"] == ["Distill", "Prune"]
     bare = tmp_path / "bare.pt"
     torch.save(state, bare)
@@ -327,11 +330,35 @@ def test_weights_set_to_zero_are_told(run: Run, tmp_path: Path) -> None:
     content = _written(student="digits_medium", after=(Prune(method="magnitude", ratio=0.5),), epochs=2)  # fmt: skip
     ran = run(_file(tmp_path / "sparse.safetensors", content), space="digits_kd_prune")
     profile = ran.found["profile"]
-    assert profile["num_params"] == 6226
     state = safetensors.torch.load(content)
     kept = [t for n, t in state.items() if "running" not in n and "num_batches" not in n]
-    assert profile["nonzero_params"] == sum(int(t.count_nonzero()) for t in kept) < 6226
+    assert profile["nonzero_params"] == sum(int(t.count_nonzero()) for t in kept)
+    assert profile["num_params"] == sum(t.numel() for t in kept) > profile["nonzero_params"]
     assert "% of them zero" in ran.out
+
+
+def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -> None:
+    """Two methods of one trial each, of which the second is better on validation."""
+    storage = Storage(tmp_path / "runs" / "mine")
+    kept = {"schema": results.SCHEMA_VERSION, "study": "mine", "metric": "val_accuracy", "objectives": ["val_accuracy"]}  # fmt: skip
+    kept |= {"constraints": [], "config_types": {}, "methods": {"no_kd": {}, "response": {}}}
+    storage.write("manifest.json", json.dumps(kept).encode())
+    known = Study(storage)
+    for method, epochs, reached in (("no_kd", 3, 0.5), ("response", 30, 0.9)):
+        content = _written(epochs=epochs)
+        storage.write(f"students/{method}-0000.safetensors", content)
+        recipe = from_json(weights.header(content)["recipe"])
+        trial_ = {"trial": f"{method}-0000", "phase": "search", "method": method, "number": 0}
+        known.add(Proposal(**trial_, seed=0, origin="textbook", recipe=recipe))
+        row = {**trial_, "stage": 0, "status": "finished", "val_accuracy": reached}
+        known.put_verdict(f"{method}-0000", [row])
+    best = _assessed(f"{storage.uri}")
+    assert best["weights"] == f"{storage.uri}:response"
+    assert best["confusion"] == _assessed(storage.local / "students" / "response-0000.safetensors")["confusion"]  # fmt: skip
+    assert _assessed(f"{storage.uri}:no_kd")["confusion"] != best["confusion"]
+    ran = run(f"{storage.uri}:respons")
+    assert ran.code == 2
+    assert "did you mean 'response'?" in ran.err
 
 
 # ------------------------------------------------------------ what is refused
@@ -377,12 +404,9 @@ def test_wrong_files_and_names_are_said_and_nothing_is_opened(
 
 def test_a_network_for_other_images_is_refused(run: Run, student: Path, tmp_path: Path) -> None:
     recipe = Recipe(images=replace(_images(), num_classes=7), student="digits_student")
-    proposal = Proposal(trial="t", phase="search", method="", number=0, seed=0, origin="", recipe=recipe)  # fmt: skip
-    from tune_kd.recipe import to_json
-
     path = tmp_path / "seven.safetensors"
     state = safetensors.torch.load(_written())
-    safetensors.torch.save_file(state, path, metadata={"recipe": to_json(proposal.recipe)})
+    safetensors.torch.save_file(state, path, metadata={"recipe": to_json(recipe)})
     ran = run(path)
     assert ran.code == 2
     assert "is for images of 1x8x8 (7 classes), but space digits_kd has images of 1x8x8 (10 classes)" in ran.err  # fmt: skip
@@ -395,7 +419,7 @@ def test_against_compares_image_by_image(run: Run, student: Path, tmp_path: Path
     other = _file(tmp_path / "other.safetensors", _written(epochs=1))
     ran = run(student, "--against", str(other))
     own, against = ran.found, ran.found["against"]
-    alone = run(other, out="alone").found
+    alone = _assessed(other)
     assert against["overall"] == alone["overall"]
     difference = own["overall"]["accuracy"] - alone["overall"]["accuracy"]
     assert against["difference"]["accuracy"] == difference != 0
@@ -424,9 +448,25 @@ def _always(number: int) -> Callable[[Any], None]:
     def change(model: Any) -> None:
         model.fc.weight.zero_()
         model.fc.bias.zero_()
-        model.fc.bias[number] = 1.0
+        model.fc.bias[number] = 0.1  # as sure as chance is
 
     return change
+
+
+def _assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
+    """An evaluation without timing: scored on the test split, and its alarms."""
+    chosen, file = spaces.load(space)
+    where = site.Site(cache=_session_cache(), code=file.parent)
+    wanted = subject.Wanted(space=chosen, images=_images(), site=where)
+    one = subject.load(foreign.find(str(path), what="--weights"), wanted)
+    scored, _ = evaluate.scored(one, 100)
+    found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
+    return {**found, "alarms": {alarm.name: alarm for alarm in findings.alarms(found)}}
+
+
+def _saved(path: Path, state: dict[str, Any]) -> Path:
+    torch.save(state, path)
+    return path
 
 
 def test_a_good_student_raises_no_alarm(run: Run, student: Path) -> None:
@@ -439,51 +479,46 @@ def test_one_answer_for_all_is_chance_and_one_class(run: Run, tmp_path: Path) ->
     ran = run(_checkpoint(tmp_path / "three.pt", "digits_student", _always(3)))
     assert ran.code == 0
     assert ran.alarms == ["one_class", "chance"]
-    assert "all predictions are '3'" in ran.out
+    assert "ALARM all predictions are '3'" in ran.out
     threes = ran.found["classes"][3]
     assert (threes["accuracy"], threes["predicted"]) == (1.0, 540)
     assert [one["accuracy"] for one in ran.found["classes"]].count(0.0) == 9
 
 
-def test_a_class_that_is_never_predicted_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_class_that_is_never_predicted_is_named(tmp_path: Path) -> None:
     state = safetensors.torch.load(_written())
     state["fc.bias"][[4, 7]] = -1e4
-    path = tmp_path / "mute.pt"
-    torch.save(state, path)
-    ran = run(path)
-    assert ran.alarms == ["never_predicted", "ece"]  # as sure as ever, and wrong in a fifth
-    assert "never predicted: 4, 7" in ran.out
-    assert ran.found["classes"][4]["accuracy"] == 0
-    assert ran.found["classes"][4]["precision"] is None
+    found = _assessed(_saved(tmp_path / "mute.pt", state))
+    assert found["alarms"]["never_predicted"].text == "never predicted: 4, 7"
+    assert "never_right" not in found["alarms"]
+    assert found["classes"][4]["accuracy"] == 0
+    assert found["classes"][4]["precision"] is None
 
 
-def test_a_class_that_is_always_wrong_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_class_that_is_always_wrong_is_named(tmp_path: Path) -> None:
+    """Two classes that are never taken for each other change their names."""
     state = safetensors.torch.load(_written())
-    for name in ("fc.weight", "fc.bias"):  # what was 1 is called 2, what was 2 is called 1
-        state[name][[1, 2]] = state[name][[2, 1]]
-    path = tmp_path / "swapped.pt"
-    torch.save(state, path)
-    ran = run(path)
-    named = [alarm for alarm in ran.found["alarms"] if alarm["name"] == "never_right"]
-    wrong = [one["name"] for one in ran.found["classes"] if one["accuracy"] == 0]
-    assert wrong
-    assert set(wrong) <= {"1", "2"}
-    assert named[0]["text"] == f"accuracy 0 % of class {', '.join(wrong)}"
-    assert "never_predicted" not in ran.alarms
+    scores, labels = _by_hand("digits_student", state, _images())
+    said = scores.argmax(1)
+    pairs = [(i, j) for i in range(10) for j in range(i) if not ((labels == i) & (said == j)).any() and not ((labels == j) & (said == i)).any()]  # fmt: skip
+    one, other = pairs[0]
+    for name in ("fc.weight", "fc.bias"):
+        state[name][[one, other]] = state[name][[other, one]]
+    found = _assessed(_saved(tmp_path / "swapped.pt", state))
+    assert found["alarms"]["never_right"].text == f"accuracy 0 % of class {other}, {one}"
+    assert "never_predicted" not in found["alarms"]
 
 
-def test_scores_that_are_far_too_sure(run: Run, tmp_path: Path) -> None:
-    """The same predictions with probabilities of nearly 1 everywhere: the error is the share of wrong ones."""
-    state = safetensors.torch.load(_written(epochs=1))
+def test_scores_that_are_far_too_sure(tmp_path: Path) -> None:
+    """Probabilities of nearly 1 everywhere: the calibration error is the share of wrong answers."""
+    state = safetensors.torch.load(_written(epochs=3))
     for name in ("fc.weight", "fc.bias"):
         state[name] *= 1e4
-    path = tmp_path / "sure.pt"
-    torch.save(state, path)
-    ran = run(path)
-    wrong = 1 - ran.found["overall"]["accuracy"]
-    assert ran.found["overall"]["ece"] == pytest.approx(wrong, abs=0.01)
+    found = _assessed(_saved(tmp_path / "sure.pt", state))
+    wrong = 1 - found["overall"]["accuracy"]
+    assert found["overall"]["ece"] == pytest.approx(wrong, abs=0.01)
     assert wrong > 0.1
-    assert "ece" in ran.alarms
+    assert found["alarms"]["ece"].text.startswith(f"the calibration error is {100 * found['overall']['ece']:.2f} %")  # fmt: skip
 
 
 def test_weights_that_are_no_numbers(run: Run, tmp_path: Path) -> None:
@@ -500,31 +535,28 @@ def test_weights_that_are_no_numbers(run: Run, tmp_path: Path) -> None:
     assert "NaN" not in (ran.folder / "evaluation.json").read_text()
 
 
-def test_other_images_than_it_was_trained_on(run: Run, tmp_path: Path) -> None:
-    from tune_kd.recipe import to_json
-
+def test_other_images_than_it_was_trained_on(tmp_path: Path) -> None:
     recipe = Recipe(images=replace(_images(), train_hash="others"), student="digits_student")
     path = tmp_path / "other.safetensors"
     state = safetensors.torch.load(_written())
     safetensors.torch.save_file(state, path, metadata={"recipe": to_json(recipe)})
-    assert run(path).alarms == ["other_images"]
+    assert list(_assessed(path)["alarms"]) == ["other_images"]
 
 
-def test_a_space_may_expect_so_much(run: Run, student: Path, tmp_path: Path) -> None:
-    teacher = _checkpoint(tmp_path / "teacher.pt", "digits_teacher")
+def test_a_space_may_expect_so_much(student: Path, tmp_path: Path) -> None:
+    teacher = _checkpoint(tmp_path / "teacher.pt", "digits_teacher")  # untrained: below a half
+    file = tmp_path / "strict.py"
     for share, raised in (("0.999", True), ("0.5", False)):
-        (tmp_path / "strict.py").write_text(
+        file.write_text(
             "from dataclasses import replace\n"
             "from search_spaces.digits_kd import SPACE\n"
-            f"SPACE = replace(SPACE, name='strict', expected_student={share}, expected_teacher={share})\n"
+            f"SPACE = replace(SPACE, name='s{share[2:]}', expected_student={share}, expected_teacher={share})\n"
         )
-        space = str(tmp_path / "strict.py")
-        assert ("expected_student" in run(student, space=space).alarms) == raised
-    ran = run(teacher, space=space)  # untrained: below a half
-    assert "expected_teacher" in ran.alarms
-    assert "expected_student" not in ran.alarms
-    assert "of the teacher is below the 50% that space strict expects" in ran.out
-    assert "check training epochs and learning rate" in ran.out
+        assert ("expected_student" in _assessed(student, str(file))["alarms"]) == raised
+    found = _assessed(teacher, str(file))["alarms"]
+    assert "of the teacher is below the 50% that space s5 expects" in found["expected_teacher"].text
+    assert "check training epochs and learning rate" in found["expected_teacher"].advice
+    assert "expected_student" not in found
 
 
 def test_the_reference_pair_of_cifar10_expects_what_it_says() -> None:
@@ -644,8 +676,7 @@ def read(split, folder, cache):
     return Raw(images=images, labels=masks, class_names=("sky", "tree", "road"))
 
 def task():
-    return Task(name="scenes", size=(8, 12), channels=3, pad=0, flip=True, dense=True, read=read,
-                mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return Task(name="scenes", size=(8, 12), channels=3, pad=0, flip=True, dense=True, read=read)
 
 def pixels(num_classes, channels):
     return nn.Conv2d(channels, num_classes, 1)
@@ -662,17 +693,20 @@ SPACE = SearchSpace(
 def test_of_every_pixel_iou_by_class_without_void(run: Run, tmp_path: Path) -> None:
     """A network that reads the class from the red value, but takes roads for trees."""
     (tmp_path / "scenes.py").write_text(SCENES)
-    red = torch.tensor([0.0, 100.0, 200.0]) / 255
+    task = tasks.find("scenes.py:task", base=tmp_path)
+    decoded = tasks.decode(task, "train", folder=None, cache=_session_cache())
+    mean, std = data.normalisation(task, decoded, data.split(decoded)[0])
+    red = (torch.tensor([0.0, 100.0, 200.0]) / 255 - mean[0]) / std[0]
     state = {"weight": torch.zeros(3, 3, 1, 1), "bias": -(red**2)}
     state["weight"][:, 0, 0, 0] = 2 * red  # the nearest: |x - c|^2 = x^2 - (2 x c - c^2)
-    state["bias"][2] = -9.0
+    state["bias"][2] = -99.0
     path = tmp_path / "pixels.pt"
     torch.save(state, path)
     ran = run(path, "--batch-size", "5", space=str(tmp_path / "scenes.py"))
     assert ran.code == 0, ran.err
     masks = np.random.default_rng(1).integers(0, 3, (7, 8, 12))
     masks[:, 0] = masks[5] = 9
-    sky, tree, road = ((masks == number).sum() for number in range(3))
+    sky, tree, road = (int((masks == number).sum()) for number in range(3))
     found = ran.found
     assert found["confusion"] == [[sky, 0, 0], [0, tree, 0], [0, road, 0]]
     assert [one["iou"] for one in found["classes"]] == [1.0, tree / (tree + road), 0.0]
@@ -686,11 +720,12 @@ def test_of_every_pixel_iou_by_class_without_void(run: Run, tmp_path: Path) -> N
     first = masks[:5]
     assert found["batches"][0]["accuracy"] == (first < 2).sum() / (first < 9).sum()
     assert "IoU %" in ran.out
-    assert ran.alarms[0] == "never_predicted"
+    assert "never_predicted" in ran.alarms
     assert "expected_student" in ran.alarms
     assert "miou" in next(a["text"] for a in found["alarms"] if a["name"] == "expected_student")
     alone = run(path, "--batch-size", "1", space=str(tmp_path / "scenes.py"))
     assert [one["accuracy"] is None for one in alone.found["batches"]] == [n == 5 for n in range(7)]
+    assert alone.found["overall"] == pytest.approx(found["overall"])
 
 
 @pytest.mark.slow
@@ -727,6 +762,7 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, stude
         assert "compiled_latency_ms" not in profile
         assert "no_faster" not in ran.alarms
         return
+    assert "reason" not in profile
     gain = other["compiled_latency_ms"] - profile["compiled_latency_ms"]
     noise = other["compiled_latency_ms_sd"] + profile["compiled_latency_ms_sd"]
     assert ("no_faster" in ran.alarms) == (gain <= noise)

@@ -73,24 +73,15 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     with study.locked(storage):
         _record(storage, [one for one in (chosen, against) if one], command)
         integers = any(one.quantised for one in (chosen, against) if one)
-        result: dict[str, Any] = {
-            "time": study.now(),
-            "command": command,
-            "space": asked.space.name,
-            "task": asked.space.task,
-            "metric": "miou" if material.images.dense else "accuracy",
-            "expected": getattr(asked.space, f"expected_{chosen.role}", 0.0),
-            "other_images": chosen.recipe.images.train_hash != material.images.train_hash,
-            "batch_size": given.batch_size,
-        }
-        own, marks = examined(chosen, given.batch_size, compiled=integers, said=said)
-        result |= own
+        own, marks = _examined(chosen, given.batch_size, compiled=integers, said=said)
+        result: dict[str, Any] = {"time": study.now(), "command": command}
+        result |= {**facts(chosen, wanted), **own}
         if against:
-            theirs, others = examined(against, given.batch_size, compiled=integers, said=said)
-            hidden = ("classes", "confusion", "confused", "batches")
+            theirs, others = _examined(against, given.batch_size, compiled=integers, said=said)
+            hidden = ("classes", "confusion", "confused", "batches", "batch_size")
             kept = {name: value for name, value in theirs.items() if name not in hidden}
             result["against"] = kept | compared(own, theirs, hits=(marks.hits, others.hits))
-        result = _finite(result)
+        result = finite(result)
         result["alarms"] = [alarm._asdict() for alarm in findings.alarms(result)]
         storage.write("confusion.png", sheet.picture(result))
         storage.write("evaluation.json", json.dumps(result, indent=1).encode())
@@ -145,16 +136,35 @@ def _record(storage: "Storage", networks: "list[Subject]", command: str) -> None
     storage.write(f"openings/{number:04d}.json", json.dumps(record, indent=1).encode())
 
 
-def examined(
+def facts(one: "Subject", wanted: "Wanted") -> dict[str, Any]:
+    """What is asked of a network, and whether it knows these images."""
+    return {
+        "space": wanted.space.name,
+        "task": wanted.space.task,
+        "metric": "miou" if wanted.images.dense else "accuracy",
+        "expected": getattr(wanted.space, f"expected_{one.role}", 0.0),
+        "other_images": one.recipe.images.train_hash != wanted.images.train_hash,
+    }
+
+
+def _examined(
     one: "Subject", batch_size: int, *, compiled: bool, said: "Progress"
 ) -> "tuple[dict[str, Any], Marks]":
     """What a network is, what it reaches on the test split, and what it costs."""
-    from tune_kd import findings, subject
+    from tune_kd import subject
 
     said.say(f"scoring {one.name} on the test split")
-    marks = subject.mark(one, batch_size=batch_size)
-    words = " (int8 is timed compiled, which takes a while)" if compiled else ""
+    found, marks = scored(one, batch_size)
+    words = ", compiled as well, which takes a while" if compiled else ""
     said.say(f"timing {one.name}{words}")
+    return {**found, "profile": subject.profile(one, compiled=compiled)}, marks
+
+
+def scored(one: "Subject", batch_size: int) -> "tuple[dict[str, Any], Marks]":
+    """What a network is and what it reaches on the test split: an evaluation without its profile."""
+    from tune_kd import findings, subject
+
+    marks = subject.mark(one, batch_size=batch_size)
     scores, confusion = marks.scores, marks.scores.confusion.tolist()
     classes = findings.classes(confusion, marks.class_names)
     overall = {
@@ -179,8 +189,8 @@ def examined(
         "classes": classes,
         "confused": findings.confused(confusion, marks.class_names),
         "confusion": confusion,
+        "batch_size": batch_size,
         "batches": marks.batches,
-        "profile": subject.profile(one, compiled=compiled),
     }
     return found, marks
 
@@ -208,12 +218,12 @@ def _standard_error(each: Any) -> float | None:
     return float(known.std() / math.sqrt(len(known))) if len(known) > 1 else None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same data with None for numbers that JSON has no word for."""
     if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

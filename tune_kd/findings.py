@@ -119,14 +119,14 @@ def _one_class(found: Evaluation) -> str:
 
 
 def _chance(found: Evaluation) -> str:
-    """No better than the most frequent class always, by two standard deviations of that guess."""
+    """Within two standard deviations of what saying the most frequent class would reach."""
     counts = [one["count"] for one in found["classes"]]
     guess = max(counts) / sum(counts)
     bound = guess + 2 * math.sqrt(guess * (1 - guess) / found["images"])
     if found["overall"]["accuracy"] > bound:
         return ""
     reached = _percent(found["overall"]["accuracy"])
-    return f"accuracy {reached} is no better than always saying the most frequent class, {_percent(guess)}"
+    return f"accuracy {reached} is not clearly above that of always saying the most frequent class, {_percent(guess)}"
 
 
 def _never(found: Evaluation) -> str:

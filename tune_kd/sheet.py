@@ -74,12 +74,13 @@ def _batches(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     own = found["profile"]
-    zeros = own["num_params"] - own.get("nonzero_params", own["num_params"])
-    sparse = f", {_percent(zeros / own['num_params'])} % of them zero" if zeros else ""
+    zeros = 1 - own.get("nonzero_params", own["num_params"]) / own["num_params"]
+    sparse = f", {_percent(zeros)} % of them zero" if zeros >= 0.0001 else ""
     yield f"{'parameters':<20}{own['num_params']:,}{sparse}"
     for name in PROFILE:
         if name in own:
-            yield f"{_label(name):<20}{_measured(own, name)} {METRICS[name].unit}".rstrip()
+            one = " (one image at a time)" if name.endswith("latency_ms") else ""
+            yield f"{_label(name):<20}{_measured(own, name)} {METRICS[name].unit}{one}".rstrip()
     if "int8_operators" in own:
         whole = own["int8_operators"] + own.get("float_operators", 0)
         yield f"{'int8':<20}{own['int8_operators']} of {whole} convolutions and linear layers"

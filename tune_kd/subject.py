@@ -240,9 +240,17 @@ def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
         found["nonzero_params"] = compress.nonzero_params(subject.model)
     if not compiled and not subject.quantised:
         return found
+    return found | _compiled(subject)
+
+
+def _compiled(subject: Subject) -> dict[str, Any]:
+    """The compiled latency, or the `reason` why there is none: what was scored is not lost for it."""
     if why := int8.why_no_compiler():
-        return {**found, "reason": why}
-    return found | int8.compiled_latency(subject.model, shape=subject.shape)
+        return {"reason": why}
+    try:
+        return dict(int8.compiled_latency(subject.model, shape=subject.shape))
+    except Exception as error:  # the compiler raises many kinds
+        return {"reason": f"{type(error).__name__}: {error}".partition("\n")[0][:160]}
 
 
 def _operators(model: int8.Converted) -> dict[str, Any]:
