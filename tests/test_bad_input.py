@@ -182,15 +182,15 @@ def test_impossible_values(arguments, says):
 @pytest.mark.parametrize(
     ("old", "new", "line", "says"),
     [
-        ("log_uniform(0.01, 0.5)", "log_uniform(0.5, 0.01)", 7, ("low <= high", "low=0.5")),
-        ("log_uniform(0.01, 0.5)", "log_uniform(0.0, 0.5)", 7, ("low > 0", "low=0.0")),
-        ("log_uniform(0.01, 0.5)", "log_uniform(0.2, 0.5)", 6, ("lr=0.1", "0.2 .. 0.5 log")),
-        ("trials=4", "trials=0", 3, ("trials >= 1", "0")),
-        ("epochs=1,", "epochs=-1,", 3, ("epochs >= 1", "-1")),
-        ("trials=4", "trails=4", 3, ("trails",)),
+        ("log_uniform(0.01, 0.5)", "log_uniform(0.5, 0.01)", 8, ("low <= high", "low=0.5")),
+        ("log_uniform(0.01, 0.5)", "log_uniform(0.0, 0.5)", 8, ("low > 0", "low=0.0")),
+        ("log_uniform(0.01, 0.5)", "log_uniform(0.2, 0.5)", 7, ("lr=0.1", "0.2 .. 0.5 log")),
+        ("trials=4", "trials=0", 4, ("trials >= 1", "0")),
+        ("epochs=1,", "epochs=-1,", 4, ("epochs >= 1", "-1")),
+        ("trials=4", "trails=4", 4, ("trails",)),
         ('"lr": 0.1', '"lrr": 0.1', 6, ("lrr", "no range")),
-        ("uniform(0.0, 0.3)", "unifrom(0.0, 0.3)", 8, ("unifrom",)),
-        ("SPACE = SearchSpace(", "SPACE = SearchSpace((", 3, ("SyntaxError",)),
+        ("uniform(0.0, 0.3)", "unifrom(0.0, 0.3)", 9, ("unifrom",)),
+        ("SPACE = SearchSpace(", "SPACE = SearchSpace((", 4, ("SyntaxError",)),
         ("SPACE =", "SPCE =", None, ("defines no SPACE", "SearchSpace(name=...")),
     ],
 )

@@ -30,11 +30,17 @@ def generator(seed: int = 0) -> torch.Generator:
     ("name", "count"),
     [
         ("resnet18", 11_173_962),
+        ("resnet34", 21_282_122),
+        ("resnet50", 23_520_842),
+        ("resnet152", 58_156_618),
         ("resnet8_wide", 4_903_242),
         ("resnet8", 78_042),
         ("resnet20", 272_474),
         ("resnet56", 855_770),
         ("resnet110", 1_730_714),
+        ("vit_tiny", 5_362_762),
+        ("vit_tiny_6", 2_693_578),
+        ("mobilenet_v2", 2_236_682),
     ],
 )
 def test_parameter_counts(name: str, count: int) -> None:

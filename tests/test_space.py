@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from optuna.distributions import json_to_distribution
 
-from tune_kd import space, spaces
+from tune_kd import methods, space, spaces
 from tune_kd.errors import UsageError
 from tune_kd.space import Method, SearchSpace, choice, integer, log_uniform, uniform
 
@@ -22,7 +22,7 @@ SPACE = SearchSpace(
 
 
 def plain(chosen: SearchSpace, *, lr: float, kind: str = "a", depth: int = 1, **training):
-    return space.no_kd(chosen, lr=lr, weight_decay=0.0, dropout=0.0)
+    return methods.no_kd(chosen, lr=lr, weight_decay=0.0, dropout=0.0)
 
 
 # Finding
@@ -67,7 +67,7 @@ def test_an_edited_file_is_read_anew(tmp_path):
 def test_an_error_names_the_users_line(tmp_path):
     file = tmp_path / "a.py"
     file.write_text(MINE)  # no weight_decay, no dropout
-    with pytest.raises(UsageError, match=rf"{file}, line 5: ValueError: .*weight_decay"):
+    with pytest.raises(UsageError, match=rf"{file}, line 6: ValueError: .*weight_decay"):
         spaces.load(str(file))
     file.write_text("x = 1\ny = (\n")
     with pytest.raises(UsageError, match=rf"{file}, line 2: SyntaxError"):

@@ -37,7 +37,7 @@ _WHO = {
 _MEASURED = {
     **dict.fromkeys(METRICS, NUMBER),
     # [true * K + predicted] of the K classes on the test split: images, or pixels that count
-    "test_confusion": pa.list_(WHOLE),
+    "test_confusion": pa.list_(pa.field("element", WHOLE)),  # the name that Parquet gives back
 }
 
 EPOCH_COLUMNS = {

@@ -88,7 +88,9 @@ def fcn_resnet50(*, num_classes: int, channels: int = 3, dropout: float = 0.0) -
     net = resnet50(replace_stride_with_dilation=[False, True, True])
     net.conv1 = _first(net.conv1, channels)
     backbone = IntermediateLayerGetter(net, {"layer4": "high"})
-    model = Dense(backbone, _Deepest(FCNHead(2048, num_classes)), dropout=dropout)
+    head = FCNHead(2048, num_classes)
+    head[3] = nn.Identity()  # torchvision's own dropout; ours is before it
+    model = Dense(backbone, _Deepest(head), dropout=dropout)
     model.taps = {"low": "backbone.layer1", "mid": "backbone.layer2", "high": "backbone.layer3"}  # type: ignore[assignment]
     return model
 

@@ -6,41 +6,84 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd import losses, models, weights
+from tune_kd import losses, models, segmentation, weights
 from tune_kd.models import MODELS, Shape
 
 NAMES = sorted(MODELS)
-SIZE = 16  # every network takes any size; small, so that the deep ones are quick
+# Every network takes any size (a ViT the one that it is built for); small, so that the deep ones are quick.
+SIDES = (16, 16)
+DENSE_SIDES = (32, 48)  # of the networks that score every pixel
+
+
+@functools.cache
+def is_dense(name: str) -> bool:
+    """Networks of every pixel are those with scores at a stride of their own."""
+    return hasattr(models.build(name, shape=Shape(num_classes=2)), "coarse")
+
+
+DENSE = [name for name in NAMES if is_dense(name)]
+
+
+def shape(name: str, *, channels: int = 3) -> Shape:
+    return Shape(num_classes=7, channels=channels, size=DENSE_SIDES if is_dense(name) else SIDES)
 
 
 @functools.cache
 def built(name: str, *, channels: int = 3, seed: int = 0) -> nn.Module:
     """A network that the tests below leave as it is."""
-    return models.build(name, shape=Shape(num_classes=7, channels=channels), seed=seed)
+    return models.build(name, shape=shape(name, channels=channels), seed=seed)
 
 
-def images(count: int, channels: int = 3) -> torch.Tensor:
-    shape = (count, channels, SIZE, SIZE)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def images(name: str, count: int, channels: int = 3) -> torch.Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn((count, channels, *shape(name).size), generator=random)
+
+
+def expected(name: str, count: int) -> tuple[int, ...]:
+    """The shape of scores."""
+    return (count, 7, *(DENSE_SIDES if is_dense(name) else ()))
+
+
+def test_which_networks_score_every_pixel() -> None:
+    parts = ("fcn_", "lraspp_", "aspp_")
+    assert [name for name in NAMES if name.startswith(parts)] == DENSE
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gives_scores_and_features_of_falling_size(name: str) -> None:
     model = built(name).eval()
     with torch.no_grad(), models.Taps(model, tuple(model.taps)) as taps:
-        scores = model(images(2))
-    assert scores.shape == (2, 7)
+        scores = model(images(name, 2))
+    assert scores.shape == expected(name, 2)
     assert {"low", "mid", "high"} <= taps.features.keys()
+    levels = [taps.features[level] for level in ("low", "mid", "high")]
+    assert all(f.shape[0] == 2 and f.ndim == 4 for f in levels)  # maps [B, C, h, w]
     assert all(f.shape[0] == 2 and f.ndim in (2, 4) for f in taps.features.values())
-    sizes = [taps.features[level].shape[-1] for level in ("low", "mid", "high")]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] >= 2
+    for side in (2, 3):
+        sizes = [f.shape[side] for f in levels]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] >= 2
+    assert all(f.dtype == torch.float32 and f.isfinite().all() for f in levels)
+    assert len({float(f.std()) for f in levels}) == 3  # three features, none a constant
+    assert min(float(f.std()) for f in levels) > 0
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_coarse_scores_resized_are_the_scores(name: str) -> None:
+    model = built(name).eval()
+    with torch.no_grad():
+        coarse, whole = model.coarse(images(name, 2)), model(images(name, 2))
+    assert coarse.shape[:2] == (2, 7)
+    height, width = coarse.shape[2:]
+    assert 32 / height == 48 / width >= 4
+    assert torch.equal(segmentation.resize(coarse, DENSE_SIDES), whole)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_takes_grey_images(name: str) -> None:
     with torch.no_grad():
-        assert built(name, channels=1).eval()(images(2, channels=1)).shape == (2, 7)
+        scores = built(name, channels=1).eval()(images(name, 2, channels=1))
+    assert scores.shape == expected(name, 2)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,42 +91,58 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
     name: str,
 ) -> None:
     before = torch.get_rng_state()
-    shape = Shape(num_classes=7)
     torch.rand(1)
-    again = models.build(name, shape=shape)
+    again = models.build(name, shape=shape(name))
     torch.set_rng_state(before)
-    other = models.build(name, shape=shape, seed=1)
+    other = models.build(name, shape=shape(name), seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert weights.fingerprint(again) == weights.fingerprint(built(name))
     assert weights.fingerprint(other) != weights.fingerprint(again)
-    assert not torch.equal(other.fc.weight, again.fc.weight)
+    drawn = [n for n, m in other.named_modules() if isinstance(m, nn.Conv2d)]
+    assert drawn
+    for layer in drawn:
+        ours, its = (m.get_submodule(layer).weight for m in (other, again))
+        assert not torch.equal(ours, its), layer
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_learns(name: str) -> None:
-    model = models.build(name, shape=Shape(num_classes=7)).train()
-    losses.hard_loss(model(images(4)), torch.tensor([0, 1, 2, 3])).backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    model = models.build(name, shape=shape(name)).train()
+    labels = torch.arange(4).view(4, *(1 for _ in expected(name, 4)[2:]))
+    labels = labels.expand(4, *expected(name, 4)[2:])
+    # a ViT's head begins with zeros (torchvision's), so the rest of it learns from the second step on
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    learned = set()
+    for _ in range(2 if name.startswith("vit_") else 1):
+        optimiser.zero_grad()
+        losses.hard_loss(model(images(name, 4)), labels).backward()
+        learned |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimiser.step()
+    assert [n for n, _ in model.named_parameters() if n not in learned] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> None:
     plain = built(name)
-    model = models.build(name, shape=Shape(num_classes=7), dropout=0.5).train()
+    model = models.build(name, shape=shape(name), dropout=0.5).train()
     assert list(model.state_dict()) == list(plain.state_dict())
     assert weights.fingerprint(model) == weights.fingerprint(plain)
     found = [module for module in model.modules() if isinstance(module, models.Dropout)]
-    assert [float(module.rate) for module in found] == [0.5]
-    seen: list[torch.Tensor] = []
-    found[0].register_forward_hook(lambda module, args, output: seen.append(output))
+    assert found
+    assert {float(module.rate) for module in found} == {0.5}
+    assert len(found) == 1 or name.startswith("vit_")  # whose blocks have it as well
+    assert not [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    found[-1].register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
     models.set_dropout(model, 0.5, generator=torch.Generator().manual_seed(0))
-    model(images(4))
-    zeros = float((seen[0] == 0).float().mean())
-    assert 0 < zeros < 1
+    model(images(name, 4))
+    ((given, kept),) = seen
+    dropped = float(((kept == 0) & (given != 0)).float().mean() / (given != 0).float().mean())
+    assert 0.3 < dropped < 0.7
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_survive_their_state_dict(name: str) -> None:
-    model = models.build(name, shape=Shape(num_classes=7), seed=5)
+    model = models.build(name, shape=shape(name), seed=5)
     weights.checked_load(model, built(name).state_dict(), what="a copy")
     assert weights.fingerprint(model) == weights.fingerprint(built(name))
