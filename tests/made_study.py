@@ -44,6 +44,7 @@ class Here:
             "layout": "contiguous",
             "measured": {"teacher": measured, "student": measured},
             "device": "cpu: made",
+            "hardware": {"cores": 2},
         }
 
 

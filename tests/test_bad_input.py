@@ -188,7 +188,7 @@ def test_impossible_values(arguments, says):
         ("trials=4", "trials=0", 4, ("trials >= 1", "0")),
         ("epochs=1,", "epochs=-1,", 4, ("epochs >= 1", "-1")),
         ("trials=4", "trails=4", 4, ("trails",)),
-        ('"lr": 0.1', '"lrr": 0.1', 6, ("lrr", "no range")),
+        ('"lr": 0.1', '"lrr": 0.1', 7, ("lrr", "no range")),
         ("uniform(0.0, 0.3)", "unifrom(0.0, 0.3)", 9, ("unifrom",)),
         ("SPACE = SearchSpace(", "SPACE = SearchSpace((", 4, ("SyntaxError",)),
         ("SPACE =", "SPCE =", None, ("defines no SPACE", "SearchSpace(name=...")),

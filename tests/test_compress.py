@@ -193,7 +193,7 @@ def test_a_network_that_cannot_be_followed_is_refused() -> None:
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(UsageError, match=r"pip install 'tune_kd\[compress\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[compress\]'"):
         compress.prune(network("digits_student"), Prune(), sample=images("digits_student"))
     compress.prune(network("digits_student"), Prune(method="magnitude"), sample=images("digits_student"))  # fmt: skip
 

@@ -44,15 +44,15 @@ def plan(capsys, *arguments: object) -> dict[str, str]:
 def test_everything_that_is_planned_is_said(capsys):
     found = plan(capsys, "--max-concurrent", 2, "--trials", 32)
     assert found["study"] == f"{Path('runs/digits_kd').absolute()} (new)"
-    assert found["student"] == "digits_student, 24 epochs, batch 64"
-    assert found["teacher"] == "digits_teacher, to be trained for 20 epochs"
+    assert found["student"] == "digits_student, 15 epochs, batch 64"
+    assert found["teacher"] == "digits_teacher, to be trained for 12 epochs"
     assert found["task"] == "digits, images from the task itself, all training images"
     assert found["device"] == f"{probes.cpu_name()}, 1 CPU a trial, 2 at once"
     # 8 a method: textbook, 2 random, sampled; one from the literature where there is any
     assert found["trials"] == (
         "32: 8 a method; 4 textbook, 8 random, 2 literature, 18 proposed by tpe"
     )
-    assert found["stopping"] == "asha: after epoch 8 the best third of a method's trials goes on"
+    assert found["stopping"] == "asha: after epoch 5 the best third of a method's trials goes on"
     assert found["time"] == "not measured"
     assert found["lr"] == "0.01 .. 0.5 log (textbook 0.1)"
     assert found["temperature"] == "1 .. 20 log (textbook 4)"
@@ -174,7 +174,7 @@ def test_an_existing_study_is_said(tmp_path):
     again = replace(request, resume=False)
     assert "add --resume or choose another --name" in lines(again)["study"]
     model = teaching.model_of(request.storage)
-    assert lines(request)["teacher"] == "digits_teacher, to be trained for 20 epochs"
+    assert lines(request)["teacher"] == "digits_teacher, to be trained for 12 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")
     assert lines(request)["teacher"] == f"digits_teacher, found: {model}"
     file = replace(request, teacher=Foreign(name="big.pt", data=b"x"))

@@ -352,7 +352,7 @@ def test_a_network_that_cannot_be_exported_is_refused() -> None:
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", None)  # fmt: skip
-    with pytest.raises(UsageError, match=r"pip install 'tune_kd\[compress\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[compress\]'"):
         int8.prepare(network(), sample=images(2), qat=False)
 
 

@@ -362,13 +362,13 @@ def test_quantisation_by_hand(compressed):
         "Quantised student, static (static)",
         "Quantised student, QAT (qat)",
     ]
-    assert found["Teacher (digits_large)"][2:] == ["2.00", "1.000 ± 0.020 ms", "1.0x"]
+    assert found["Teacher (digits_large)"][2:] == ["2.000", "1.000 ± 0.020 ms", "1.0x"]
     assert found["Student, distilled (response)"][3:] == [
         "0.250 ± 0.020 ms (4.0x faster)",
         "25.0x",
     ]
     assert found["Quantised student, static (static)"] == [
-        "20,000", "84.00 ± 1.00 (n = 3)", "0.03", "0.100 ± 0.020 ms (10.0x faster)", "80.0x",
+        "20,000", "84.00 ± 1.00 (n = 3)", "0.025", "0.100 ± 0.020 ms (10.0x faster)", "80.0x",
     ]  # fmt: skip
     assert "(2.0x slower)" in found["Quantised student, QAT (qat)"][3]
 
@@ -385,7 +385,7 @@ def test_without_a_float_method_the_student_before_quantising_stands_for_it(made
     changes["methods"] = {"static": {}}
     _, text = tables.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert cells(text)[1][:4] == [
-        "Student, before quantising (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.08",
+        "Student, before quantising (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.080",
     ]  # fmt: skip
 
 
@@ -443,7 +443,7 @@ def test_the_front_keeps_the_constraints_and_marks_what_breaks_them(compressed):
     title, text = tables.TABLES["front"](compressed)
     assert title == "Front of validation accuracy, size (validation, n = 1)"
     assert [(row[0], row[2], row[3], row[5]) for row in cells(text)] == [
-        ("qat", "93.00", "0.03", "yes"),
+        ("qat", "93.00", "0.025", "yes"),
         ("channels", "91.00", "0.02", "yes"),
         ("response", "95.00", "0.08", "no: size_mb <= 0.07"),
     ]
