@@ -444,8 +444,8 @@ def test_the_front_keeps_the_constraints_and_marks_what_breaks_them(compressed):
     assert title == "Front of validation accuracy, size (validation, n = 1)"
     assert [(row[0], row[2], row[3], row[5]) for row in cells(text)] == [
         ("qat", "93.00", "0.025", "yes"),
-        ("channels", "91.00", "0.02", "yes"),
-        ("response", "95.00", "0.08", "no: size_mb <= 0.07"),
+        ("channels", "91.00", "0.020", "yes"),
+        ("response", "95.00", "0.080", "no: size_mb <= 0.07"),
     ]
     assert cells(text)[1][4] == "0.400 ± 0.010"
 
