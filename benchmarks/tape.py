@@ -12,6 +12,7 @@ import functools
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, data, losses, models, teacher, train, trial
+from tune_kd import cli, data, losses, models, site, teacher, train
 from tune_kd.recipe import Distill, Images, LossWeights, Optimiser, Recipe, stream
 from tune_kd.tasks import Decoded
 
@@ -32,17 +33,27 @@ class Remembered:
 
     def __init__(self, images: data.Resident) -> None:
         self._images, self.labels = images, images.labels
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[int, Tensor, losses.Batch] | None = None
 
-    def batch(self, index: Tensor, view: Tensor | None = None) -> Tensor:
-        """A batch, the last one again where the same images are asked for."""
-        if self._last is None or not torch.equal(self._last[0], index):
-            self._last = index, self._images.batch(index, view)
-        return self._last[1]
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._images)
 
-    def forget(self) -> None:
-        """The same images have other views in another epoch."""
-        self._last = None
+    def whole(self, index: Tensor) -> losses.Batch:
+        """Images as they are."""
+        return self._images.whole(index)
+
+    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], losses.Batch]:
+        """Batches of an epoch, the last one again where the same images are asked for."""
+        look = self._images.seen(seed=seed, epoch=epoch, among=among)
+
+        def remembered(index: Tensor) -> losses.Batch:
+            last = self._last
+            if last is None or last[0] != epoch or not torch.equal(last[1], index):
+                last = self._last = epoch, index, look(index)
+            return last[2]
+
+        return remembered
 
 
 class Live:
@@ -50,12 +61,11 @@ class Live:
 
     def __init__(self, frozen: teacher.Frozen, fold: train.Fold) -> None:
         self._frozen, self._fold = frozen, fold
-        self._views = torch.empty(0)
+        self._seen = fold.seen(SEED, 0)
 
     def epoch(self, epoch: int) -> "Live":
         """Itself, with the epoch's views."""
-        self._views = self._fold.views(SEED, epoch)
-        self._fold.images.forget()
+        self._seen = self._fold.seen(SEED, epoch)
         return self
 
     def to(self, device: torch.device) -> "Live":
@@ -65,8 +75,7 @@ class Live:
 
     def __getitem__(self, position: Tensor) -> Tensor:
         """Scores of the images at these positions of the training set."""
-        index = self._fold.fit[position]
-        return self._frozen.outputs(self._fold.images.batch(index, self._views[index]))[0]
+        return self._frozen.outputs(self._seen(self._fold.fit[position]).images)[0]
 
 
 def recipe_of(given: Any, decoded: Decoded) -> Recipe:
@@ -77,7 +86,13 @@ def recipe_of(given: Any, decoded: Decoded) -> Recipe:
         weights=LossWeights(alpha=0.5, beta=0.5, temperature=4.0),
         batch_size=given.batch_size,
     )
-    images = Images(task="cifar10", train_hash=decoded.hash, num_classes=len(decoded.class_names))
+    images = Images(
+        task="cifar10",
+        train_hash=decoded.hash,
+        num_classes=len(decoded.class_names),
+        mean=common.MEAN,
+        std=common.STD,
+    )
     return Recipe(images=images, student=given.student, teacher=given.teacher, stages=(stage,))
 
 
@@ -86,25 +101,24 @@ class Bench:
 
     def __init__(self, recipe: Recipe, decoded: Decoded) -> None:
         count = len(decoded.labels)
-        images = data.Resident(decoded, pad=4, mean=common.MEAN, std=common.STD)
-        self.recipe, self._site = recipe, trial.Site(cache=Path())
+        images = data.resident(decoded, images=recipe.images)
+        self.recipe, self._site = recipe, site.Site(cache=Path())
         self.fold = train.Fold(
             images=images,
             fit=torch.arange(count),
             validation=torch.arange(0),
-            num_images=count,
-            pad=4,
-            flip=True,
+            num_classes=recipe.images.num_classes,
+            sides=(32, 32),
         )
         self.frozen = teacher.Frozen(self._network(recipe.teacher), precision="float32")
 
     def _network(self, name: str) -> nn.Module:
-        return trial.build(name, self.recipe, self._site, seed=stream(SEED, name))
+        return site.build(name, self.recipe, self._site, seed=stream(SEED, name))
 
     def tape(self, cache: Path) -> teacher.Tape:
         """A tape below a folder."""
-        site = replace(self._site, cache=cache)
-        return trial.teacher_tape(self.recipe, self.frozen, self.fold, seed=SEED, site=site)
+        there = replace(self._site, cache=cache)
+        return site.teacher_tape(self.recipe, self.frozen, self.fold, seed=SEED, site=there)
 
     def live(self) -> Live:
         """The teacher itself."""
@@ -127,7 +141,7 @@ class Bench:
             feature_loss=losses.find_feature_loss("cosine"),
         )
         learner = train.Learner(self._network(self.recipe.student), nn.Module(), stage.optimiser)
-        return [values["train_loss"] for _, values in train.train(work, learner)]
+        return [epoch.values["train_loss"] for epoch in train.train(work, learner)]
 
 
 def rounds(bench: Bench, *, repeats: int, trials: int) -> dict[str, list[float]]:
@@ -180,7 +194,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     decoded = common.images(given.data, given.images)
     bench = Bench(recipe_of(given, decoded), decoded)
-    bench.frozen.outputs(bench.fold.images.batch(bench.fold.fit[: given.batch_size], None))
+    bench.frozen.outputs(bench.fold.images.whole(bench.fold.fit[: given.batch_size]).images)
     found = rounds(bench, repeats=given.repeats, trials=given.trials)
 
     def shown(seconds: list[float]) -> str:

@@ -70,7 +70,7 @@ def test_live_teacher_and_tape_see_the_same_images():
     bench = tape.Bench(tape.recipe_of(given, decoded), decoded)
     live = bench.live()
     for epoch in (1, 2):
-        view = bench.fold.views(tape.SEED, epoch)
+        seen = bench.fold.seen(tape.SEED, epoch)
         for position in torch.randperm(40).split(8):
-            expected, _ = bench.frozen.outputs(bench.fold.images.batch(position, view[position]))
+            expected, _ = bench.frozen.outputs(seen(position).images)
             assert torch.equal(live.epoch(epoch)[position], expected)

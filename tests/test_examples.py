@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_kd import data, losses, models, plugins, spaces, tasks, trial
+from tune_kd import data, losses, models, plugins, site, spaces, tasks, trial
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Images, Recipe
 from tune_kd.space import SearchSpace
@@ -40,14 +40,14 @@ def example(cache: Path) -> tuple[SearchSpace, Images, trial.Site]:
     found = dataclasses.replace(found, epochs=1, teacher_epochs=1)
     task = tasks.find(found.task, base=FOLDER)
     decoded = tasks.decode(task, "train", folder=None, cache=cache)
-    fit, _ = data.split(decoded.labels)
+    fit, _ = data.split(decoded)
     mean, std = data.normalisation(task, decoded, fit)
     images = Images(
         task=found.task,
         train_hash=decoded.hash,
         num_classes=len(decoded.class_names),
         channels=task.channels,
-        size=task.size,
+        size=task.sides,
         mean=mean,
         std=std,
         pad=task.pad,
@@ -121,9 +121,9 @@ def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient(
 
 
 def test_dropout_reaches_its_student(example: tuple[SearchSpace, Images, trial.Site]) -> None:
-    found, images, site = example
+    found, images, where = example
     recipe = Recipe(images=images, student=found.student)
-    model = trial.build(found.student, recipe, site, dropout=0.25, seed=0)
+    model = site.build(found.student, recipe, where, dropout=0.25, seed=0)
     assert model.dropout.rate.item() == 0.25
 
 
@@ -200,7 +200,7 @@ def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     found, file = spaces.load(str(tmp_path / "leaves_kd.py"))
     assert found.methods.keys() == {"no_kd", "response", "feature", "combined"}
     task = tasks.find(found.task, base=file.parent)
-    images = torch.zeros(2, task.channels, task.size, task.size)
+    images = torch.zeros(2, task.channels, *task.sides)
     for network in (found.teacher, found.student):
         shape = models.Shape(num_classes=5, channels=task.channels)
         model = models.build(network, shape=shape, dropout=0.1, base=file.parent).eval()
