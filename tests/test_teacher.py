@@ -447,3 +447,10 @@ def test_the_bound_holds_for_a_single_tape_too(tmp_path, monkeypatch):
     kept = sum(path.stat().st_size for path in tmp_path.rglob("*.npy"))
     assert kept <= 2.5 * size
     assert (tmp_path / "key" / "00005.npy").exists()
+
+
+def test_logits_beyond_float16_are_kept_as_its_largest(tmp_path):
+    """Of a teacher that has learned nothing yet: infinities would make every loss NaN."""
+    huge = torch.tensor([[1e6, -1e6], [1.0, 2.0]])
+    tape = teacher.Tape(tmp_path, "key", size=2, compute=lambda epoch, positions: huge[positions])
+    assert tape.epoch(1).tolist() == [[65504.0, -65504.0], [1.0, 2.0]]

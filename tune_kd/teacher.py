@@ -149,7 +149,8 @@ def _claim(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def _bytes(logits: Tensor) -> bytes:
-    return _save(logits.to("cpu", torch.float16).numpy())
+    most = torch.finfo(torch.float16).max  # of a teacher that has learned nothing yet
+    return _save(logits.clamp(-most, most).to("cpu", torch.float16).numpy())
 
 
 def _save(array: np.ndarray) -> bytes:
