@@ -47,6 +47,7 @@ SIDES = (48, 64)  # of these, far smaller than the tasks' own
 FEW = {
     "epochs": 1, "teacher_epochs": 1, "finetune_epochs": 1, "batch_size": 6,
     "calibration_images": 12,
+    "teacher_lr": 0.001,  # three steps at a real one leave a deep teacher with scores beyond float16
 }  # fmt: skip
 
 
