@@ -51,11 +51,6 @@ FEW = {
 }  # fmt: skip
 
 
-def compresses(chosen: space.SearchSpace, method: str) -> bool:
-    stages = chosen.whole_stages(method, chosen.methods[method].settings()[0])
-    return any(not isinstance(stage, Distill) for stage in stages)
-
-
 def cost(name: str) -> pytest.MarkDecorator | tuple[()]:
     """Spaces of bigger networks are slow, and those that export networks to quantise them."""
     chosen = SPACES[name]
@@ -251,7 +246,7 @@ def test_teacher_and_every_method_train_and_their_weights_load_again(name, tmp_p
     trained = 0
     for method, known in chosen.methods.items():
         settings = known.settings()
-        for config in settings if compresses(chosen, method) else settings[:1]:
+        for config in settings if known.shared else settings[:1]:  # each way of pruning
             stages = chosen.whole_stages(method, config)
             made = replace(plain, stages=stages, teacher=chosen.teacher, teacher_model="teacher")
             seen.add(hashlib.sha256(worker._save(_trained(made, site))).hexdigest())
