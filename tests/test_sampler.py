@@ -126,14 +126,7 @@ def test_the_same_record_gives_the_same_proposals_whenever_it_is_opened(tmp_path
     assert settings(other) == settings(one)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "tpe",
-        "random",
-        "gp",
-    ],
-)
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_samplers_stay_inside_the_ranges_and_repeat_nothing(tmp_path, kind):
     asked = request(tmp_path / "s", trials=32, sampler=kind, epochs=2)
     study = begin(asked)

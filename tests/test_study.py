@@ -1,7 +1,9 @@
 """A study is what lies on disk: proposals, rows and verdicts, and what Optuna is told of them."""
 
+import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -27,12 +29,22 @@ def asked(tmp_path):
     return request(tmp_path / "s")
 
 
-@pytest.fixture
-def played(asked) -> Study:
-    """All 24 trials have their verdict."""
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Study:
+    """A study of 24 trials that all have their verdict, played once for all tests."""
+    asked = request(tmp_path_factory.mktemp("played") / "s")
     begun = begin(asked)
     play(begun, asked, score)
     return begun
+
+
+@pytest.fixture
+def played(once, tmp_path) -> Study:
+    """All 24 trials have their verdict: a copy of the folder, and of what its driver remembers."""
+    shutil.copytree(once.storage.local, tmp_path / "s")
+    copied = copy.deepcopy(once)
+    copied.storage = Storage(tmp_path / "s")
+    return copied
 
 
 def verdicts(found: Study) -> dict[str, tuple]:
