@@ -1,0 +1,152 @@
+"""Several objectives, constraints, and stages that trials share: what is proposed, kept and ranked."""
+
+import pytest
+from optuna.trial import TrialState
+
+from tests import made_study
+from tests.made_study import begin, heard, play, reopened, request, row
+from tune_kd import methods, recipes, space
+from tune_kd.options import SAMPLERS
+from tune_kd.recipe import Distill, Prune
+from tune_kd.sampler import Judge
+from tune_kd.study import Study
+
+RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
+PRUNE = methods.prune_methods(RECIPE)
+BOTH = ("val_accuracy", "size_mb")
+
+
+def searched(folder, scores, **changes) -> Study:
+    """Trials of one method that prunes, each with a single row: what its accuracy and its size were."""
+    fields = {"methods": {"prune": PRUNE["prune"]}, "objectives": BOTH, "trials": 8, **changes}
+    asked = request(folder / "s", epochs=1, finetune_epochs=1, **fields)
+    begun = begin(asked)
+    plan = made_study.plan(begun, asked)
+    for accuracy, size in scores:
+        proposal = plan.next()
+        begun.storage.write(f"students/{proposal.trial}.safetensors", b"x")
+        measured = {"val_loss": 1 - accuracy, "size_mb": size}
+        one = row(begun, proposal, 1, accuracy, **measured, last=True, stage=2)
+        made_study.commit(begun, [one])
+        begun.hear(one)
+        begun.end(proposal.trial, "finished")
+    return begun
+
+
+def numbers(rows) -> list[int]:
+    return [row["number"] for row in rows]
+
+
+SCORES = [(0.9, 3.0), (0.8, 1.0), (0.7, 2.0), (0.9, 4.0)]
+
+
+def test_optuna_hears_every_objective_in_its_direction(tmp_path):
+    begun = searched(tmp_path, [*SCORES, (0.95, None)])
+    assert begun.directions == ["maximize", "minimize"]
+    for study in (begun, reopened(begun)):
+        told = study.optuna_trials("prune")
+        assert [t.values for t in told] == [*map(list, SCORES), None]
+        assert [t.state for t in told] == [TrialState.COMPLETE] * 4 + [TrialState.FAIL]
+        # Optuna cannot compare steps of several objectives
+        assert not any(t.intermediate_values for t in told)
+
+
+def test_the_front_is_what_no_other_beats_and_its_students_are_kept(tmp_path):
+    begun = searched(tmp_path, SCORES)
+    assert sorted(numbers(begun.front("prune"))) == [0, 1]
+    assert begun.storage.names("students") == [
+        "prune-0000.safetensors", "prune-0001.safetensors",
+    ]  # fmt: skip
+    assert numbers(begun.ranked("prune"))[-2:] == [1, 2]  # the first objective ranks
+
+
+def test_with_one_objective_the_best_student_alone_is_kept(tmp_path):
+    begun = searched(tmp_path, SCORES[:3], objectives=("val_accuracy",))
+    assert begun.storage.names("students") == ["prune-0000.safetensors"]
+
+
+def test_the_first_objective_may_be_one_to_make_small(tmp_path):
+    begun = searched(tmp_path, SCORES, objectives=("val_loss", "size_mb"))
+    assert not begun.higher
+    assert numbers(begun.ranked("prune")) == [0, 3, 1, 2]
+    assert begun.best("prune")["number"] == 0
+    assert begun.directions == ["minimize", "minimize"]
+    assert [t.values[0] for t in begun.optuna_trials("prune")] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.1]
+    )
+
+
+def test_trials_that_keep_the_constraints_come_first(tmp_path):
+    begun = searched(tmp_path, SCORES, constraints=("size_mb <= 2",))
+    assert numbers(begun.ranked("prune"))[:2] == [1, 2]
+    assert set(numbers(begun.ranked("prune"))[2:]) == {0, 3}
+    assert begun.best("prune")["number"] == 1
+    assert numbers(begun.front("prune")) == [1]
+    excess = [t.system_attrs["constraints"] for t in begun.optuna_trials("prune")]
+    assert excess == [[1.0], [-1.0], [0.0], [2.0]]
+
+
+def test_what_is_the_same_for_all_trials_was_measured_before_the_first(tmp_path):
+    """Students of one architecture have one size, which no row of theirs has to repeat."""
+    asked = request(tmp_path / "s", epochs=1, trials=4, objectives=BOTH)
+    begun = begin(asked)
+    play(begun, asked, lambda proposal, step: 0.5 + proposal.number / 10)
+    size = begun.verdicts["measure-student"][0]["size_mb"]
+    assert [t.values for t in begun.optuna_trials("response")] == [[0.5, size]]
+
+
+@pytest.mark.parametrize("constraints", [(), ("size_mb <= 2",)], ids=["free", "constrained"])
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_proposals_of_several_objectives_are_a_pure_function_of_the_record(
+    tmp_path, kind, constraints
+):
+    found = []
+    for name in ("one", "other"):
+        scores = [*SCORES, (0.6, 1.5)]
+        begun = searched(tmp_path / name, scores, sampler=kind, constraints=constraints, trials=12)
+        asked = request(
+            tmp_path / name / "s", epochs=1, finetune_epochs=1, trials=12, sampler=kind,
+            methods={"prune": PRUNE["prune"]}, objectives=BOTH, constraints=constraints,
+        )  # fmt: skip
+        study = begun if name == "one" else reopened(begun)
+        found.append(made_study.plan(study, asked).next())
+    one, other = found
+    assert (one.trial, one.origin) == ("prune-0005", "sampled")
+    assert one.config == other.config
+    ranges = PRUNE["prune"].ranges
+    assert one.config.keys() == ranges.keys()
+    for key, (low, high, _) in space.bounds(ranges).items():
+        assert low <= one.config[key] <= high
+    assert one.config["prune_method"] in ("channel", "magnitude")
+
+
+def test_shared_stages_are_one_recipe_for_all_trials_of_a_method(tmp_path):
+    asked = request(tmp_path / "s", trials=12, methods=PRUNE)
+    begun = begin(asked)
+    shared = recipes.shared_recipes(begun.manifest, asked.space)
+    assert shared.keys() == {"prune", "kd+prune"}
+    assert [r.listens for r in shared.values()] == [False, True]
+    assert [r.teacher_model for r in shared.values()] == ["", begun.manifest["teacher_model"]]
+    plan = made_study.plan(begun, asked)
+    for proposal in (plan.next() for _ in range(12)):
+        assert proposal.shared == 1
+        assert isinstance(proposal.recipe.stages[0], Distill)
+        assert isinstance(proposal.recipe.stages[1], Prune)
+        # found by workers under the name that the driver trained it by
+        name = proposal.recipe.first(1).fingerprint(proposal.seed)
+        assert name == shared[proposal.method].fingerprint(begun.manifest["seed"])
+
+
+def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
+    """Rungs are epochs of the first stage; those of a later one are other epochs."""
+    asked = request(tmp_path / "s", trials=9, methods={"no_kd": request(tmp_path).space.methods["no_kd"], "prune": PRUNE["prune"]})  # fmt: skip
+    begun = begin(asked)
+    assert begun.manifest["rungs"] == [3]
+    judge = Judge(begun, at=[3])
+    plan = made_study.plan(begun, asked)
+    proposals = [p for p in (plan.next() for _ in range(8)) if p.method == "prune"]
+    for proposal, value in zip(proposals, (0.9, 0.8, 0.1, 0.05), strict=True):
+        for step, (stage, epoch) in enumerate([(1, 0), (2, 1), (2, 2), (2, 3)], 1):
+            one = row(begun, proposal, step, value, stage=stage, epoch=epoch, last=False)
+            assert not judge.hear(proposal.trial, heard(one))
+    assert not judge._rungs
