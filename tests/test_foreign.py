@@ -1,0 +1,194 @@
+"""Weights that a study did not train: a file, or an earlier study's student, as teacher and as start."""
+
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors.torch import save_file
+
+from tests import made_study, making
+from tests.made_study import begin, play, request
+from tune_kd import confirm, foreign, methods, models, opening, recipes, weights
+from tune_kd.errors import UsageError
+from tune_kd.recipe import Distill, Prune
+from tune_kd.study import Study
+
+RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
+PRUNE = methods.prune_methods(RECIPE)
+
+
+def student(seed: int, name: str = "digits_medium") -> dict[str, torch.Tensor]:
+    return models.build(
+        name, shape=models.Shape(num_classes=10, channels=1), seed=seed
+    ).state_dict()
+
+
+@pytest.fixture
+def earlier(tmp_path) -> Study:
+    """A study of two methods; `response` has its best trial, of `no_kd` no trial has finished."""
+    known = request(tmp_path).space.methods
+    asked = request(
+        tmp_path / "runs" / "x", epochs=2, trials=4, student="digits_medium", scheduler="none",
+        methods={name: known[name] for name in ("no_kd", "response")},
+    )  # fmt: skip
+    begun = begin(asked)
+
+    def score(proposal, step):
+        return None if proposal.method == "no_kd" else 0.5 + 0.1 * proposal.number
+
+    play(begun, asked, score)
+    for number in (0, 1):
+        data = safetensors.torch.save(student(number))
+        begun.storage.write(f"students/response-000{number}.safetensors", data)
+    return begun
+
+
+def found(study: Study, method: str = "") -> foreign.Foreign:
+    return foreign.find(f"{study.storage.uri}{method}", what="--teacher")
+
+
+def test_a_file_is_its_bytes_and_nothing_else_is_known(tmp_path):
+    for name, save in (("a.safetensors", save_file), ("b.pt", torch.save)):
+        save(student(0), tmp_path / name)
+        given = foreign.find(str(tmp_path / name), what="--teacher")
+        assert given.recipe is None
+        assert given.data == (tmp_path / name).read_bytes()
+        state = given.state()
+        assert all(torch.equal(state[key], value) for key, value in student(0).items())
+        described = given.described()
+        assert (described["name"], described["model"]) == (str(tmp_path / name), given.model)
+        assert described["stages"] == ""
+        assert given.model == weights.file_fingerprint(given.hash)
+
+
+def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):
+    save_file(student(0), tmp_path / "a")
+    save_file(student(1), tmp_path / "b")
+    (tmp_path / "c").write_bytes((tmp_path / "a").read_bytes())
+    one, other, same = (foreign.find(str(tmp_path / n), what="--teacher") for n in "abc")
+    assert one.model == same.model != other.model
+
+
+@pytest.mark.parametrize("method", ["", ":response"])
+def test_the_best_student_of_a_study(earlier, method):
+    given = found(earlier, method)
+    best = earlier.proposals["response-0001"]
+    assert given.recipe == best.recipe
+    assert given.name == f"{earlier.storage.uri}:response"
+    assert given.data == earlier.storage.read("students/response-0001.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("nowhere.pt", ("--teacher nowhere.pt", "no such file and no such study", "runs/NAME")),
+        (":respons", ("respons", "did you mean 'response'?")),
+        (":no_kd", ("no search trial has finished",)),
+    ],
+)
+def test_what_is_not_there_is_said(earlier, tmp_path, monkeypatch, given, says):
+    monkeypatch.chdir(tmp_path)
+    where = f"{earlier.storage.uri}{given}" if given.startswith(":") else given
+    with pytest.raises(UsageError) as caught:
+        foreign.find(where, what="--teacher")
+    assert [word for word in says if word not in str(caught.value)] == []
+
+
+def test_another_architecture_is_refused_before_anything_starts(tmp_path):
+    save_file(student(0, "digits_student"), tmp_path / "small")
+    given = foreign.find(str(tmp_path / "small"), what="--teacher")
+    asked = replace(request(tmp_path / "s"), teacher=given)
+    with pytest.raises(UsageError, match="does not fit"):
+        opening.check_networks(asked, made_study.material())
+    save_file(student(0, "resnet8"), tmp_path / "other")  # a small student could have been pruned
+    given = foreign.find(str(tmp_path / "other"), what="--set start")
+    pruned = request(tmp_path / "s", methods=PRUNE, student="digits_medium", start=given.name)
+    with pytest.raises(UsageError, match="does not fit"):
+        opening.check_networks(replace(pruned, start=given), made_study.material())
+
+
+def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
+    save_file(student(0, "digits_teacher"), tmp_path / "big")
+    given = foreign.find(str(tmp_path / "big"), what="--teacher")
+    begun = begin(replace(request(tmp_path / "s"), teacher=given))
+    assert begun.manifest["teacher_hash"] == given.hash
+    assert begun.manifest["teacher_model"] == given.model
+    assert begun.manifest["teacher_source"] == given.name
+    assert begun.manifest["teacher_file"] == given.name  # it may have seen validation images
+
+
+def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_path):
+    given = found(earlier)
+    begun = begin(replace(request(tmp_path / "s", teacher="digits_medium"), teacher=given))
+    assert begun.manifest["teacher_file"] == ""
+    assert begun.manifest["teacher_source"] == given.name
+    other = replace(made_study.material(), images=replace(made_study.IMAGES, split_seed=1))
+    asked = replace(request(tmp_path / "t"), teacher=given)
+    begun = opening.begin(
+        asked, other, session=made_study.Here(), progress=made_study.Progress(quiet=True)
+    )
+    assert begun.manifest["teacher_file"] == given.name
+
+
+# In place of shared stages
+
+
+def starting(folder, given: foreign.Foreign) -> tuple[Study, opening.Request]:
+    """A study whose methods prune what was given."""
+    asked = request(
+        folder, epochs=2, trials=4, methods=PRUNE, student="digits_medium", start=given.name
+    )
+    asked = replace(asked, start=given)
+    return begin(asked), asked
+
+
+def test_trials_begin_with_what_was_given_instead_of_the_shared_stages(earlier, tmp_path):
+    given = found(earlier)
+    begun, asked = starting(tmp_path / "p", given)
+    assert begun.manifest["start_hash"] == given.hash
+    assert recipes.shared_recipes(begun.manifest, asked.space) == {}
+    plan = made_study.plan(begun, asked)
+    for proposal in (plan.next() for _ in range(4)):
+        assert proposal.shared == 0
+        assert proposal.recipe.start == given.model
+        assert [type(s) for s in proposal.recipe.stages[:2]] == [Prune, Distill]
+
+
+def _ended(begun, asked):
+    plan = made_study.plan(begun, asked)
+    proposal = plan.next()
+    for step, (stage, epoch) in enumerate([(0, 0), (1, 1), (1, 2)], 1):
+        begun.hear(made_study.row(begun, proposal, step, 0.5, stage=stage, epoch=epoch))
+    begun.end(proposal.trial, "finished")
+    return proposal
+
+
+def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(earlier, tmp_path):
+    begun, asked = starting(tmp_path / "p", found(earlier))
+    proposal = _ended(begun, asked)
+    anew = confirm.anew(begun, proposal)
+    lead = earlier.proposals["response-0001"].recipe
+    assert anew.start == ""
+    assert anew.stages == (*lead.stages, *proposal.recipe.stages)
+    # the first stages listen: to this study's teacher, under the name that its workers know
+    assert (anew.teacher, anew.teacher_model) == ("digits_teacher", begun.manifest["teacher_model"])
+
+
+def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path):
+    save_file(student(0), tmp_path / "mine")
+    given = foreign.find(str(tmp_path / "mine"), what="--set start")
+    begun, asked = starting(tmp_path / "p", given)
+    proposal = _ended(begun, asked)
+    assert confirm.anew(begun, proposal) == proposal.recipe
+
+
+def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
+    made = making.recipe(student="digits_medium", epochs=1)
+    cut = replace(made, stages=(*made.stages, Prune(method="channel", ratio=0.5)))
+    ran = making.run(cut, making.site_in(tmp_path / "first"))
+    kept = tmp_path / "pruned.safetensors"
+    save_file({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")}, kept)
+    site = making.site_in(tmp_path / "again", model=lambda fingerprint: kept)
+    again = making.run(replace(made, start="pruned"), site)
+    assert again.rows[-1]["num_params"] == ran.rows[-1]["num_params"] < ran.rows[0]["num_params"]
