@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -21,7 +21,8 @@ import torch.utils.cpp_extension  # now, while nobody looks: it warns where a CU
 from PIL import Image
 
 from tests import made_study
-from tune_kd import cli, confirm, models, search, teach
+from tune_kd import cli, confirm, models, opening, search, teach
+from tune_kd.errors import UsageError
 
 SPACE = """from tune_kd.methods import kd_methods
 from tune_kd.space import *
@@ -131,6 +132,24 @@ def test_unknown_names(arguments, says):
 )
 def test_unknown_networks_losses_and_levels(field, near):
     digits("--set", field, says=near)
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_network_for_other_labels_than_the_tasks(role):
+    name = "lraspp_mobilenet_v3_small"
+    said = (f"network {name} scores every pixel", "task digits has labels of images")
+    digits("--set", f"{role}={name}", says=said)
+
+
+def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
+    pixels = replace(made_study.IMAGES, task="camvid", channels=3, size=(24, 32), pad=0, dense=True)
+    for name, says in (
+        ("resnet8", "network resnet8 scores images, but task camvid has labels of every pixel"),
+        ("vit_tiny_6", "a ViT takes square images whose side is a multiple of 4, not 24x32"),
+    ):
+        asked = made_study.request(Path("s"), student=name, teacher="fcn_resnet50")
+        with pytest.raises(UsageError, match=says):
+            opening.check_networks(asked, replace(made_study.material(), images=pixels))
 
 
 # Impossible values: rule and value

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, mobilenet_v2, mobilenet_v3_small
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from tune_kd.errors import UsageError
 from tune_kd.layers import Classifier, Dropout
 
 
@@ -144,8 +145,11 @@ class SmallViT(VisionTransformer):  # type: ignore[misc] # torchvision has no ty
         size: tuple[int, int] = (32, 32),
     ) -> None:
         height, width = size
-        assert height == width, f"a square image is needed, not {height}x{width}"
-        assert height % 4 == 0, f"a side of {height} pixels has no whole number of patches"
+        if height != width or height % 4:
+            raise UsageError(
+                f"a ViT takes square images whose side is a multiple of 4, not {height}x{width}; "
+                "choose another network or task"
+            )
         super().__init__(
             image_size=height,
             patch_size=4,

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import tune_kd
 from tune_kd import (
     compress,
@@ -186,7 +188,7 @@ def check_networks(request: Request, material: Material) -> None:
 
     Raises:
         UsageError: an unknown network or loss, one that lacks a level or the dropout that is searched,
-            or a checkpoint of another architecture.
+            one for other labels than the task's, or a checkpoint of another architecture.
     """
     chosen, base = request.space, request.file.parent
     shape = site.shape_of(material.images)
@@ -196,7 +198,8 @@ def check_networks(request: Request, material: Material) -> None:
     student = models.build(chosen.student, shape=shape, dropout=dropout, base=base)
     teacher = models.build(chosen.teacher, shape=shape, dropout=chosen.teacher_dropout, base=base)
     losses.find_feature_loss(chosen.feature_loss, base=base)
-    for model in (student, teacher):
+    for name, model in ((chosen.student, student), (chosen.teacher, teacher)):
+        _check_kind(name, model, material.images)
         models.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()
     if request.teacher is not None:
         weights.checked_load(
@@ -215,6 +218,16 @@ def check_networks(request: Request, material: Material) -> None:
                 f"objective {timed[0]}: where every trial has an architecture of its own, times are measured "
                 "for the front when the search is over; take size_mb, num_params or flops"
             )
+
+
+def _check_kind(name: str, model: nn.Module, images: Images) -> None:
+    """A network of ours scores images, or every pixel; a user's own shows it when it is run."""
+    if not plugins.is_reference(name) and hasattr(model, "coarse") != images.dense:
+        given, wanted = ("images", "every pixel") if images.dense else ("every pixel", "images")
+        raise UsageError(
+            f"network {name} scores {given}, but task {images.task} has labels of {wanted}; "
+            f"choose a network that scores {wanted}"
+        )
 
 
 def base_config(study_: Study, request_data: Path | None, resources: Resources) -> dict[str, Any]:
