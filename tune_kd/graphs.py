@@ -12,19 +12,23 @@ aten = torch.ops.aten
 NORMS = (aten.batch_norm.default,)
 
 
-def name_calls(graph: fx.GraphModule) -> None:
-    """A name of its own for each call of a module that is called again, such as a residual block's ReLU.
+def name_calls(graph: fx.GraphModule, model: nn.Module) -> None:
+    """Which module of `model` each operator comes from, in the words that torchao groups them by.
 
     Export marks later calls in the key of a node's module stack (`relu@1`), but torchao groups nodes by
-    the name beside it, and refuses a module with several outputs.
+    the name beside it, and refuses a module with several outputs, such as a residual block's ReLU. Older
+    torch, 2.11 too, does not look at the module stack at all, but at `source_fn_stack`.
     """
     for node in graph.graph.nodes:
         stack = dict(node.meta.get("nn_module_stack") or {})
-        if stack:
-            key, (name, kind) = list(stack.items())[-1]
-            _, marked, call = key.rpartition("@")
-            if marked:
-                node.meta["nn_module_stack"] = {**stack, key: (f"{name}@{call}", kind)}
+        if not stack:
+            continue
+        key, (path, kind) = list(stack.items())[-1]
+        _, marked, call = key.rpartition("@")
+        name = f"{path}@{call}" if marked else path
+        node.meta["nn_module_stack"] = {**stack, key: (name, kind)}
+        if node.op == "call_function":
+            node.meta["source_fn_stack"] = [(name, type(model.get_submodule(path)))]
 
 
 def unfolded(graph: fx.GraphModule) -> int:

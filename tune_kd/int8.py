@@ -150,7 +150,7 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
             "\nits forward may not branch on values, and wants a sample of two images or more"
         ) from error
     graph = program.module(check_guards=False)
-    graphs.name_calls(graph)
+    graphs.name_calls(graph, copied)
     norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
     quantiser = x86.X86InductorQuantizer()
     quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))

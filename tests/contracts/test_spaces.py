@@ -233,12 +233,25 @@ def test_columns_and_optunas_json_hold_all_ranges(name):
             assert optuna.distributions.json_to_distribution(text) == distribution
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=cost(n)) for n in NAMES])
-def test_teacher_and_every_method_train_and_their_weights_load_again(name, tmp_path, monkeypatch):
+TRAINED = [
+    *(pytest.param(name, "cpu", marks=cost(name), id=name) for name in NAMES),
+    *(pytest.param(name, "cuda", marks=pytest.mark.gpu, id=f"{name}-cuda") for name in NAMES),
+]
+
+
+@pytest.mark.parametrize(("name", "device"), TRAINED)
+def test_teacher_and_every_method_train_and_their_weights_load_again(
+    name, device, tmp_path, monkeypatch
+):
     chosen = replace(SPACES[name], **FEW)
     monkeypatch.setitem(tasks.TASKS, chosen.task, small(tasks.TASKS[chosen.task]))
     folder = images_folder(tmp_path / "set", tasks.find(chosen.task))
-    site = trial.Site(cache=tmp_path / "cache", data=folder, model=lambda _: tmp_path / "teacher")
+    site = trial.Site(
+        cache=tmp_path / "cache",
+        data=folder,
+        device=device,
+        model=lambda _: tmp_path / "teacher",
+    )
     plain = recipe_of(chosen, folder, site.cache)
     state = _trained(replace(plain, student=chosen.teacher, stages=chosen.teacher_stages()), site)
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "teacher")
