@@ -356,13 +356,15 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         int8.prepare(network(), sample=images(2), qat=False)
 
 
-def test_without_a_compiler_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_a_sentence_says_so() -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    assert "no C++ compiler works here" in int8.why_no_compiler()
-    with pytest.raises(UsageError, match="install g"):
-        int8.compiled_latency(network(), shape=(1, 8, 8))
+    before = int8.why_no_compiler()
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert "no C++ compiler works here" in int8.why_no_compiler()
+        with pytest.raises(UsageError, match="install g"):
+            int8.compiled_latency(network(), shape=(1, 8, 8))
+    assert int8.why_no_compiler() == before
 
 
 @pytest.mark.slow
