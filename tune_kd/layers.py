@@ -1,9 +1,15 @@
 """Dropout with a random stream of its own, and the last layer that has it."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
 from tune_kd.errors import UsageError
+
+# MobileNetV3's normalisation with PyTorch's momentum. With its own, 0.01, evaluation sees the images'
+# mean and variance after some 500 steps only: until then a trial's validation says nothing of it.
+norm_of_mobilenet_v3 = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.1)
 
 
 class Dropout(nn.Module):

@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer, mobilenet_v2, mobilenet_v3_sma
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tune_kd.errors import UsageError
-from tune_kd.layers import Classifier, Dropout
+from tune_kd.layers import Classifier, Dropout, norm_of_mobilenet_v3
 
 
 class SmallImageResNet(ResNet):  # type: ignore[misc] # torchvision has no types
@@ -190,7 +190,7 @@ def small_mobilenet_v2(*, num_classes: int, channels: int = 3, dropout: float = 
 
 def small_mobilenet_v3(*, num_classes: int, channels: int = 3, dropout: float = 0.0) -> nn.Module:
     """MobileNetV3-Small of torchvision (Howard et al. 2019, table 2) with a stem of stride 1."""
-    model: nn.Module = mobilenet_v3_small(num_classes=num_classes)
+    model: nn.Module = mobilenet_v3_small(num_classes=num_classes, norm_layer=norm_of_mobilenet_v3)
     _stem(model, channels)
     _own_dropout(model, dropout)
     model.taps = {"low": "features.1", "mid": "features.3", "high": "features.8"}  # type: ignore[assignment]

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-RECIPE_VERSION = 2  # raised when training changes, so that no model of older code is taken for new
+RECIPE_VERSION = 3  # raised when training changes, so that no model of older code is taken for new
 
 
 def digest(*parts: str | bytes, length: int = 16) -> str:

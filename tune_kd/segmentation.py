@@ -13,7 +13,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
-from tune_kd.layers import Dropout
+from tune_kd.layers import Dropout, norm_of_mobilenet_v3
 
 
 def resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,7 +99,7 @@ def lraspp_mobilenet_v3_large(
     *, num_classes: int, channels: int = 3, dropout: float = 0.0
 ) -> nn.Module:
     """LR-ASPP on MobileNetV3-Large (Howard et al. 2019, section 6.4): scores at stride 8, 3.2 M parameters."""
-    features = mobilenet_v3_large(dilated=True).features
+    features = mobilenet_v3_large(dilated=True, norm_layer=norm_of_mobilenet_v3).features
     features[0][0] = _first(features[0][0], channels)
     backbone = IntermediateLayerGetter(features, {"4": "low", "16": "high"})
     model = Dense(backbone, LRASPPHead(40, 960, num_classes, 128), dropout=dropout)
@@ -111,7 +111,7 @@ def lraspp_mobilenet_v3_small(
     *, num_classes: int, channels: int = 3, dropout: float = 0.0
 ) -> nn.Module:
     """LR-ASPP on MobileNetV3-Small: scores at stride 8, 1.1 M parameters."""
-    features = mobilenet_v3_small(dilated=True).features
+    features = mobilenet_v3_small(dilated=True, norm_layer=norm_of_mobilenet_v3).features
     features[0][0] = _first(features[0][0], channels)
     backbone = IntermediateLayerGetter(features, {"2": "low", "12": "high"})
     model = Dense(backbone, LRASPPHead(24, 576, num_classes, 128), dropout=dropout)
@@ -123,7 +123,7 @@ def aspp_mobilenet_v3_small(
     *, num_classes: int, channels: int = 3, dropout: float = 0.0
 ) -> nn.Module:
     """MobileNetV3-Small with an atrous pyramid and a skip: scores at stride 4, 2.7 M parameters."""
-    features = mobilenet_v3_small(dilated=True).features
+    features = mobilenet_v3_small(dilated=True, norm_layer=norm_of_mobilenet_v3).features
     features[0][0] = _first(features[0][0], channels)
     backbone = IntermediateLayerGetter(features, {"1": "low", "12": "high"})
     head = ASPPHead(low=16, high=576, num_classes=num_classes)

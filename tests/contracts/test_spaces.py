@@ -1,19 +1,14 @@
 """What every shipped space promises: a new file of search_spaces/ is tested by being there."""
 
 import hashlib
-import io
 import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import optuna
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from optuna.distributions import CategoricalDistribution
-from PIL import Image
 from safetensors.torch import save_file
 
 from analysis.tables import TABLES
@@ -41,8 +36,6 @@ LIGHT = {  # all methods of a space train within ten seconds on a CPU core
     "digits_teacher", "digits_student", "digits_medium", "resnet8", "resnet20", "resnet8x4",
     "resnet56", "lraspp_mobilenet_v3_large", "lraspp_mobilenet_v3_small",
 }  # fmt: skip
-CLASSES, EACH = 5, 6  # 20 images are fitted, 10 validate
-SCENES = {"train": 6, "val": 4, "test": 2}  # images with a mask
 SIDES = (48, 64)  # of these, far smaller than the tasks' own
 FEW = {
     "epochs": 1, "teacher_epochs": 1, "finetune_epochs": 1, "batch_size": 6,
@@ -66,28 +59,6 @@ def cost(name: str) -> pytest.MarkDecorator | tuple[()]:
 def small(task: tasks.Task) -> tasks.Task:
     """The task with images that a CPU core trains on at once; those of one class are small already."""
     return replace(task, size=SIDES) if task.dense else task
-
-
-def images_folder(folder: Path, task: tasks.Task) -> Path:
-    """Random images of the task's shape: as Parquet, one shade a class, or with masks in VOC's layout."""
-    if task.dense:
-        files, _ = made_images.voc(**SCENES, size=task.sides, classes=task.num_classes)
-        return made_images.placed(files, "folder", folder)
-    random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(CLASSES), EACH)
-    encoded = []
-    for label in labels:
-        noise = random.integers(0, 40, (*task.sides, task.channels)) + 40 * label
-        pixels = noise.astype(np.uint8).squeeze()
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        encoded.append({"bytes": file.getvalue(), "path": None})
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    table = pa.table({"image": pa.array(encoded, kind), "label": pa.array(labels)})
-    folder.mkdir()
-    for split in ("train", "test"):
-        pq.write_table(table, folder / f"{split}.parquet")
-    return folder
 
 
 def recipe_of(chosen: space.SearchSpace, folder: Path, cache: Path, **changes) -> Recipe:
@@ -245,7 +216,7 @@ def test_teacher_and_every_method_train_and_their_weights_load_again(
 ):
     chosen = replace(SPACES[name], **FEW)
     monkeypatch.setitem(tasks.TASKS, chosen.task, small(tasks.TASKS[chosen.task]))
-    folder = images_folder(tmp_path / "set", tasks.find(chosen.task))
+    folder = made_images.of_task(tasks.find(chosen.task), tmp_path / "set")
     site = trial.Site(
         cache=tmp_path / "cache",
         data=folder,

@@ -1,0 +1,48 @@
+"""A study of every task goes through Ray, from its images to the report."""
+
+
+import pytest
+
+from tests import made_images
+from tests.search import studies
+from tune_kd import results, spaces, tasks
+from tune_kd.storage import Storage
+
+pytestmark = pytest.mark.slow
+METHODS = ("no_kd", "response")
+# Teacher and student that a core trains in a second, where the task's spaces have none such.
+SMALL = {
+    "digits": {"teacher": "digits_teacher", "student": "digits_student"},
+    True: {"teacher": "lraspp_mobilenet_v3_large", "student": "lraspp_mobilenet_v3_small"},
+    False: {"teacher": "resnet20", "student": "resnet8"},
+}
+
+
+def space_of(task: str) -> str:
+    """A shipped space of the task."""
+    return next(n for n in spaces.names() if spaces.load(n)[0].task == task)
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_study_of_each_task_is_searched_confirmed_and_reported(task, common_cache, tmp_path):
+    known = tasks.find(task)
+    folder = made_images.of_task(known, tmp_path / "set")
+    fields = {
+        **SMALL.get(task, SMALL[known.dense]),
+        "teacher_epochs": 1, "batch_size": 4, "teacher_lr": 0.001,
+    }  # fmt: skip
+    with studies.desk(common_cache, tmp_path / "desk") as desk:
+        desk.done(
+            "tune_kd.search", "--space", space_of(task), "--data", folder, "--epochs", 1,
+            "--trials", 2, "--methods", *METHODS, "--out", tmp_path, "--name", "study",
+            *(word for item in fields.items() for word in ("--set", "{}={}".format(*item))),
+        )  # fmt: skip
+        desk.done("tune_kd.confirm", tmp_path / "study", "--seeds", 2, "--no-textbook")
+        said = desk.done("analysis.report", tmp_path / "study").stdout
+    study = Storage(tmp_path / "study")
+    assert studies.statuses(study.uri) == {f"{method}-0000": "finished" for method in METHODS}
+    confirmed = [r for r in results.read_trials(study) if r["phase"] == "confirm"]
+    assert sorted(r["method"] for r in confirmed) == ["", *["no_kd"] * 2, *["response"] * 2]
+    measured = "test_miou" if known.dense else "test_accuracy"
+    assert all(0 <= row[measured] <= 1 for row in confirmed)
+    assert said.count("(n = 2)") >= len(METHODS)
