@@ -1,15 +1,17 @@
 """Several objectives, constraints, and stages that trials share: what is proposed, kept and ranked."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import methods, recipes, space
+from tune_kd import confirm, methods, recipes, space, teaching
 from tune_kd.options import SAMPLERS
 from tune_kd.recipe import Distill, Prune
 from tune_kd.sampler import Judge
-from tune_kd.study import Study
+from tune_kd.study import Proposal, Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)
@@ -150,3 +152,30 @@ def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
             one = row(begun, proposal, step, value, stage=stage, epoch=epoch, last=False)
             assert not judge.hear(proposal.trial, heard(one))
     assert not judge._rungs
+
+
+def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path):
+    """Its patience was over before its time, and the trials that share it have no row of it."""
+    asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=8, patience=2)
+    begun = begin(asked)
+    (shared,) = recipes.shared_recipes(begun.manifest, asked.space).values()
+    name = teaching.shared_trial(begun, shared.fingerprint(begun.manifest["seed"]))
+    begun.add(
+        Proposal(
+            trial=name, phase="teach", method="prune", number=0, seed=begun.manifest["seed"],
+            origin="shared", recipe=shared,
+        )
+    )  # fmt: skip
+    proposal = made_study.plan(begun, asked).next()
+    mended = proposal.recipe.stages[2].epochs
+    rows = [(name, (0, epoch)) for epoch in (1, 2, 3)]
+    rows += [(proposal.trial, (1, 0)), *((proposal.trial, (2, e)) for e in range(1, mended + 1))]
+    for step, (trial, (stage, epoch)) in enumerate(rows, 1):
+        one = row(begun, begun.proposals[trial], step, 0.5, stage=stage, epoch=epoch, last=False)
+        made_study.commit(begun, [*begun.rows.get(trial, []), one])
+        begun.hear(one)
+    for trial in (name, proposal.trial):
+        begun.end(trial, "finished")
+    anew = confirm.anew(begun, proposal)
+    assert anew.stages[0] == replace(shared.stages[0], patience=0, stop_after=3)
+    assert anew.stages[1:] == proposal.recipe.stages[1:]

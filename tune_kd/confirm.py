@@ -174,12 +174,11 @@ def anew(known: "Study", source: "Proposal") -> "Recipe":
     from tune_kd.recipe import stages_from_json
 
     recipe = source.recipe
-    rows = {row["stage"]: row for row in known.verdicts[source.trial]}
-    before, stages = 0, []
-    for number, stage in enumerate(recipe.stages):
-        epochs = rows[number]["epochs"] if number in rows else before + stage.epochs
-        stages.append(_as_long(stage, epochs - before))
-        before = epochs
+    took = _epochs(known, source)
+    stages = [
+        _as_long(stage, took.get(number, stage.epochs))
+        for number, stage in enumerate(recipe.stages)
+    ]
     lead = known.manifest["start"].get("stages", "") if recipe.start else ""
     if lead:
         from tune_kd.recipes import shipped
@@ -192,6 +191,23 @@ def anew(known: "Study", source: "Proposal") -> "Recipe":
             recipe = replace(recipe, teacher=teacher, teacher_model=model)
         stages = [*first, *stages]
     return replace(recipe, stages=tuple(stages))
+
+
+def _epochs(known: "Study", source: "Proposal") -> dict[int, int]:
+    """How many epochs each stage of a search trial took, those that it shared with others included."""
+    trials = [source.trial]
+    if source.shared:
+        from tune_kd import teaching
+
+        first = source.recipe.first(source.shared).fingerprint(source.seed)
+        trials = [teaching.shared_trial(known, first), *trials]
+    took = {}
+    for trial in trials:
+        before = 0  # a row counts the epochs of its trial up to its stage's end
+        for row in known.verdicts.get(trial, []):
+            took[row["stage"]] = row["epochs"] - before
+            before = row["epochs"]
+    return took
 
 
 def _as_long(stage: "Stage", epochs: int) -> "Stage":

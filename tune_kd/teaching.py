@@ -27,6 +27,11 @@ def teacher_trial(study_: Study) -> str:
     return _trial(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
 
 
+def shared_trial(study_: Study, fingerprint: str) -> str:
+    """The name of the trial that made a shared first stage, or of the next try at it."""
+    return _trial(study_, f"shared-{fingerprint[:8]}")
+
+
 def _trial(study_: Study, name: str) -> str:
     """The trial that made a model, or the next try at it, where those before have failed."""
     known = {p.trial for p in study_.of("teach")} | set(study_.verdicts)
@@ -99,7 +104,7 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
     found: dict[str, _Made] = {}
     for method, recipe in recipes.shared_recipes(study_.manifest, chosen).items():
         fingerprint = recipe.fingerprint(seed)
-        trial = _trial(study_, f"shared-{fingerprint[:8]}")
+        trial = shared_trial(study_, fingerprint)
         made = _Made(trial=trial, method=method, recipe=recipe, fingerprint=fingerprint)
         found.setdefault(fingerprint, made)
     starting = [method for method in chosen.methods if chosen.starts(method)]

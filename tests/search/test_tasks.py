@@ -1,6 +1,5 @@
 """A study of every task goes through Ray, from its images to the report."""
 
-
 import pytest
 
 from tests import made_images
