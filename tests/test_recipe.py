@@ -17,6 +17,8 @@ from tune_kd.recipe import (
     Images,
     LossWeights,
     Optimiser,
+    Prune,
+    Quantize,
     Recipe,
     digest,
     from_json,
@@ -182,6 +184,11 @@ BAD = [
     (Images, {"task": "x", "train_hash": "", "num_classes": 1}, "num_classes"),
     (Images, {"task": "x", "train_hash": "", "num_classes": 2, "fit_on": "test"}, "fit_on"),
     (Images, {"task": "x", "train_hash": "", "num_classes": 2, "pad": -1}, "pad"),
+    (
+        Recipe,
+        {"images": IMAGES, "student": "x", "stages": (Prune(method="channel"), Quantize())},
+        "channels",
+    ),
 ]
 
 

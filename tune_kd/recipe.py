@@ -285,6 +285,12 @@ class Recipe:
     compute: Compute = field(default_factory=Compute)
     sources: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        channels = any(isinstance(s, Prune) and s.method == "channel" for s in self.stages)
+        ok = not (channels and self.quantises)  # the int8 graph of other widths is not rebuilt yet
+        kinds = [type(stage).__name__ for stage in self.stages]
+        _demand("no channels pruned in a network that is quantised", ok, stages=kinds)
+
     @property
     def epochs(self) -> int:
         """Training epochs of all stages."""
