@@ -3,7 +3,7 @@
     python -m tune_kd.search --space camvid_seg_kd
 
 Features are compared at strides 4, 8 and 16 of the student; where the teacher's stride differs, the
-larger map is averaged down. Adam-like training with cosine; trials are ranked by mIoU of the whole split.
+larger map is averaged down. AdamW with cosine; trials are ranked by mIoU of the whole split.
 """
 
 from tune_kd.methods import kd_methods
