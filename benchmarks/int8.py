@@ -4,7 +4,7 @@
 
 torchvision's MobileNetV2 for 10 classes, its stem of stride 1 as small images want it, one image of 32x32
 at a time. The other side of each ratio is the same network in float32. Compiled is what
-`int8.compile_for_cpu` makes: Inductor's code with frozen weights, for both. An int8 network that is not
+`compiled.for_cpu` makes: Inductor's code with frozen weights, for both. An int8 network that is not
 compiled computes in float32 between roundings, and shows why only compiled ones are compared.
 """
 
@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, int8, measure
+from tune_kd import cli, compiled, int8, measure
 
 SHAPE = (3, 32, 32)
 Forward = Callable[[Tensor], Tensor]
@@ -62,10 +62,10 @@ def main(arguments: list[str]) -> int:
     state = int8.state_of(converted)
     timed("restore", lambda: int8.restore(mobilenet(), state, sample=images[:2]), took)
     forwards: dict[str, Forward] = {"float32, eager": model, "int8, eager": converted}
-    why = int8.why_no_compiler()
+    why = compiled.why_no_compiler()
     if not why:
         for name, network in (("float32, compiled", model), ("int8, compiled", converted)):
-            made = timed(f"compile {name.split(',')[0]}", lambda n=network: int8.compile_for_cpu(n, image), took)  # type: ignore[misc]  # fmt: skip
+            made = timed(f"compile {name.split(',')[0]}", lambda n=network: compiled.for_cpu(n, image), took)  # type: ignore[misc]  # fmt: skip
             forwards[name] = made  # type: ignore[assignment]
 
     milliseconds: dict[str, list[float]] = {name: [] for name in forwards}

@@ -730,7 +730,7 @@ def test_of_every_pixel_iou_by_class_without_void(run: Run, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, student: Path, tmp_path: Path) -> None:  # fmt: skip
-    from tune_kd import int8
+    from tune_kd import compiled, int8
 
     content = _written(after=(Quantize(calibration_images=100),))
     path = _file(tmp_path / "int8.safetensors", content)
@@ -758,7 +758,7 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, stude
     assert (profile["int8_operators"], profile["float_operators"]) == (4, 0)
     assert "4 of 4 convolutions and linear layers" in ran.out
     assert "latency_ms" not in profile  # of the eager graph: it would say nothing
-    if int8.why_no_compiler():
+    if compiled.why_no_compiler():
         assert "compiled_latency_ms" not in profile
         assert "no_faster" not in ran.alarms
         return

@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tune_kd import compress, int8, measure, models, weights
+from tune_kd import compiled, compress, int8, measure, models, weights
 from tune_kd.errors import UsageError
 from tune_kd.int8 import Int8Report
 from tune_kd.recipe import Prune
@@ -359,30 +359,30 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_without_a_compiler_a_sentence_says_so() -> None:
     from torch._inductor import config
 
-    before = int8.why_no_compiler()
+    before = compiled.why_no_compiler()
     with config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        assert "no C++ compiler works here" in int8.why_no_compiler()
+        assert "no C++ compiler works here" in compiled.why_no_compiler()
         with pytest.raises(UsageError, match="install g"):
-            int8.compiled_latency(network(), shape=(1, 8, 8))
-    assert int8.why_no_compiler() == before
+            compiled.latency(network(), shape=(1, 8, 8))
+    assert compiled.why_no_compiler() == before
 
 
 @pytest.mark.slow
 def test_compiled_networks_compute_the_same_with_int8_kernels() -> None:
     from torch._inductor.utils import run_and_get_code
 
-    if why := int8.why_no_compiler():
+    if why := compiled.why_no_compiler():
         pytest.skip(why)
     model, x = network(), images(1)
-    compiled = int8.compile_for_cpu(model, x)
-    assert torch.allclose(compiled(x), scores(model, x), atol=1e-4)
+    fast = compiled.for_cpu(model, x)
+    assert torch.allclose(fast(x), scores(model, x), atol=1e-4)
     converted = static(model)
-    found, code = run_and_get_code(lambda: int8.compile_for_cpu(converted, x))
+    found, code = run_and_get_code(lambda: compiled.for_cpu(converted, x))
     assert "qconv" in "".join(code)
     exact = scores(converted, x)
     # sums in another order move some roundings by a step; CPUs without VNNI also saturate
     assert (found(x) - exact).abs().max() < 0.1 * exact.std()
-    latency = int8.compiled_latency(converted, shape=(1, 8, 8))
+    latency = compiled.latency(converted, shape=(1, 8, 8))
     assert latency.keys() == {"compiled_latency_ms", "compiled_latency_ms_sd"}
     assert latency["compiled_latency_ms"] > 0
 

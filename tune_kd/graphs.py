@@ -3,6 +3,9 @@
 Graphs for training with fake quantisation have the form that torchao's `prepare_qat_pt2e` gives them.
 """
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +13,14 @@ from torch import Tensor, fx, nn
 
 aten = torch.ops.aten
 NORMS = (aten.batch_norm.default,)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of the libraries' own calls, and no random numbers drawn for their patterns."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def name_calls(graph: fx.GraphModule, model: nn.Module) -> None:

@@ -1,29 +1,24 @@
-"""Networks in int8 for x86 CPUs: quantised after training or trained so, kept as flat tensors, timed.
+"""Networks in int8 for x86 CPUs: quantised after training or trained so, kept as flat tensors.
 
 torchao's PT2E with its X86 Inductor quantiser: activations uint8 per tensor, weights int8 per output
 channel, convolutions with the normalisation after them folded in. `prepare`, then `calibrate` or train,
 then `convert`: a graph that computes in float32 between rounding to and from int8, on any CPU. int8
-kernels come with `compile_for_cpu`. Jacob et al. 2018 describes both ways. torchao comes with
+kernels come with `compiled.for_cpu`. Jacob et al. 2018 describes both ways. torchao comes with
 `pip install -e '.[compress]'`.
 """
 
-import contextlib
 import copy
 import functools
-import statistics
-import sysconfig
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from tune_kd import graphs, measure, models
+from tune_kd import graphs, models
 from tune_kd.errors import UsageError
 
 aten = torch.ops.aten
@@ -141,7 +136,7 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     copied = _plain(copy.deepcopy(model).to(device="cpu", memory_format=torch.contiguous_format)).train(qat)  # type: ignore[call-overload]  # fmt: skip
     batches = ({0: torch.export.Dim.DYNAMIC},)
     try:
-        with _quiet():
+        with graphs.quiet():
             program = torch.export.export(copied, (sample.cpu(),), dynamic_shapes=batches)
     except Exception as error:  # export raises many kinds
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
@@ -154,7 +149,7 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
     quantiser = x86.X86InductorQuantizer()
     quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
-    with _quiet():
+    with graphs.quiet():
         if qat:
             graph = quantize.prepare_qat_pt2e(graph, quantiser)
             graphs.own_normalisation(graph, copied)
@@ -245,7 +240,7 @@ def convert(prepared: Prepared) -> Converted:
     for rounding in observers(copied).values() if copied.trained else ():
         # What training rounded by. torchao would compute it anew: for weights 0.4 % smaller.
         rounding.calculate_qparams = functools.partial(_as_trained, rounding)
-    with _quiet():
+    with graphs.quiet():
         graph = quantize.convert_pt2e(graph)
     graphs.drop_unread(graph)
     for tensor in graph.parameters():
@@ -338,83 +333,13 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
     return converted
 
 
-def why_no_compiler() -> str:
-    """Says what `compile_for_cpu` misses here; "" where it can work."""
-    from torch._inductor import cpp_builder
-
-    try:
-        compiler = cpp_builder.get_cpp_compiler()  # of $CXX, g++, clang++: what Inductor will call
-    except Exception as error:
-        return f"no C++ compiler works here ({type(error).__name__}): install g++, or set CXX"
-    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        return f"{compiler} works, but Python's headers are missing: install python3-dev"
-    return ""
-
-
-def compile_for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
-    """The network as machine code for this CPU and the sample's shape, compiled now; no gradients.
-
-    Inductor with frozen weights, so that convolutions and normalisations are folded, and the roundings
-    of a `Converted` become int8 kernels. Works on a copy. Takes a minute or so for MobileNetV2.
-
-    Raises:
-        UsageError: there is no C++ compiler.
-    """
-    from torch._inductor import config
-
-    if why := why_no_compiler():
-        raise UsageError(f"compiling a network for the CPU: {why}")
-    copied = copy.deepcopy(model).to("cpu").eval()
-    if isinstance(copied, Converted):
-        graph = copied.graph
-    else:  # a graph of its own: networks of one class would share Dynamo's bound on versions
-        with _quiet():
-            graph = torch.export.export(copied, (sample,)).module(check_guards=False)
-    compiled = torch.compile(graph, dynamic=False)
-
-    @torch.no_grad()
-    def forward(x: Tensor) -> Tensor:
-        scores: Tensor = compiled(x)
-        return scores
-
-    with _quiet(), config.patch(freezing=True):  # as an option of `compile` it comes too late
-        forward(sample)
-    return forward
-
-
-def compiled_latency(model: nn.Module, *, shape: Sequence[int]) -> dict[str, float]:
-    """compiled_latency_ms, the median of one image's forward once compiled, and compiled_latency_ms_sd.
-
-    Float or int8, images of `shape` (C, H, W), by the protocol of `measure.measure`: one CPU thread,
-    warmed up.
-
-    Raises:
-        UsageError: there is no C++ compiler.
-    """
-    image = measure.random_images(1, shape, torch.device("cpu"))
-    with measure.threads(1):
-        seconds = measure.forward_seconds(compile_for_cpu(model, image), image, at_least=0.4)
-    return {
-        "compiled_latency_ms": statistics.median(seconds) * 1e3,
-        "compiled_latency_ms_sd": statistics.stdev(seconds) * 1e3,
-    }
-
-
 def _torchao() -> tuple[Any, Any]:
     """The x86 quantiser's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
     try:
-        with _quiet():
+        with graphs.quiet():
             import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
             from torchao.quantization.pt2e import quantize_pt2e
     except ImportError:
         raise UsageError("int8 needs torchao: pip install -e '.[compress]'") from None
     found: tuple[ModuleType, ModuleType] = (x86, quantize_pt2e)
     return found
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of the libraries' own calls, and no random numbers drawn for their patterns."""
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        yield

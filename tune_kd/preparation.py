@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tune_kd import compress, int8, machine, measure, models, weights
+from tune_kd import compiled, compress, int8, machine, measure, models, weights
 from tune_kd.recipe import Compute, Images, Recipe, rebuild
 from tune_kd.site import Site, rebuilt, shape_of
 
@@ -71,20 +71,20 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
         values["nonzero_params"] = float(compress.nonzero_params(model))
         return values
     values["size_mb"] = int8.size_mb(model)
-    if why := int8.why_no_compiler():
+    if why := compiled.why_no_compiler():
         return {**values, "reason": why}
-    return {**values, **int8.compiled_latency(model, shape=shape)}
+    return {**values, **compiled.latency(model, shape=shape)}
 
 
 def _compiled(
     model: torch.nn.Module, *, key: str, shape: tuple[int, ...], site: Site
 ) -> dict[str, Any]:
     """The compiled network's latency, once a machine; a `reason` where there is no compiler."""
-    if why := int8.why_no_compiler():
+    if why := compiled.why_no_compiler():
         return {"reason": why}
     name = measure.timing_name(key, shape=shape, device=torch.device(site.device))
     return measure.look_up(
         name,
         file=site.cache / "measure.json",
-        compute=lambda: int8.compiled_latency(model.eval(), shape=shape),
+        compute=lambda: compiled.latency(model.eval(), shape=shape),
     )

@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, exam, int8, measure, plugins, recipes, scoring, site, weights
+from tune_kd import (
+    compiled,
+    compress,
+    exam,
+    int8,
+    measure,
+    plugins,
+    recipes,
+    scoring,
+    site,
+    weights,
+)
 from tune_kd import train as training
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
@@ -245,10 +256,10 @@ def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
 
 def _compiled(subject: Subject) -> dict[str, Any]:
     """The compiled latency, or the `reason` why there is none: what was scored is not lost for it."""
-    if why := int8.why_no_compiler():
+    if why := compiled.why_no_compiler():
         return {"reason": why}
     try:
-        return dict(int8.compiled_latency(subject.model, shape=subject.shape))
+        return dict(compiled.latency(subject.model, shape=subject.shape))
     except Exception as error:  # the compiler raises many kinds
         return {"reason": f"{type(error).__name__}: {error}".partition("\n")[0][:160]}
 
