@@ -170,7 +170,7 @@ def test_the_numbers_are_those_of_a_plain_loop(run: Run, student: Path) -> None:
     assert found["overall"]["accuracy"] == right.mean()
     spread = right.std(ddof=1) / math.sqrt(len(right))
     assert found["overall"]["accuracy_se"] == pytest.approx(spread, rel=1e-9)
-    loss = F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels)).item()
+    loss = F.cross_entropy(torch.tensor(scores), torch.tensor(labels)).item()
     assert found["overall"]["loss"] == pytest.approx(loss, rel=1e-5)
     # Guo et al. 2017, equation 3, 15 bins of confidence
     sure = torch.from_numpy(scores).softmax(1).max(1).values.double().numpy()
@@ -267,7 +267,7 @@ def test_a_students_own_statistics_normalise_its_images(run: Run, student: Path,
     mean, std = data.normalisation(tasks.find("digits"), decoded, fit)
     assert (mean, std) != (_images().mean, _images().std)
     scores, labels = _by_hand("digits_student", state, replace(_images(), mean=mean, std=std))
-    loss = F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(labels)).item()
+    loss = F.cross_entropy(torch.tensor(scores), torch.tensor(labels)).item()
     assert guessed["overall"]["loss"] == pytest.approx(loss, rel=1e-5)
     assert guessed["overall"]["loss"] != told["overall"]["loss"]
 
