@@ -17,7 +17,7 @@ with mock.patch.dict(
     os.environ
 ):  # what Ray reads when imported; later tests start Rays of their own
     environment.prepare(None)
-    from tune_kd import opening, sampler, session
+    from tune_kd import asking, opening, sampler, session
     from tune_kd.progress import Progress
 
 Score = Callable[[Proposal, int], float | None]
@@ -48,7 +48,7 @@ class Here:
         }
 
 
-def request(folder: Path, **changes: Any) -> opening.Request:
+def request(folder: Path, **changes: Any) -> asking.Request:
     """What `python -m tune_kd.search --space digits_kd --epochs 9` asks for, with changes.
 
     A change of a field of the space goes into the space.
@@ -62,20 +62,20 @@ def request(folder: Path, **changes: Any) -> opening.Request:
         "limit_train": 0, "seed": 0, "sampler": "tpe", "scheduler": "asha", "teacher": None,
         "start": None, "resume": True, "command": "made",
     }  # fmt: skip
-    return opening.Request(**(asked | changes))
+    return asking.Request(**(asked | changes))
 
 
-def material() -> opening.Material:
+def material() -> asking.Material:
     names = tuple(map(str, range(10)))
-    return opening.Material(images=IMAGES, num_train=900, num_val=100, class_names=names)
+    return asking.Material(images=IMAGES, num_train=900, num_val=100, class_names=names)
 
 
-def begin(asked: opening.Request) -> Study:
+def begin(asked: asking.Request) -> Study:
     """The study as a search begins it."""
     return opening.begin(asked, material(), session=Here(), progress=Progress(quiet=True))
 
 
-def plan(study: Study, asked: opening.Request) -> sampler.SearchPlan:
+def plan(study: Study, asked: asking.Request) -> sampler.SearchPlan:
     """The plan of a search."""
     return sampler.SearchPlan(
         study,
@@ -111,7 +111,7 @@ def heard(row: dict) -> dict[str, Any]:
 
 
 def play(
-    study: Study, asked: opening.Request, score: Score, *, trials: int = 10**6
+    study: Study, asked: asking.Request, score: Score, *, trials: int = 10**6
 ) -> sampler.Judge:
     """Run so many trials one after the other, through the searcher and the judge that Ray sees.
 

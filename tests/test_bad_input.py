@@ -21,7 +21,7 @@ import torch.utils.cpp_extension  # now, while nobody looks: it warns where a CU
 from PIL import Image
 
 from tests import made_study
-from tune_kd import cli, confirm, models, opening, search, teach
+from tune_kd import asking, cli, confirm, models, search, teach
 from tune_kd.errors import UsageError
 
 SPACE = """from tune_kd.methods import kd_methods
@@ -149,7 +149,7 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
     ):
         asked = made_study.request(Path("s"), student=name, teacher="fcn_resnet50")
         with pytest.raises(UsageError, match=says):
-            opening.check_networks(asked, replace(made_study.material(), images=pixels))
+            asking.check_networks(asked, replace(made_study.material(), images=pixels))
 
 
 # Impossible values: rule and value
@@ -394,7 +394,7 @@ def known(tmp_path):
     asked = made_study.request(
         tmp_path / "runs" / "digits_kd", epochs=3, teacher_epochs=2, trials=4
     )
-    material = made_study.opening.look_at_data(asked)
+    material = made_study.asking.look_at_data(asked)
     made_study.opening.begin(
         asked, material, session=made_study.Here(), progress=made_study.Progress(quiet=True)
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests import made_study, making
-from tune_kd import confirm, opening, recipes, teaching, trial, worker
+from tune_kd import asking, confirm, opening, recipes, teaching, trial, worker
 from tune_kd import site as places
 from tune_kd.errors import UsageError
 from tune_kd.recipe import stream
@@ -37,7 +37,7 @@ def known(asked):
     """A search over real digits that has ended, three trials of each method, with its teacher."""
     study = opening.begin(
         asked,
-        opening.look_at_data(asked),
+        asking.look_at_data(asked),
         session=made_study.Here(),
         progress=made_study.Progress(quiet=True),
     )

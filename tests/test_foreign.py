@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests import made_study, making
 from tests.made_study import begin, play, request
-from tune_kd import confirm, foreign, methods, models, opening, recipes, weights
+from tune_kd import asking, confirm, foreign, methods, models, opening, recipes, weights
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Distill, Prune
 from tune_kd.study import Study
@@ -100,12 +100,12 @@ def test_another_architecture_is_refused_before_anything_starts(tmp_path):
     given = foreign.find(str(tmp_path / "small"), what="--teacher")
     asked = replace(request(tmp_path / "s"), teacher=given)
     with pytest.raises(UsageError, match="does not fit"):
-        opening.check_networks(asked, made_study.material())
+        asking.check_networks(asked, made_study.material())
     save_file(student(0, "resnet8"), tmp_path / "other")  # a small student could have been pruned
     given = foreign.find(str(tmp_path / "other"), what="--set start")
     pruned = request(tmp_path / "s", methods=PRUNE, student="digits_medium", start=given.name)
     with pytest.raises(UsageError, match="does not fit"):
-        opening.check_networks(replace(pruned, start=given), made_study.material())
+        asking.check_networks(replace(pruned, start=given), made_study.material())
 
 
 def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
@@ -134,7 +134,7 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
 # In place of shared stages
 
 
-def starting(folder, given: foreign.Foreign) -> tuple[Study, opening.Request]:
+def starting(folder, given: foreign.Foreign) -> tuple[Study, asking.Request]:
     """A study whose methods prune what was given."""
     asked = request(
         folder, epochs=2, trials=4, methods=PRUNE, student="digits_medium", start=given.name

@@ -104,7 +104,7 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     )
     study = made_study.opening.begin(
         asked,
-        made_study.opening.look_at_data(asked),
+        made_study.asking.look_at_data(asked),
         session=Beside(),
         progress=made_study.Progress(quiet=True),
     )

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from tests import made_study
 from tests.made_study import reopened, request
-from tune_kd import models, opening, results, weights, worker
+from tune_kd import asking, models, opening, results, weights, worker
 from tune_kd.recipe import from_json
 from tune_kd.storage import Storage
 
@@ -28,7 +28,7 @@ def study(tmp_path):
         limit_train=200,
         methods={"no_kd": request(tmp_path).space.methods["no_kd"]},
     )
-    material = opening.look_at_data(asked)
+    material = asking.look_at_data(asked)
     begun = opening.begin(
         asked, material, session=made_study.Here(), progress=made_study.Progress(quiet=True)
     )

@@ -1,8 +1,8 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import opening, probes, recipes, sampler, space, tasks, teaching, worker
+from tune_kd import asking, opening, probes, recipes, sampler, space, tasks, teaching, worker
+from tune_kd.asking import Request
 from tune_kd.errors import UsageError
-from tune_kd.opening import Request
 from tune_kd.progress import clock
 from tune_kd.recipe import digest
 from tune_kd.session import Resources
@@ -110,7 +110,7 @@ def _time(request: Request, resources: Resources) -> str:
     images = request.limit_train or (task.num_train if request.data is None else None)
     if not images or task.num_classes is None:
         return "not measured"
-    files = [digest(code) for code in opening.user_files(request).values()]
+    files = [digest(code) for code in asking.user_files(request).values()]
     key = probes.timing_key(
         ", ".join([chosen.student, f"{task.num_classes} classes", *files]),
         shape=(task.channels, *task.sides),

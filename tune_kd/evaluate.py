@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tune_kd import cli
 
 if TYPE_CHECKING:
-    from tune_kd.opening import Request
+    from tune_kd.asking import Request
     from tune_kd.progress import Progress
     from tune_kd.recipe import Images
     from tune_kd.storage import Storage
@@ -56,13 +56,13 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     from dataclasses import replace
 
-    from tune_kd import findings, foreign, opening, progress, sheet, study, subject
+    from tune_kd import asking, findings, foreign, progress, sheet, study, subject
 
     said = progress.Progress(quiet=given.quiet)
     asked = _request(given, command)
     found = foreign.find(given.weights, what="--weights")
     other = foreign.find(given.against, what="--against") if given.against else None
-    material = opening.look_at_data(asked)
+    material = asking.look_at_data(asked)
     wanted = _wanted(asked, material.images, given.network)
     chosen = subject.load(found, wanted)
     against = None
@@ -91,7 +91,7 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
 
 def _request(given: Namespace, command: str) -> "Request":
     from tune_kd import spaces
-    from tune_kd.opening import Request
+    from tune_kd.asking import Request
     from tune_kd.storage import Storage
 
     space, file = spaces.load(given.space)

@@ -9,7 +9,7 @@ from tune_kd import cli
 from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:  # heavy: --help answers without them
-    from tune_kd.opening import Request
+    from tune_kd.asking import Request
     from tune_kd.session import Resources
     from tune_kd.space import SearchSpace
 
@@ -183,7 +183,7 @@ def wanted_resources(options: Namespace) -> "Resources":
 def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     """What is asked for, as one value; `name` is the study's where --name says nothing."""
     from tune_kd import foreign
-    from tune_kd.opening import Request
+    from tune_kd.asking import Request
     from tune_kd.storage import Storage
 
     space, file = chosen_space(options)

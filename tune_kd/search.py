@@ -16,7 +16,7 @@ from tune_kd import cli, options
 from tune_kd.errors import unknown
 
 if TYPE_CHECKING:
-    from tune_kd.opening import Request
+    from tune_kd.asking import Request
     from tune_kd.progress import Progress
     from tune_kd.session import Resources, Session
     from tune_kd.study import Proposal, Study
@@ -52,18 +52,18 @@ def main(arguments: list[str]) -> int:
 
 def search(request: "Request", resources: "Resources", given: Namespace, again: str) -> int:
     """Open or begin the study, train its teacher, run the trials that are missing."""
-    from tune_kd import opening, progress, session, study
+    from tune_kd import asking, opening, progress, session, study
 
-    material = opening.look_at_data(request)
-    opening.check_networks(request, material)
-    there = opening.exists(request, material)
+    material = asking.look_at_data(request)
+    asking.check_networks(request, material)
+    there = asking.exists(request, material)
     session.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with study.locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
-        there = there or opening.exists(request, material)
+        there = there or asking.exists(request, material)
         known = study.Study(request.storage) if there else None
         if known is None or not planned_is_done(known, request):
             try:

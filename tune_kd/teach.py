@@ -27,22 +27,22 @@ def main(arguments: list[str]) -> int:
     from tune_kd import environment
 
     environment.prepare(options.address_of(given))
-    from tune_kd import opening, progress, session, study, teaching
+    from tune_kd import asking, opening, progress, session, study, teaching
 
     again = cli.command_line(MODULE, arguments)
     name = f"{options.chosen_space(given)[0].name}_teacher"
     request = options.request(given, command=again, name=name)
     resources = options.wanted_resources(given)
-    material = opening.look_at_data(request)
-    opening.check_networks(request, material)
-    there = opening.exists(request, material)
+    material = asking.look_at_data(request)
+    asking.check_networks(request, material)
+    there = asking.exists(request, material)
     session.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with study.locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
-        there = there or opening.exists(request, material)
+        there = there or asking.exists(request, material)
         known = study.Study(request.storage) if there else None
         if known is None or not teaching.has_teacher(known):
             try:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tune_kd import recipes, results, runner, sampler, worker
+from tune_kd.asking import Request
 from tune_kd.foreign import Foreign
-from tune_kd.opening import Request, base_config
+from tune_kd.opening import base_config
 from tune_kd.progress import Progress
 from tune_kd.recipe import Recipe
 from tune_kd.session import CannotGoOnError, Session
