@@ -4,6 +4,9 @@ A dense network computes scores at a stride of its own, `coarse`, and resizes th
 `resize`. Only the coarse ones are kept on the tape: resizing them again gives the same scores.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +17,8 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from tune_kd.layers import Dropout, norm_of_mobilenet_v3
+
+SMALL_TAPS = {"low": "backbone.1", "mid": "backbone.3", "high": "backbone.8"}
 
 
 def resize(scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,9 +104,7 @@ def lraspp_mobilenet_v3_large(
     *, num_classes: int, channels: int = 3, dropout: float = 0.0
 ) -> nn.Module:
     """LR-ASPP on MobileNetV3-Large (Howard et al. 2019, section 6.4): scores at stride 8, 3.2 M parameters."""
-    features = mobilenet_v3_large(dilated=True, norm_layer=norm_of_mobilenet_v3).features
-    features[0][0] = _first(features[0][0], channels)
-    backbone = IntermediateLayerGetter(features, {"4": "low", "16": "high"})
+    backbone = _maps(mobilenet_v3_large, channels, low=4, high=16)
     model = Dense(backbone, LRASPPHead(40, 960, num_classes, 128), dropout=dropout)
     model.taps = {"low": "backbone.3", "mid": "backbone.6", "high": "backbone.12"}  # type: ignore[assignment]
     return model
@@ -111,11 +114,9 @@ def lraspp_mobilenet_v3_small(
     *, num_classes: int, channels: int = 3, dropout: float = 0.0
 ) -> nn.Module:
     """LR-ASPP on MobileNetV3-Small: scores at stride 8, 1.1 M parameters."""
-    features = mobilenet_v3_small(dilated=True, norm_layer=norm_of_mobilenet_v3).features
-    features[0][0] = _first(features[0][0], channels)
-    backbone = IntermediateLayerGetter(features, {"2": "low", "12": "high"})
+    backbone = _maps(mobilenet_v3_small, channels, low=2, high=12)
     model = Dense(backbone, LRASPPHead(24, 576, num_classes, 128), dropout=dropout)
-    model.taps = {"low": "backbone.1", "mid": "backbone.3", "high": "backbone.8"}  # type: ignore[assignment]
+    model.taps = SMALL_TAPS  # type: ignore[assignment]
     return model
 
 
@@ -123,13 +124,19 @@ def aspp_mobilenet_v3_small(
     *, num_classes: int, channels: int = 3, dropout: float = 0.0
 ) -> nn.Module:
     """MobileNetV3-Small with an atrous pyramid and a skip: scores at stride 4, 2.7 M parameters."""
-    features = mobilenet_v3_small(dilated=True, norm_layer=norm_of_mobilenet_v3).features
-    features[0][0] = _first(features[0][0], channels)
-    backbone = IntermediateLayerGetter(features, {"1": "low", "12": "high"})
+    backbone = _maps(mobilenet_v3_small, channels, low=1, high=12)
     head = ASPPHead(low=16, high=576, num_classes=num_classes)
     model = Dense(backbone, head, dropout=dropout)
-    model.taps = {"low": "backbone.1", "mid": "backbone.3", "high": "backbone.8"}  # type: ignore[assignment]
+    model.taps = SMALL_TAPS  # type: ignore[assignment]
     return model
+
+
+def _maps(build: Callable[..., Any], channels: int, *, low: int, high: int) -> nn.Module:
+    """A dilated MobileNetV3's layers, and the numbers of the two whose maps a head reads."""
+    features = build(dilated=True, norm_layer=norm_of_mobilenet_v3).features
+    features[0][0] = _first(features[0][0], channels)
+    kept: nn.Module = IntermediateLayerGetter(features, {str(low): "low", str(high): "high"})
+    return kept
 
 
 def _first(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
