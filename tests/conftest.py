@@ -48,6 +48,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Class folders: 4 training and 2 test images of each of 3 classes."""
+    from tests import made_images  # only now: it loads pyarrow
+
+    folder = tmp_path / "folders"
+    made_images.class_folders(folder, "train", *made_images.of_classes(4))
+    made_images.class_folders(folder, "test", *made_images.of_classes(2, seed=1))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images: $TUNE_KD_DATA, else shared/data beside the checkout."""

@@ -1,6 +1,7 @@
 """Small decoded sets, and data sets written as folders and archives, for tests of the data path."""
 
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -144,23 +145,50 @@ def tiny_imagenet(*, each=5, root="tiny-imagenet-200/", seed=0):
     return files, held
 
 
-def of_task(task, folder: Path, *, classes=5, each=6):
+CLASSES = ("cat", "dog", "owl")
+
+
+def of_classes(count, *, seed=0, shape=(32, 32, 3)):
+    """Images in the order of their classes, `count` for each of CLASSES."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (count * len(CLASSES), *shape), dtype=np.uint8)
+    return images, np.repeat(np.arange(len(CLASSES)), count)
+
+
+def class_folders(folder: Path, split, images, labels) -> None:
+    """`<split>/<class>/<number>.png`."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / split / CLASSES[label] / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(image))
+
+
+def parquet(path: Path, images, labels, *, names=CLASSES, image="image", label="label") -> None:
+    """Encoded images in Hugging Face's layout, with the names of their classes where there are some."""
+    structs = [{"bytes": data, "path": None} for data in images]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    table = pa.table({image: pa.array(structs, kind), label: pa.array(list(labels), pa.int64())})
+    if names:
+        features = {image: {"_type": "Image"}, label: {"names": list(names), "_type": "ClassLabel"}}
+        about = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": about})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def of_task(task, folder: Path) -> Path:
     """A folder for a task: images of its shape as Parquet, one shade a class, or with masks in VOC's layout.
 
-    Of the 30 images 20 are fitted and 10 validate; of those with masks 6 and 4.
+    Of the 30 images of 5 classes 20 are fitted and 10 validate; of those with masks 6 and 4.
     """
     if task.dense:
         files, _ = voc(train=6, val=4, test=2, size=task.sides, classes=task.num_classes)
         return placed(files, "folder", folder)
     random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(classes), each)
-    images = []
-    for label in labels:
-        noise = random.integers(0, 40, (*task.sides, task.channels)) + 40 * label
-        images.append({"bytes": encoded(noise.astype(np.uint8).squeeze()), "path": None})
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    table = pa.table({"image": pa.array(images, kind), "label": pa.array(labels)})
-    folder.mkdir(parents=True)
+    labels = np.repeat(np.arange(5), 6)
+    noise = random.integers(0, 40, (len(labels), *task.sides, task.channels))
+    shades = (noise + 40 * labels[:, None, None, None]).astype(np.uint8)
     for split in ("train", "test"):
-        pq.write_table(table, folder / f"{split}.parquet")
+        images = [encoded(shade.squeeze()) for shade in shades]
+        parquet(folder / f"{split}.parquet", images, labels, names=())
     return folder

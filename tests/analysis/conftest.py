@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from analysis.load import load
+from tests.analysis import kinds
 from tune_kd import results
 from tune_kd.storage import Storage
 
@@ -157,3 +159,18 @@ class MadeUp:
 def made_up() -> type[MadeUp]:
     """Rows and a writer of made-up studies."""
     return MadeUp
+
+
+@pytest.fixture
+def dense(made_up, tmp_path):
+    rows, changes = kinds.dense(made_up)
+    address = made_up.put(tmp_path / "dense", rows, **changes)
+    for trial in ("confirm-teacher", "confirm-response-0-1000", "confirm-no_kd-0-1000"):
+        kinds.put_predictions(address, trial)
+    return load(address)
+
+
+@pytest.fixture
+def compressed(made_up, tmp_path):
+    rows, changes = kinds.compressed(made_up)
+    return load(made_up.put(tmp_path / "compressed", rows, **changes))

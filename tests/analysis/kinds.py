@@ -160,3 +160,13 @@ def put_predictions(folder: Path | str, trial: str, *, count: int = 20, side: in
         iou=np.linspace(0.1, 0.95, count), index=np.arange(count, dtype=np.int64) * 7,
     )  # fmt: skip
     Storage(folder).write(f"predictions/{trial}.npz", buffer.getvalue())
+
+
+def cells(text):
+    """The body of the first Markdown table in a text, stripped."""
+    table = [line for line in text.split("\n\n")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def headings(text):
+    return [cell.strip() for cell in text.splitlines()[0].strip("|").split("|")]

@@ -1,0 +1,231 @@
+"""Tables and pictures of studies with pruning and int8, and of several objectives."""
+
+import csv
+import io
+
+import pytest
+
+from analysis import (
+    compressing,
+    lines,
+    plots,
+    report,
+    tables,
+    tables_compression,
+)
+from analysis.advice import advice
+from analysis.load import load
+from tests.analysis import kinds
+from tests.analysis.kinds import cells, headings
+
+T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
+
+
+# ---------------------------------------------------------------- pruning and int8
+
+
+def test_pruning_before_and_after_by_hand(compressed):
+    _, text = tables.TABLES["pruning"](compressed)
+    assert headings(text) == ["Model", "Accuracy", "Parameters", "Compression", "FLOPs"]
+    assert cells(text) == [
+        ["Teacher (digits_large)", "98.50 (n = 1)", "500,000", "1.0x", "10,000,000"],
+        ["Student baseline (no_kd)", "91.00 ± 1.00 (n = 3)", "20,000", "25.0x", "1,000,000"],
+        ["Student + KD (response)", "94.00 ± 1.00 (n = 3)", "20,000", "25.0x", "1,000,000"],
+        ["channels, before pruning", "94.00 ± 1.00 (n = 3)", "20,000", "25.0x", "1,000,000"],
+        ["channels, after", "92.00 ± 1.00 (n = 3)", "5,000", "100.0x", "400,000"],
+        ["zeros, before pruning", "94.00 ± 1.00 (n = 3)", "20,000", "25.0x", "1,000,000"],
+        ["zeros, after", "93.00 ± 1.00 (n = 3)", "10,000 nonzero", "50.0x", "1,000,000"],
+    ]
+    assert "those that are not zero" in text
+
+
+def test_the_change_of_a_stage_is_paired_by_seed(compressed):
+    found = compressing.change(compressed, "static", "Quantize")
+    assert found.difference.mean == pytest.approx(-0.10)
+    assert found.difference.n == 3
+    assert compressing.change(compressed, "response", "Prune") is None
+    assert [compressing.quantised(compressed, m) for m in ("zeros", "static", "qat")] == [
+        "",
+        "static",
+        "QAT",
+    ]
+
+
+def test_pruned_then_quantised_counts_what_pruning_alone_did(made_up, tmp_path):
+    names = ("Distill", "Prune", "Distill", "Quantize")
+    sizes = (kinds.PLAIN, kinds.CUT, {}, kinds.INT8 | {"num_params": 5_000.0})
+    tests = (0.95, 0.60, 0.92, 0.90)
+    (base,) = made_up.confirmation("response", 0, "best", [0.9])
+    rows = [made_up.trial("response", 0, 0.9, stage=3, stage_name="Quantize")]
+    rows += [made_up.trial("response", 0, 0.9, stage=at, stage_name=names[at]) for at in range(3)]
+    rows += [
+        base | {"stage": at, "stage_name": names[at], "test_accuracy": tests[at]} | sizes[at]
+        for at in range(4)
+    ]
+    study = load(made_up.put(tmp_path / "x", rows))
+    found = compressing.change(study, "response", "Prune")
+    assert (found.before.mean, found.after.mean) == (0.95, 0.92)
+    assert found.sizes_after["size_mb"] == 0.02
+    found = compressing.change(study, "response", "Quantize")
+    assert (found.before.mean, found.after.mean) == (0.92, 0.90)
+    assert (found.sizes_before["size_mb"], found.sizes_after["size_mb"]) == (0.02, 0.025)
+
+
+def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
+    shared = made_up.row(phase="teach", method="response", origin="shared", trial="shared-response",
+                         stage_name="Distill", val_accuracy=0.93, **kinds.PLAIN)  # fmt: skip
+    pruned = made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT)
+    study = load(made_up.put(tmp_path / "x", [shared, pruned]))
+    (row,) = csv.DictReader(io.StringIO(tables_compression.pruning_csv(study).decode()))
+    assert (row["top1_before"], row["top1_after"], row["params_before"]) == ("0.93", "0.9", "20000")
+    assert row["inference_ms_after"] == row["prune_ratio"] == ""
+    names = tables.search_summary(study)[1]["Method"].to_list()
+    assert names[1:3] == ["response: first stages, shared", "response"]
+
+
+def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
+    rows = list(csv.DictReader(io.StringIO(tables_compression.pruning_csv(compressed).decode())))
+    assert list(rows[0]) == [
+        "experiment", "prune_method", "prune_ratio", "params_before", "params_after",
+        "size_mb_before", "size_mb_after", "top1_before", "top1_after", "inference_ms_after", "split",
+    ]  # fmt: skip
+    assert [(row["experiment"], row["split"]) for row in rows[:5]] == [
+        ("channels-0", "val"),
+        *((f"confirm-channels-0-{seed}", "test") for seed in (1000, 1001, 1002)),
+        ("zeros-0", "val"),
+    ]
+    assert list(rows[0].values()) == [
+        "channels-0", "channel", "0.5", "20000", "5000", "0.08", "0.02", "0.94", "0.91", "0.4", "val",
+    ]  # fmt: skip
+    assert list(rows[5].values())[1:9] == [
+        "magnitude", "0.5", "20000", "10000", "0.08", "0.08", "0.93", "0.92",
+    ]  # fmt: skip
+
+
+def test_quantisation_by_hand(compressed):
+    _, text = tables.TABLES["quantisation"](compressed)
+    assert headings(text) == [
+        "Model Type", "Parameters", "Accuracy", "Size (MB)", "Inference Time", "Compression",
+    ]  # fmt: skip
+    found = {row[0]: row[1:] for row in cells(text)}
+    assert list(found) == [
+        "Teacher (digits_large)",
+        "Student, distilled (response)",
+        "Baseline (no distillation)",
+        "Quantised student, static (static)",
+        "Quantised student, QAT (qat)",
+    ]
+    assert found["Teacher (digits_large)"][2:] == ["2.000", "1.000 ± 0.020 ms", "1.0x"]
+    assert found["Student, distilled (response)"][3:] == [
+        "0.250 ± 0.020 ms (4.0x faster)",
+        "25.0x",
+    ]
+    assert found["Quantised student, static (static)"] == [
+        "20,000", "84.00 ± 1.00 (n = 3)", "0.025", "0.100 ± 0.020 ms (10.0x faster)", "80.0x",
+    ]  # fmt: skip
+    assert "(2.0x slower)" in found["Quantised student, QAT (qat)"][3]
+
+
+def test_without_a_compiler_the_times_are_empty_and_the_reason_is_said(made_up, tmp_path):
+    rows, changes = kinds.compressed(made_up, compiler=False)
+    _, text = tables.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    assert {row[4] for row in cells(text)} == {"-"}
+    assert "Where there is none: no C++ compiler." in text
+
+
+def test_without_a_float_method_the_student_before_quantising_stands_for_it(made_up, tmp_path):
+    rows, changes = kinds.compressed(made_up)
+    changes["methods"] = {"static": {}}
+    _, text = tables.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    assert cells(text)[1][:4] == [
+        "Student, before quantising (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.080",
+    ]  # fmt: skip
+
+
+def test_the_main_table_has_each_methods_own_footprint(compressed):
+    found = tables.main_table(compressed)[1].set_index("Method")
+    assert found["Parameters"]["channels"] == "5,000"
+    assert found["Latency, ms"].to_list() == [
+        f"{mean:.3f} ± 0.010" for mean in (2.0, 0.5, 0.5, 0.4, 0.5, 0.9, 0.9)
+    ]
+
+
+def test_a_cut_student_that_was_not_timed_has_no_latency(made_up, tmp_path):
+    rows, changes = kinds.compressed(made_up)
+    rows = [r for r in rows if r["trial"] != "measure-channels-0"]
+    study = load(made_up.put(tmp_path / "x", rows, **changes))
+    line = next(line for line in lines.lines(study) if line.method == "channels")
+    assert line.footprint["num_params"] == 5_000
+    assert "latency_ms" not in line.footprint
+
+
+def test_results_in_the_seeds_columns(compressed):
+    _, frame = tables.TABLES["results"](compressed)
+    assert frame.to_numpy().tolist() == [
+        ["Teacher (digits_large)", "98.50 (n = 1)", "500,000", "1.0x"],
+        ["Student baseline", "91.00 ± 1.00 (n = 3)", "20,000", "25.0x"],
+        ["Student + KD (response)", "94.00 ± 1.00 (n = 3)", "20,000", "25.0x"],
+    ]
+    assert list(frame.columns) == ["Model", "Accuracy", "Parameters", "Compression"]
+
+
+def test_a_method_that_prunes_does_not_stand_for_plain_distillation(made_up, tmp_path):
+    rows, changes = kinds.compressed(made_up)
+    for row in rows:
+        if row["trial"] == "zeros-0":
+            row["val_accuracy"] = 0.99  # more than any other
+    study = load(made_up.put(tmp_path / "x", rows, **changes))
+    assert lines.kd_winner(study) == "response"
+    found = report.accuracies([study])["cnn"]["student_accuracy_with_kd"]
+    assert found == pytest.approx(0.94)
+    changes["methods"] = {m: {} for m in ("no_kd", "zeros", "qat")}
+    assert lines.kd_winner(load(made_up.put(tmp_path / "y", rows, **changes))) == "zeros"
+
+
+def test_advice_on_int8_that_costs_much_or_is_slow(compressed):
+    said = " ".join(advice(compressed))
+    assert "**static**: quantising changes test accuracy by -10.00 [-10.00, -10.00] (n = 3)" in said
+    assert "**qat**: int8 is no faster here than the float student (2.000 against 0.250 ms" in said
+    assert "**qat**: quantising" not in said
+
+
+# ---------------------------------------------------------------- several objectives
+
+
+def test_the_front_keeps_the_constraints_and_marks_what_breaks_them(compressed):
+    title, text = tables.TABLES["front"](compressed)
+    assert title == "Front of validation accuracy, size (validation, n = 1)"
+    assert [(row[0], row[2], row[3], row[5]) for row in cells(text)] == [
+        ("qat", "93.00", "0.025", "yes"),
+        ("channels", "91.00", "0.020", "yes"),
+        ("response", "95.00", "0.080", "no: size_mb <= 0.07"),
+    ]
+    assert cells(text)[1][4] == "0.400 ± 0.010"
+
+
+def test_the_front_picture_has_all_trials_the_front_and_the_bound(compressed):
+    axes = plots.PLOTS["front"](compressed).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Size, MB", "Validation accuracy, %")
+    points = [line for line in axes.lines if len(line.get_xdata()) == 1]
+    assert sum(line.get_marker() == "x" for line in points) == 3  # no_kd, response, zeros
+    assert sum(line.get_markersize() == 11 for line in points) == 2
+    assert any(list(line.get_xdata()) == [0.07, 0.07] for line in axes.lines)
+
+
+def test_one_objective_is_no_front(made_up, tmp_path):
+    study = load(made_up.put(tmp_path / "x", made_up.all_rows(), objectives=["val_accuracy"]))
+    assert tables.TABLES["front"](study)[1] == ""
+    assert plots.PLOTS["front"](study) is None
+
+
+def test_before_confirming_the_best_that_keeps_the_constraints_is_chosen(made_up, tmp_path):
+    rows = [
+        made_up.trial("response", 0, 0.95, **kinds.PLAIN),
+        made_up.trial("response", 1, 0.90, **kinds.CUT),
+    ]
+    changes = {"methods": {"response": {}}, "constraints": ["size_mb <= 0.07"]}
+    study = load(made_up.put(tmp_path / "x", rows, **changes))
+    assert study.chosen("response")["trial"] == "response-1"
+    rows += made_up.confirmation("response", 0, "best", [0.9])  # what was confirmed stands
+    study = load(made_up.put(tmp_path / "y", rows, **changes))
+    assert study.chosen("response")["trial"] == "response-0"

@@ -1,0 +1,132 @@
+"""Networks trained for a moment, the files that hold them, and what a check of one printed and wrote."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tune_kd import (
+    data,
+    evaluate,
+    findings,
+    foreign,
+    models,
+    site,
+    spaces,
+    subject,
+    tasks,
+    trial,
+    worker,
+)
+from tune_kd.recipe import Distill, Images, Optimiser, Recipe
+from tune_kd.study import Proposal
+
+SHAPE = models.Shape(num_classes=10, channels=1, size=(8, 8))
+LIMIT = 600
+
+
+@functools.cache
+def session_cache() -> Path:
+    return worker.cache_folder()
+
+
+session_cache()  # now, while TUNE_KD_CACHE is the session's
+
+
+@functools.cache
+def digits() -> Images:
+    """The digits as a search over some of them sees them: with statistics of their own."""
+    task = tasks.find("digits")
+    decoded = tasks.decode(task, "train", folder=None, cache=session_cache())
+    fit, _ = data.split(decoded, limit=LIMIT, seed=0)
+    mean, std = data.normalisation(task, decoded, fit)
+    return Images(
+        task="digits",
+        train_hash=decoded.hash,
+        num_classes=10,
+        channels=1,
+        size=(8, 8),
+        mean=mean,
+        std=std,
+        limit_train=LIMIT,
+        pad=1,
+        flip=False,
+    )
+
+
+@functools.cache
+def written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epochs: int = 30) -> bytes:  # fmt: skip
+    """A network trained for a moment, as a worker writes it."""
+    first = Distill(epochs=epochs, optimiser=Optimiser(lr=0.1), batch_size=32)
+    recipe = Recipe(images=digits(), student=student, stages=(first, *after))
+    where = trial.Site(cache=session_cache())
+    *_, last = trial.run(recipe, seed=0, site=where)
+    proposal = Proposal(
+        trial="t", phase="search", method="no_kd", number=0, seed=0, origin="textbook", recipe=recipe
+    )  # fmt: skip
+    return worker._weights(proposal, last)
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def checkpoint(path: Path, network: str, change: Callable[[Any], None] | None = None) -> Path:
+    """A state dict as any script writes it, of fresh or of changed weights."""
+    model = models.build(network, shape=SHAPE, seed=1)
+    if change:
+        with torch.no_grad():
+            change(model)
+    torch.save(model.state_dict(), path)
+    return path
+
+
+class Ran:
+    """What a run printed and wrote."""
+
+    def __init__(self, code: int, out: str, err: str, folder: Path) -> None:
+        self.code, self.out, self.err, self.folder = code, out, err, folder
+        file = folder / "evaluation.json"
+        self.found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    @property
+    def alarms(self) -> list[str]:
+        return [alarm["name"] for alarm in self.found["alarms"]]
+
+    @property
+    def openings(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "openings").glob("*"))
+
+
+Run = Callable[..., Ran]
+
+
+def by_hand(network: str, state: dict[str, Any], images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [N, 10] of the test images one by one, and their labels: apart from the package's loop."""
+    model = models.build(network, shape=SHAPE)
+    model.load_state_dict(state)
+    model.eval()
+    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=session_cache())
+    scores = []
+    with torch.no_grad():
+        for pixels in np.asarray(decoded.images):
+            image = torch.tensor(pixels[:, :, 0], dtype=torch.float32)[None, None]
+            image = (image / 255 - images.mean[0]) / images.std[0]
+            scores.append(model(image)[0].numpy())
+    return np.stack(scores), np.asarray(decoded.labels)
+
+
+def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
+    """An evaluation without timing: scored on the test split, and its alarms."""
+    chosen, file = spaces.load(space)
+    where = site.Site(cache=session_cache(), code=file.parent)
+    wanted = subject.Wanted(space=chosen, images=digits(), site=where)
+    one = subject.load(foreign.find(str(path), what="--weights"), wanted)
+    scored, _ = evaluate.scored(one, 100)
+    found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
+    return {**found, "alarms": {alarm.name: alarm for alarm in findings.alarms(found)}}
