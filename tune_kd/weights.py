@@ -46,7 +46,7 @@ def parse(data: bytes, *, what: str) -> dict[str, Tensor]:
     except UsageError:
         raise
     except Exception as error:  # torch raises many kinds for files that are not its own
-        why = str(error).partition("\n")[0][:120]
+        why = str(error).partition("\n")[0].partition(". ")[0][:120]  # its first sentence
         raise UsageError(
             f"{what} is not a checkpoint of tensors alone ({type(error).__name__}: {why});"
             "\nsave model.state_dict() with torch.save or with safetensors"
