@@ -9,9 +9,10 @@ from typing import Any
 from unittest import mock
 
 from tune_kd import environment, recipes, results, space, spaces
+from tune_kd.proposals import Proposal
 from tune_kd.recipe import Images
 from tune_kd.storage import Storage
-from tune_kd.study import Proposal, Study
+from tune_kd.study import Study
 
 with mock.patch.dict(
     os.environ

@@ -454,10 +454,9 @@ def test_a_study_of_another_schema(known):
 
 
 def test_a_study_that_another_driver_has_open(known):
-    from tune_kd import study
-    from tune_kd.storage import Storage
+    from tune_kd.storage import Storage, locked
 
-    with study.locked(Storage(known)):
+    with locked(Storage(known)):
         digits(*SAME, "--resume", says=("another search or confirmation is running", "--name"))
 
 

@@ -11,8 +11,9 @@ from tests import made_study, making
 from tune_kd import asking, confirm, opening, recipes, teaching, trial, worker
 from tune_kd import site as places
 from tune_kd.errors import UsageError
+from tune_kd.proposals import Proposal
 from tune_kd.recipe import stream
-from tune_kd.study import Proposal, Study
+from tune_kd.study import Study
 
 METHODS = ["no_kd", "response", "feature", "combined"]
 
@@ -181,8 +182,8 @@ def test_each_opening_of_the_test_split_leaves_a_file(known):
 
 def _attempt(known: Study, proposal):
     """What Ray would run, without Ray; the verdict as the driver writes it."""
+    from tune_kd.proposals import dump
     from tune_kd.session import Resources
-    from tune_kd.study import dump
 
     known.add(proposal)
     config = {"proposal": dump(proposal), **opening.base_config(known, None, Resources())}

@@ -9,9 +9,10 @@ from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
 from tune_kd import confirm, methods, recipes, space, teaching
 from tune_kd.options import SAMPLERS
+from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, Prune
 from tune_kd.sampler import Judge
-from tune_kd.study import Proposal, Study
+from tune_kd.study import Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)

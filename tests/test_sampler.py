@@ -8,8 +8,8 @@ from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
 from tune_kd import methods, opening, space, spaces
 from tune_kd.options import SAMPLERS
+from tune_kd.proposals import Proposal
 from tune_kd.sampler import FixedPlan, Judge, origin, random_start, rungs
-from tune_kd.study import Proposal
 
 
 def score(proposal: Proposal, step: int) -> float | None:

@@ -13,8 +13,10 @@ from tests import made_study
 from tests.made_study import begin, play, reopened, request, row
 from tune_kd import methods, results, space, spaces, study
 from tune_kd.errors import UsageError
-from tune_kd.storage import Storage
-from tune_kd.study import Study, differences, dump, locked, parse
+from tune_kd.manifest import differences
+from tune_kd.proposals import dump, parse
+from tune_kd.storage import Storage, locked
+from tune_kd.study import Study
 
 
 def score(proposal, step):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_kd import storage, study, teach
+from tune_kd import storage, teach
 from tune_kd.study import Study
 
 ROOT = str(Path(storage.__file__).parents[1])
@@ -117,4 +117,3 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
     said = teach.told(begun)
     assert said.startswith("teacher digits_teacher: val_accuracy 80.00 %, 2 epochs, ")
     assert said.endswith(f"/models/{begun.manifest['teacher_model']}.safetensors")
-    assert isinstance(study.now(), str)

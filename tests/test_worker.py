@@ -39,8 +39,8 @@ def study(tmp_path):
 
 
 def config(study, trial: str = "no_kd-0000", **changes) -> dict:
+    from tune_kd.proposals import dump
     from tune_kd.session import Resources
-    from tune_kd.study import dump
 
     base = opening.base_config(study, None, Resources())
     return {**base, "trial": trial, "proposal": dump(study.proposals[trial]), **changes}

@@ -10,6 +10,7 @@ from tune_kd import (
     compress,
     data,
     losses,
+    manifest,
     models,
     plugins,
     recipes,
@@ -17,7 +18,6 @@ from tune_kd import (
     site,
     space,
     spaces,
-    study,
     tasks,
     weights,
     worker,
@@ -158,7 +158,7 @@ def exists(request: Request, material: Material) -> bool:
             f"{request.storage.uri} exists; add --resume to go on with it, or --name for another study"
         )
     known = Study(request.storage)
-    lines = study.differences(known.manifest, described(request, material))
+    lines = manifest.differences(known.manifest, described(request, material))
     planned = max(known.manifest["trials"], len(known.of("search")))
     if not lines and planned > request.each * len(request.space.methods):
         raise UsageError(

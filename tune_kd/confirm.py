@@ -20,10 +20,11 @@ from tune_kd import cli, options
 from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:
+    from tune_kd.proposals import Proposal
     from tune_kd.recipe import Recipe, Stage
     from tune_kd.results import Row
     from tune_kd.session import Resources
-    from tune_kd.study import Proposal, Study
+    from tune_kd.study import Study
 
 MODULE = "tune_kd.confirm"
 FIRST_SEED = 1000  # so that no confirming seed is a study's own
@@ -64,9 +65,10 @@ def open_study(address: str) -> "Study":
 
 def confirm(given: Namespace, resources: "Resources", again: str) -> int:
     """Run what is missing of the list."""
-    from tune_kd import opening, progress, runner, sampler, session, study
+    from tune_kd import opening, progress, runner, sampler, session
+    from tune_kd.storage import locked
 
-    with study.locked(open_study(given.study).storage):
+    with locked(open_study(given.study).storage):
         known = open_study(given.study)
         folder = data_folder(known, given.data)
         planned = proposals(known, given)
@@ -144,7 +146,7 @@ def sources(known: "Study", method: str, *, top: int, textbook: bool) -> "list[t
 
 
 def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
-    from tune_kd.study import Proposal
+    from tune_kd.proposals import Proposal
 
     source = known.proposals[row["trial"]]
     recipe = anew(known, source)
@@ -237,8 +239,8 @@ def unmeasured(known: "Study", planned: "list[Proposal]") -> "dict[str, Proposal
 def _teacher(known: "Study") -> "list[Proposal]":
     """The study's teacher measured as it is: a recipe without stages."""
     from tune_kd import recipes, teaching
+    from tune_kd.proposals import Proposal
     from tune_kd.recipe import Compute, Recipe, rebuild
-    from tune_kd.study import Proposal
 
     if not teaching.has_teacher(known):
         return []
@@ -265,7 +267,7 @@ def _teacher(known: "Study") -> "list[Proposal]":
 
 def record_opening(known: "Study", missing: "list[Proposal]", command: str) -> None:
     """Each opening of the test split leaves a file in the study."""
-    from tune_kd.study import now
+    from tune_kd.results import now
 
     number = len(known.storage.names("openings")) + 1
     record = {"time": now(), "command": command, "trials": [p.trial for p in missing]}

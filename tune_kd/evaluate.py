@@ -56,7 +56,8 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     from dataclasses import replace
 
-    from tune_kd import asking, findings, foreign, progress, sheet, study, subject
+    from tune_kd import asking, findings, foreign, progress, results, sheet, subject
+    from tune_kd.storage import locked
 
     said = progress.Progress(quiet=given.quiet)
     asked = _request(given, command)
@@ -70,11 +71,11 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
         against = subject.load(other, replace(wanted, network="", also=wanted.network))
     storage = asked.storage
     storage.check_writable()
-    with study.locked(storage):
+    with locked(storage):
         _record(storage, [one for one in (chosen, against) if one], command)
         integers = any(one.quantised for one in (chosen, against) if one)
         own, marks = _examined(chosen, given.batch_size, compiled=integers, said=said)
-        result: dict[str, Any] = {"time": study.now(), "command": command}
+        result: dict[str, Any] = {"time": results.now(), "command": command}
         result |= {**facts(chosen, wanted), **own}
         if against:
             theirs, others = _examined(against, given.batch_size, compiled=integers, said=said)
@@ -128,7 +129,7 @@ def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted"
 
 def _record(storage: "Storage", networks: "list[Subject]", command: str) -> None:
     """Each opening of the test split leaves a file."""
-    from tune_kd.study import now
+    from tune_kd.results import now
 
     number = len(storage.names("openings")) + 1
     weights = [{"weights": one.name, "hash": one.hash} for one in networks]

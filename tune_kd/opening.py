@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import recipes, results, sampler, space, study, worker
+from tune_kd import recipes, results, sampler, space, worker
 from tune_kd.asking import Material, Request, described, user_files
 from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
+from tune_kd.proposals import Proposal, dump
 from tune_kd.recipe import Images, digest
 from tune_kd.session import Resources, Session
 from tune_kd.space import SearchSpace
@@ -125,7 +126,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "marker": marker,
         "data": str(request.data.absolute()) if request.data else "",
         "command": request.command,
-        "created": study.now(),
+        "created": results.now(),
     }
     manifest["teacher_model"] = recipes.teacher_fingerprint(manifest, chosen)
     storage.write("manifest.json", json.dumps(manifest, indent=1).encode())
@@ -137,13 +138,13 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
 
 
 def measure_students(
-    known: Study, chosen: Mapping[str, study.Proposal], *, session: Session, config: dict[str, Any]
+    known: Study, chosen: Mapping[str, Proposal], *, session: Session, config: dict[str, Any]
 ) -> None:
     """Rows of phase measure for finished students by the search trial that each stands for."""
     missing = {s: p for s, p in chosen.items() if f"measure-{s}" not in known.verdicts}
     if not missing:
         return
-    proposals = [study.dump(proposal) for proposal in missing.values()]
+    proposals = [dump(proposal) for proposal in missing.values()]
     asked = {**config, "proposals": proposals}
     found = session.call(worker.measure_students, asked, progress=Progress(quiet=True))
     for source, proposal in missing.items():
@@ -173,7 +174,7 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
         "host": socket.gethostname(),
         "versions": json.dumps(known.manifest["versions"], sort_keys=True),
         "commit": known.manifest["commit"],
-        "ended": study.now(),
+        "ended": results.now(),
     }
 
 

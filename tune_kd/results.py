@@ -5,6 +5,7 @@ Merged files name in their metadata those that they replace; readers here ignore
 opens the study next deletes them. pandas, pyarrow and DuckDB read a folder as one table.
 """
 
+import datetime
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -213,6 +214,11 @@ def finite(row: Mapping[str, Any], name: str) -> float | None:
     """A row's number; None where it is missing, null or not finite."""
     value = row.get(name)
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def now() -> str:
+    """The time for people to read; durations are measured by monotonic clocks elsewhere."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def read_epochs_of(storage: Storage, trial: str) -> list[Row]:

@@ -21,10 +21,11 @@ from optuna.trial import FrozenTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from tune_kd.proposals import Proposal, dump
 from tune_kd.recipe import Distill, Recipe, stream
 from tune_kd.results import Row
 from tune_kd.space import SearchSpace
-from tune_kd.study import Proposal, Study
+from tune_kd.study import Study
 
 REDUCTION = 3  # of trials that reach a rung, the best third goes on
 POPULATION = 8  # of NSGA-II: a generation; Optuna's 50 are more than most methods have trials
@@ -266,8 +267,6 @@ class PlanSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED."""
-        from tune_kd.study import dump
-
         proposal = self._plan.next()
         if proposal is None:
             return Searcher.FINISHED

@@ -18,8 +18,9 @@ from tune_kd.errors import unknown
 if TYPE_CHECKING:
     from tune_kd.asking import Request
     from tune_kd.progress import Progress
+    from tune_kd.proposals import Proposal
     from tune_kd.session import Resources, Session
-    from tune_kd.study import Proposal, Study
+    from tune_kd.study import Study
 
 MODULE = "tune_kd.search"
 
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
 def search(request: "Request", resources: "Resources", given: Namespace, again: str) -> int:
     """Open or begin the study, train its teacher, run the trials that are missing."""
     from tune_kd import asking, opening, progress, session, study
+    from tune_kd.storage import locked
 
     material = asking.look_at_data(request)
     asking.check_networks(request, material)
@@ -61,7 +63,7 @@ def search(request: "Request", resources: "Resources", given: Namespace, again: 
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
-    with study.locked(request.storage):
+    with locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
         there = there or asking.exists(request, material)
         known = study.Study(request.storage) if there else None

@@ -5,10 +5,12 @@ is visible only when its upload is complete (and there is no rename).
 """
 
 import contextlib
+import fcntl
 import os
 import time
 import urllib.parse
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyarrow import fs
@@ -173,3 +175,23 @@ def _s3(uri: str, patient: bool) -> tuple[fs.FileSystem, str, str]:
         system = fs.S3FileSystem(**settings)
     query = f"?{parts.query}" if parts.query else ""
     return system, f"{parts.netloc}{parts.path}".rstrip("/"), query
+
+
+@contextlib.contextmanager
+def locked(storage: Storage) -> Iterator[None]:
+    """The only driver of a study on this disk; freed by the kernel, even after kill -9.
+
+    A bucket has no such lock: there the attempts' files of their own keep two drivers from harm.
+    """
+    if storage.local is None:
+        yield
+        return
+    storage.local.mkdir(parents=True, exist_ok=True)
+    with (storage.local / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another search or confirmation is running in {storage.uri}; wait for it or choose another --name"
+            ) from None
+        yield

@@ -5,71 +5,23 @@ epochs' rows (committed by workers) and verdicts (written by the driver before a
 Resuming is opening the folder again. Rows become Optuna trials here, and nowhere else.
 """
 
-import contextlib
 import dataclasses
-import datetime
-import fcntl
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_kd import fronts, results
-from tune_kd.errors import UsageError
+from tune_kd import fronts, manifest, results
 from tune_kd.metrics import METRICS
-from tune_kd.recipe import Recipe, from_json, to_json, training_of
-from tune_kd.results import SCHEMA_VERSION, Row
+from tune_kd.proposals import Proposal, dump, parse
+from tune_kd.recipe import Recipe, to_json, training_of
+from tune_kd.results import SCHEMA_VERSION, Row, now
 from tune_kd.storage import Storage
 
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
-REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
 MERGE_AT = 64  # verdicts in files of their own before they are merged
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """A trial before it starts: on disk first, then run."""
-
-    trial: str
-    phase: str  # teach, search or confirm
-    method: str  # empty for a teacher
-    number: int
-    seed: int
-    origin: str  # textbook, literature, random, sampled; best or textbook in phase confirm
-    recipe: Recipe
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    source: str = ""  # the trial that is confirmed
-    shared: int = 0  # stages that were trained once for all trials of the method
-    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Optuna's own
-    open_test: bool = False
-    proposed: str = ""  # ISO 8601, UTC
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the model that this proposal gives."""
-        return self.recipe.fingerprint(self.seed)
-
-
-def dump(proposal: Proposal) -> str:
-    """A proposal as JSON."""
-    fields = {f.name: getattr(proposal, f.name) for f in dataclasses.fields(proposal)}
-    return json.dumps({**fields, "recipe": to_json(proposal.recipe)}, sort_keys=True)
-
-
-def parse(text: str | bytes) -> Proposal:
-    """The proposal that `dump` wrote."""
-    fields = json.loads(text)
-    return Proposal(**{**fields, "recipe": from_json(fields["recipe"])})
-
-
-def now() -> str:
-    """The time for people to read; durations are measured by monotonic clocks elsewhere."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class Study:
@@ -77,7 +29,7 @@ class Study:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.manifest: dict[str, Any] = _manifest(storage)
+        self.manifest: dict[str, Any] = manifest.read(storage)
         self.name: str = self.manifest["study"]
         self.metric: str = self.manifest["metric"]
         self.objectives: list[str] = self.manifest["objectives"]
@@ -344,22 +296,6 @@ class Study:
         return self._optuna[proposal.trial]
 
 
-def _manifest(storage: Storage) -> dict[str, Any]:
-    try:
-        found = json.loads(storage.read("manifest.json"))
-        schema = found["schema"]
-    except (ValueError, TypeError, KeyError):
-        raise UsageError(
-            f"{storage.uri}/manifest.json is not a study's; choose another --name"
-        ) from None
-    if schema != SCHEMA_VERSION:
-        raise UsageError(
-            f"{storage.uri} has rows of schema {schema}, this program writes {SCHEMA_VERSION}; "
-            "choose another --name"
-        )
-    return dict(found)
-
-
 def _canonical(recipe: Recipe, stage: int) -> Row:
     """alpha, beta, gamma and temperature of the last training stage up to this one."""
     training = [found for s in recipe.stages[: stage + 1] if (found := training_of(s))]
@@ -373,43 +309,3 @@ def _canonical(recipe: Recipe, stage: int) -> Row:
         "gamma": weights.gamma,
         "temperature": temperature,
     }
-
-
-def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What differs between the study on disk and the one asked for, in words.
-
-    >>> differences({"seed": 0}, {"seed": 1})
-    ['seed is 0 there, but 1 is asked for']
-    """
-    asked = json.loads(json.dumps(asked))
-    return [line for key in COMPARED for line in _differences(key, known.get(key), asked.get(key))]
-
-
-def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:
-    if isinstance(known, dict) and isinstance(asked, dict):
-        for key in sorted({*known, *asked} - REPEATED):
-            yield from _differences(f"{where}.{key}", known.get(key), asked.get(key))
-    elif known != asked and (known is None or asked is None):
-        yield f"{where} is {'not there, but asked for' if known is None else 'there, but not asked for'}"
-    elif known != asked:
-        yield f"{where} is {known!r} there, but {asked!r} is asked for"
-
-
-@contextlib.contextmanager
-def locked(storage: Storage) -> Iterator[None]:
-    """The only driver of a study on this disk; freed by the kernel, even after kill -9.
-
-    A bucket has no such lock: there the attempts' files of their own keep two drivers from harm.
-    """
-    if storage.local is None:
-        yield
-        return
-    storage.local.mkdir(parents=True, exist_ok=True)
-    with (storage.local / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another search or confirmation is running in {storage.uri}; wait for it or choose another --name"
-            ) from None
-        yield

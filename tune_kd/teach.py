@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
 
     environment.prepare(options.address_of(given))
     from tune_kd import asking, opening, progress, session, study, teaching
+    from tune_kd.storage import locked
 
     again = cli.command_line(MODULE, arguments)
     name = f"{options.chosen_space(given)[0].name}_teacher"
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
-    with study.locked(request.storage):
+    with locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
         there = there or asking.exists(request, material)
         known = study.Study(request.storage) if there else None

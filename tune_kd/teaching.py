@@ -12,10 +12,11 @@ from tune_kd.asking import Request
 from tune_kd.foreign import Foreign
 from tune_kd.opening import base_config
 from tune_kd.progress import Progress
+from tune_kd.proposals import Proposal
 from tune_kd.recipe import Recipe
 from tune_kd.session import CannotGoOnError, Session
 from tune_kd.storage import Storage
-from tune_kd.study import Proposal, Study
+from tune_kd.study import Study
 
 
 def model_of(storage: Storage) -> str:

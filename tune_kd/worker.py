@@ -16,7 +16,8 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_kd import results, study
+from tune_kd import results
+from tune_kd.proposals import Proposal, parse
 from tune_kd.recipe import digest, to_json
 from tune_kd.results import EpochReport, Row
 from tune_kd.storage import Storage, write_whole
@@ -69,13 +70,13 @@ def explain(error: BaseException) -> str:
 def _leave_word(config: Config, error: OSError) -> None:
     """The reason of a failure that Ray will only count."""
     with contextlib.suppress(Exception):
-        trial = study.parse(config["proposal"]).trial
+        trial = parse(config["proposal"]).trial
         Storage(config["study"]).write(f"checkpoints/{trial}/error.txt", explain(error).encode())
 
 
 def attempt(config: Config) -> Generator[dict[str, Any]]:
     """One attempt at a trial: its last row again, which may not be judged yet, then new ones."""
-    proposal = study.parse(config["proposal"])
+    proposal = parse(config["proposal"])
     storage = Storage(config["study"])
     check_marker(storage, config["marker"])
     site = make_site(config)
@@ -184,7 +185,7 @@ def _resume(storage: Storage, trial: str, rows: list[Row]) -> "Resume | None":
 
 
 def _row(
-    proposal: study.Proposal, report: EpochReport, *, attempt: str, site: "Site", study_name: str
+    proposal: Proposal, report: EpochReport, *, attempt: str, site: "Site", study_name: str
 ) -> Row:
     from tune_kd.measure import device_name
 
@@ -212,7 +213,7 @@ def _row(
 
 
 def _commit(
-    storage: Storage, proposal: study.Proposal, report: EpochReport, row: Row, rows: list[Row]
+    storage: Storage, proposal: Proposal, report: EpochReport, row: Row, rows: list[Row]
 ) -> Row:
     """The checkpoint, then the rows that name it; of checkpoints the last two are kept."""
     folder = f"checkpoints/{proposal.trial}"
@@ -238,13 +239,13 @@ def _packed(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _weights_name(proposal: study.Proposal) -> str:
+def _weights_name(proposal: Proposal) -> str:
     if proposal.phase == "teach":
         return f"models/{proposal.fingerprint}.safetensors"
     return f"students/{proposal.trial}.safetensors"
 
 
-def _weights(proposal: study.Proposal, report: EpochReport) -> bytes:
+def _weights(proposal: Proposal, report: EpochReport) -> bytes:
     """The network alone, with what made it in the header."""
     state = {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
     header = {
@@ -280,7 +281,7 @@ def measure_students(config: Config) -> dict[str, dict[str, Any]]:
     site = make_site(config)
     found = {}
     for text in config["proposals"]:
-        proposal = study.parse(text)
+        proposal = parse(text)
         file = local_file(storage, f"students/{proposal.trial}.safetensors", site.cache)
         try:
             found[proposal.trial] = preparation.measure_student(proposal.recipe, file, site)

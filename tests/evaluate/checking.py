@@ -22,8 +22,8 @@ from tune_kd import (
     trial,
     worker,
 )
+from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
-from tune_kd.study import Proposal
 
 SHAPE = models.Shape(num_classes=10, channels=1, size=(8, 8))
 LIMIT = 600

@@ -31,9 +31,10 @@ from tune_kd import (
     weights,
 )
 from tune_kd.foreign import Foreign
+from tune_kd.proposals import Proposal
 from tune_kd.recipe import Prune, Quantize, Recipe, from_json, to_json
 from tune_kd.storage import Storage
-from tune_kd.study import Proposal, Study
+from tune_kd.study import Study
 
 # ------------------------------------------------------------ numbers
 

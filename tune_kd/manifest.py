@@ -1,0 +1,53 @@
+"""The manifest: what a study is, written once when it begins; read, and compared with what is asked for."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tune_kd.errors import UsageError
+from tune_kd.results import SCHEMA_VERSION
+from tune_kd.storage import Storage
+
+COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
+REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
+
+
+def read(storage: Storage) -> dict[str, Any]:
+    """The manifest of a study.
+
+    Raises:
+        UsageError: It is not one, or its rows are of another schema.
+    """
+    try:
+        found = json.loads(storage.read("manifest.json"))
+        schema = found["schema"]
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(
+            f"{storage.uri}/manifest.json is not a study's; choose another --name"
+        ) from None
+    if schema != SCHEMA_VERSION:
+        raise UsageError(
+            f"{storage.uri} has rows of schema {schema}, this program writes {SCHEMA_VERSION}; "
+            "choose another --name"
+        )
+    return dict(found)
+
+
+def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What differs between the study on disk and the one asked for, in words.
+
+    >>> differences({"seed": 0}, {"seed": 1})
+    ['seed is 0 there, but 1 is asked for']
+    """
+    asked = json.loads(json.dumps(asked))
+    return [line for key in COMPARED for line in _differences(key, known.get(key), asked.get(key))]
+
+
+def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:
+    if isinstance(known, dict) and isinstance(asked, dict):
+        for key in sorted({*known, *asked} - REPEATED):
+            yield from _differences(f"{where}.{key}", known.get(key), asked.get(key))
+    elif known != asked and (known is None or asked is None):
+        yield f"{where} is {'not there, but asked for' if known is None else 'there, but not asked for'}"
+    elif known != asked:
+        yield f"{where} is {known!r} there, but {asked!r} is asked for"

@@ -1,0 +1,45 @@
+"""A trial before it starts: what is run, with which seed, and where the idea comes from."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tune_kd.recipe import Recipe, from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A trial before it starts: on disk first, then run."""
+
+    trial: str
+    phase: str  # teach, search or confirm
+    method: str  # empty for a teacher
+    number: int
+    seed: int
+    origin: str  # textbook, literature, random, sampled; best or textbook in phase confirm
+    recipe: Recipe
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source: str = ""  # the trial that is confirmed
+    shared: int = 0  # stages that were trained once for all trials of the method
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Optuna's own
+    open_test: bool = False
+    proposed: str = ""  # ISO 8601, UTC
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that this proposal gives."""
+        return self.recipe.fingerprint(self.seed)
+
+
+def dump(proposal: Proposal) -> str:
+    """A proposal as JSON."""
+    fields = {f.name: getattr(proposal, f.name) for f in dataclasses.fields(proposal)}
+    return json.dumps({**fields, "recipe": to_json(proposal.recipe)}, sort_keys=True)
+
+
+def parse(text: str | bytes) -> Proposal:
+    """The proposal that `dump` wrote."""
+    fields = json.loads(text)
+    return Proposal(**{**fields, "recipe": from_json(fields["recipe"])})
