@@ -63,6 +63,12 @@ def warnings(study: Study) -> list[str]:
             f"The teacher came from the file {file}: it may have seen this study's validation "
             "images, so validation values of methods that distil may be too good."
         )
+    if file := study.manifest.get("start_file"):
+        found.append(
+            f"Students began from the file {file}: it may have seen this study's validation images, and its "
+            "training could not be repeated with other seeds, so the spreads of methods that began from it are "
+            "of what came after."
+        )
     if select.BASELINE not in study.methods:
         found.append(f"The study has no baseline ({select.BASELINE}): nothing can be compared.")
     return found

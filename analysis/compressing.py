@@ -16,7 +16,7 @@ from tune_kd.results import Row
 class Change:
     """One method around its stages of one kind: the test metric over seeds, and sizes."""
 
-    before: stats.Summary | None  # None where nothing is confirmed
+    before: stats.Summary | None  # None where nothing is confirmed; n = 1 of a given student
     after: stats.Summary | None
     difference: stats.Difference | None  # after minus before, paired by seed
     sizes_before: Row
@@ -38,15 +38,19 @@ def change(study: Study, method: str, name: str) -> Change | None:
     trial = study.chosen(method)
     if trial is None or not select.compresses(study.stages[trial["trial"]], name):
         return None
-    runs = {seed: select.around(rows, name) for seed, rows in study.confirming(trial).items()}
+    given = study.given("confirm")
+    runs = {
+        s: select.around(rows, name, shared=given) for s, rows in study.confirming(trial).items()
+    }
     before, after = (
         {s: number(r[side], study.test_metric) for s, r in runs.items()} for side in (0, 1)
     )
     known = [{s: v for s, v in side.items() if v is not None} for side in (before, after)]
+    one = any(first and given and first["trial"] == given["trial"] for first, _ in runs.values())
     searched = select.around(study.stages[trial["trial"]], name, shared=study.shared(method))
     first, last = next(iter(runs.values()), searched)
     return Change(
-        before=stats.summarise(known[0].values()),
+        before=stats.summarise(list(known[0].values())[:1] if one else known[0].values()),
         after=stats.summarise(known[1].values()),
         difference=stats.paired(known[1], known[0]),
         sizes_before=sizes(study, first),

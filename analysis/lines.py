@@ -68,7 +68,8 @@ def kd_winner(study: Study) -> str | None:
     """The method with distillation that is best on validation; uncompressed ones before others."""
     taught = [m for m in study.kd_methods if distils(study, m)]
     plain = [m for m in taught if not is_compressed(study, m)]
-    best = select.winner(study.rows, plain or taught, metric=study.metric)
+    stand = [row for m in plain or taught if (row := study.chosen(m))]
+    best = select.winner(stand, metric=study.metric, barred=study.barred)
     return str(best["method"]) if best else None
 
 

@@ -127,10 +127,20 @@ class Study:
         return {t: sorted(rows, key=lambda r: r["stage"] or 0) for t, rows in found.items()}
 
     def shared(self, method: str) -> Row | None:
-        """The end of the first stages that all trials of a method share, trained once."""
+        """What all trials of a method begin from: their first stages, trained once, or what was given."""
         rows = select.trials(self.rows, "teach", method)
         shared = (r for r in rows if r.get("origin") == "shared" and r["status"] == "finished")
-        return next(shared, None)
+        return next(shared, None) or self.given("teach")
+
+    def given(self, phase: str) -> Row | None:
+        """The measurement of a student that was given in place of first stages (`--set start=...`).
+
+        Phase teach: on validation; confirm: on test, where its training could not be repeated.
+        """
+        rows = select.trials(self.rows, phase)
+        named = {"teach": "start-", "confirm": "confirm-start"}[phase]
+        found = (r for r in rows if r["trial"].startswith(named) and r["status"] == "finished")
+        return next(found, None)
 
     def footprint(self, trial: Row | None) -> Row | None:
         """How big and how fast a search trial's student is: as measured, else as its rows say.

@@ -41,7 +41,7 @@ def best(
 ) -> list[Row]:
     """The `top` finished search trials of a method, best first; fewer where fewer have finished.
 
-    Ranked by `metric` in its direction, ties by the lower validation loss, then by number.
+    Ranked by `metric`, more is better, ties by the lower validation loss, then by number.
     """
     return ranked(rows, method, metric=metric)[:top]
 
@@ -59,10 +59,13 @@ def textbook(rows: Iterable[Row], method: str) -> Row | None:
 
 
 def winner(
-    rows: Sequence[Row], methods: Iterable[str], *, metric: str = "val_accuracy"
+    firsts: Sequence[Row], *, metric: str = "val_accuracy", barred: Container[str] = frozenset()
 ) -> Row | None:
-    """The best search trial of several methods, ranked as `best` does; ties keep their order."""
-    firsts = [row for method in methods for row in best(rows, method, metric=metric)]
+    """Of the trials that stand for several methods the best, ranked as `best` does; ties keep their order.
+
+    Those that are `barred` count only where there is no other.
+    """
+    firsts = [row for row in firsts if row["trial"] not in barred] or firsts
     merged = [{**row, "method": "", "number": at} for at, row in enumerate(firsts)]
     found = best(merged, "", metric=metric)
     return firsts[found[0]["number"]] if found else None
@@ -89,9 +92,9 @@ def chosen(
 ) -> Row | None:
     """The search trial that stands for a method in the tables.
 
-    Of the trials confirmed as its best, the one that is best on validation; where none is,
-    the best of the search that is not `barred` (that keeps the study's constraints), else the best
-    of all; None where no trial has finished.
+    Of the trials confirmed as its best, the one that is best on validation; where none is, the best of the
+    search; of both first those that are not `barred` (that keep the study's constraints). None where no
+    trial has finished.
     """
     as_best = {
         row["source"]
@@ -100,6 +103,7 @@ def chosen(
     }
     ranked = best(rows, method, top=len(rows), metric=metric)
     tested = [row for row in ranked if row["trial"] in as_best]
+    tested.sort(key=lambda row: row["trial"] in barred)
     allowed = [row for row in ranked if row["trial"] not in barred]
     return next(iter([*tested, *allowed, *ranked]), None)
 

@@ -82,11 +82,11 @@ def millions(row: Row | None) -> str:
 
 
 def speed(row: Row | None) -> str:
-    """Milliseconds for one image: mean ± standard deviation."""
-    mean, spread = number(row, "latency_ms"), number(row, "latency_ms_sd")
-    if mean is None:
+    """Milliseconds for one image: the median of timed blocks ± their standard deviation."""
+    median, spread = number(row, "latency_ms"), number(row, "latency_ms_sd")
+    if median is None:
         return NONE
-    return f"{mean:.2f}" if spread is None else f"{mean:.2f} ± {spread:.2f}"
+    return f"{median:.2f}" if spread is None else f"{median:.2f} ± {spread:.2f}"
 
 
 def _improvement(study: Study, line: Line) -> str:

@@ -60,7 +60,8 @@ def quantisation(study: Study) -> Table:
         }
         for name, test, foot in rows
     ]
-    return title, f"{markdown(pd.DataFrame(cells))}\n\n{_about_time([foot for *_, foot in rows])}"
+    about = _about_time(study, [foot for *_, foot in rows])
+    return title, f"{markdown(pd.DataFrame(cells))}\n\n{about}"
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
@@ -89,11 +90,14 @@ def _time(taught: Row | None, foot: Row | None) -> str:
     return f"{latency(foot, COMPILED)} ms ({said})"
 
 
-def _about_time(feet: list[Row | None]) -> str:
-    """What the times are of, and why some are missing."""
+def _about_time(study: Study, feet: list[Row | None]) -> str:
+    """What the times are of, and why some are missing; int8 runs on CPUs alone, so all are compiled for one."""
     lacking = [foot for foot in feet if number(foot, COMPILED) is None]
     reasons = sorted({foot["reason"] for foot in lacking if foot and foot.get("reason")})
-    devices = sorted({foot["device"] for foot in feet if foot and foot.get("device")})
+    known = study.manifest.get("hardware") or {}
+    named = {foot["device"] for foot in feet if foot and foot.get("device")}
+    cpu = known.get("cpu") or "the CPU of a worker"
+    devices = sorted({name if name.startswith("cpu") else cpu for name in named})
     text = "Inference time: one image, every network compiled" + (
         f", on {', '.join(devices)}." if devices else "."
     )
@@ -164,7 +168,7 @@ def pruning_csv(study: Study) -> bytes | None:
             around = select.around(rows, "Prune", shared=study.shared(method))
             found.append(_experiment(study, trial, around, split="val"))
             for stages in study.confirming(trial).values():
-                around = select.around(stages, "Prune")
+                around = select.around(stages, "Prune", shared=study.given("confirm"))
                 found.append(_experiment(study, trial, around, split="test"))
     if not found:
         return None

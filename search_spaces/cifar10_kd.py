@@ -18,6 +18,7 @@ SPACE = SearchSpace(
     epochs=100,
     teacher_epochs=100,
     teacher_lr=0.1,
+    tables=("classes",),
     methods=kd_methods(
         {
             "lr": log_uniform(0.005, 0.3),

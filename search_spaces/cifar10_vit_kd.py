@@ -25,6 +25,7 @@ SPACE = SearchSpace(
     teacher_lr=5e-4,
     teacher_weight_decay=0.05,
     teacher_dropout=0.1,
+    tables=("classes",),
     methods=kd_methods(
         {
             "lr": log_uniform(1e-4, 2e-3),

@@ -71,9 +71,9 @@ def material() -> asking.Material:
     return asking.Material(images=IMAGES, num_train=900, num_val=100, class_names=names)
 
 
-def begin(asked: asking.Request) -> Study:
-    """The study as a search begins it."""
-    return opening.begin(asked, material(), session=Here(), progress=Progress(quiet=True))
+def begin(asked: asking.Request, images: asking.Material | None = None) -> Study:
+    """The study as a search begins it, of those images or of made ones."""
+    return opening.begin(asked, images or material(), session=Here(), progress=Progress(quiet=True))
 
 
 def plan(study: Study, asked: asking.Request) -> sampler.SearchPlan:

@@ -1,5 +1,6 @@
 """Weights that a study did not train: a file, or an earlier study's student, as teacher and as start."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,20 @@ from safetensors.torch import save_file
 
 from tests import made_study, making
 from tests.made_study import begin, play, request
-from tune_kd import asking, confirm, foreign, methods, models, opening, recipes, weights
+from tune_kd import (
+    asking,
+    confirm,
+    foreign,
+    methods,
+    models,
+    opening,
+    recipes,
+    retraining,
+    trial,
+    weights,
+)
 from tune_kd.errors import UsageError
-from tune_kd.recipe import Distill, Prune
+from tune_kd.recipe import Distill, Prune, stages_from_json
 from tune_kd.study import Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
@@ -134,11 +146,12 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
 # In place of shared stages
 
 
-def starting(folder, given: foreign.Foreign) -> tuple[Study, asking.Request]:
+def starting(folder, given: foreign.Foreign, *, names=tuple(PRUNE)) -> tuple[Study, asking.Request]:
     """A study whose methods prune what was given."""
     asked = request(
-        folder, epochs=2, trials=4, methods=PRUNE, student="digits_medium", start=given.name
-    )
+        folder, epochs=2, trials=4, methods={name: PRUNE[name] for name in names},
+        student="digits_medium", start=given.name,
+    )  # fmt: skip
     asked = replace(asked, start=given)
     return begin(asked), asked
 
@@ -167,7 +180,7 @@ def _ended(begun, asked):
 def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(earlier, tmp_path):
     begun, asked = starting(tmp_path / "p", found(earlier))
     proposal = _ended(begun, asked)
-    anew = confirm.anew(begun, proposal)
+    anew = retraining.anew(begun, proposal)
     lead = earlier.proposals["response-0001"].recipe
     assert anew.start == ""
     assert anew.stages == (*lead.stages, *proposal.recipe.stages)
@@ -175,12 +188,83 @@ def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(e
     assert (anew.teacher, anew.teacher_model) == ("digits_teacher", begun.manifest["teacher_model"])
 
 
+def test_a_teacher_is_needed_where_what_is_trained_anew_listened_to_one(earlier, tmp_path):
+    begun, asked = starting(tmp_path / "p", found(earlier), names=("prune",))
+    assert not recipes.needs_teacher(asked.space)  # no stage of its own listens
+    assert begun.manifest["needs_teacher"]
+    file = tmp_path / "mine"
+    save_file(student(0), file)
+    given = foreign.find(str(file), what="--set start")
+    begun, _ = starting(tmp_path / "q", given, names=("prune",))
+    assert not begun.manifest["needs_teacher"]
+
+
+def test_an_earlier_student_is_trained_anew_for_as_long_as_it_was(tmp_path):
+    known = request(tmp_path).space.methods["response"]
+    asked = request(
+        tmp_path / "x", epochs=9, trials=1, methods={"response": known}, patience=2, student="digits_medium"
+    )  # fmt: skip
+    patient = begin(asked)
+    proposal = made_study.plan(patient, asked).next()
+    for step in (1, 2, 3):
+        patient.hear(made_study.row(patient, proposal, step, 0.5))
+    patient.end(proposal.trial, "finished")
+    patient.storage.write(
+        f"students/{proposal.trial}.safetensors", safetensors.torch.save(student(0))
+    )
+    begun, asked = starting(tmp_path / "p", found(patient))
+    first = retraining.anew(begun, _ended(begun, asked)).stages[0]
+    assert first == replace(proposal.recipe.stages[0], patience=0, stop_after=3)
+
+
+def test_what_began_from_a_student_that_began_from_a_student_is_trained_from_the_first_on(
+    earlier, tmp_path
+):
+    middle, asked = starting(tmp_path / "p", found(earlier))
+    pruned = _ended(middle, asked)
+    middle.storage.write(f"students/{pruned.trial}.safetensors", safetensors.torch.save(student(0)))
+    lead = stages_from_json(found(middle).described()["stages"])
+    assert lead == (*earlier.proposals["response-0001"].recipe.stages, *pruned.recipe.stages)
+
+
 def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path):
     save_file(student(0), tmp_path / "mine")
     given = foreign.find(str(tmp_path / "mine"), what="--set start")
     begun, asked = starting(tmp_path / "p", given)
     proposal = _ended(begun, asked)
-    assert confirm.anew(begun, proposal) == proposal.recipe
+    assert retraining.anew(begun, proposal) == proposal.recipe
+    assert begun.manifest["start_file"] == given.name
+    # so does what began from a student that began from a file
+    begun.storage.write(
+        f"students/{proposal.trial}.safetensors", safetensors.torch.save(student(1))
+    )
+    later, asked = starting(tmp_path / "q", found(begun))
+    assert later.manifest["start"]["stages"] == ""
+    assert later.manifest["start_file"] == found(begun).name
+    next_ = _ended(later, asked)
+    assert retraining.anew(later, next_) == next_.recipe
+
+
+def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path):
+    """It is what there was before they were cut."""
+    asked = Namespace(top=1, seeds=2, no_textbook=True)
+    save_file(student(0), tmp_path / "mine")
+    given = foreign.find(str(tmp_path / "mine"), what="--set start")
+    begun, request_ = starting(tmp_path / "p", given)
+    _ended(begun, request_)
+    start, *students = confirm.proposals(begun, asked)
+    assert (start.trial, start.method, start.open_test) == ("confirm-start", "", True)
+    assert (start.recipe.start, start.recipe.stages) == (given.model, ())
+    assert start.recipe.student == "digits_medium"
+    assert start.source == f"start-{given.model[:8]}"
+    assert [s.trial for s in students] == [f"confirm-prune-0000-s{seed}" for seed in (1000, 1001)]
+    assert {s.origin for s in students} == {"best, begun from a file"}
+    known, request_ = starting(tmp_path / "q", found(earlier))
+    _ended(known, request_)
+    planned = confirm.proposals(known, asked)
+    assert [p.trial for p in planned] == [
+        s.trial for s in students
+    ]  # trained anew: a stage of its own
 
 
 def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
@@ -192,3 +276,9 @@ def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
     site = making.site_in(tmp_path / "again", model=lambda fingerprint: kept)
     again = making.run(replace(made, start="pruned"), site)
     assert again.rows[-1]["num_params"] == ran.rows[-1]["num_params"] < ran.rows[0]["num_params"]
+    # in its second stage as well, where it is built anew from its state
+    longer = replace(made, start="pruned", stages=made.stages * 2)
+    whole = making.run(longer, site)
+    killed = making.run_until(longer, site, 1)
+    resume = trial.Resume(stage=0, epoch=1, step=1, state=killed.state)
+    making.assert_same_state(making.run(longer, site, resume=resume).state, whole.state)

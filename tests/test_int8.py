@@ -137,6 +137,17 @@ def test_training_with_fake_quantisation_trains() -> None:
     assert (scores(converted, images(64)) - exact).std() < 0.002 * exact.std()
 
 
+def test_training_that_changed_no_weight_is_noticed() -> None:
+    prepared = fake_quantised()
+    before, untrained = int8.ranges(prepared), int8.weights(prepared)
+    prepared.train()(images(8))  # observers see images, nothing is learned
+    assert int8.assert_active(prepared, before) == len(before)
+    with pytest.raises(ValueError, match="training has changed no weight"):
+        int8.assert_active(prepared, before, untrained=untrained)
+    train(prepared, 1)
+    assert int8.assert_active(prepared, before, untrained=untrained) == len(before)
+
+
 def test_fake_quantisation_that_is_off_is_noticed() -> None:
     prepared = fake_quantised()
     before = int8.ranges(prepared)
@@ -337,7 +348,7 @@ def test_what_is_not_int8_is_said() -> None:
     for qat in (False, True):
         with pytest.raises(UsageError, match="Before: 1 of 1 batch normalisations do not follow"):
             int8.prepare(Before(), sample=images(2), qat=qat)
-    with pytest.raises(ValueError, match="no int8 convolution or linear layer"):
+    with pytest.raises(ValueError, match="0 of 0 convolutions and linear layers"):
         int8.report(static(nn.Sequential(nn.AvgPool2d(8), nn.Flatten())))
 
 

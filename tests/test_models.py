@@ -1,13 +1,14 @@
 """Parameter counts, taps, dropout, users' networks, and what loading weights refuses."""
 
 import copy
+import urllib.error
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import WeightsEnum, get_model, resnet18
 
 from tune_kd import models
 from tune_kd.errors import UsageError
@@ -231,6 +232,51 @@ def test_a_users_network_gets_the_dropout_that_it_takes(folder: Path) -> None:
     assert taps.features["high"].shape == (2, 8)
     with pytest.raises(UsageError, match=r"takes no dropout=, but dropout 0.4 is asked for"):
         build("nets.py:plain", shape=GREY, dropout=0.4, base=folder)
+
+
+def test_a_users_dropout_follows_the_stage_and_what_is_the_networks_own_stays(folder: Path) -> None:
+    (folder / "two.py").write_text(
+        "from torch import nn\n"
+        "def two(num_classes, channels, dropout):\n"
+        "    return nn.Sequential(nn.Dropout(0.25), nn.Flatten(), nn.Dropout(dropout))\n"
+    )
+    for built in (0.5, 0.0):
+        model = models.build("two.py:two", shape=GREY, dropout=built, base=folder)
+        for rate in (0.5, 0.0, 0.125):
+            models.set_dropout(model, rate, generator=generator())
+            assert [float(model[at].rate) for at in (0, 2)] == [0.25, rate]
+            assert [model[at].active for at in (0, 2)] == [True, rate > 0]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_imagenet_weights_fill_all_but_the_stem_and_the_classifier(name, monkeypatch) -> None:
+    """Weights in torchvision's shapes and names, in place of a download."""
+    given = {
+        k: torch.full_like(v, 0.5)
+        for k, v in get_model(name, num_classes=1000).state_dict().items()
+    }
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **options: given)
+    model = models.build(name, shape=models.Shape(num_classes=10))
+    fresh = {k: v.clone() for k, v in model.state_dict().items()}
+    models.load_imagenet(model, name)
+    kept = {k for k, v in model.state_dict().items() if torch.equal(v, fresh[k])}
+    filled = {k for k, v in model.state_dict().items() if bool((v == given[k].flatten()[0]).all())}
+    assert kept | filled == fresh.keys()
+    assert {k for k in kept - filled if fresh[k].dim() > 1} == {
+        k for k, v in fresh.items() if v.dim() > 1 and v.shape != given[k].shape
+    }
+
+
+def test_imagenet_weights_that_cannot_be_had_are_said(monkeypatch) -> None:
+    def offline(self, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
+    model = models.build("resnet18", shape=models.Shape(num_classes=10))
+    with pytest.raises(UsageError, match=r"put resnet18-\w+\.pth into .*teacher_weights=none"):
+        models.load_imagenet(model, "resnet18")
+    with pytest.raises(UsageError, match="network with ImageNet weights"):
+        models.load_imagenet(small(), "digits_student")
 
 
 def test_wrong_networks_are_refused(folder: Path) -> None:

@@ -1,16 +1,16 @@
 """Several objectives, constraints, and stages that trials share: what is proposed, kept and ranked."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import confirm, methods, recipes, space, teaching
+from tune_kd import methods, recipes, retraining, space
 from tune_kd.options import SAMPLERS
 from tune_kd.proposals import Proposal
-from tune_kd.recipe import Distill, Prune
+from tune_kd.recipe import Distill, LossWeights, Prune
 from tune_kd.sampler import Judge
 from tune_kd.study import Study
 
@@ -68,15 +68,35 @@ def test_with_one_objective_the_best_student_alone_is_kept(tmp_path):
     assert begun.storage.names("students") == ["prune-0000.safetensors"]
 
 
-def test_the_first_objective_may_be_one_to_make_small(tmp_path):
-    begun = searched(tmp_path, SCORES, objectives=("val_loss", "size_mb"))
-    assert not begun.higher
+def test_the_front_takes_what_was_measured_once_of_the_plain_student(tmp_path):
+    """Rows of an uncut student have no FLOPs of their own."""
+    asked = request(
+        tmp_path / "s", epochs=1, trials=4, objectives=("val_accuracy", "val_loss", "flops")
+    )
+    begun = begin(asked)
+    (plain,) = begun.verdicts["measure-student"]
+    begun.put_verdict("measure-student", [{**plain, "flops": 5.0}])
+    play(begun, asked, lambda proposal, step: 0.5)
+    assert [row["trial"] for row in begun.front("no_kd")] == ["no_kd-0000"]
+    assert begun.optuna_trials("no_kd")[0].values == [0.5, 0.5, 5.0]
+
+
+@pytest.mark.parametrize("name", ["test_accuracy", "compiled_latency_ms", "latency_ms_sd", "speed"])
+def test_what_a_search_does_not_measure_is_no_objective(tmp_path, name):
+    with pytest.raises(ValueError, match=f"objective '{name}' is not measured in a search"):
+        request(tmp_path, objectives=("val_accuracy", name))
+
+
+def test_what_is_made_small_may_be_any_but_the_first_objective(tmp_path):
+    """The first ranks, stops and is compared: there more is better."""
+    begun = searched(tmp_path, SCORES, objectives=("val_accuracy", "val_loss"))
     assert numbers(begun.ranked("prune")) == [0, 3, 1, 2]
-    assert begun.best("prune")["number"] == 0
-    assert begun.directions == ["minimize", "minimize"]
-    assert [t.values[0] for t in begun.optuna_trials("prune")] == pytest.approx(
+    assert begun.directions == ["maximize", "minimize"]
+    assert [t.values[1] for t in begun.optuna_trials("prune")] == pytest.approx(
         [0.1, 0.2, 0.3, 0.1]
     )
+    with pytest.raises(ValueError, match="must be val_accuracy or val_miou; got val_loss"):
+        request(tmp_path, objectives=("val_loss", "size_mb"))
 
 
 def test_trials_that_keep_the_constraints_come_first(tmp_path):
@@ -155,12 +175,51 @@ def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
     assert not judge._rungs
 
 
+def lightly(space_, *, recover):
+    """Labels first; then a stage that listens or does not."""
+    weights = LossWeights(beta=1.0) if recover == "teacher" else LossWeights()
+    (main,) = methods.no_kd(space_, **RECIPE)
+    return (main, space_.finetune(weights, lr=0.1, epochs=1))
+
+
+LIGHTLY = space.Method(
+    stages=lightly,
+    ranges={"recover": space.choice("labels", "teacher")},
+    textbook={"recover": "labels"},
+    shared=1,
+)
+
+
+def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp_path):
+    """With a teacher in a file of its own, too."""
+    (tmp_path / "nets.py").write_text("def big(): ...")
+    asked = request(tmp_path / "s", trials=1, methods={"lightly": LIGHTLY}, teacher="nets.py:big")
+    manifest = {
+        "images": asdict(made_study.IMAGES), "compute": {}, "teacher_model": "f00d", "start": {},
+        "sources": {"nets.py": "h"}, "teacher_hash": "",
+    }  # fmt: skip
+    (shared,) = recipes.shared_recipes(manifest, asked.space).values()
+    for value in ("labels", "teacher"):
+        whole = recipes.student_recipe(
+            manifest, asked.space, method="lightly", config={"recover": value}
+        )
+        assert whole.listens == (value == "teacher")
+        assert whole.first(1).fingerprint(0) == shared.fingerprint(0)
+
+
+def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
+    asked = request(tmp_path / "s", trials=1, methods={"lightly": LIGHTLY})
+    assert recipes.needs_teacher(asked.space)
+    labels = {"lightly": LIGHTLY.pin("recover", "labels")}
+    assert not recipes.needs_teacher(request(tmp_path / "s", trials=1, methods=labels).space)
+
+
 def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path):
     """Its patience was over before its time, and the trials that share it have no row of it."""
     asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=8, patience=2)
     begun = begin(asked)
     (shared,) = recipes.shared_recipes(begun.manifest, asked.space).values()
-    name = teaching.shared_trial(begun, shared.fingerprint(begun.manifest["seed"]))
+    name = retraining.shared_trial(begun, shared.fingerprint(begun.manifest["seed"]))
     begun.add(
         Proposal(
             trial=name, phase="teach", method="prune", number=0, seed=begun.manifest["seed"],
@@ -177,6 +236,6 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path):
         begun.hear(one)
     for trial in (name, proposal.trial):
         begun.end(trial, "finished")
-    anew = confirm.anew(begun, proposal)
+    anew = retraining.anew(begun, proposal)
     assert anew.stages[0] == replace(shared.stages[0], patience=0, stop_after=3)
     assert anew.stages[1:] == proposal.recipe.stages[1:]

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
+from safetensors.torch import save_file
 
 from tests import made_study, making
 from tune_kd import measure, models, preparation, recipe
 from tune_kd.errors import UsageError
+from tune_kd.recipe import Prune
 
 
 @pytest.fixture
@@ -86,6 +89,30 @@ def test_a_preparation_draws_nothing_from_the_global_generators(config, tmp_path
 def test_an_unknown_network_is_said(config, tmp_path):
     with pytest.raises(UsageError, match="digits_teacher"):
         preparation.prepare({**config, "teacher": "digits_teacherr"}, making.site_in(tmp_path))
+
+
+def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
+    made = making.recipe(student="digits_medium", epochs=1)
+    site = making.site_in(tmp_path)
+    timed = []
+    seconds = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda *a, **k: timed.append(1) or seconds(*a, **k))
+    found = {}
+    for method, ratio in (
+        ("channel", 0.5),
+        ("magnitude", 0.5),
+        ("magnitude", 0.7),
+        ("channel", 0.5),
+    ):
+        cut = replace(made, stages=(*made.stages, Prune(method=method, ratio=ratio)))
+        state = making.run(cut, site, seed=len(found)).state
+        file = tmp_path / "student.safetensors"
+        save_file({k[6:]: v for k, v in state.items() if k.startswith("model.")}, file)
+        values = preparation.measure_student(cut, file, site)
+        assert found.setdefault((method, ratio), values)["latency_ms"] == values["latency_ms"]
+    assert len(timed) == 2  # one of half the channels, one whole
+    zeros = [found["magnitude", ratio]["nonzero_params"] for ratio in (0.5, 0.7)]
+    assert zeros[0] > zeros[1]
 
 
 class Beside:

@@ -132,6 +132,17 @@ def test_whole_numbers_of_json_become_the_floats_that_they_mean():
     assert again.fingerprint(0) == FULL.fingerprint(0)
 
 
+def test_a_number_and_the_same_number_of_another_type_are_one_model():
+    """What a space wrote as 1 is 1.0 when a worker has read it."""
+    made = Recipe(
+        images=Images(task="digits", train_hash="x", num_classes=10, mix_alpha=1),
+        student="a",
+        stages=(Distill(epochs=2, clip=1, optimiser=Optimiser(warmup_epochs=5, decay_factor=1)),),
+    )
+    assert to_json(made) != to_json(from_json(to_json(made)))
+    assert made.fingerprint(0) == from_json(to_json(made)).fingerprint(0)
+
+
 def test_fingerprints_are_the_same_in_every_process():
     code = "from tune_kd.recipe import *; print(from_json(input()).fingerprint(3), stream(3, 'order', 1))"
     found = [

@@ -97,6 +97,19 @@ def test_a_quantised_recipe_resumed_after_any_row_is_uninterrupted(tmp_path, nam
         making.assert_same_state(rest.state, whole.state)
 
 
+def test_a_resumed_training_of_integers_keeps_the_zeros_of_earlier_pruning(tmp_path):
+    made = replace(
+        recipe_of(MAGNITUDE, Quantize(training=replace(MEND, epochs=3)), epochs=1),
+        student="digits_student",
+    )
+    whole = making.run(made, making.site_in(tmp_path / "whole"))
+    where = making.site_in(tmp_path / "killed")
+    killed = making.run_until(made, where, 3)
+    rest = resumed(made, where, killed)
+    assert killed.rows + rest.rows == whole.rows
+    making.assert_same_state(rest.state, whole.state)
+
+
 @pytest.mark.parametrize("name", ["channels", "weights", "gradually"])
 def test_begun_from_the_shared_first_stage_is_trained_in_one_go(tmp_path, name):
     made = RECIPES[name]

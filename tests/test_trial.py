@@ -227,6 +227,60 @@ def test_a_teacher_changes_the_student(site, method):
     assert not torch.equal(distilled.state["model.fc.weight"], plain.state["model.fc.weight"])
 
 
+USER = """
+from torch import nn
+
+from tune_kd import models
+
+def net(num_classes, channels, dropout):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, num_classes))
+
+class Turned(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def load_state_dict(self, state, **options):
+        return self.inner.load_state_dict(state, **options)
+
+    def state_dict(self, **options):
+        return self.inner.state_dict(**options)
+
+    def forward(self, x):
+        return SIGN * self.inner(x)
+
+def teacher(num_classes, channels):
+    return Turned(models.build("digits_teacher", shape=models.Shape(num_classes=10, channels=1)))
+"""
+
+
+def test_a_users_network_resumes_with_its_dropout(tmp_path):
+    (tmp_path / "user.py").write_text(USER)
+    made = making.recipe(student="user.py:net", epochs=3, dropout=0.4)
+    still = replace(made, stages=(*made.stages, replace(made.stages[0], epochs=2, dropout=0.0)))
+    for recipe, after in ((made, 1), (still, 1), (still, 4)):
+        site = making.site_in(tmp_path / "cache", code=tmp_path)
+        whole = making.run(recipe, site)
+        killed = making.run_until(recipe, site, after)
+        rest = _resumed(recipe, site, killed)
+        assert killed.rows + rest.rows == whole.rows
+        making.assert_same_state(rest.state, whole.state)
+
+
+def test_agreement_is_with_the_code_that_the_teachers_file_has_now(tmp_path):
+    """A teacher's test scores are kept; its weights alone do not say what they are."""
+    site = making.site_in(tmp_path / "cache", code=tmp_path)
+    opening = trial.Opening(reference=("user.py:teacher", making.TEACHER))
+    made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
+    agreed = []
+    for sign in ("1", "-1", "1"):
+        (tmp_path / "user.py").write_text(USER.replace("SIGN", sign))
+        (row,) = making.run(made, site, opening=opening).rows
+        agreed.append(row["test_agreement"])
+    assert agreed[0] == agreed[2] == 1
+    assert agreed[1] < 0.2
+
+
 # What is reported
 
 
@@ -250,6 +304,8 @@ def test_a_recipe_without_stages_measures_what_it_starts_from(site):
     expected = train.evaluate(model, fold, fold.validation)
     assert (row["val_accuracy"], row["val_loss"]) == (expected.accuracy, expected.loss)
     assert 0.5 < row["test_accuracy"] < 1
+    assert row["nonzero_params"] == row["num_params"]
+    assert row["flops"] > 0
 
 
 def test_a_recipe_may_begin_with_a_trained_model(site):

@@ -148,6 +148,16 @@ def described(request: Request, material: Material) -> dict[str, Any]:
     }
 
 
+def needs_teacher(request: Request) -> bool:
+    """Whether any method listens to one, or the student of another study that its trials begin from did.
+
+    That student is trained again when the study is confirmed.
+    """
+    chosen, given = request.space, request.start
+    began = given is not None and given.recipe is not None and given.recipe.listens
+    return recipes.needs_teacher(chosen) or (began and any(map(chosen.starts, chosen.methods)))
+
+
 def exists(request: Request, material: Material) -> bool:
     """Whether the study is there already; UsageError where it may not be gone on with."""
     request.storage.check_writable()
@@ -197,6 +207,10 @@ def check_networks(request: Request, material: Material) -> None:
         if compress.is_pruned(student, state):
             compress.reshape(student, state)
         weights.checked_load(student, state, what=f"start={request.start.name}")
+    if "val_miou" in chosen.objectives and not material.images.dense:
+        raise UsageError(
+            f"objective val_miou: task {chosen.task} has one label an image; take val_accuracy"
+        )
     if recipes.compresses(chosen):
         compress.check_installed(chosen.name)
         timed = [name for name in chosen.objectives if METRICS[name].timed]

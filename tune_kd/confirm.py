@@ -21,7 +21,6 @@ from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:
     from tune_kd.proposals import Proposal
-    from tune_kd.recipe import Recipe, Stage
     from tune_kd.results import Row
     from tune_kd.session import Resources
     from tune_kd.study import Study
@@ -133,7 +132,7 @@ def proposals(known: "Study", given: Namespace) -> "list[Proposal]":
         raise UsageError(f"{known.storage.uri} has no finished trial to confirm; run the search on")
     seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
     students = [_student(known, row, origin, seed) for seed in seeds for row, origin in chosen]
-    return [*_teacher(known), *students]
+    return [*_teacher(known), *_start(known, students), *students]
 
 
 def sources(known: "Study", method: str, *, top: int, textbook: bool) -> "list[tuple[Row, str]]":
@@ -147,6 +146,7 @@ def sources(known: "Study", method: str, *, top: int, textbook: bool) -> "list[t
 
 def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
     from tune_kd.proposals import Proposal
+    from tune_kd.retraining import anew
 
     source = known.proposals[row["trial"]]
     recipe = anew(known, source)
@@ -167,60 +167,6 @@ def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
     )
 
 
-def anew(known: "Study", source: "Proposal") -> "Recipe":
-    """A search trial's recipe from fresh weights on, each stage as long as it was in the search.
-
-    What began from the student of an earlier study trains that student's stages as well; what began
-    from a file begins from it again.
-    """
-    from tune_kd.recipe import stages_from_json
-
-    recipe = source.recipe
-    took = _epochs(known, source)
-    stages = [
-        _as_long(stage, took.get(number, stage.epochs))
-        for number, stage in enumerate(recipe.stages)
-    ]
-    lead = known.manifest["start"].get("stages", "") if recipe.start else ""
-    if lead:
-        from tune_kd.recipes import shipped
-
-        first = stages_from_json(lead)
-        recipe = replace(recipe, start="")
-        if any(stage.listens for stage in first):
-            teacher = shipped(known.manifest["teacher"])
-            model = known.manifest["teacher_model"]
-            recipe = replace(recipe, teacher=teacher, teacher_model=model)
-        stages = [*first, *stages]
-    return replace(recipe, stages=tuple(stages))
-
-
-def _epochs(known: "Study", source: "Proposal") -> dict[int, int]:
-    """How many epochs each stage of a search trial took, those that it shared with others included."""
-    trials = [source.trial]
-    if source.shared:
-        from tune_kd import teaching
-
-        first = source.recipe.first(source.shared).fingerprint(source.seed)
-        trials = [teaching.shared_trial(known, first), *trials]
-    took = {}
-    for trial in trials:
-        before = 0  # a row counts the epochs of its trial up to its stage's end
-        for row in known.verdicts.get(trial, []):
-            took[row["stage"]] = row["epochs"] - before
-            before = row["epochs"]
-    return took
-
-
-def _as_long(stage: "Stage", epochs: int) -> "Stage":
-    """A stage that waited for validation to improve, with the number of epochs that it took."""
-    from tune_kd.recipe import Distill
-
-    if isinstance(stage, Distill) and stage.patience:
-        return replace(stage, patience=0, stop_after=epochs)
-    return stage
-
-
 def unmeasured(known: "Study", planned: "list[Proposal]") -> "dict[str, Proposal]":
     """Confirmed students of an architecture of their own that have no latency yet, by their trial.
 
@@ -238,31 +184,49 @@ def unmeasured(known: "Study", planned: "list[Proposal]") -> "dict[str, Proposal
 
 def _teacher(known: "Study") -> "list[Proposal]":
     """The study's teacher measured as it is: a recipe without stages."""
-    from tune_kd import recipes, teaching
-    from tune_kd.proposals import Proposal
-    from tune_kd.recipe import Compute, Recipe, rebuild
+    from tune_kd import teaching
 
     if not teaching.has_teacher(known):
         return []
+    network, model = known.manifest["teacher"], known.manifest["teacher_model"]
+    source = teaching.teacher_trial(known)
+    return [_as_it_is(known, "confirm-teacher", network=network, model=model, source=source)]
+
+
+def _start(known: "Study", students: "list[Proposal]") -> "list[Proposal]":
+    """The file that students begin from measured as it is: what was there before they were cut."""
+    from tune_kd import teaching
+
+    given = known.manifest["start"].get("model")
+    if given is None or all(proposal.recipe.start != given for proposal in students):
+        return []
+    network, source = known.manifest["student"], teaching.start_trial(known)
+    return [_as_it_is(known, "confirm-start", network=network, model=given, source=source)]
+
+
+def _as_it_is(known: "Study", trial: str, *, network: str, model: str, source: str) -> "Proposal":
+    """One of the study's models measured on the test split: a recipe without stages."""
+    from tune_kd import recipes
+    from tune_kd.proposals import Proposal
+    from tune_kd.recipe import Compute, Recipe, rebuild
+
     recipe = Recipe(
         images=recipes.images_of(known.manifest),
-        student=recipes.shipped(known.manifest["teacher"]),
-        start=known.manifest["teacher_model"],
+        student=recipes.shipped(network),
+        start=model,
         compute=rebuild(Compute, known.manifest["compute"]),
     )
-    return [
-        Proposal(
-            trial="confirm-teacher",
-            phase="confirm",
-            method="",
-            number=0,
-            seed=known.manifest["seed"],
-            origin="best",
-            source=teaching.teacher_trial(known),
-            recipe=recipe,
-            open_test=True,
-        )
-    ]
+    return Proposal(
+        trial=trial,
+        phase="confirm",
+        method="",  # of none: only what a method's own runs gave is counted as its own
+        number=0,
+        seed=known.manifest["seed"],
+        origin="best",
+        source=source,
+        recipe=recipe,
+        open_test=True,
+    )
 
 
 def record_opening(known: "Study", missing: "list[Proposal]", command: str) -> None:
@@ -287,7 +251,8 @@ def _tell(
         rows = [r for r in ended if r["source"] == source and r[metric] is not None]
         if rows:
             mean = sum(r[metric] for r in rows) / len(rows)
-            print(f"{rows[0]['method'] or 'teacher'} ({source}, {rows[0]['origin']}): {metric} {shown(metric, mean)} %, n={len(rows)}")  # fmt: skip
+            role = rows[0]["method"] or rows[0]["trial"].removeprefix("confirm-")
+            print(f"{role} ({source}, {rows[0]['origin']}): {metric} {shown(metric, mean)} %, n={len(rows)}")  # fmt: skip
     failed = sum(r["status"] == "failed" for r in ended)
     then = f"next: python -m analysis.report {known.storage.uri}"
     if len(ended) < len(planned):

@@ -1,6 +1,6 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import asking, opening, probes, recipes, sampler, space, tasks, teaching, worker
+from tune_kd import asking, opening, probes, sampler, space, tasks, teaching, worker
 from tune_kd.asking import Request
 from tune_kd.errors import UsageError
 from tune_kd.progress import clock
@@ -54,7 +54,7 @@ def _state(request: Request) -> str:
 
 def _teacher(request: Request) -> str:
     chosen = request.space
-    if not recipes.needs_teacher(chosen):
+    if not asking.needs_teacher(request):
         return "none: no method listens to one"
     if request.teacher:
         return f"{chosen.teacher} from {request.teacher.name}"

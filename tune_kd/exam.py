@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import scoring, segmentation, site, tasks, teacher, train
-from tune_kd.recipe import RECIPE_VERSION, Recipe, to_json
+from tune_kd import plugins, scoring, segmentation, site, tasks, teacher, train
+from tune_kd.recipe import RECIPE_VERSION, Recipe, digest, to_json
 
 SHOWN = 10  # images of the best and of the worst predictions
 
@@ -57,8 +57,18 @@ def _tape(
         whole = images.images.whole
         return torch.cat([frozen.outputs(whole(part).images)[0].cpu() for part in parts])
 
+    code = b""
+    if plugins.is_reference(network):  # weights of a file say nothing of the code that runs them
+        code = plugins.path_of(network, base=where.code).read_bytes()
     key = teacher.key(
-        "test", test_hash, fingerprint, str(RECIPE_VERSION), to_json(recipe.images), where.device
+        "test",
+        test_hash,
+        network,
+        digest(code),
+        fingerprint,
+        str(RECIPE_VERSION),
+        to_json(recipe.images),
+        where.device,
     )
     return teacher.Tape(where.cache / "tape", key, size=len(images.fit), compute=compute)
 
@@ -91,7 +101,8 @@ def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
         found.append(scoring.image_ious(scores, batch.labels).cpu())
     iou = torch.cat(found).double()
     order = iou.argsort(stable=True)
-    few = min(SHOWN, len(order) // 2)
+    order = order[~iou[order].isnan()]  # an image of nothing but void is neither
+    few = min(SHOWN, -(-len(order) // 2))
     chosen = torch.cat([order[:few], order[len(order) - few :]])
     shown = images.images.whole(chosen.to(images.fit.device))
     predicted = torch.cat([model(image[None]).argmax(1) for image in shown.images])

@@ -10,6 +10,7 @@ from torch import Tensor
 from tune_kd import weights
 from tune_kd.errors import UsageError, unknown
 from tune_kd.recipe import Recipe, stages_to_json
+from tune_kd.retraining import anew
 from tune_kd.storage import Storage
 from tune_kd.study import Study
 
@@ -20,7 +21,7 @@ class Foreign:
 
     name: str  # as it was given
     data: bytes = field(repr=False)
-    recipe: Recipe | None = None
+    recipe: Recipe | None = None  # from fresh weights on
 
     @property
     def hash(self) -> str:
@@ -37,8 +38,9 @@ class Foreign:
         return weights.parse(self.data, what=self.name)
 
     def described(self) -> dict[str, Any]:
-        """For the manifest: where it came from, and the stages that made it, where they are known."""
-        stages = stages_to_json(self.recipe.stages) if self.recipe else ""
+        """For the manifest: where it came from, and the stages that made it, where all are known."""
+        whole = self.recipe is not None and not self.recipe.start
+        stages = stages_to_json(self.recipe.stages) if self.recipe and whole else ""
         return {"name": self.name, "model": self.model, "stages": stages}
 
 
@@ -72,7 +74,7 @@ def _student(known: Study, method: str, *, given: str, what: str) -> Foreign:
     found = [row for name in ([method] if method else methods) if (row := known.best(name))]
     if not found:
         raise UsageError(f"{what} {given}: no search trial has finished there")
-    best = max(found, key=lambda row: row[known.metric] * (1 if known.higher else -1))
-    recipe = known.proposals[best["trial"]].recipe
+    best = max(found, key=lambda row: row[known.metric])
+    recipe = anew(known, known.proposals[best["trial"]])
     data = known.storage.read(f"students/{best['trial']}.safetensors")
     return Foreign(name=f"{known.storage.uri}:{best['method']}", data=data, recipe=recipe)

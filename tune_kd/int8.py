@@ -207,10 +207,21 @@ def ranges(prepared: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def assert_active(prepared: Prepared, before: Mapping[str, Tensor]) -> int:
-    """How many observers there are, if all looked at images and fake quantisation was on.
+def weights(prepared: nn.Module) -> dict[str, Tensor]:
+    """Every parameter by name, copied."""
+    return {name: p.detach().clone() for name, p in prepared.named_parameters()}
 
-    `before` is what `ranges` gave right after `prepare`.
+
+def assert_active(
+    prepared: Prepared,
+    before: Mapping[str, Tensor],
+    *,
+    untrained: Mapping[str, Tensor] | None = None,
+) -> int:
+    """How many observers there are, if all looked at images, fake quantisation was on and weights moved.
+
+    `before` is what `ranges` gave right after `prepare`, `untrained` what `weights` gave then (None: of
+    weights nothing is asked).
 
     Raises:
         ValueError: which did not.
@@ -228,6 +239,9 @@ def assert_active(prepared: Prepared, before: Mapping[str, Tensor]) -> int:
     off = [n for n, m in observers(prepared).items() if prepared.trained and not bool(m.fake_quant_enabled)]  # fmt: skip
     if off:
         raise ValueError(f"fake quantisation was off in {len(off)} places, for example {off[0]}")
+    after = dict(prepared.named_parameters())
+    if untrained and all(torch.equal(after[name], p) for name, p in untrained.items()):
+        raise ValueError("fake quantisation was on, but training has changed no weight")
     return len(now)
 
 
@@ -256,7 +270,7 @@ def report(converted: Converted) -> Int8Report:
     """What became of the operators.
 
     Raises:
-        ValueError: nothing is int8, or a batch normalisation was not folded into a convolution.
+        ValueError: half or more of it is not int8, or a batch normalisation was not folded into a convolution.
     """
     nodes = list(converted.graph.graph.nodes)
     left = sum("batch_norm" in str(node.target) for node in nodes)
@@ -264,9 +278,11 @@ def report(converted: Converted) -> Int8Report:
     quantised = sum(all("dequantize" in str(a.target) for a in n.args[:2]) for n in multipliers)
     if left:
         raise ValueError(f"{left} of {converted.norms} batch normalisations were not folded")
-    if not quantised:
-        raise ValueError("the int8 network has no int8 convolution or linear layer")
     rest = len(multipliers) - quantised
+    if quantised <= rest:  # of whole networks all are; a graph that was taken apart has hardly any
+        raise ValueError(
+            f"{quantised} of {len(multipliers)} convolutions and linear layers of the int8 network are int8"
+        )
     return Int8Report(fused=converted.norms, quantised_ops=quantised, float_ops=rest)
 
 

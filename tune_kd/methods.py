@@ -51,25 +51,33 @@ def combined(
     return (space.distill(weights, **training),)
 
 
-def kd_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) -> dict[str, Method]:
+def kd_methods(
+    training: Mapping[str, BaseDistribution],
+    *,
+    recipe: Config,
+    published: Config | None = None,
+) -> dict[str, Method]:
     """no_kd, response, feature and combined over the ranges of `training` (lr, weight_decay, dropout).
 
-    `recipe` is the textbook's value of each of these. Ranges and further settings of the loss weights
-    are those that published work spans: alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at T 16 for
-    response (CRD benchmark, Tian et al. 2020, and others).
+    `recipe` is the textbook's value of each of these, `published` that of alpha (beta = 1 - alpha) and
+    temperature for response, where a pair has one of its own (else 0.5 and 4). Ranges and further settings of the loss weights are those that published work spans:
+    alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at T 16 for response (CRD benchmark, Tian et al.
+    2020, and others).
     """
     temperature = log_uniform(1.0, 20.0)
+    book = dict(published or {"alpha": 0.5, "temperature": 4.0})
+    others = (
+        {"alpha": 0.1, "temperature": 4.0},
+        {"alpha": 0.3, "temperature": 16.0},
+        {"alpha": 0.3, "temperature": 4.0},
+    )
     return {
         "no_kd": Method(stages=no_kd, ranges=training, textbook=recipe),
         "response": Method(
             stages=response,
             ranges={"alpha": uniform(0.05, 0.95), "temperature": temperature, **training},
-            textbook={"alpha": 0.5, "temperature": 4.0, **recipe},
-            literature=(
-                {"alpha": 0.1},
-                {"alpha": 0.3, "temperature": 16.0},
-                {"alpha": 0.3},
-            ),
+            textbook={**book, **recipe},
+            literature=tuple(setting for setting in others if setting != book),
         ),
         "feature": Method(
             stages=feature,

@@ -83,8 +83,9 @@ def build(
     """The network of that name, its weights a function of `seed`; the global generators are left alone.
 
     A user's `file.py:function` (looked for in `base`) is called with num_classes=, channels= and, if
-    it takes them, dropout= and size= (height, width). Its attribute `taps` (level to module path) is needed for feature methods
-    only. Its `nn.Dropout` layers become `Dropout` of the same rate, so that its random numbers are ours.
+    it takes them, dropout= and size= (height, width). Its attribute `taps` (level to module path) is
+    needed for feature methods only. Its `nn.Dropout` layers become `Dropout`, so that their random
+    numbers are ours: those with the rate `dropout` get each stage's, others keep their own.
 
     Raises:
         UsageError: no such network, file or function; a function that cannot be called so, that returns
@@ -105,7 +106,7 @@ def build(
         # not torch.manual_seed, which would seed the accelerators' generators as well
         torch.default_generator.manual_seed(stream(seed, "weights"))
         model = function(**arguments)
-    return _checked(model, name)
+    return _checked(model, name, dropout=dropout)
 
 
 def _user_arguments(
@@ -130,7 +131,7 @@ def _user_arguments(
     return extra
 
 
-def _checked(model: object, name: str) -> nn.Module:
+def _checked(model: object, name: str, *, dropout: float) -> nn.Module:
     """The module that a builder returned, with taps and with dropout of our own."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"'{name}' returned {type(model).__name__}; expected a torch.nn.Module")
@@ -142,7 +143,10 @@ def _checked(model: object, name: str) -> nn.Module:
     for parent in list(model.modules()):
         for key, child in parent.named_children():
             if type(child) is nn.Dropout and child.p < 1:
-                parent._modules[key] = Dropout(child.p, fixed=True)
+                follows = (
+                    is_reference(name) and child.p == dropout
+                )  # ours that follow are `Dropout`
+                parent._modules[key] = Dropout(child.p, fixed=not follows)
     return model
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import tune_kd
 from tune_kd import recipes, results, sampler, space, worker
-from tune_kd.asking import Material, Request, described, user_files
+from tune_kd.asking import Material, Request, described, needs_teacher, user_files
 from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
 from tune_kd.proposals import Proposal, dump
@@ -38,13 +38,14 @@ def base_config(study_: Study, request_data: Path | None, resources: Resources) 
 
 
 def _seen_file(given: Foreign | None, images: Images) -> str:
-    """The name of a teacher that may have seen validation images: one of which that is not known.
+    """The name of a model that may have seen validation images: one of which that is not known.
 
     A student of an earlier study on the very same split has not.
     """
     if given is None:
         return ""
-    same = given.recipe is not None and given.recipe.images == images
+    recipe = given.recipe
+    same = recipe is not None and recipe.images == images and not recipe.start
     return "" if same else given.name
 
 
@@ -111,7 +112,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "objectives": objectives,
         "constraints": list(chosen.constraints),
         "dense": material.images.dense,
-        "needs_teacher": recipes.needs_teacher(chosen),
+        "needs_teacher": needs_teacher(request),
         "tables": list(chosen.tables),
         "config_types": config_types(chosen),
         "versions": versions(),
@@ -123,6 +124,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "teacher_source": request.teacher.name if request.teacher else "",
         "teacher_model": "",
         "start": request.start.described() if request.start else {},
+        "start_file": _seen_file(request.start, material.images),
         "marker": marker,
         "data": str(request.data.absolute()) if request.data else "",
         "command": request.command,

@@ -1,12 +1,13 @@
 """What is measured on an idle worker before a study's first trial."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tune_kd import compiled, compress, int8, machine, measure, models, weights
-from tune_kd.recipe import Compute, Images, Recipe, rebuild
+from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
 from tune_kd.site import Site, rebuilt, shape_of
 
 
@@ -42,6 +43,7 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
         measured[role] = measure.measure_once(
             network(name), name=label(name), shape=shape, device=device, cache=site.cache
         )
+        measured[role]["nonzero_params"] = measured[role]["num_params"]  # of fresh weights all
         if config["compiled"]:
             key = f"{label(name)} compiled"
             measured[role] |= _compiled(network(name), key=key, shape=shape, site=site)
@@ -57,6 +59,8 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
 def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
     """Size and speed of one finished student from its file, with nothing else running.
 
+    The speed is looked up where this node has measured the architecture before.
+
     Integers are timed compiled alone: the eager graph that holds them is slower than float32. A
     `reason` says why a latency is missing.
     """
@@ -65,15 +69,23 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
     sample = torch.zeros((2, *shape), device=device)
     state = weights.load_weights(file)
     model = rebuilt(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
-    values: dict[str, Any] = {"device": measure.device_name(device)}
+    where = "cpu" if isinstance(model, int8.Converted) else device
+    values: dict[str, Any] = {"device": measure.device_name(where)}
+    name = f"{recipe.student} {_architecture(recipe, state)}"
     if not isinstance(model, int8.Converted):
-        values |= measure.measure(model, shape=shape, device=device)
+        values |= measure.measure_once(
+            model, name=name, shape=shape, device=device, cache=site.cache
+        )
         values["nonzero_params"] = float(compress.nonzero_params(model))
         return values
     values["size_mb"] = int8.size_mb(model)
-    if why := compiled.why_no_compiler():
-        return {**values, "reason": why}
-    return {**values, **compiled.latency(model, shape=shape)}
+    return {**values, **_compiled(model, key=f"{name} compiled", shape=shape, site=site)}
+
+
+def _architecture(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> str:
+    """A hash of a student's architecture: its tensors by name, shape and type, and a user's own code."""
+    tensors = [f"{name} {list(t.shape)} {t.dtype}" for name, t in sorted(state.items())]
+    return digest(*tensors, *recipe.sources)
 
 
 def _compiled(
@@ -82,7 +94,7 @@ def _compiled(
     """The compiled network's latency, once a machine; a `reason` where there is no compiler."""
     if why := compiled.why_no_compiler():
         return {"reason": why}
-    name = measure.timing_name(key, shape=shape, device=torch.device(site.device))
+    name = measure.timing_name(key, shape=shape, device="cpu")  # what int8 runs on, and its rivals
     return measure.look_up(
         name,
         file=site.cache / "measure.json",

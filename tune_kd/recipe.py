@@ -312,8 +312,8 @@ class Recipe:
         return any(stage.listens for stage in self.stages)
 
     def fingerprint(self, seed: int) -> str:
-        """Names the model that this recipe and this seed give."""
-        return digest(str(RECIPE_VERSION), to_json(self), str(seed))
+        """Names the model that this recipe and this seed give: 1 and 1.0 are one number."""
+        return digest(str(RECIPE_VERSION), to_json(from_json(to_json(self))), str(seed))
 
     def first(self, count: int) -> "Recipe":
         """The recipe that ends after `count` stages; what only later ones need is not named."""

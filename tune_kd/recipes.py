@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
 from tune_kd import plugins
 from tune_kd.recipe import (
     Compute,
@@ -70,8 +72,8 @@ def student_recipe(
     """The recipe of a trial; one that listens to no teacher does not name it."""
     stages = chosen.stages(method, config)
     listens = any(stage.listens for stage in stages)
-    losses = [found.feature_loss for s in stages if (found := training_of(s))]
-    taught = [chosen.teacher, *losses] if listens else []
+    # the same whether it listens or not: what trials share has one name
+    used = (chosen.task, chosen.student, chosen.teacher, chosen.feature_loss)
     stages = tuple(_shipped(stage) for stage in stages)
     return Recipe(
         images=images_of(manifest),
@@ -81,7 +83,7 @@ def student_recipe(
         teacher_model=manifest["teacher_model"] if listens else "",
         start=manifest["start"]["model"] if chosen.starts(method) else "",
         compute=_compute(manifest),
-        sources=_sources(manifest, chosen.task, chosen.student, *taught),
+        sources=_sources(manifest, *used),
     )
 
 
@@ -104,9 +106,18 @@ def shared_recipes(manifest: Mapping[str, Any], chosen: SearchSpace) -> dict[str
 
 
 def _textbook_stages(chosen: SearchSpace) -> list[Stage]:
-    """Of each method's textbook setting and, as far as choices go, of its other ones."""
-    settings = [(n, s) for n, m in chosen.methods.items() for s in m.settings()]
-    return [stage for name, setting in settings for stage in chosen.stages(name, setting)]
+    """Of each method's own settings, and of its textbook one with each choice that it may sample."""
+    found: list[Stage] = []
+    for name, method in chosen.methods.items():
+        settings = method.settings()
+        choices = [
+            {**settings[0], key: value}
+            for key, range_ in method.ranges.items()
+            if isinstance(range_, CategoricalDistribution)
+            for value in range_.choices
+        ]
+        found += [s for setting in (*settings, *choices) for s in chosen.stages(name, setting)]
+    return found
 
 
 def needs_teacher(chosen: SearchSpace) -> bool:

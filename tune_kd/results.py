@@ -183,12 +183,11 @@ def read_epochs(storage: Storage) -> dict[str, list[Row]]:
 def ranked(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> list[Row]:
-    """A method's finished search trials, best first; ties by validation loss, then by number.
+    """A method's finished search trials, the highest metric first; ties by validation loss, then by number.
 
-    Those that keep the constraints come before those that do not. Of a trial with several stages the last counts. Stopped trials are never ranked: their numbers
-    come from fewer epochs.
+    Those that keep the constraints come before those that do not. Of a trial with several stages the
+    last counts. Stopped trials are never ranked: their numbers come from fewer epochs.
     """
-    sign = 1 if METRICS[metric].higher_is_better is False else -1
     barred = [fronts.parse(text) for text in constraints]
     last: dict[str, Row] = {}
     for row in rows:
@@ -201,7 +200,7 @@ def ranked(
         loss = finite(row, "val_loss")
         return (
             bool(fronts.broken(row, barred)),
-            sign * row[metric],
+            -row[metric],
             math.inf if loss is None else loss,
             row["number"],
         )

@@ -107,7 +107,7 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
     known.clean()
     if session.resources.address:
         session.check_nodes(known)
-    if recipes.needs_teacher(request.space):
+    if known.manifest["needs_teacher"]:
         teaching.ensure_teacher(known, request, session=session, progress=progress)
     teaching.ensure_shared(known, request, session=session, progress=progress)
     space = request.space

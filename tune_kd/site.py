@@ -114,13 +114,17 @@ def begun(recipe: Recipe, site: Site, *, sample: Tensor, seed: int, shared: int)
         return rebuilt(recipe, state, stages=shared, site=site, sample=sample)
     if recipe.start:
         return rebuilt(recipe, site.weights(recipe.start), stages=0, site=site, sample=sample)
-    training = [found for stage in recipe.stages if (found := training_of(stage))]
-    dropout = training[0].dropout if training else 0.0
     weights_seed = stream(seed, "weights")
-    model = build(recipe.student, recipe, site, dropout=dropout, seed=weights_seed)
+    model = build(recipe.student, recipe, site, dropout=_dropout(recipe), seed=weights_seed)
     if recipe.initial:
         models.load_imagenet(model, recipe.student)
     return model
+
+
+def _dropout(recipe: Recipe) -> float:
+    """What its student is built with; stages set the rate that they train with."""
+    training = [found for stage in recipe.stages if (found := training_of(stage))]
+    return training[0].dropout if training else 0.0
 
 
 def rebuilt(
@@ -134,11 +138,11 @@ def rebuilt(
     Raises:
         UsageError: a state of another network.
     """
-    model = build(recipe.student, recipe, site, seed=0)
+    model = build(recipe.student, recipe, site, dropout=_dropout(recipe), seed=0)
     if any(isinstance(stage, Quantize) for stage in recipe.stages[:stages]):
         return int8.restore(model.eval(), state, sample=sample.cpu())
     pruned = any(isinstance(stage, Prune) for stage in recipe.stages[:stages])
-    if pruned or (recipe.start and not stages and compress.is_pruned(model, state)):
+    if pruned or (recipe.start and compress.is_pruned(model, state)):
         compress.reshape(model, state)
     weights.checked_load(model, state, what=f"the state of {recipe.student}")
     return place(model, site, recipe.compute)

@@ -23,11 +23,15 @@ from optuna.distributions import (
 
 from tune_kd import fronts
 from tune_kd.errors import UsageError
-from tune_kd.metrics import METRICS
 from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
 
 Config = Mapping[str, Any]
 TRAINING = ("lr", "weight_decay", "dropout")  # what a method passes on to `SearchSpace.distill`
+OBJECTIVES = (
+    "val_accuracy", "val_miou", "val_loss", "num_params", "nonzero_params", "size_mb", "flops",
+    "latency_ms", "throughput_per_s",
+)  # fmt: skip
+LEADING = ("val_accuracy", "val_miou")  # what a study may rank its trials by: more is better
 
 
 def uniform(low: float, high: float) -> FloatDistribution:
@@ -167,12 +171,15 @@ class SearchSpace:
             if not ok:
                 raise ValueError(f"{rule} must hold, but got {value}")
         for name in self.objectives:
-            if name not in METRICS or METRICS[name].higher_is_better is None:
-                raise ValueError(f"objective {name!r} is no metric; there are {', '.join(METRICS)}")
-        first = next(iter(self.objectives), "val_")
-        if not first.startswith("val_"):
+            if name not in OBJECTIVES:
+                raise ValueError(
+                    f"objective {name!r} is not measured in a search; there are {', '.join(OBJECTIVES)}"
+                )
+        first = next(iter(self.objectives), LEADING[0])
+        if first not in LEADING:
             raise ValueError(
-                f"the first objective stops trials, so it must be measured each epoch, such as val_accuracy; got {first}"
+                "the first objective ranks and stops trials and is what the report compares, so it must be "
+                f"{' or '.join(LEADING)}; got {first}"
             )
         for text in self.constraints:
             fronts.parse(text)

@@ -88,21 +88,17 @@ class Study:
 
     def values(self, row: Row) -> list[float] | None:
         """What a finished trial reached in each objective; None where one is not known."""
-        measured = self.verdicts.get("measure-student", [{}])[-1]
-        same = not self.proposals[
-            row["trial"]
-        ].recipe.compresses  # the plain student's architecture
-        found = [
-            results.finite(measured if same and row.get(name) is None else row, name)
-            for name in self.objectives
-        ]
+        whole = self._measured(row)
+        found = [results.finite(whole, name) for name in self.objectives]
         known = [value for value in found if value is not None]
         return known if len(known) == len(found) else None
 
-    @property
-    def higher(self) -> bool:
-        """Whether more of the metric is better."""
-        return METRICS[self.metric].higher_is_better is not False
+    def _measured(self, row: Row) -> Row:
+        """A trial's row with what was measured once of the plain student, where it has that architecture."""
+        if self.proposals[row["trial"]].recipe.compresses:
+            return row
+        plain = self.verdicts.get("measure-student", [{}])[-1]
+        return row | {k: plain.get(k) for k in METRICS if row.get(k) is None}
 
     @property
     def directions(self) -> list[str]:
@@ -198,8 +194,10 @@ class Study:
     def front(self, method: str) -> list[Row]:
         """A method's finished search trials that no other beats in all objectives."""
         barred = [fronts.parse(text) for text in self.constraints]
-        rows = [row for row in self.ranked(method) if not fronts.broken(row, barred)]
-        return [rows[at] for at in fronts.front(rows, self.objectives)]
+        known = [(row, self._measured(row)) for row in self.ranked(method)]
+        kept = [(row, whole) for row, whole in known if not fronts.broken(whole, barred)]
+        at = fronts.front([whole for _, whole in kept], self.objectives)
+        return [kept[number][0] for number in at]
 
     def _keep_best_student(self, method: str) -> None:
         several = len(self.objectives) > 1

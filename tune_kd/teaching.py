@@ -14,6 +14,7 @@ from tune_kd.opening import base_config
 from tune_kd.progress import Progress
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Recipe
+from tune_kd.retraining import maker, shared_trial
 from tune_kd.session import CannotGoOnError, Session
 from tune_kd.storage import Storage
 from tune_kd.study import Study
@@ -26,22 +27,12 @@ def model_of(storage: Storage) -> str:
 
 def teacher_trial(study_: Study) -> str:
     """The name of the trial that made the study's teacher, or of the next try at it."""
-    return _trial(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
+    return maker(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
 
 
-def shared_trial(study_: Study, fingerprint: str) -> str:
-    """The name of the trial that made a shared first stage, or of the next try at it."""
-    return _trial(study_, f"shared-{fingerprint[:8]}")
-
-
-def _trial(study_: Study, name: str) -> str:
-    """The trial that made a model, or the next try at it, where those before have failed."""
-    known = {p.trial for p in study_.of("teach")} | set(study_.verdicts)
-    tries = sorted((t for t in known if t == name or t.startswith(f"{name}-")), key=len)
-    for trial in tries:
-        if trial not in study_.verdicts or study_.verdicts[trial][-1]["status"] == "finished":
-            return trial
-    return f"{name}-{len(tries) + 1}" if tries else name
+def start_trial(study_: Study) -> str:
+    """The name of the trial that measured what is given in place of shared stages."""
+    return maker(study_, f"start-{study_.manifest['start']['model'][:8]}")
 
 
 def has_teacher(study_: Study) -> bool:
@@ -70,7 +61,7 @@ def ensure_teacher(
 
 def is_ready(study_: Study, request: Request) -> bool:
     """Whether nothing is left to be made before the first trial."""
-    teacher = not recipes.needs_teacher(request.space) or has_teacher(study_)
+    teacher = not study_.manifest["needs_teacher"] or has_teacher(study_)
     shared = _shared(study_, request)
     return teacher and all(_has(study_, m.trial, m.fingerprint) for m in shared)
 
@@ -115,7 +106,7 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
         book = chosen.methods[starting[0]].settings()[0]
         recipe = recipes.student_recipe(study_.manifest, chosen, method=starting[0], config=book)
         found[model] = _Made(
-            trial=_trial(study_, f"start-{model[:8]}"),
+            trial=start_trial(study_),
             method=starting[0],
             recipe=replace(recipe, teacher="", teacher_model=""),
             fingerprint=model,

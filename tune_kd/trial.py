@@ -90,7 +90,7 @@ def run(  # noqa: PLR0913 - a run's circumstances
             epoch=0,
             step=0,
             last=True,
-            values=_scored(work, model) | measure.footprint(model),
+            values=_scored(work, model) | _sizes(work, model),
             arrays=_pictures(work, model),
             seconds=time.monotonic() - began,
         )
@@ -155,19 +155,19 @@ def _stage(
     fake = None
     if isinstance(stage, Quantize):
         fake = int8.prepare(model, sample=work.sample.cpu(), qat=True).to(work.sample.device)
-    unseen = int8.ranges(fake) if fake else {}
+    unseen, untrained = (int8.ranges(fake), int8.weights(fake)) if fake else ({}, {})
     student: nn.Module = fake if fake is not None else model
-    training = _training(work, number, student, stage=stage_training)
     projections = _projections(work, student, stage_training)
     learner = train.Learner(student, projections, stage_training.optimiser)
     if resume:
         learner.load(resume.state)
+    training = _training(work, number, student, stage=stage_training)  # sees which weights are zero
     for epoch in train.train(training, learner, done=resume.epoch if resume else 0):
         values, changed = epoch.values, student
         state: Mapping[str, Tensor] | None = learner.state()
         if epoch.last:
             if fake is not None:
-                int8.assert_active(fake, unseen)
+                int8.assert_active(fake, unseen, untrained=untrained)
                 changed = _integers(fake)
             values = values | _scored(work, changed) | _footprint(work, changed, before=model)
             state = None
@@ -286,10 +286,14 @@ def _footprint(work: _Run, model: nn.Module, *, before: nn.Module) -> dict[str, 
     values = measure.footprint(before)
     if isinstance(model, int8.Converted):
         return {**values, "size_mb": int8.size_mb(model)}
+    return _sizes(work, model) if work.recipe.compresses else measure.footprint(model)
+
+
+def _sizes(work: _Run, model: nn.Module) -> dict[str, float]:
+    """All sizes of a float network, whatever was cut off it."""
     values = measure.footprint(model)
-    if any(not isinstance(stage, Distill) for stage in work.recipe.stages):
-        values["nonzero_params"] = float(compress.nonzero_params(model))
-        values["flops"] = measure.flops(model, work.sample[:1])
+    values["nonzero_params"] = float(compress.nonzero_params(model))
+    values["flops"] = measure.flops(model, work.sample[:1])
     return values
 
 

@@ -13,7 +13,7 @@ from analysis import (
     tables,
     tables_compression,
 )
-from analysis.advice import advice
+from analysis.advice import advice, warnings
 from analysis.load import load
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
@@ -81,6 +81,40 @@ def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
     assert row["inference_ms_after"] == row["prune_ratio"] == ""
     names = tables.search_summary(study)[1]["Method"].to_list()
     assert names[1:3] == ["response: first stages, shared", "response"]
+
+
+def test_a_student_that_was_given_is_what_was_before(made_up, tmp_path):
+    """Its training cannot be repeated: one measurement stands before every seed's pruning."""
+    given = {"stage_name": "Measure", **kinds.PLAIN, "num_params": 15_000.0}
+    rows = [
+        made_up.row(phase="teach", method="response", origin="file", trial="start-f00d", val_accuracy=0.93, **given),
+        made_up.row(phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **given),
+        made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT),
+        *(
+            row | {"stage_name": "Prune"} | kinds.CUT
+            for row in made_up.confirmation("response", 0, "best", [0.85, 0.87])
+        ),
+    ]  # fmt: skip
+    study = load(made_up.put(tmp_path / "x", rows, start_file="mine.pt"))
+    found = compressing.change(study, "response", "Prune")
+    assert (found.before.mean, found.before.n) == (0.91, 1)
+    assert (found.after.mean, found.after.n) == (pytest.approx(0.86), 2)
+    assert found.difference.mean == pytest.approx(-0.05)
+    assert found.sizes_before["num_params"] == 15_000
+    searched, *confirmed = csv.DictReader(
+        io.StringIO(tables_compression.pruning_csv(study).decode())
+    )
+    assert (searched["top1_before"], searched["params_before"]) == ("0.93", "15000")
+    assert {(row["top1_before"], row["params_before"]) for row in confirmed} == {("0.91", "15000")}
+    assert any("began from the file mine.pt" in said for said in warnings(study))
+
+
+def test_int8_is_timed_on_a_cpu_whatever_the_study_ran_on(made_up, tmp_path):
+    rows, changes = kinds.compressed(made_up)
+    rows = [row | {"device": "cuda: NVIDIA H200"} for row in rows]
+    changes["hardware"] = {"cpu": "cpu: Some EPYC", "cores": 16}
+    _, text = tables.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    assert "every network compiled, on cpu: Some EPYC." in text
 
 
 def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
@@ -179,7 +213,10 @@ def test_a_method_that_prunes_does_not_stand_for_plain_distillation(made_up, tmp
     found = report.accuracies([study])["cnn"]["student_accuracy_with_kd"]
     assert found == pytest.approx(0.94)
     changes["methods"] = {m: {} for m in ("no_kd", "zeros", "qat")}
-    assert lines.kd_winner(load(made_up.put(tmp_path / "y", rows, **changes))) == "zeros"
+    barred = load(made_up.put(tmp_path / "y", rows, **changes))
+    assert lines.kd_winner(barred) == "qat"  # zeros breaks the constraint
+    free = load(made_up.put(tmp_path / "z", rows, **changes | {"constraints": []}))
+    assert lines.kd_winner(free) == "zeros"
 
 
 def test_advice_on_int8_that_costs_much_or_is_slow(compressed):

@@ -30,11 +30,6 @@ def test_ties_go_to_the_lower_loss_then_to_the_earlier_trial(made_up):
     assert names(select.best(rows, "feature", top=9)) == [f"feature-{n}" for n in (4, 5, 3, 2)]
 
 
-def test_a_metric_that_is_better_when_lower_is_ranked_upwards(made_up):
-    rows = [made_up.trial("feature", n, 0.9, val_loss=loss) for n, loss in enumerate((3.0, 1.0))]
-    assert names(select.best(rows, "feature", metric="val_loss")) == ["feature-1"]
-
-
 def test_a_trial_of_two_stages_is_judged_by_its_last(made_up):
     rows = [
         made_up.trial("feature", 1, 0.7, stage=1, status="failed"),
@@ -53,10 +48,11 @@ def test_the_textbook_trial_counts_only_when_finished(made_up):
 
 
 def test_the_winner_is_the_best_of_several_methods_on_validation(made_up):
-    found = select.winner(made_up.search, ["feature", "response", "combined"])
-    assert found is not None
-    assert found["trial"] == "response-1"
-    assert select.winner(made_up.search, []) is None
+    firsts = [select.chosen(made_up.search, m) for m in ("feature", "response", "combined")]
+    assert select.winner(firsts)["trial"] == "response-1"
+    assert select.winner(firsts, barred={"response-1"})["trial"] == "feature-0"
+    assert select.winner(firsts[1:2], barred={"response-1"})["trial"] == "response-1"
+    assert select.winner([]) is None
 
 
 def test_confirmed_values_by_seed_leave_failures_out(made_up):
@@ -64,6 +60,16 @@ def test_confirmed_values_by_seed_leave_failures_out(made_up):
     assert select.confirmed(rows, "response-1") == {1000: 0.92, 1001: 0.935, 1002: 0.94}
     assert select.confirmed(rows, "combined-0") == {1000: 0.88}
     assert select.confirmed(rows, "response-2") == {}
+
+
+def test_of_several_confirmed_trials_one_that_keeps_the_constraints_is_chosen(made_up):
+    rows = [*made_up.all_rows(), *made_up.confirmation("response", 2, "best", [0.9, 0.9, 0.9])]
+    assert select.chosen(rows, "response")["trial"] == "response-1"
+    assert select.chosen(rows, "response", barred={"response-1"})["trial"] == "response-2"
+    assert (
+        select.chosen(rows, "response", barred={"response-1", "response-2"})["trial"]
+        == "response-1"
+    )
 
 
 def test_of_several_confirmed_trials_validation_chooses_not_test(made_up):

@@ -2,20 +2,40 @@
 
 import hashlib
 import math
+import re
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 import pytest
-import torch
 from optuna.distributions import CategoricalDistribution
-from safetensors.torch import save_file
 
+from analysis import report
+from analysis.load import load
 from analysis.tables import TABLES
-from tests import made_images
-from tune_kd import data, losses, models, results, space, spaces, tasks, train, trial, worker
+from tests import made_images, made_study
+from tests.made_study import asking
+from tune_kd import (
+    confirm,
+    exam,
+    int8,
+    losses,
+    models,
+    recipes,
+    results,
+    space,
+    spaces,
+    tasks,
+    teaching,
+    train,
+    trial,
+    weights,
+    worker,
+)
 from tune_kd import site as places
 from tune_kd.options import SAMPLERS
+from tune_kd.proposals import Proposal
 from tune_kd.recipe import (
     Distill,
     Images,
@@ -28,6 +48,7 @@ from tune_kd.recipe import (
     training_of,
 )
 from tune_kd.sampler import sample
+from tune_kd.study import Study
 
 NAMES = spaces.names()
 SPACES = {name: spaces.load(name)[0] for name in NAMES}
@@ -59,20 +80,6 @@ def cost(name: str) -> pytest.MarkDecorator | tuple[()]:
 def small(task: tasks.Task) -> tasks.Task:
     """The task with images that a CPU core trains on at once; those of one class are small already."""
     return replace(task, size=SIDES) if task.dense else task
-
-
-def recipe_of(chosen: space.SearchSpace, folder: Path, cache: Path, **changes) -> Recipe:
-    """A recipe over the folder's images."""
-    task = tasks.find(chosen.task)
-    decoded = tasks.decode(task, "train", folder=folder, cache=cache)
-    fit, _ = data.split(decoded)
-    mean, std = data.normalisation(task, decoded, fit)
-    images = Images(
-        task=chosen.task, train_hash=decoded.hash, num_classes=len(decoded.class_names),
-        channels=task.channels, size=task.sides, mean=mean, std=std, pad=task.pad, flip=task.flip,
-        dense=task.dense, scale=task.scale, mix=chosen.mix, mix_alpha=chosen.mix_alpha,
-    )  # fmt: skip
-    return Recipe(**{"images": images, "student": chosen.student, **changes})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -211,60 +218,149 @@ TRAINED = [
 
 
 @pytest.mark.parametrize(("name", "device"), TRAINED)
-def test_teacher_and_every_method_train_and_their_weights_load_again(
-    name, device, tmp_path, monkeypatch
+def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_again(
+    name, device, tmp_path, monkeypatch, capsys
 ):
+    """All but the search: of that there are rows, made up, for each way of a method's settings."""
     chosen = replace(SPACES[name], **FEW)
     monkeypatch.setitem(tasks.TASKS, chosen.task, small(tasks.TASKS[chosen.task]))
-    folder = made_images.of_task(tasks.find(chosen.task), tmp_path / "set")
+    asked = made_study.request(
+        tmp_path / name,
+        space=chosen,
+        file=spaces.load(name)[1],
+        data=made_images.of_task(tasks.find(chosen.task), tmp_path / "set"),
+    )
+    study = made_study.begin(asked, asking.look_at_data(asked))
+    folder = study.storage.local
     site = trial.Site(
         cache=tmp_path / "cache",
-        data=folder,
+        data=asked.data,
         device=device,
-        model=lambda _: tmp_path / "teacher",
+        model=lambda fingerprint: folder / f"models/{fingerprint}.safetensors",
     )
-    plain = recipe_of(chosen, folder, site.cache)
-    state = _trained(replace(plain, student=chosen.teacher, stages=chosen.teacher_stages()), site)
-    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "teacher")
-    seen = set()
-    trained = 0
+    _ran(study, _teacher(study, chosen), site)
+    for proposal in _searched(study, chosen):
+        study.add(proposal)
+        for row in _made_rows(study, proposal):
+            study.hear(row)
+        study.end(proposal.trial, "finished")
+    planned = confirm.proposals(study, Namespace(top=9, seeds=1, no_textbook=True))
+    assert len(planned) == len(study.of("search")) + 1  # and the teacher as it is
+    students = {_ran(study, proposal, site) for proposal in planned if proposal.method}
+    assert len(students) == len(planned) - 1  # each method and setting trains another student
+    _ran(study, planned[0], site)
+
+    assert report.main([str(folder)]) == 0
+    printed, page = capsys.readouterr().out, (folder / "report/report.md").read_text()
+    for method in ("teacher", *chosen.methods):
+        assert re.search(rf"\|[^|]*\b{re.escape(method)}\b.*\(n = 1\)", printed), printed
+    for table in chosen.tables:
+        title, text = TABLES[table](load(str(folder)))
+        assert text
+        assert title in page
+
+
+def _teacher(study: Study, chosen: space.SearchSpace) -> Proposal:
+    name = teaching.teacher_trial(study)
+    recipe = recipes.teacher_recipe(study.manifest, chosen)
+    assert recipe.fingerprint(0) == study.manifest["teacher_model"]
+    return Proposal(
+        trial=name, phase="teach", method="", number=0, seed=0, origin="textbook", recipe=recipe
+    )
+
+
+def _searched(study: Study, chosen: space.SearchSpace) -> Iterator[Proposal]:
+    """Of each method the textbook's trial, and where a method prunes one for each other setting."""
     for method, known in chosen.methods.items():
-        settings = known.settings()
-        for config in settings if known.shared else settings[:1]:  # each way of pruning
-            stages = chosen.whole_stages(method, config)
-            made = replace(plain, stages=stages, teacher=chosen.teacher, teacher_model="teacher")
-            seen.add(hashlib.sha256(worker._save(_trained(made, site))).hexdigest())
-            trained += 1
-    assert len(seen) == trained  # each method and setting trains another student
+        settings = known.settings() if known.shared else known.settings()[:1]
+        for number, config in enumerate(settings):
+            yield Proposal(
+                trial=f"{method}-{number:04d}",
+                phase="search",
+                method=method,
+                number=number,
+                seed=0,
+                origin="literature" if number else "textbook",
+                recipe=recipes.student_recipe(study.manifest, chosen, method=method, config=config),
+                config=config,
+                shared=chosen.shared(method),
+            )
 
 
-def _trained(recipe: Recipe, site: trial.Site) -> dict[str, torch.Tensor]:
-    """The state of a recipe's last stage, which gives the same scores in a fresh network."""
-    reports = list(trial.run(recipe, seed=0, site=site))
-    assert len(reports) == sum(map(reports_of, recipe.stages))
-    assert [r.last for r in reports] == [False] * (len(reports) - 1) + [True]
+def _made_rows(study: Study, proposal: Proposal) -> Iterator[results.Row]:
+    """A row a stage, the textbook's trial the best."""
+    stages = proposal.recipe.stages
+    for step, stage in enumerate(stages):
+        yield made_study.row(
+            study,
+            proposal,
+            step + 1,
+            0.5 - 0.01 * proposal.number,
+            stage=step,
+            stage_name=type(stage).__name__,
+            epoch=stage.epochs,
+            last=step == len(stages) - 1,
+            val_miou=0.5,
+        )
+
+
+def _ran(study: Study, proposal: Proposal, site: trial.Site) -> str:
+    """Run a proposal as a worker does, its rows and weights kept; a hash of the last stage's state."""
+    recipe, seed = proposal.recipe, proposal.seed
+    study.add(proposal)
+    reference = (study.manifest["teacher"], study.manifest["teacher_model"])
+    opened = trial.Opening(reference=reference) if proposal.open_test else None
+    rows: list[results.Row] = []
     before: dict[str, float] = {}
-    for report in reports:
-        stage = recipe.stages[report.stage]
-        assert 0 <= report.values["val_accuracy"] <= 1
-        assert recipe.images.dense == ("val_miou" in report.values)
-        assert math.isfinite(report.values["val_loss"])
-        if training_of(stage):
-            assert math.isfinite(report.values["train_loss"])
-        assert not [column for column in report.values if column.startswith("test_")]
-        _assert_smaller(stage, before, report.values)
-        before = report.values
-    last = reports[-1]
-    state = {k[6:]: v for k, v in last.state.items() if k.startswith("model.")}
+    for said in trial.run(recipe, seed=seed, site=site, opening=opened):
+        row = worker._row(proposal, said, attempt="1-made", site=site, study_name=study.name)
+        rows.append(worker._commit(study.storage, proposal, said, row, rows))
+        study.hear(rows[-1])
+        stage = recipe.stages[said.stage] if recipe.stages else None
+        _assert_measured(recipe, said.values, "test" if opened else "val")
+        if stage is not None and training_of(stage):
+            assert math.isfinite(said.values["train_loss"])
+        _assert_smaller(stage, before, said.values)
+        before = said.values
+    study.end(proposal.trial, "finished")
+    assert len(rows) == max(1, sum(map(reports_of, recipe.stages)))
+    assert [row["last"] for row in rows] == [False] * (len(rows) - 1) + [True]
+    if recipe.stages:
+        _assert_loads(study, proposal, site, rows[-1])
+    return hashlib.sha256(worker._save(said.state)).hexdigest()
+
+
+def _assert_measured(recipe: Recipe, values: dict[str, float], split: str) -> None:
+    """The sealed split has columns where it is opened, and only there; what is fitted on has none."""
+    there = {"val": recipe.images.fit_on == "train", "test": split == "test"}
+    for name, wanted in there.items():
+        assert wanted == (f"{name}_accuracy" in values)
+        assert (wanted and recipe.images.dense) == (f"{name}_miou" in values)
+        if wanted and name == split:
+            assert 0 <= values[f"{name}_accuracy"] <= 1
+    assert (split == "test") == ("test_agreement" in values)
+
+
+def _assert_loads(study: Study, proposal: Proposal, site: trial.Site, last: results.Row) -> None:
+    """The weights on disk give the same scores in a fresh network."""
+    recipe = proposal.recipe
+    file = study.storage.local / worker._weights_name(proposal)
     fold = places.fold(recipe.images, site, recipe.compute.layout)
     network = places.rebuilt(
-        recipe, state, stages=len(recipe.stages), site=site, sample=places.sample_of(fold)
+        recipe,
+        weights.load_weights(file),
+        stages=len(recipe.stages),
+        site=site,
+        sample=places.sample_of(fold),
     )
-    found = train.evaluate(network, fold, fold.validation)
-    assert found.accuracy == last.values["val_accuracy"]
-    assert found.loss == pytest.approx(last.values["val_loss"], rel=1e-6)
-    assert not recipe.images.dense or found.miou == last.values["val_miou"]
-    return state
+    where = replace(site, device="cpu") if isinstance(network, int8.Converted) else site
+    if proposal.open_test:
+        found, split = exam.prepare(recipe, where, reference=None).take(network), "test"
+    else:
+        found, split = train.evaluate(network, fold, fold.validation), "val"
+    values = found.values(split, dense=recipe.images.dense)
+    assert values.pop(f"{split}_loss") == pytest.approx(last[f"{split}_loss"], rel=1e-6)
+    assert values == {name: last[name] for name in values}
 
 
 def _assert_smaller(stage, before: dict[str, float], now: dict[str, float]) -> None:

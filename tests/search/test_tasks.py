@@ -1,4 +1,4 @@
-"""A study of every task goes through Ray, from its images to the report."""
+"""A search of every task goes through Ray; tests/contracts confirm and report every space without it."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def space_of(task: str) -> str:
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_a_study_of_each_task_is_searched_confirmed_and_reported(task, common_cache, tmp_path):
+def test_a_study_of_each_task_is_searched(task, common_cache, tmp_path):
     known = tasks.find(task)
     folder = made_images.of_task(known, tmp_path / "set")
     fields = {**small(known), "teacher_epochs": 1, "batch_size": 4, "teacher_lr": 0.001}
@@ -36,12 +36,10 @@ def test_a_study_of_each_task_is_searched_confirmed_and_reported(task, common_ca
             "--trials", 2, "--methods", *METHODS, "--out", tmp_path, "--name", "study",
             *(word for name, value in fields.items() for word in ("--set", f"{name}={value}")),
         )  # fmt: skip
-        desk.done("tune_kd.confirm", tmp_path / "study", "--seeds", 2, "--no-textbook")
-        said = desk.done("analysis.report", tmp_path / "study").stdout
     study = Storage(tmp_path / "study")
     assert studies.statuses(study.uri) == {f"{method}-0000": "finished" for method in METHODS}
-    confirmed = [r for r in results.read_trials(study) if r["phase"] == "confirm"]
-    assert sorted(r["method"] for r in confirmed) == ["", *["no_kd"] * 2, *["response"] * 2]
-    measured = "test_miou" if known.dense else "test_accuracy"
-    assert all(0 <= row[measured] <= 1 for row in confirmed)
-    assert said.count("(n = 2)") >= len(METHODS)
+    rows = [r for r in results.read_trials(study) if r["phase"] in ("teach", "search")]
+    assert [r["method"] for r in rows] == ["", *METHODS]
+    measured = "val_miou" if known.dense else "val_accuracy"
+    assert all(0 <= row[measured] <= 1 for row in rows)
+    assert all(row["test_accuracy"] is None for row in rows)

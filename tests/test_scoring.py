@@ -1,0 +1,52 @@
+"""A tally of predictions against a known library."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss
+
+from tune_kd.losses import IGNORE
+from tune_kd.scoring import Tally, image_ious
+
+CLASSES = 5
+
+
+def drawn(*shape: int, void: float = 0.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [B, K, ...] that know something of their labels [B, ...]; class 3 never occurs."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, shape, generator=generator)
+    labels[labels == 3] = 1
+    scores = torch.randn((shape[0], CLASSES, *shape[1:]), generator=generator)
+    scores[:, 3] -= 100  # nor is it predicted
+    scores += 2 * torch.nn.functional.one_hot(labels, CLASSES).movedim(-1, 1)
+    labels[torch.rand(shape, generator=generator) < void] = IGNORE
+    return scores, labels
+
+
+@pytest.mark.parametrize(("shape", "void"), [((60,), 0.0), ((6, 7, 9), 0.3)])
+def test_of_batches_it_says_what_scikit_learn_says_of_all(shape, void):
+    scores, labels = drawn(*shape, void=void)
+    tally = Tally(CLASSES)
+    for part in torch.arange(shape[0]).split(4):
+        tally.add(scores[part], labels[part])
+    found = tally.scores()
+    valid = labels != IGNORE
+    true, said = labels[valid].numpy(), scores.argmax(1)[valid].numpy()
+    shares = scores.double().softmax(1).movedim(1, -1)[valid].numpy()
+    assert 0.5 < found.accuracy == pytest.approx(accuracy_score(true, said))
+    assert found.loss == pytest.approx(log_loss(true, shares, labels=range(CLASSES)), rel=1e-5)
+    every = confusion_matrix(true, said, labels=range(CLASSES))
+    assert np.array_equal(found.confusion.numpy(), every)
+    # over the classes that occur: scikit-learn takes those of either side unless told
+    assert found.miou == pytest.approx(jaccard_score(true, said, average="macro"))
+
+
+def test_of_single_images_it_says_what_scikit_learn_says():
+    scores, labels = drawn(5, 8, 6, void=0.2, seed=1)
+    labels[4] = IGNORE
+    found = image_ious(scores, labels)
+    for image in range(4):
+        valid = labels[image] != IGNORE
+        true, said = labels[image][valid], scores.argmax(1)[image][valid]
+        assert float(found[image]) == pytest.approx(jaccard_score(true, said, average="macro"))
+    assert found[4].isnan()  # nothing counts

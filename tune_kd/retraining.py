@@ -1,0 +1,66 @@
+"""How a student of a study is trained again: from fresh weights on, each stage as long as it was."""
+
+from dataclasses import replace
+
+from tune_kd.proposals import Proposal
+from tune_kd.recipe import Distill, Recipe, Stage, stages_from_json
+from tune_kd.recipes import shipped
+from tune_kd.study import Study
+
+
+def maker(known: Study, name: str) -> str:
+    """The trial that made a model, or the next try at it, where those before have failed."""
+    there = {p.trial for p in known.of("teach")} | set(known.verdicts)
+    tries = sorted((t for t in there if t == name or t.startswith(f"{name}-")), key=len)
+    for trial in tries:
+        if trial not in known.verdicts or known.verdicts[trial][-1]["status"] == "finished":
+            return trial
+    return f"{name}-{len(tries) + 1}" if tries else name
+
+
+def shared_trial(known: Study, fingerprint: str) -> str:
+    """The name of the trial that made a shared first stage, or of the next try at it."""
+    return maker(known, f"shared-{fingerprint[:8]}")
+
+
+def anew(known: Study, source: Proposal) -> Recipe:
+    """A search trial's recipe from fresh weights on.
+
+    Stages that waited for validation to improve take the epochs that they took. What began from the
+    student of an earlier study trains that student's stages as well, with this study's teacher; what
+    began from a file begins from it again, and keeps its `start`.
+    """
+    recipe = source.recipe
+    stages = _as_long(recipe.stages, _epochs(known, source))
+    lead = known.manifest["start"].get("stages", "") if recipe.start else ""
+    if not lead:
+        return replace(recipe, stages=stages)
+    first = stages_from_json(lead)
+    if any(stage.listens for stage in first):
+        teacher, model = shipped(known.manifest["teacher"]), known.manifest["teacher_model"]
+        recipe = replace(recipe, teacher=teacher, teacher_model=model)
+    return replace(recipe, start="", stages=(*first, *stages))
+
+
+def _epochs(known: Study, source: Proposal) -> dict[int, int]:
+    """How many epochs each stage of a search trial took, those that it shared with others included."""
+    trials = [source.trial]
+    if source.shared:
+        first = source.recipe.first(source.shared).fingerprint(source.seed)
+        trials = [shared_trial(known, first), *trials]
+    took = {}
+    for trial in trials:
+        before = 0  # a row counts the epochs of its trial up to its stage's end
+        for row in known.verdicts.get(trial, []):
+            took[row["stage"]] = row["epochs"] - before
+            before = row["epochs"]
+    return took
+
+
+def _as_long(stages: tuple[Stage, ...], took: dict[int, int]) -> tuple[Stage, ...]:
+    return tuple(
+        replace(stage, patience=0, stop_after=took.get(number, stage.epochs))
+        if isinstance(stage, Distill) and stage.patience
+        else stage
+        for number, stage in enumerate(stages)
+    )
