@@ -97,6 +97,7 @@ def test_a_quantised_recipe_resumed_after_any_row_is_uninterrupted(tmp_path, nam
         making.assert_same_state(rest.state, whole.state)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_of_integers_keeps_the_zeros_of_earlier_pruning(tmp_path):
     made = replace(
         recipe_of(MAGNITUDE, Quantize(training=replace(MEND, epochs=3)), epochs=1),

@@ -222,7 +222,12 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
     """Two methods of one trial each, of which the second is better on validation."""
     storage = Storage(tmp_path / "runs" / "mine")
     kept = {"schema": results.SCHEMA_VERSION, "study": "mine", "metric": "val_accuracy", "objectives": ["val_accuracy"]}  # fmt: skip
-    kept |= {"constraints": [], "config_types": {}, "methods": {"no_kd": {}, "response": {}}}
+    kept |= {
+        "constraints": [],
+        "start": {},
+        "config_types": {},
+        "methods": {"no_kd": {}, "response": {}},
+    }
     storage.write("manifest.json", json.dumps(kept).encode())
     known = Study(storage)
     for method, epochs, reached in (("no_kd", 3, 0.5), ("response", 30, 0.9)):
@@ -231,7 +236,13 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
         recipe = from_json(weights.header(content)["recipe"])
         trial_ = {"trial": f"{method}-0000", "phase": "search", "method": method, "number": 0}
         known.add(Proposal(**trial_, seed=0, origin="textbook", recipe=recipe))
-        row = {**trial_, "stage": 0, "status": "finished", "val_accuracy": reached}
+        row = {
+            **trial_,
+            "stage": 0,
+            "status": "finished",
+            "epochs": epochs,
+            "val_accuracy": reached,
+        }
         known.put_verdict(f"{method}-0000", [row])
     best = assessed(f"{storage.uri}")
     assert best["weights"] == f"{storage.uri}:response"
