@@ -12,6 +12,7 @@ from torchvision.models import WeightsEnum, get_model, resnet18
 
 from tune_kd import models
 from tune_kd.errors import UsageError
+from tune_kd.layers import placed
 from tune_kd.models import Dropout, Shape, Taps, build
 from tune_kd.weights import checked_load, fingerprint, load_weights
 
@@ -246,6 +247,30 @@ def test_a_users_dropout_follows_the_stage_and_what_is_the_networks_own_stays(fo
             models.set_dropout(model, rate, generator=generator())
             assert [float(model[at].rate) for at in (0, 2)] == [0.25, rate]
             assert [model[at].active for at in (0, 2)] == [True, rate > 0]
+
+
+@pytest.mark.parametrize("channels", [1, 4, 7, 15, 16])
+def test_a_network_placed_in_channels_last_learns_what_it_does_in_the_other_layout(
+    channels,
+) -> None:
+    """Also where oneDNN would write beyond its buffers: strided 1x1 convolutions of few channels."""
+    images = torch.randn(64, channels, 16, 16, generator=generator())
+    found = []
+    for layout in ("contiguous", "channels_last", "channels_last"):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(channels, 8, 1, stride=2)
+        model = placed(
+            nn.Sequential(nn.BatchNorm2d(channels), conv), torch.device("cpu"), layout=layout
+        )
+        again = placed(model, torch.device("cpu"), layout=layout)
+        assert len(again[1]._forward_pre_hooks) == (channels < 16)
+        form = torch.contiguous_format if layout == "contiguous" else torch.channels_last
+        for _ in range(5):
+            again(images.contiguous(memory_format=form)).square().mean().backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    for one, other in zip(found[0], found[1], strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(found[1], found[2], strict=True))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])

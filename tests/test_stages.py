@@ -10,6 +10,7 @@ from torch import nn
 from tests import making
 from tune_kd import compress, exam, measure, site, trial, weights, worker
 from tune_kd.recipe import (
+    Compute,
     Distill,
     LossWeights,
     Optimiser,
@@ -152,6 +153,16 @@ def test_pruned_channels_are_gone_and_the_network_loads_again(where):
     fresh = site.rebuilt(made, state, stages=3, site=where, sample=sample(where))
     assert measure.footprint(fresh)["num_params"] == after["num_params"]
     weights.checked_load(fresh, state, what="again")
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_residual_network_of_few_channels_left_trains(where, layout):
+    """In channels_last oneDNN's backward pass of its strided 1x1 convolutions ended the process."""
+    cut = Prune(method="channel", ratio=0.5)
+    made = recipe_of(cut, MEND, cut, MEND, epochs=1)
+    ran = making.run(replace(made, student="resnet8", compute=Compute(layout=layout)), where)
+    assert ran.rows[-1]["num_params"] < ran.rows[0]["num_params"] / 9
+    assert [row["last"] for row in ran.rows] == [False] * 6 + [True]
 
 
 def test_zeros_stay_zero_while_the_network_recovers(where):

@@ -1,4 +1,4 @@
-"""Dropout with a random stream of its own, and the last layer that has it."""
+"""Dropout with a random stream of its own, the last layer that has it, and networks placed on a device."""
 
 import functools
 
@@ -10,6 +10,35 @@ from tune_kd.errors import UsageError
 # MobileNetV3's normalisation with PyTorch's momentum. With its own, 0.01, evaluation sees the images'
 # mean and variance after some 500 steps only: until then a trial's validation says nothing of it.
 norm_of_mobilenet_v3 = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.1)
+
+
+NARROW = 16  # channels that fill a vector of AVX-512, 8 of AVX2
+
+
+def placed(model: nn.Module, device: torch.device, *, layout: str) -> nn.Module:
+    """The network on the device, in the memory layout ("contiguous" or "channels_last").
+
+    On a CPU strided 1x1 convolutions of few channels stay contiguous: oneDNN's backward pass in channels_last
+    writes beyond its buffers where the channels do not fill a vector, as after pruning, and the process dies.
+    Grey images are both layouts at once, so that the asked-for one says nothing.
+    """
+    form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    model.to(device=device, memory_format=form)  # type: ignore[call-overload]
+    for module in model.modules() if device.type == "cpu" else ():
+        if isinstance(module, nn.Conv2d) and _dies(module):
+            module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
+            if _contiguous not in module._forward_pre_hooks.values():
+                module.register_forward_pre_hook(_contiguous)
+    return model
+
+
+def _dies(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels < NARROW
+
+
+def _contiguous(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # not `contiguous`, which leaves a single channel's strides as they are
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in args)
 
 
 class Dropout(nn.Module):

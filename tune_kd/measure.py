@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_kd import probes
+from tune_kd import layers, probes
 from tune_kd.recipe import Compute
 from tune_kd.storage import write_whole
 
@@ -292,8 +292,7 @@ def _trainer(
 ) -> Callable[[], None]:
     """One training step as a function: forward, cross-entropy in float32, backward, SGD."""
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    model: nn.Module = build().train()
-    model.to(device=step.device, memory_format=form)  # type: ignore[call-overload]
+    model = layers.placed(build().train(), step.device, layout=layout)
     images = random_images(step.batch_size, step.shape, step.device).contiguous(memory_format=form)
     labels = torch.arange(step.batch_size, device=step.device) % 2
     if step.dense:

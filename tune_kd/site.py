@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, data, int8, models, tasks, teacher, train, weights
+from tune_kd import compress, data, int8, layers, models, tasks, teacher, train, weights
 from tune_kd.recipe import (
     RECIPE_VERSION,
     Compute,
@@ -98,8 +98,7 @@ def build(name: str, recipe: Recipe, site: Site, *, dropout: float = 0.0, seed: 
 
 def place(model: nn.Module, site: Site, compute: Compute) -> nn.Module:
     """On the device, in the memory layout."""
-    layout = torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
-    return model.to(device=torch.device(site.device), memory_format=layout)  # type: ignore[call-overload,no-any-return]
+    return layers.placed(model, torch.device(site.device), layout=compute.layout)
 
 
 def sample_of(images: train.Fold) -> Tensor:
