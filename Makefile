@@ -21,8 +21,7 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 # Installed anew when the project's metadata, the pins or the interpreter change, not when the code
-# does (-e). -qq: pip says nothing but errors. --no-compile: Python compiles what is imported, a quarter of
-# it. A .venv whose Python is gone or too old is made again.
+# does (-e). -qq: pip says nothing but errors. A .venv whose Python is gone or too old is made again.
 ready := import sys; sys.exit(sys.version_info < (3, 11))
 again := $(shell $(BIN)/python -c '$(ready)' 2>/dev/null || echo no-python)
 .PHONY: no-python
@@ -30,7 +29,7 @@ define install
 	@$(PYTHON) -c '$(ready)' || { echo "Python 3.11 or newer is needed, $(PYTHON) is not; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(BIN)/python -c '$(ready)' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@echo "installing into .venv (the first time some minutes and 7 GB) ..." >&2
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --no-input -c constraints.txt -e '$(1)' >&2
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '$(1)' >&2
 	@touch $@
 endef
 
