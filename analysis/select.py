@@ -61,14 +61,17 @@ def textbook(rows: Iterable[Row], method: str) -> Row | None:
 def winner(
     firsts: Sequence[Row], *, metric: str = "val_accuracy", barred: Container[str] = frozenset()
 ) -> Row | None:
-    """Of the trials that stand for several methods the best, ranked as `best` does; ties keep their order.
+    """Of the trials that stand for several methods the best, ties by validation loss; None of none.
 
     Those that are `barred` count only where there is no other.
     """
-    firsts = [row for row in firsts if row["trial"] not in barred] or firsts
-    merged = [{**row, "method": "", "number": at} for at, row in enumerate(firsts)]
-    found = best(merged, "", metric=metric)
-    return firsts[found[0]["number"]] if found else None
+    allowed = [row for row in firsts if row["trial"] not in barred] or firsts
+
+    def rank(row: Row) -> tuple[float, float]:
+        loss = number(row, "val_loss")
+        return row[metric], -math.inf if loss is None else -loss
+
+    return max(allowed, key=rank, default=None)
 
 
 def confirmed(

@@ -1,5 +1,8 @@
 """One cache for all studies here, one study that nothing disturbed, and desks that clean up."""
 
+import fcntl
+import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,9 +14,16 @@ from tests.search import sockets, studies
 
 
 @pytest.fixture(scope="session")
-def common_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of one pytest see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def common_cache(together: Path) -> Path:
     """The precision probe, measurements and the teacher are answered from here, so studies agree."""
-    return tmp_path_factory.mktemp("common") / "cache"
+    return together / "common" / "cache"
 
 
 @dataclass(frozen=True)
@@ -28,9 +38,20 @@ class Calm:
 
 
 @pytest.fixture(scope="session")
-def calm(common_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    """The uninterrupted study that the disturbed ones are compared with."""
-    folder = tmp_path_factory.mktemp("calm")
+def calm(common_cache: Path, together: Path) -> Calm:
+    """The uninterrupted study that the disturbed ones are compared with, made by one process for all."""
+    folder = together / "calm"
+    folder.mkdir(exist_ok=True)
+    kept = folder / "calm.pickle"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(_calm(common_cache, folder)))
+    found: Calm = pickle.loads(kept.read_bytes())
+    return found
+
+
+def _calm(common_cache: Path, folder: Path) -> Calm:
     with studies.desk(common_cache, folder / "desk") as desk:
         command = desk.search(*studies.TINY, *studies.ALONE, "--quiet", "--out", folder / "runs")
         listening = sockets.watch(command)
