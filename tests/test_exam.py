@@ -1,9 +1,14 @@
-"""What is kept of an opened test split: its best and worst predictions."""
+"""An opened test split: scored once as by hand, agreement with the teacher, its best and worst predictions."""
 
 import numpy as np
+import pytest
+import torch
+from PIL import Image
 
 from tests import made_images, making
-from tune_kd import exam, models, site
+from tune_kd import data, exam, models, tasks, trial
+from tune_kd import site as places
+from tune_kd.recipe import Recipe
 
 
 def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_worst(tmp_path):
@@ -11,11 +16,146 @@ def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_wo
     decoded.labels[1] = 255
     images = made_images.seen(decoded)
     where = making.site_in(tmp_path)
-    model = models.build("lraspp_mobilenet_v3_small", shape=site.shape_of(images)).eval()
+    model = models.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     for count, shown in ((4, {0, 2, 3}), (1, {0})):
         every = np.arange(count)
-        fold = site.folded(decoded, images, where, layout="contiguous", parts=(every, every[:0]))
+        fold = places.folded(decoded, images, where, layout="contiguous", parts=(every, every[:0]))
         found = exam.pictures(model, exam.Exam(images=fold, decoded=decoded, reference=None))
         assert set(found["index"].tolist()) == shown
         assert not np.isnan(found["iou"]).any()
         assert len(found["all_iou"]) == count
+
+
+@pytest.fixture
+def site(tmp_path):
+    return making.site_in(tmp_path / "cache")
+
+
+USER = """
+from torch import nn
+
+from tune_kd import models
+
+def net(num_classes, channels, dropout):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, num_classes))
+
+class Turned(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def load_state_dict(self, state, **options):
+        return self.inner.load_state_dict(state, **options)
+
+    def state_dict(self, **options):
+        return self.inner.state_dict(**options)
+
+    def forward(self, x):
+        return SIGN * self.inner(x)
+
+def teacher(num_classes, channels):
+    return Turned(models.build("digits_teacher", shape=models.Shape(num_classes=10, channels=1)))
+"""
+
+
+def test_agreement_is_with_the_code_that_the_teachers_file_has_now(tmp_path):
+    """A teacher's test scores are kept; its weights alone do not say what they are."""
+    site = making.site_in(tmp_path / "cache", code=tmp_path)
+    opening = trial.Opening(reference=("user.py:teacher", making.TEACHER))
+    made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
+    agreed = []
+    for sign in ("1", "-1", "1"):
+        (tmp_path / "user.py").write_text(USER.replace("SIGN", sign))
+        (row,) = making.run(made, site, opening=opening).rows
+        agreed.append(row["test_agreement"])
+    assert agreed[0] == agreed[2] == 1
+    assert agreed[1] < 0.2
+
+
+def _folder(path, *, garbage):
+    """Digits as class folders of 12 training and 8 test images; garbage cannot be read."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 8)):
+        for label in range(3):
+            place = path / split / "abc"[label]
+            place.mkdir(parents=True)
+            for number in range(count):
+                file = place / f"{number:02d}.png"
+                pixels = random.integers(60 * label, 60 * label + 130, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(file)
+                if garbage and split == "test":
+                    file.write_bytes(b"this is no image")
+    return path
+
+
+def _from_folder(folder, cache):
+    decoded = tasks.decode(tasks.find("digits"), "train", folder=folder, cache=cache)
+    images = making.digits(train_hash=decoded.hash, num_classes=3)
+    site = trial.Site(cache=cache, data=folder)
+    return making.recipe(images=images, batch_size=10, epochs=2), site
+
+
+def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
+    made, site = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
+    sealed, opened = making.run(made, site), making.run(made, site, opening=trial.Opening())
+    assert "test_accuracy" not in opened.rows[0]
+    last = dict(opened.rows[1])
+    found = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
+    assert sorted(found) == ["test_accuracy", "test_confusion", "test_ece", "test_loss"]
+    assert [opened.rows[0], last] == sealed.rows  # opening it changes nothing else
+    making.assert_same_state(opened.state, sealed.state)
+
+    model = places.build("digits_student", made, site, seed=0)
+    model.load_state_dict({k[6:]: v for k, v in opened.state.items() if k.startswith("model.")})
+    files = sorted((site.data / "test").rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    labels = torch.tensor(["abc".index(file.parent.name) for file in files])
+    inputs = (torch.from_numpy(pixels).float()[:, None] / 255 - 0.3) / 0.4
+    with torch.no_grad():
+        scores = model.eval()(inputs)
+    predicted = scores.argmax(1)
+    assert found["test_accuracy"] == pytest.approx((predicted == labels).double().mean().item())
+    assert found["test_loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-4
+    )
+    counted = [[int(((labels == t) & (predicted == s)).sum()) for s in range(3)] for t in range(3)]
+    assert found["test_confusion"] == [n for true in counted for n in true]
+    sure = scores.softmax(1).amax(1).double()
+    gap = 0.0
+    for low in range(15):
+        inside = (sure * 15).long().clamp(max=14) == low
+        gap += abs((predicted == labels)[inside].double().sum() - sure[inside].sum()).item()
+    assert found["test_ece"] == pytest.approx(gap / len(labels), rel=1e-4)
+
+
+def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
+    """Of another teacher than the one that is listened to, whatever that is."""
+    site = making.site_in(tmp_path / "cache")
+    made = making.recipe(student="digits_medium", epochs=4)
+    opening = trial.Opening(reference=("digits_teacher", making.TEACHER))
+    ran = making.run(made, site, opening=opening)
+    sealed = making.run(made, site)
+    assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
+
+    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
+    images = data.resident(decoded, images=making.digits()).whole(torch.arange(540)).images
+    student = places.build("digits_medium", made, site, seed=0).eval()
+    student.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
+    teacher = places.load_model("digits_teacher", made, site, making.TEACHER).eval()
+    with torch.no_grad():
+        same = student(images).argmax(1) == teacher(images).argmax(1)
+    assert 0.2 < same.double().mean() < 1
+    # the teacher's scores are kept in float16: a near tie may fall the other way
+    assert ran.rows[-1]["test_agreement"] == pytest.approx(same.double().mean().item(), abs=1 / 540)
+
+
+def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
+    made = making.recipe(student="digits_teacher", epochs=1)
+    ran = making.run(made, site, opening=trial.Opening())
+    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
+    images = data.resident(decoded, images=making.digits())
+    model = places.build("digits_teacher", made, site, seed=0)
+    model.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
+    assert len(images) == 540
+    expected = making.scored(model, images, images.labels)
+    assert ran.rows[-1]["test_accuracy"] == pytest.approx(expected, abs=1e-12)

@@ -1,20 +1,17 @@
-"""Parameter counts, taps, dropout, users' networks, and what loading weights refuses."""
+"""Parameter counts, taps, users' networks and ImageNet weights."""
 
-import copy
 import urllib.error
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, resnet18
 
 from tune_kd import models
 from tune_kd.errors import UsageError
-from tune_kd.layers import placed
-from tune_kd.models import Dropout, Shape, Taps, build
-from tune_kd.weights import checked_load, fingerprint, load_weights
+from tune_kd.models import Shape, Taps, build
+from tune_kd.weights import fingerprint
 
 TEN = Shape(num_classes=10)
 GREY = Shape(num_classes=10, channels=1)
@@ -130,56 +127,6 @@ def test_unknown_levels_are_refused() -> None:
         Taps(model, ["high"])
 
 
-def test_dropout_is_a_function_of_its_generator_alone() -> None:
-    layer, x = Dropout(0.3), torch.ones(64, 100)
-    before = torch.get_rng_state()
-    layer.generator = generator(1)
-    first, second = layer(x), layer(x)
-    layer.generator = generator(1)
-    assert torch.equal(layer(x), first)
-    assert not torch.equal(first, second)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert set(first.unique().tolist()) == {0.0, torch.tensor(1 / 0.7).item()}
-    assert float((first == 0).float().mean()) == pytest.approx(0.3, abs=0.03)
-
-
-def test_dropout_is_the_identity_in_evaluation_and_exactly_so_at_rate_zero() -> None:
-    x = torch.randn(8, 5, generator=generator())
-    layer = Dropout(0.5).eval()
-    assert layer(x) is x
-    layer = Dropout(0.0).train()
-    assert layer(x) is x
-    layer.active, layer.generator = True, generator()  # as in a captured step
-    assert torch.equal(layer(x), x)
-    layer.rate.fill_(0.9)
-    assert float((layer(x) == 0).float().mean()) > 0.5
-
-
-def test_dropout_keeps_the_type() -> None:
-    layer = Dropout(0.5)
-    layer.generator = generator()
-    assert layer(torch.ones(4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
-
-
-def test_training_with_dropout_repeats_with_its_generator() -> None:
-    model, image = small(dropout=0.5).train(), torch.randn(4, 1, 8, 8, generator=generator())
-    scores = []
-    for seed in (1, 1, 2):
-        models.set_dropout(model, 0.5, generator=generator(seed))
-        scores.append(model(image))
-    assert torch.equal(scores[0], scores[1])
-    assert not torch.equal(scores[0], scores[2])
-    models.set_dropout(model, 0.0, generator=None)
-    assert torch.equal(model(image), small().train()(image))
-
-
-def test_dropout_needs_a_layer() -> None:
-    model = nn.Linear(2, 2)
-    models.set_dropout(model, 0.0, generator=None)
-    with pytest.raises(UsageError, match=r"dropout 0.2: Linear has no dropout layer"):
-        models.set_dropout(model, 0.2, generator=None)
-
-
 USER = """
 import torch
 from torch import nn
@@ -249,30 +196,6 @@ def test_a_users_dropout_follows_the_stage_and_what_is_the_networks_own_stays(fo
             assert [model[at].active for at in (0, 2)] == [True, rate > 0]
 
 
-@pytest.mark.parametrize("channels", [1, 4, 7, 15, 16])
-def test_a_network_placed_in_channels_last_learns_what_it_does_in_the_other_layout(
-    channels,
-) -> None:
-    """Also where oneDNN would write beyond its buffers: strided 1x1 convolutions of few channels."""
-    images = torch.randn(64, channels, 16, 16, generator=generator())
-    found = []
-    for layout in ("contiguous", "channels_last", "channels_last"):
-        torch.manual_seed(0)
-        conv = nn.Conv2d(channels, 8, 1, stride=2)
-        model = placed(
-            nn.Sequential(nn.BatchNorm2d(channels), conv), torch.device("cpu"), layout=layout
-        )
-        again = placed(model, torch.device("cpu"), layout=layout)
-        assert len(again[1]._forward_pre_hooks) == (channels < 16)
-        form = torch.contiguous_format if layout == "contiguous" else torch.channels_last
-        for _ in range(5):
-            again(images.contiguous(memory_format=form)).square().mean().backward()
-        found.append([p.grad.clone() for p in model.parameters()])
-    for one, other in zip(found[0], found[1], strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
-    assert all(torch.equal(a, b) for a, b in zip(found[1], found[2], strict=True))
-
-
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_imagenet_weights_fill_all_but_the_stem_and_the_classifier(name, monkeypatch) -> None:
     """Weights in torchvision's shapes and names, in place of a download."""
@@ -311,80 +234,3 @@ def test_wrong_networks_are_refused(folder: Path) -> None:
         build("nets.py:odd", shape=TEN, base=folder)
     with pytest.raises(UsageError, match=r"returned NoneType; expected a torch.nn.Module"):
         build("nets.py:nothing", shape=TEN, base=folder)
-
-
-def test_wrapped_state_dicts_are_loaded() -> None:
-    source = small(seed=7)
-    state = source.state_dict()
-    for wrapped in (
-        state,
-        {"state_dict": state, "epoch": 3},
-        {"model": {f"module.{k}": v for k, v in state.items()}},
-        {f"_orig_mod.{k}": v for k, v in state.items()},
-    ):
-        model = small()
-        checked_load(model, wrapped, what="teacher.pt")
-        assert fingerprint(model) == fingerprint(source)
-
-
-def test_loading_names_what_differs_and_changes_nothing() -> None:
-    model = small()
-    before = fingerprint(model)
-    state = dict(model.state_dict())
-    del state["fc.bias"]
-    state["head.bias"] = torch.zeros(10)
-    state["fc.weight"] = torch.zeros(100, 8)
-    with pytest.raises(UsageError) as caught:
-        checked_load(model, state, what="teacher.pt")
-    text = str(caught.value)
-    assert "teacher.pt does not fit SmallCNN" in text
-    assert "missing: fc.bias" in text
-    assert "unexpected: head.bias" in text
-    assert "shape: fc.weight [100, 8] instead of [10, 8]" in text
-    assert text.count("\n") == 1
-    assert fingerprint(model) == before
-    with pytest.raises(UsageError, match=r"and \d+ more"):
-        checked_load(model, {"x": torch.zeros(1)}, what="teacher.pt")
-    whole = {k: v.to(torch.int8) for k, v in model.state_dict().items()}
-    with pytest.raises(UsageError, match=r"type: .* torch.int8 instead of torch.float32"):
-        checked_load(model, whole, what="teacher.pt")
-
-
-def test_weights_are_read_from_safetensors_and_torch_files(tmp_path: Path) -> None:
-    state = small(seed=2).state_dict()
-    save_file(state, tmp_path / "a.safetensors")
-    torch.save(state, tmp_path / "b.pt")
-    torch.save({"state_dict": state, "epoch": 1}, tmp_path / "c.bin")
-    for path in sorted(tmp_path.iterdir()):
-        found = load_weights(path)
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[name], state[name]) for name in state)
-
-
-def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.pt").write_text("hello, this is no checkpoint at all")
-    (tmp_path / "empty.pt").write_bytes(b"")
-    (tmp_path / "torn.safetensors").write_bytes(b"\xff\0\0\0\0\0\0\0{")
-    torch.save(small(), tmp_path / "object.pt")  # a pickled network: not loaded
-    torch.save({"epoch": 3}, tmp_path / "other.pt")
-    for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(UsageError, match="not a checkpoint") as caught:
-            load_weights(path)
-        assert str(path) in str(caught.value)
-        assert str(caught.value).count("\n") <= 1
-    with pytest.raises(UsageError, match=r"cannot read .*missing.pt: No such file"):
-        load_weights(tmp_path / "missing.pt")
-    with pytest.raises(UsageError, match=r"cannot read .*: Is a directory"):
-        load_weights(tmp_path)
-
-
-def test_the_fingerprint_sees_weights_and_buffers_but_not_the_layout() -> None:
-    model = small()
-    before = fingerprint(model)
-    assert fingerprint(copy.deepcopy(model).to(memory_format=torch.channels_last)) == before
-    with torch.no_grad():
-        model.stage1[0].weight[0, 0, 0, 0] += 1e-6
-    changed = fingerprint(model)
-    assert changed != before
-    model.stage1[1].running_mean[0] += 1e-6
-    assert fingerprint(model) not in (before, changed)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import crops, data, measure, models, recipes, spaces, tasks, train, trial
+from tune_kd import crops, measure, models, recipes, spaces, tasks, train, trial
 from tune_kd import site as places
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
@@ -267,20 +267,6 @@ def test_a_users_network_resumes_with_its_dropout(tmp_path):
         making.assert_same_state(rest.state, whole.state)
 
 
-def test_agreement_is_with_the_code_that_the_teachers_file_has_now(tmp_path):
-    """A teacher's test scores are kept; its weights alone do not say what they are."""
-    site = making.site_in(tmp_path / "cache", code=tmp_path)
-    opening = trial.Opening(reference=("user.py:teacher", making.TEACHER))
-    made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
-    agreed = []
-    for sign in ("1", "-1", "1"):
-        (tmp_path / "user.py").write_text(USER.replace("SIGN", sign))
-        (row,) = making.run(made, site, opening=opening).rows
-        agreed.append(row["test_agreement"])
-    assert agreed[0] == agreed[2] == 1
-    assert agreed[1] < 0.2
-
-
 # What is reported
 
 
@@ -358,72 +344,6 @@ def test_a_search_never_opens_a_test_file(tmp_path):
     assert not list(site.cache.glob("data/*-test-*"))
     with pytest.raises(UsageError, match=r"test.*is not a readable image"):
         making.run(made, site, opening=trial.Opening())
-
-
-def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
-    made, site = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
-    sealed, opened = making.run(made, site), making.run(made, site, opening=trial.Opening())
-    assert "test_accuracy" not in opened.rows[0]
-    last = dict(opened.rows[1])
-    found = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
-    assert sorted(found) == ["test_accuracy", "test_confusion", "test_ece", "test_loss"]
-    assert [opened.rows[0], last] == sealed.rows  # opening it changes nothing else
-    making.assert_same_state(opened.state, sealed.state)
-
-    model = places.build("digits_student", made, site, seed=0)
-    model.load_state_dict({k[6:]: v for k, v in opened.state.items() if k.startswith("model.")})
-    files = sorted((site.data / "test").rglob("*.png"))
-    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
-    labels = torch.tensor(["abc".index(file.parent.name) for file in files])
-    inputs = (torch.from_numpy(pixels).float()[:, None] / 255 - 0.3) / 0.4
-    with torch.no_grad():
-        scores = model.eval()(inputs)
-    predicted = scores.argmax(1)
-    assert found["test_accuracy"] == pytest.approx((predicted == labels).double().mean().item())
-    assert found["test_loss"] == pytest.approx(
-        torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-4
-    )
-    counted = [[int(((labels == t) & (predicted == s)).sum()) for s in range(3)] for t in range(3)]
-    assert found["test_confusion"] == [n for true in counted for n in true]
-    sure = scores.softmax(1).amax(1).double()
-    gap = 0.0
-    for low in range(15):
-        inside = (sure * 15).long().clamp(max=14) == low
-        gap += abs((predicted == labels)[inside].double().sum() - sure[inside].sum()).item()
-    assert found["test_ece"] == pytest.approx(gap / len(labels), rel=1e-4)
-
-
-def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
-    """Of another teacher than the one that is listened to, whatever that is."""
-    site = making.site_in(tmp_path / "cache")
-    made = making.recipe(student="digits_medium", epochs=4)
-    opening = trial.Opening(reference=("digits_teacher", making.TEACHER))
-    ran = making.run(made, site, opening=opening)
-    sealed = making.run(made, site)
-    assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
-
-    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
-    images = data.resident(decoded, images=making.digits()).whole(torch.arange(540)).images
-    student = places.build("digits_medium", made, site, seed=0).eval()
-    student.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
-    teacher = places.load_model("digits_teacher", made, site, making.TEACHER).eval()
-    with torch.no_grad():
-        same = student(images).argmax(1) == teacher(images).argmax(1)
-    assert 0.2 < same.double().mean() < 1
-    # the teacher's scores are kept in float16: a near tie may fall the other way
-    assert ran.rows[-1]["test_agreement"] == pytest.approx(same.double().mean().item(), abs=1 / 540)
-
-
-def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
-    made = making.recipe(student="digits_teacher", epochs=1)
-    ran = making.run(made, site, opening=trial.Opening())
-    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
-    images = data.resident(decoded, images=making.digits())
-    model = places.build("digits_teacher", made, site, seed=0)
-    model.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
-    assert len(images) == 540
-    expected = making.scored(model, images, images.labels)
-    assert ran.rows[-1]["test_accuracy"] == pytest.approx(expected, abs=1e-12)
 
 
 # Which images
