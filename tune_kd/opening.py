@@ -163,6 +163,7 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
         "family": known.manifest["family"],
         "phase": "measure",
         "method": "",
+        "repeat": 0,
         "trial": f"measure-{role}",
         "number": 0,
         "seed": 0,

@@ -14,14 +14,15 @@ class Proposal:
     """A trial before it starts: on disk first, then run."""
 
     trial: str
-    phase: str  # teach, search or confirm
+    phase: str  # one of results.PHASES, but measure
     method: str  # empty for a teacher
     number: int
-    seed: int
-    origin: str  # textbook, literature, random, sampled; best or textbook in phase confirm
+    seed: int  # of weights, dropout and what else a repeat has of its own
+    origin: str  # as results.TRIAL_COLUMNS says
     recipe: Recipe
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    source: str = ""  # the trial that is confirmed
+    repeat: int = 0  # which of the study's independent searches
+    source: str = ""  # the search trial that is trained again
     shared: int = 0  # stages that were trained once for all trials of the method
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Optuna's own
     open_test: bool = False

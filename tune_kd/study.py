@@ -136,7 +136,7 @@ class Study:
             within = [row for row in rows if row["stage"] == stage]
             last = within[-1] if within else {}
             row = self.describe(proposal, stage=stage)
-            kept = (*METRICS, "test_confusion")
+            kept = (*METRICS, *results.TEST_ARRAYS)
             row |= {k: last.get(k) for k in kept if last.get(k) is not None}
             row |= {
                 "stage": stage,
@@ -167,6 +167,7 @@ class Study:
             "family": self.manifest["family"],
             "phase": proposal.phase,
             "method": proposal.method,
+            "repeat": proposal.repeat,
             "trial": proposal.trial,
             "number": proposal.number,
             "seed": proposal.seed,

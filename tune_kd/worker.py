@@ -194,6 +194,7 @@ def _row(
         "study": study_name,
         "phase": proposal.phase,
         "method": proposal.method,
+        "repeat": proposal.repeat,
         "trial": proposal.trial,
         "number": proposal.number,
         "seed": proposal.seed,
