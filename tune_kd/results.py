@@ -5,6 +5,7 @@ Merged files name in their metadata those that they replace; readers here ignore
 opens the study next deletes them. pandas, pyarrow and DuckDB read a folder as one table.
 """
 
+import base64
 import datetime
 import json
 import math
@@ -215,6 +216,23 @@ def ranked(
 
     done = (row for row in last.values() if row["status"] == "finished")
     return sorted((row for row in done if finite(row, metric) is not None), key=rank)
+
+
+def dump_row(row: Row) -> str:
+    r"""A row as JSON, bytes as base64: how a worker reports it.
+
+    >>> parse_row(dump_row({"trial": "x", "test_correct": bytes([255, 1])}))
+    {'trial': 'x', 'test_correct': b'\xff\x01'}
+    """
+    return json.dumps(row, default=lambda value: {"base64": base64.b64encode(value).decode()})
+
+
+def parse_row(text: str) -> Row:
+    """The row that `dump_row` wrote."""
+    row: Row = json.loads(
+        text, object_hook=lambda v: base64.b64decode(v["base64"]) if v.keys() == {"base64"} else v
+    )
+    return row
 
 
 def finite(row: Mapping[str, Any], name: str) -> float | None:
