@@ -207,6 +207,12 @@ class Study:
             self.all_rows, method, metric=self.metric, constraints=self.constraints
         )
 
+    def recommended(self, method: str) -> Row | None:
+        """The search trial that a method recommends."""
+        return selection.recommended(
+            self.all_rows, method, metric=self.metric, constraints=self.constraints
+        )
+
     def best(self, method: str) -> Row | None:
         """The first of `ranked`, None where no trial has finished."""
         return next(iter(self.ranked(method)), None)

@@ -109,9 +109,7 @@ def summary(outcomes: list[Outcome]) -> Iterator[str]:
 
 def main(arguments: list[str]) -> int:
     """The command line; 1 where too many verdicts are wrong."""
-    parser = cli.Parser(
-        prog="python -m benchmarks.aa", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = cli.Parser(prog="python -m benchmarks.aa", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--studies", type=cli.positive_int, default=20, help="how many [20]")
     add("--first-seed", type=cli.whole, default=1, help="of the first study [1]")
@@ -125,7 +123,11 @@ def main(arguments: list[str]) -> int:
         text = json.dumps([asdict(found) for found in outcomes], indent=1)
         (given.out / "outcomes.json").write_text(text + "\n")
         done = outcomes[-1]
-        print(f"{len(outcomes)}/{given.studies} seed {seed}: {done.label}", file=sys.stderr, flush=True)
+        print(
+            f"{len(outcomes)}/{given.studies} seed {seed}: {done.label}",
+            file=sys.stderr,
+            flush=True,
+        )
     print("\n".join(summary(outcomes)))
     wrong = sum(found.label not in SILENT for found in outcomes)
     return int(wrong > allowed(len(outcomes)))
