@@ -149,7 +149,7 @@ def _quantised(study: Study) -> list[str]:
 
 def _few_seeds(study: Study) -> list[str]:
     counts = {m: len(study.confirmed(study.chosen(m))) for m in study.methods}
-    few = [f"{method} has {n}" for method, n in counts.items() if n < stats.MIN_SEEDS]
+    few = [f"{method} has {n}" for method, n in counts.items() if n < stats.MIN_REPEATS]
     if not few or not is_confirmed(study):
         return []
     return [f"Fewer than three seeds ({', '.join(few)}): `{confirm_command(study)}`."]

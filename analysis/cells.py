@@ -67,7 +67,7 @@ def points(value: float, *, scale: float = 100.0) -> str:
     return f"{round(value * scale, 2) + 0.0:+.2f}"
 
 
-def gap(difference: stats.Difference | None, *, pairs: bool = True, scale: float = 100.0) -> str:
+def gap(difference: stats.Estimate | None, *, pairs: bool = True, scale: float = 100.0) -> str:
     """A difference in percentage points with its interval and, if `pairs`, the number of pairs."""
     if difference is None:
         return NONE

@@ -18,7 +18,7 @@ class Change:
 
     before: stats.Summary | None  # None where nothing is confirmed; n = 1 of a given student
     after: stats.Summary | None
-    difference: stats.Difference | None  # after minus before, paired by seed
+    difference: stats.Estimate | None  # after minus before, paired by seed
     sizes_before: Row
     sizes_after: Row
 

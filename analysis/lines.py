@@ -21,7 +21,7 @@ class Line:
     trial: str
     validation: float | None
     test: stats.Summary | None
-    difference: stats.Difference | None
+    difference: stats.Estimate | None
     footprint: Row | None
 
 
@@ -55,7 +55,7 @@ def lines(study: Study) -> list[Line]:
     return found
 
 
-def to_baseline(study: Study, method: str, metric: str = "") -> stats.Difference | None:
+def to_baseline(study: Study, method: str, metric: str = "") -> stats.Estimate | None:
     """A method minus the baseline on test, paired by seed; None where either is not confirmed.
 
     Of the study's own metric, unless another test metric is named.

@@ -46,7 +46,7 @@ class Effect(NamedTuple):
     """A method minus the baseline on test: the interval, and each seed's difference."""
 
     method: str
-    difference: stats.Difference
+    difference: stats.Estimate
     by_seed: list[float]
 
 

@@ -89,7 +89,7 @@ def _first(heading: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _direction(change: stats.Difference) -> str:
+def _direction(change: stats.Estimate) -> str:
     words = {"helps": "higher", "hurts": "lower", "no evidence": "no evidence of a difference"}
     return words.get(change.verdict, "too few seeds to say")
 
