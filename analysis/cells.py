@@ -67,16 +67,28 @@ def points(value: float, *, scale: float = 100.0) -> str:
     return f"{round(value * scale, 2) + 0.0:+.2f}"
 
 
-def gap(difference: stats.Estimate | None, *, pairs: bool = True, scale: float = 100.0) -> str:
-    """A difference in percentage points with its interval and, if `pairs`, the number of pairs."""
+def gap(
+    difference: stats.Estimate | None, *, pairs: bool = True, scale: float = 100.0, of: str = ""
+) -> str:
+    """A difference in percentage points with its interval and, if `pairs`, how many pairs (`of` what)."""
     if difference is None:
         return NONE
-    n = f" (n = {difference.n})" if pairs or difference.low is None else ""
+    noun = counted(difference.n, of) if of else str(difference.n)
+    n = f" (n = {noun})" if pairs or difference.low is None else ""
     mean = points(difference.mean, scale=scale)
     if difference.low is None or difference.high is None:
         return f"{mean}{n}"
     low, high = points(difference.low, scale=scale), points(difference.high, scale=scale)
     return f"{mean} [{low}, {high}]{n}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the plural where it must be.
+
+    >>> counted(1, "repeat"), counted(3, "repeat")
+    ('1 repeat', '3 repeats')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def metric(row: Row | None, name: str) -> str:

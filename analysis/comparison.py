@@ -18,7 +18,6 @@ from analysis.select import BASELINE, number
 from analysis.stats import Estimate, Summary, Verdict
 from tune_kd.results import Row
 
-
 FEWEST = 3  # trials for a rank correlation
 
 
@@ -63,6 +62,7 @@ class MethodResult:
     textbook_difference: Estimate | None  # over seeds: without any choice
     bought: Estimate | None  # tuned minus textbook, over repeats: what tuning bought this method
     student: Estimate | None  # recommended, minus the recommended baseline, over seeds
+    student_verdict: Verdict | None  # on these two configurations, all students together
     curse: Curse | None
 
 
@@ -73,37 +73,42 @@ def results(study: Study) -> dict[str, MethodResult]:
 
 @lru_cache(maxsize=8)
 def _results(study: Study) -> Mapping[str, MethodResult]:
-    differences = {
-        method: found
-        for method in study.kd_methods
-        if (found := _tuned(study, method)) is not None
-    }
-    level = stats.look_level(max(1, study.looks))
-    verdicts = stats.judge(differences, margin=study.margin, level=level)
+    differences = {method: _tuned(study, method) for method in study.kd_methods}
+    students = {method: _student(study, method) for method in study.kd_methods}
+    verdicts, on_students = _judged(study, differences), _judged(study, students)
     return {
-        method: _result(study, method, differences.get(method), verdicts.get(method))
+        method: MethodResult(
+            method=method,
+            tuned=study.tuned(method),
+            textbook=study.textbook(method),
+            recommended=study.confirmed(study.chosen(method)),
+            by_repeat=_by_repeat(study, method),
+            difference=differences.get(method),
+            verdict=verdicts.get(method),
+            textbook_difference=_textbook(study, method),
+            bought=_bought(study, method),
+            student=students.get(method),
+            student_verdict=on_students.get(method),
+            curse=curse(study, method),
+        )
         for method in study.methods
     }
 
 
-def _result(
-    study: Study, method: str, difference: Estimate | None, verdict: Verdict | None
-) -> MethodResult:
-    other = method != BASELINE
-    tuned = study.tuned(method)
-    return MethodResult(
-        method=method,
-        tuned=tuned,
-        textbook=study.textbook(method),
-        recommended=study.confirmed(study.chosen(method)),
-        by_repeat=stats.differences(tuned, study.tuned(BASELINE)) if other else {},
-        difference=difference,
-        verdict=verdict,
-        textbook_difference=_textbook(study, method) if other else None,
-        bought=_bought(study, method),
-        student=_student(study, method) if other else None,
-        curse=curse(study, method),
-    )
+def level(study: Study) -> float:
+    """The error that this look at the test split may spend on all methods together."""
+    return stats.look_level(max(1, study.looks))
+
+
+def _judged(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
+    known = {method: found for method, found in estimates.items() if found is not None}
+    return stats.judge(known, margin=study.margin, level=level(study))
+
+
+def _by_repeat(study: Study, method: str) -> dict[int, float]:
+    if method == BASELINE:
+        return {}
+    return stats.differences(study.tuned(method), study.tuned(BASELINE))
 
 
 def _tuned(study: Study, method: str) -> Estimate | None:
@@ -114,6 +119,8 @@ def _tuned(study: Study, method: str) -> Estimate | None:
 
 def _textbook(study: Study, method: str) -> Estimate | None:
     """Textbook setting against the baseline's, paired by seed."""
+    if method == BASELINE:
+        return None
     runs = [_by_seed(study.runs_by_repeat(m, "textbook")) for m in (method, BASELINE)]
     error = image_error(study, *runs)
     return stats.paired(study.textbook(method), study.textbook(BASELINE), image_se=error or 0.0)
@@ -150,7 +157,9 @@ def curse(study: Study, method: str) -> Curse | None:
     """How much too good validation was of the winners that were trained again."""
     fresh = study.rechecked(method)
     known = {row["trial"]: number(row, study.metric) for row in study.winners(method).values()}
-    chosen = {trial: value for trial, value in known.items() if value is not None and trial in fresh}
+    chosen = {
+        trial: value for trial, value in known.items() if value is not None and trial in fresh
+    }
     difference = stats.paired(chosen, fresh)
     before = stats.summarise(chosen.values())
     after = stats.summarise(fresh[trial] for trial in chosen)

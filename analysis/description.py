@@ -10,7 +10,9 @@ from analysis.openings import Openings, read_openings
 from tune_kd import fronts
 from tune_kd.storage import Storage
 
-MARGIN = 0.005  # a difference below half a point matters to nobody, where the space says nothing else
+MARGIN = (
+    0.005  # a difference below half a point matters to nobody, where the space says nothing else
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -40,9 +40,8 @@ def image_error(study: Study, treated: Runs, control: Runs) -> float | None:
     classes = int((study.manifest.get("images") or {}).get("num_classes") or 0)
     read = partial(counts, classes=classes) if study.dense else correct
     common = sorted(treated.keys() & control.keys())
-    first, second = ([_stacked(runs[key], read) for key in common] for runs in (treated, control))
-    shapes = {None if one is None else one.shape[1:] for one in (*first, *second)}
-    if len(shapes) != 1 or None in shapes:
+    first, second = (_arrays([runs[key] for key in common], read) for runs in (treated, control))
+    if len({array.shape[1:] for array in (*first, *second)}) != 1 or len(first) != len(second):
         return None
     error = image_standard_error_of_counts if study.dense else image_standard_error
     return error(first, second)
@@ -56,10 +55,14 @@ def are_known(study: Study) -> bool:
     return bool(done) and all(row.get(name) for row in done)
 
 
-def _stacked(
-    rows: Sequence[Row], read: Callable[[Row], npt.NDArray[Any] | None]
-) -> npt.NDArray[Any] | None:
-    """What runs kept of N images, [m, N, ...]; None where one kept nothing or has other images."""
-    arrays = [array for row in rows if (array := read(row)) is not None]
-    alike = len(arrays) == len(rows) and len({array.shape for array in arrays}) == 1
-    return np.stack(arrays) if alike else None
+def _arrays(
+    runs: Sequence[Sequence[Row]], read: Callable[[Row], npt.NDArray[Any] | None]
+) -> list[npt.NDArray[Any]]:
+    """What runs kept of N images, an array [m, N, ...] a repeat; none where one run kept nothing."""
+    found = []
+    for rows in runs:
+        arrays = [array for row in rows if (array := read(row)) is not None]
+        if len(arrays) < len(rows) or len({array.shape for array in arrays}) != 1:
+            return []
+        found.append(np.stack(arrays))
+    return found

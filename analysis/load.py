@@ -30,7 +30,7 @@ class Study(Description):
     @cached_property
     def repeats(self) -> int:
         """K: how many independent searches of each method were asked for or begun."""
-        begun = [row["repeat"] + 1 for row in self.rows if row["phase"] == "search"]
+        begun = [int(row["repeat"]) + 1 for row in self.rows if row["phase"] == "search"]
         return max([int(self.manifest.get("repeats") or 1), *begun])
 
     def winners(self, method: str) -> dict[int, Row]:
@@ -58,12 +58,19 @@ class Study(Description):
         return selection.winners(self.rows, method, **self._rules)
 
     def chosen(self, method: str) -> Row | None:
-        """The search trial that a method recommends (`selection.recommended`)."""
+        """The search trial that a method recommends (`selection.recommended`).
+
+        Once the test split has been opened: of the repeats that were looked at.
+        """
         return self._chosen.get(method)
 
     @cached_property
     def _chosen(self) -> dict[str, Row | None]:
-        return {m: selection.recommended(self.rows, m, **self._rules) for m in self.methods}
+        seen = self.openings.design.get("repeats")
+        rows = [r for r in self.rows if r["phase"] != "search" or not seen or r["repeat"] in seen]
+        return {
+            method: selection.recommended(rows, method, **self._rules) for method in self.methods
+        }
 
     @property
     def _rules(self) -> dict[str, Any]:
@@ -72,25 +79,29 @@ class Study(Description):
 
     def rechecked(self, method: str) -> dict[str, float]:
         """Mean validation over fresh seeds of the winners that were trained again, by search trial."""
-        found = selection.reevaluations(self.rows, method, metric=self.metric)
-        return {trial: statistics.fmean(values.values()) for trial, values in found.items()}
+        return {t: statistics.fmean(seeds.values()) for t, seeds in self.fresh(method).items()}
+
+    def fresh(self, method: str) -> dict[str, dict[int, float]]:
+        """Their validation by search trial and seed."""
+        return selection.reevaluations(self.rows, method, metric=self.metric)
 
     def tuned(self, method: str, metric: str = "") -> dict[int, float]:
         """What each search of a method led to: a test metric by repeat, mean over the repeat's seeds."""
-        values = self._by_repeat(method, "best", metric)
+        values = self.by_seed(method, "best", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
 
     def textbook(self, method: str, metric: str = "") -> dict[int, float]:
         """A test metric of a method's textbook setting by seed, over all repeats."""
-        values = self._by_repeat(method, "textbook", metric)
+        values = self.by_seed(method, "textbook", metric)
         return {seed: value for seeds in values.values() for seed, value in seeds.items()}
 
     def textbook_by_repeat(self, method: str, metric: str = "") -> dict[int, float]:
         """The same by repeat, mean over the repeat's seeds."""
-        values = self._by_repeat(method, "textbook", metric)
+        values = self.by_seed(method, "textbook", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
 
-    def _by_repeat(self, method: str, role: str, metric: str) -> dict[int, dict[int, float]]:
+    def by_seed(self, method: str, role: str, metric: str = "") -> dict[int, dict[int, float]]:
+        """A test metric of the runs in a role ("best" or "textbook"), by repeat and seed."""
         found = {
             repeat: select.values(runs, metric or self.test_metric)
             for repeat, runs in self.runs_by_repeat(method, role).items()

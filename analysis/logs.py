@@ -1,4 +1,4 @@
-"""Training logs of the teacher and of each method's best trial, in the columns of the labs."""
+"""Training logs of the teacher and of each method's recommended trial, in the columns of the labs."""
 
 import json
 from collections.abc import Sequence

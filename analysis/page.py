@@ -1,18 +1,21 @@
 """A study's part of the page: warnings, verdict, tables, pictures and advice in Markdown."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from analysis import select
-from analysis.advice import advice, confirm_command, is_confirmed, verdicts, warnings
-from analysis.cells import markdown
+from analysis.advice import advice, is_confirmed, warnings
+from analysis.cells import counted, markdown
+from analysis.commands import confirm_command, search_command
 from analysis.load import Study
 from analysis.tables import TABLES
+from analysis.verdicts import basis, summary, to_settle, verdicts
 from tune_kd.errors import unknown
 
-NOTE = """Test split, mean ± sd over n training seeds; {seeds}. Differences are paired by seed, in
-percentage points, with a 95 % Student t interval: it covers training seeds, not the choice of test
-images, and is not corrected for comparing several methods. Latency ± sd at batch 1{device},
-measured alone before the first trial{later}."""
+NOTE = """Test split, mean ± sd over n repeats, which are independent searches of a method{seeds}.
+Differences are method minus baseline repeat by repeat, in percentage points, with a 95 % interval.
+Parameters and latency are those of the recommended student; latency ± sd at batch 1{device}, measured
+alone before the first trial{later}."""
 
 
 def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
@@ -29,12 +32,12 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
     parts = [f"> **{text}**" for text in warnings(study)]
     parts += [heading("Verdict", level), *_verdict(study)]
     parts += [*_table(study, "main", level), _note(study), *shown("differences")]
-    parts += [
-        part for name in (*_often(study), *extra(study)) for part in _table(study, name, level)
-    ]
+    for name in (*_often(study), *extra(study)):
+        parts += _table(study, name, level)
     parts += headed("Predictions on the test split", *PREDICTED)
-    parts += [*_table(study, "search", level), *shown("history", "front", "learning_curves")]
-    parts += headed("Training of the best trials", *TRAINED)
+    parts += [*_table(study, "search", level), _rung_note(study), *_table(study, "curse", level)]
+    parts += shown("history", "front", "learning_curves")
+    parts += headed("Training of the recommended trials", *TRAINED)
     parts += _table(study, "teacher", level)
     said = [f"- {text}" for text in advice(study)] or ["Nothing stands out."]
     parts += [heading("Advice", level), "\n".join(said)]
@@ -47,12 +50,14 @@ TRAINED = (
     "kd_validation_accuracy", "kd_validation_miou", "kd_loss_components", "kd_all_losses",
     "kd_learning_rate",
 )  # fmt: skip
-SHOWN = ("main", "configuration", "tuning", "search", "teacher", "failures", "provenance")
+SHOWN = (
+    "main", "configuration", "tuning", "use", "curse", "search", "teacher", "failures", "provenance",
+)  # fmt: skip
 
 
 def _often(study: Study) -> list[str]:
     """The tables between the results and the search: validation only where there is no test."""
-    return [*([] if is_confirmed(study) else ["validation"]), "configuration", "tuning"]
+    return [*([] if is_confirmed(study) else ["validation"]), "tuning", "use", "configuration"]
 
 
 def extra(study: Study) -> list[str]:
@@ -64,26 +69,46 @@ def extra(study: Study) -> list[str]:
 
 
 def _verdict(study: Study) -> list[str]:
+    """The verdict, or why there is none yet and what to type."""
+    if not any(study.winners(method) for method in study.methods):
+        return [
+            f"**No verdict yet**: no trial has finished. Type `{search_command(study)}`; failures, where there "
+            "are any, are listed below."
+        ]
     if not is_confirmed(study):
         return [
             "**No verdict yet**: nothing has been confirmed on the test split. Type "
             f"`{confirm_command(study)}`.\nUntil then there are validation values only, of one "
             "seed and chosen on that very split: they are too good."
         ]
-    return ["\n".join(f"- {text}" for text in verdicts(study))]
+    sentences = "\n".join(f"- {text}" for text in verdicts(study))
+    return [sentences, summary(study), basis(study) if sentences else "", to_settle(study)]
 
 
 def _note(study: Study) -> str:
-    confirming = [r for r in select.trials(study.rows, "confirm") if r["method"]]
-    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in confirming}))
+    """How the main table's numbers came about."""
+    rows = [r for r in select.trials(study.rows, "confirm") if "best" in select.roles(r)]
+    each = Counter((row["method"], row["repeat"]) for row in rows if row["method"])
+    count = counted(max(each.values(), default=0), "seed")
+    seeds = f" (each the mean of {count}, trained on train + validation)"
     device = (select.student_footprint(study.rows) or {}).get("device")
     own = any(row["method"] for row in select.trials(study.rows, "measure"))
     note = NOTE.format(
-        seeds=f"seeds {seeds}, trained on train + validation" if seeds else "none confirmed yet",
+        seeds=seeds if each else "; none is confirmed yet",
         device=f" on {device}" if device else "",
         later=", students of another shape after the search" if own else "",
     )
     return " ".join(note.split())
+
+
+def _rung_note(study: Study) -> str:
+    rungs = study.manifest.get("rungs") or ()
+    if not rungs:
+        return ""
+    return (
+        f"First rung and end: Spearman's correlation of validation after epoch {rungs[0]}, where trials are "
+        "first compared, with validation at the end, over the n finished trials; near 0 the stopping was luck."
+    )
 
 
 def kind(picture: str) -> str:

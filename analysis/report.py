@@ -11,6 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
     """What report.json holds: three test accuracies (fractions, null where not confirmed) a family.
 
-    Where mIoU is the study's metric they are mIoU. The method with distillation is the one that is
-    best on validation in the search, of those that neither prune nor quantise where there are such.
+    Students' are means over repeats of the tuned methods. Where mIoU is the study's metric they are
+    mIoU. The method with distillation is the one whose winners are best on validation in the search, of
+    those that neither prune nor quantise where there are such.
     Studies that share a family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)
@@ -45,8 +47,7 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
     from analysis.lines import kd_winner
 
     def mean(method: str | None) -> float | None:
-        chosen = study.chosen(method) if method else None
-        summary = stats.summarise(study.confirmed(chosen).values())
+        summary = stats.summarise(study.tuned(method).values()) if method else None
         return summary.mean if summary else None
 
     taught = select.teacher(study.rows, "confirm")
@@ -59,8 +60,9 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
 
 def details(study: "Study") -> dict[str, Any]:
     """What details.json holds of a study: the numbers behind the page, fractions throughout."""
-    from analysis import lines, tables
+    from analysis import comparison, lines, tables
     from analysis.advice import advice, warnings
+    from analysis.verdicts import verdicts
 
     chosen = {method: study.chosen(method) for method in study.methods}
     return {
@@ -71,13 +73,20 @@ def details(study: "Study") -> dict[str, Any]:
             method: {
                 name: row[name]
                 for name in row
-                if name.startswith("config.") or name in (*tables.WEIGHTS, "trial", "number")
+                if name.startswith("config.")
+                or name in (*tables.WEIGHTS, "trial", "repeat", "number")
             }
             for method, row in chosen.items()
             if row
         },
-        f"{study.test_metric}_by_seed": {m: study.confirmed(row) for m, row in chosen.items()},
+        "repeats": study.repeats,
+        "openings": {"looks": study.looks, "evaluations": study.evaluations},
+        "methods": {name: asdict(found) for name, found in comparison.results(study).items()},
+        f"tuned_{study.test_metric}_by_seed": {
+            method: study.by_seed(method, "best") for method in study.methods
+        },
         "warnings": warnings(study),
+        "verdicts": verdicts(study),
         "advice": advice(study),
         "failures": [
             {name: row[name] for name in ("phase", "method", "trial", "epochs", "reason")}
@@ -97,7 +106,7 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
 
     several = len(studies) > 1
     names = " and ".join(study.name for study in studies)
-    page = [f"# Does distillation help? {names}"]
+    page = [f"# Does distillation help? {names}", *_incomparable(studies)]
     drawn: list[str] = []
     beside = ["table.csv", "report.json", "details.json"]
     for at, study in enumerate(studies):
@@ -118,6 +127,18 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
     out.write("details.json", _json([details(study) for study in studies]))
     page.append(f"Beside this page: {', '.join(f'[{name}]({name})' for name in beside)}.")
     out.write("report.md", ("\n\n".join(page) + "\n").encode())
+
+
+def _incomparable(studies: Sequence["Study"]) -> list[str]:
+    """A warning where studies on one page are measured by different metrics."""
+    from analysis.cells import spoken
+
+    metrics = dict.fromkeys(spoken(study.test_metric) for study in studies)
+    if len(metrics) < 2:
+        return []
+    return [
+        f"> **The studies are measured by {' and '.join(metrics)}: their numbers cannot be compared.**"
+    ]
 
 
 def _pictures(study: "Study", out: "Storage", mark: str) -> list[str]:
@@ -172,11 +193,12 @@ def _json(value: Any) -> bytes:
 
 def run(addresses: Sequence[str], out: str | None) -> None:
     """Load, write, print: the main tables and where the page is on stdout, warnings on stderr."""
-    from analysis.advice import confirm_command, is_confirmed, warnings
+    from analysis.advice import is_confirmed, warnings
     from analysis.cells import markdown
+    from analysis.commands import confirm_command
     from analysis.load import load
     from analysis.page import extra
-    from analysis.tables import main_table
+    from analysis.tables_methods import main_table
     from tune_kd.storage import Storage
 
     if len(set(addresses)) < len(addresses):

@@ -49,11 +49,12 @@ def _line(study: Study, trial: Row) -> dict[str, str]:
     broken = fronts.broken(trial, study.constraints)
     bound = [c.name for c in study.constraints]
     names = dict.fromkeys([*study.objectives, *bound])
-    cells = {"Method": label(trial["method"]), "Trial": str(trial["number"])}
+    cells = {"Method": label(trial["method"]), "Trial": str(trial["trial"])}
     cells |= {heading(n): metric(trial, n) for n in names if n != "latency_ms"}
     cells["Latency, ms"] = latency(trial)
     if study.constraints:
         cells["Allowed"] = f"no: {', '.join(map(str, broken))}" if broken else "yes"
-    tested = stats.summarise(study.confirmed(trial).values())
+    runs = {seed: stages[-1] for seed, stages in study.runs(trial).items()}
+    tested = stats.summarise(select.values(runs, study.test_metric).values())
     cells[heading(study.test_metric)] = mean_sd(tested) if tested else NONE
     return cells

@@ -219,7 +219,7 @@ def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **chan
     storage, known = Storage(folder), manifest(**changes)
     looks = any(row["phase"] == "confirm" for row in rows) if looks is None else looks
     for look in range(1, 1 + looks):
-        design = {"repeats": 3, "seeds": 1 + look, "textbook": True}
+        design = {"repeats": [0, 1, 2], "seeds": 1 + look, "textbook": True}
         opening = {"time": "", "command": "", "trials": [], "design": design}
         storage.write(f"openings/{look:04d}.json", json.dumps(opening).encode())
     storage.write("manifest.json", json.dumps(known).encode())
