@@ -110,7 +110,7 @@ def _lost_repeats(study: Study) -> list[str]:
             named = ", ".join(map(str, lost))
             found.append(
                 f"**{method}**: no trial has finished in repeat {named}: it counts for nothing there, "
-                f"and {counted(len(study.winners(method)), 'repeat')} of {study.repeats} remain."
+                f"so that n = {len(study.winners(method))} of {counted(study.repeats, 'repeat')}."
             )
     return found
 

@@ -17,8 +17,8 @@ SENTENCES = {
     "baseline ({p} for a difference, {p_equivalence} for less than {margin}; {holm}).",
     stats.NO_DIFFERENCE: "**{method}: no difference larger than {margin}** to the tuned baseline: {gap} of "
     "{metric} ({p_equivalence} in two one-sided tests, {holm}).",
-    stats.NOT_SETTLED: "**{method}: not settled**, neither a difference nor that there is none larger than "
-    "{margin}: {gap} of {metric} against the tuned baseline. {needed}",
+    stats.NOT_SETTLED: "**{method}: not settled**, neither that there is a difference nor that there is none "
+    "larger than {margin}: {gap} of {metric} against the tuned baseline. {needed}",
 }
 STUDENTS = {
     stats.HELPS: "better than",
@@ -39,6 +39,8 @@ def words(verdict: Verdict | None, margin: float) -> str:
     """
     if verdict is None:
         return ""
+    if verdict.label == stats.TOO_FEW:
+        return "no verdict: too few repeats"
     if verdict.label == stats.NO_DIFFERENCE:
         return f"no difference larger than {margin_words(margin)}"
     return verdict.label.replace("less than m", f"less than {margin_words(margin)}")

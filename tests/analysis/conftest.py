@@ -255,7 +255,9 @@ def made_up() -> type[MadeUp]:
 def dense(made_up, tmp_path):
     rows, changes = kinds.dense(made_up)
     address = made_up.put(tmp_path / "dense", rows, **changes)
-    for trial in ("confirm-teacher", "confirm-response-0-1000", "confirm-no_kd-0-1000"):
+    for trial in (
+        "confirm-teacher", "confirm-response-r0-0000-s800", "confirm-no_kd-r0-0000-s800",
+    ):
         kinds.put_predictions(address, trial)
     return load(address)
 
