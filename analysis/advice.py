@@ -8,16 +8,9 @@ from analysis.commands import confirm_command, search_command
 from analysis.compressing import change
 from analysis.load import Study
 from analysis.select import BASELINE
+from analysis.verdicts import is_confirmed
 
 COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
-
-
-def is_confirmed(study: Study) -> bool:
-    """Whether any method has a number on the test split."""
-    return any(
-        study.tuned(method) or study.textbook(method) or study.confirmed(study.chosen(method))
-        for method in study.methods
-    )
 
 
 def warnings(study: Study) -> list[str]:
@@ -83,9 +76,8 @@ def _unconfirmed(study: Study) -> list[str]:
     for method in study.methods:
         now, used = study.best_so_far(method), study.winners(method)
         tested = study.tuned(method)
-        missing = [str(repeat) for repeat in used if repeat not in tested]
-        if missing:
-            found.append(f"**{method}**: not confirmed in repeat {', '.join(missing)}.")
+        if missing := [repeat for repeat in used if repeat not in tested]:
+            found.append(f"**{method}**: not confirmed in {_repeats(missing)}.")
         for repeat, row in now.items():
             if used[repeat]["trial"] != row["trial"]:
                 found.append(
@@ -107,9 +99,8 @@ def _lost_repeats(study: Study) -> list[str]:
         begun = {row["repeat"] for row in select.trials(study.rows, "search", method)}
         lost = sorted(begun - study.winners(method).keys())
         if lost and study.winners(method):
-            named = ", ".join(map(str, lost))
             found.append(
-                f"**{method}**: no trial has finished in repeat {named}: it counts for nothing there, "
+                f"**{method}**: no trial has finished in {_repeats(lost)}: it counts for nothing there, "
                 f"so that n = {len(study.winners(method))} of {counted(study.repeats, 'repeat')}."
             )
     return found
@@ -138,14 +129,19 @@ def _quantised(study: Study) -> list[str]:
     return found
 
 
+def _repeats(numbers: list[int]) -> str:
+    return f"repeat{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+
+
 def _unfinished(study: Study) -> list[str]:
     found = []
+    none = [m for m in study.methods if not select.trials(study.rows, "search", m)]
+    if none:
+        found.append(f"**{', '.join(none)}**: no trial has ended yet: `{search_command(study)}`.")
     for method in study.methods:
         counts = Counter(row["status"] for row in select.trials(study.rows, "search", method))
         total = sum(counts.values())
-        if not total:
-            found.append(f"**{method}**: no trial has ended yet: `{search_command(study)}`.")
-        elif not counts["finished"]:
+        if total and not counts["finished"]:
             found.append(f"**{method}**: none of {counted(total, 'trial')} has finished.")
         elif counts["failed"] or counts["stopped"]:
             found.append(

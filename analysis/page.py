@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from analysis import select
-from analysis.advice import advice, is_confirmed, warnings
+from analysis.advice import advice, warnings
 from analysis.cells import counted, markdown
-from analysis.commands import confirm_command, search_command
 from analysis.load import Study
 from analysis.tables import TABLES
-from analysis.verdicts import basis, summary, to_settle, verdicts
+from analysis.verdicts import is_confirmed, verdict
 from tune_kd.errors import unknown
 
 NOTE = """Test split, mean ± sd over n repeats, which are independent searches of a method{seeds}.
@@ -30,7 +29,7 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
         return [heading(title, level), *found] if found else []
 
     parts = [f"> **{text}**" for text in warnings(study)]
-    parts += [heading("Verdict", level), *_verdict(study)]
+    parts += [heading("Verdict", level), *verdict(study)]
     parts += [*_table(study, "main", level), _note(study), *shown("differences")]
     for name in (*_often(study), *extra(study)):
         parts += _table(study, name, level)
@@ -66,23 +65,6 @@ def extra(study: Study) -> list[str]:
     if strangers := [name for name in asked if name not in TABLES]:
         raise unknown("table", strangers[0], TABLES)
     return [name for name in asked if name not in SHOWN]
-
-
-def _verdict(study: Study) -> list[str]:
-    """The verdict, or why there is none yet and what to type."""
-    if not any(study.winners(method) for method in study.methods):
-        return [
-            f"**No verdict yet**: no trial has finished. Type `{search_command(study)}`; failures, where there "
-            "are any, are listed below."
-        ]
-    if not is_confirmed(study):
-        return [
-            "**No verdict yet**: nothing has been confirmed on the test split. Type "
-            f"`{confirm_command(study)}`.\nUntil then there are validation values only, of one "
-            "seed and chosen on that very split: they are too good."
-        ]
-    sentences = "\n".join(f"- {text}" for text in verdicts(study))
-    return [sentences, summary(study), basis(study) if sentences else "", to_settle(study)]
 
 
 def _note(study: Study) -> str:

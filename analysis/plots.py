@@ -17,7 +17,7 @@ from analysis.comparison import results
 from analysis.drawing import GREY, INK, Drawn, bare, colour_of, key, panels_of
 from analysis.load import Study
 from analysis.select import BASELINE, number
-from analysis.verdicts import words
+from analysis.wording import words
 
 VERDICT_COLOURS = {
     **dict.fromkeys((stats.HELPS, stats.SMALL_HELP), "#009E73"),

@@ -193,12 +193,13 @@ def _json(value: Any) -> bytes:
 
 def run(addresses: Sequence[str], out: str | None) -> None:
     """Load, write, print: the main tables and where the page is on stdout, warnings on stderr."""
-    from analysis.advice import is_confirmed, warnings
+    from analysis.advice import warnings
     from analysis.cells import markdown
     from analysis.commands import confirm_command
     from analysis.load import load
     from analysis.page import extra
     from analysis.tables_methods import main_table
+    from analysis.verdicts import is_confirmed
     from tune_kd.storage import Storage
 
     if len(set(addresses)) < len(addresses):

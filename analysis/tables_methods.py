@@ -17,7 +17,8 @@ from analysis.cells import (
 from analysis.comparison import results
 from analysis.lines import lines
 from analysis.load import Study
-from analysis.verdicts import students, words
+from analysis.students import students
+from analysis.wording import words
 from tune_kd.metrics import METRICS
 from tune_kd.results import Row
 

@@ -1,12 +1,17 @@
 """The verdict in plain words: a sentence a method, what it rests on, and what to type to know more."""
 
-from analysis import images, stats
-from analysis.cells import counted, gap, spoken
+from collections import Counter
+
+from analysis import images, select, stats
+from analysis.cells import counted, spoken
 from analysis.commands import FEWEST_TRIALS, confirm_command, search_command
 from analysis.comparison import MethodResult, level, results
+from analysis.lines import distils
 from analysis.load import Study
 from analysis.select import BASELINE
-from analysis.stats import Estimate, Verdict
+from analysis.stats import Estimate
+from analysis.students import ABOUT_STUDENTS, students
+from analysis.wording import margin_words, p_words, percent_words, points_words
 
 SENTENCES = {
     stats.HELPS: "**{method} helps**: {gap} of {metric} over the tuned baseline ({p}, {holm}).",
@@ -20,39 +25,50 @@ SENTENCES = {
     stats.NOT_SETTLED: "**{method}: not settled**, neither that there is a difference nor that there is none "
     "larger than {margin}: {gap} of {metric} against the tuned baseline. {needed}",
 }
-STUDENTS = {
-    stats.HELPS: "better than",
-    stats.HURTS: "worse than",
-    stats.SMALL_HELP: "better than, by less than {margin},",
-    stats.SMALL_HURT: "worse than, by less than {margin},",
-    stats.NO_DIFFERENCE: "no further than {margin} from",
-    stats.NOT_SETTLED: "not shown to be better or worse than",
-    stats.TOO_FEW: "confirmed with too few seeds to be compared with",
-}
+USUAL_REPEATS = 5
 
 
-def words(verdict: Verdict | None, margin: float) -> str:
-    """A verdict as it stands in a table.
+def verdict(study: Study) -> list[str]:
+    """The paragraphs of the verdict: of each method, out of the box and tuned, what they rest on, what to do."""
+    if not any(study.winners(method) for method in study.methods):
+        return [_nothing(study)]
+    if not is_confirmed(study):
+        return [
+            f"**No verdict yet**: nothing has been confirmed on the test split. Type `{confirm_command(study)}`. "
+            "Until then there are validation values only, of single runs and chosen on that very split: they "
+            "are too good."
+        ]
+    if not study.kd_methods:
+        return [
+            f"**No verdict**: {BASELINE} is the only method, and there is nothing to compare it with."
+        ]
+    sentences = [f"- {text}" for text in verdicts(study)]
+    found = ["\n".join(sentences), summary(study)]
+    if study.repeats < stats.MIN_REPEATS and (said := students(study)):
+        found += [ABOUT_STUDENTS, "\n".join(f"- {text}" for text in said)]
+    return [text for text in (*found, basis(study), to_settle(study)) if text]
 
-    >>> words(Verdict(label="no difference", p=0.4, p_equivalence=0.01, repeats_needed=None), 0.005)
-    'no difference larger than 0.5 points'
-    """
-    if verdict is None:
-        return ""
-    if verdict.label == stats.TOO_FEW:
-        return "no verdict: too few repeats"
-    if verdict.label == stats.NO_DIFFERENCE:
-        return f"no difference larger than {margin_words(margin)}"
-    return verdict.label.replace("less than m", f"less than {margin_words(margin)}")
+
+def _nothing(study: Study) -> str:
+    """Why there is nothing at all to say."""
+    ended = select.trials(study.rows, "search")
+    if not ended:
+        return f"**No verdict yet**: no trial has ended. Type `{search_command(study)}`."
+    counts = Counter(row["status"] for row in ended)
+    return (
+        f"**No verdict**: none of {counted(len(ended), 'trial')} has finished ({counts['failed']} failed, "
+        f"{counts['stopped']} stopped). Why they failed stands under Failures; when that is mended, begin "
+        "another study (`--name`), or go on with this one: "
+        f"`{search_command(study)}`."
+    )
 
 
-def margin_words(margin: float) -> str:
-    """A margin in points.
-
-    >>> margin_words(0.005), margin_words(0.01)
-    ('0.5 points', '1 point')
-    """
-    return f"{margin * 100:.4g} point{'' if margin == 0.01 else 's'}"
+def is_confirmed(study: Study) -> bool:
+    """Whether any method has a number on the test split."""
+    return any(
+        study.tuned(method) or study.textbook(method) or study.confirmed(study.chosen(method))
+        for method in study.methods
+    )
 
 
 def verdicts(study: Study) -> list[str]:
@@ -69,13 +85,13 @@ def _sentence(study: Study, found: MethodResult) -> str:
         return _too_few(study, method, difference)
     return SENTENCES[verdict.label].format(
         method=method,
-        gap=_gap(difference, "repeat"),
+        gap=points_words(difference, "repeat"),
         metric=spoken(study.test_metric),
         margin=margin_words(study.margin),
         p=p_words(verdict.p),
         p_equivalence=p_words(verdict.p_equivalence),
         holm=f"Holm over {counted(_judged(study), 'method')}",
-        needed=_needed(study, verdict, difference.n),
+        needed=_needed(study, difference) if verdict.label == stats.NOT_SETTLED else "",
     )
 
 
@@ -91,7 +107,7 @@ def _why_nothing(study: Study, found: MethodResult) -> str:
 
 def _too_few(study: Study, method: str, difference: Estimate) -> str:
     """Below three repeats nothing is said about a method."""
-    seen = f"{_gap(difference, 'repeat')} of {spoken(study.test_metric)} against the tuned baseline"
+    seen = f"{points_words(difference, 'repeat')} of {spoken(study.test_metric)} against the tuned baseline"
     if study.repeats < stats.MIN_REPEATS:
         why = f"the study has {counted(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
     else:
@@ -99,13 +115,22 @@ def _too_few(study: Study, method: str, difference: Estimate) -> str:
     return f"**{method}: no verdict about the method**: {why}. {seen}."
 
 
-def _needed(study: Study, verdict: Verdict, repeats: int) -> str:
-    margin = margin_words(study.margin)
-    if verdict.repeats_needed is None:
+def _needed(study: Study, found: Estimate) -> str:
+    """With how many repeats in all a difference of the margin would be seen."""
+    margin, repeats = margin_words(study.margin), needed_repeats(study, found)
+    if repeats is None:
         return f"Not even {stats.MOST_REPEATS:,} repeats would show a difference of {margin} here."
-    if verdict.repeats_needed <= repeats:
+    if repeats <= found.n:
         return f"So many repeats show a difference of {margin} in 4 of 5 studies; that it is smaller takes more."
-    return f"With this spread {verdict.repeats_needed} repeats would show a difference of {margin} in 4 of 5 studies."
+    return (
+        f"With this spread {repeats} repeats would show a difference of {margin} in 4 of 5 studies."
+    )
+
+
+def needed_repeats(study: Study, found: Estimate) -> int | None:
+    """The same as a number, judged as the next look at the test split would be."""
+    error = stats.look_level(study.looks + 1) if study.looks else level(study)
+    return stats.repeats_needed(found, effect=study.margin, level=error / max(1, _judged(study)))
 
 
 def _judged(study: Study) -> int:
@@ -116,36 +141,34 @@ def _judged(study: Study) -> int:
 
 def to_settle(study: Study) -> str:
     """What to type where a method has no verdict, or is not settled; "" where nothing is open."""
-    found = [r for r in results(study).values() if r.verdict and r.difference]
-    open_ = [
-        r.verdict
-        for r in found
-        if r.verdict and r.verdict.label in (stats.TOO_FEW, stats.NOT_SETTLED)
-    ]
-    if not open_:
+    found = [result for result in results(study).values() if result.verdict and result.difference]
+    labels = [result.verdict.label for result in found if result.verdict]
+    if not {stats.TOO_FEW, stats.NOT_SETTLED}.intersection(labels):
         return ""
     if study.trials_per_repeat < FEWEST_TRIALS:
         return (
             f"A repeat needs at least {FEWEST_TRIALS} trials of each method and this study has "
             f"{study.trials_per_repeat}: begin another one (`--name`) with more `--trials`."
         )
-    known = [verdict.repeats_needed for verdict in open_ if verdict.repeats_needed]
-    more = study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else 5
-    wanted = max([*known, more])
-    text = (
-        f"To know more: `{search_command(study, repeats=wanted)}`, then `{confirm_command(study)}`."
-    )
+    wanted = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
+    for result in found:
+        if result.verdict and result.difference and result.verdict.label == stats.NOT_SETTLED:
+            wanted.append(needed_repeats(study, result.difference) or 0)
+    command = search_command(study, repeats=max(wanted))
+    text = f"To know more: `{command}`, then `{confirm_command(study)}`."
     if study.looks:
-        next_level = stats.look_level(study.looks + 1)
-        text += f" That is another look at the test split, whose verdicts may err in {_percent(next_level)}."
+        error = percent_words(stats.look_level(study.looks + 1))
+        text += (
+            f" That is another look at the test split: its verdicts may err in {error} of studies."
+        )
     return text
 
 
 def summary(study: Study) -> str:
     """What each method gains at its textbook setting and after tuning; "" where neither is known."""
     parts = [
-        f"**{found.method}** {_gap(book, 'seed', short=True)} out of the box, "
-        f"{_gap(tuned, 'repeat', short=True)} tuned"
+        f"**{found.method}** {points_words(book, 'seed', short=True)} out of the box, "
+        f"{points_words(tuned, 'repeat', short=True)} tuned"
         for found in results(study).values()
         if (book := found.textbook_difference) and (tuned := found.difference)
     ]
@@ -154,69 +177,44 @@ def summary(study: Study) -> str:
     return f"Points of {spoken(study.test_metric)} over the baseline treated alike: {'; '.join(parts)}."
 
 
-def students(study: Study) -> list[str]:
-    """A sentence about each recommended student against the recommended plain student."""
-    said = []
-    for found in results(study).values():
-        trial, verdict = study.chosen(found.method), found.student_verdict
-        if trial is None or verdict is None or found.student is None:
-            continue
-        compared = STUDENTS[verdict.label].format(margin=margin_words(study.margin))
-        said.append(
-            f"The student of **{found.method}** (trial {trial['trial']}) is {compared} the best plain student: "
-            f"{_gap(found.student, 'seed')} of {spoken(study.test_metric)}."
-        )
-    return said
-
-
 def basis(study: Study) -> str:
-    """What the verdicts rest on: what the interval holds and what not, and how often one has looked."""
+    """What the sentences rest on: what the intervals hold and what not, and how often one has looked."""
+    found = [result.difference for result in results(study).values() if result.difference]
+    if not found:
+        return _looks(study)
     held = (
         "the luck of the searches and the choice of the test images together"
         if images.are_known(study)
-        else "the luck of the searches, not the choice of the test images (these runs did not keep which "
-        "images they got right)"
+        else "the luck of the searches, not the choice of the test images (the runs did not keep what they "
+        "predicted)"
     )
-    return (
-        f"Intervals are 95 % and hold {held}; they are not adjusted for comparing several methods, the "
-        "verdicts are (Holm). All is said about this teacher and this split: the teacher is one run (n = 1), "
-        f"whose seed no interval holds. {_looks(study)}"
+    text = (
+        f"Intervals are 95 % and hold {held}; they are not adjusted for comparing several methods"
     )
+    text += ", the verdicts are (Holm). " if _judged(study) else ". "
+    if any(distils(study, method) for method in study.kd_methods):
+        text += (
+            "All is said about this teacher and this split: the teacher is one run (n = 1), whose seed no "
+            "interval holds. "
+        )
+    else:
+        text += "All is said about this split. "
+    return text + _looks(study)
 
 
 def _looks(study: Study) -> str:
-    error = _percent(level(study))
-    if study.looks <= 1:
-        text = f"The test split was looked at once: the verdicts of all methods together err in at most {error} of studies."
+    error = percent_words(level(study))
+    times = "once" if study.looks <= 1 else counted(study.looks, "time")
+    text = f"The test split was looked at {times}"
+    if not _judged(study):
+        text += "."
+    elif study.looks <= 1:
+        text += f": the verdicts of all methods together err in at most {error} of studies."
     else:
-        text = (
-            f"The test split was looked at {study.looks} times: the verdicts of this look may err in {error} "
-            "of studies, those of all looks together in 5 %."
-        )
+        text += f": the verdicts of this look err in at most {error} of studies, those of all looks in 5 %."
     if study.evaluations:
         text += (
             f" Beside that it was opened {counted(study.evaluations, 'time')} to evaluate single networks; "
             "nothing may be chosen by what that said."
         )
     return text
-
-
-def p_words(value: float | None) -> str:
-    """A p value.
-
-    >>> p_words(0.0123), p_words(0.00001), p_words(None)
-    ('p = 0.012', 'p < 0.001', 'p unknown')
-    """
-    if value is None:
-        return "p unknown"
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
-
-
-def _gap(difference: Estimate, noun: str, *, short: bool = False) -> str:
-    if short:
-        return f"{difference.mean * 100:+.1f} (n = {counted(difference.n, noun)})"
-    return f"{gap(difference, of=noun)} percentage points"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"

@@ -256,7 +256,9 @@ def dense(made_up, tmp_path):
     rows, changes = kinds.dense(made_up)
     address = made_up.put(tmp_path / "dense", rows, **changes)
     for trial in (
-        "confirm-teacher", "confirm-response-r0-0000-s800", "confirm-no_kd-r0-0000-s800",
+        "confirm-teacher",
+        "confirm-response-r0-0000-s800",
+        "confirm-no_kd-r0-0000-s800",
     ):
         kinds.put_predictions(address, trial)
     return load(address)

@@ -162,7 +162,9 @@ def test_the_teachers_cost_needs_a_teacher_that_was_trained_here(made_up, tmp_pa
     found = costs.teacher_cost(study)
     assert found == costs.TeacherCost(teacher_s=30, student_s=30, search_s=90, textbook_s=30)
     assert (found.students, found.pays_from) == (1.0, 1)
-    assert replace(found, search_s=30.0).pays_from is None  # a search is no dearer than one training
+    assert (
+        replace(found, search_s=30.0).pays_from is None
+    )  # a search is no dearer than one training
     assert replace(found, textbook_s=None).pays_from is None
     rows = [r | {"origin": "file"} if r["phase"] == "teach" else r for r in made_up.all_rows()]
     assert costs.teacher_cost(load(made_up.put(tmp_path / "y", rows))) is None

@@ -32,7 +32,9 @@ def test_a_dense_study_speaks_of_miou_everywhere(dense):
         "51.00 ± 1.41 (n = 2)",
         "63.00 ± 4.24 (n = 2)",
     ]
-    assert verdicts(dense)[0].startswith("**response: no verdict about the method**: the study has 2 ")
+    assert verdicts(dense)[0].startswith(
+        "**response: no verdict about the method**: the study has 2 "
+    )
     assert "percentage points of test mIoU" in verdicts(dense)[0]
     title, frame = tables.validation(dense)
     assert title.startswith("Validation mIoU of the search")

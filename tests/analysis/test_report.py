@@ -211,7 +211,10 @@ def test_a_picture_that_no_longer_holds_is_taken_away(made_up, runs):
     drawn = [name for name in out.names("", ".png") if not name.startswith("kd_")]
     assert drawn == ["history.png", "learning_curves.png", "mine.png"]
     assert out.names("", ".txt") == []
-    logs = [f"{trial}.csv" for trial in ("combined-r0-0000", "feature-r0-0000", "no_kd-r1-0002", "response-r2-0002")]
+    logs = [
+        f"{trial}.csv"
+        for trial in ("combined-r0-0000", "feature-r0-0000", "no_kd-r1-0002", "response-r2-0002")
+    ]
     assert out.names("logs", ".csv") == logs
 
 

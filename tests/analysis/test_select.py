@@ -24,7 +24,9 @@ def test_ties_go_to_the_lower_loss_then_to_the_earlier_trial(made_up):
         made_up.trial("feature", 4, 0.9, val_loss=0.3),
         made_up.trial("feature", 1, float("nan")),
     ]
-    assert names(select.best(rows, "feature", top=9)) == [f"feature-r0-000{n}" for n in (4, 5, 3, 2)]
+    assert names(select.best(rows, "feature", top=9)) == [
+        f"feature-r0-000{n}" for n in (4, 5, 3, 2)
+    ]
 
 
 def test_a_trial_of_two_stages_is_judged_by_its_last(made_up):

@@ -228,7 +228,11 @@ def test_confirmed_and_top_trials_are_extra_tables(study):
 
 def test_what_the_teacher_cost(made_up, tmp_path):
     rows = [r | {"seconds": 200.0} if r["phase"] == "teach" else r for r in made_up.all_rows()]
-    facts = dict(tables.teacher(load(made_up.put(tmp_path / "x", rows)))[1].itertuples(index=False, name=None))
+    facts = dict(
+        tables.teacher(load(made_up.put(tmp_path / "x", rows)))[1].itertuples(
+            index=False, name=None
+        )
+    )
     # 30 s a trial: three a search of the baseline, one at the textbook setting: 200 / (90 - 30) = 3.3
     assert facts["As long as"].startswith("6.7 trainings of the plain student (30 s")
     assert facts["Pays"].startswith("from 4 students on: the teacher once and 30 s for each")
