@@ -143,7 +143,7 @@ def _unfinished(study: Study) -> list[str]:
         total = sum(counts.values())
         if total and not counts["finished"]:
             found.append(f"**{method}**: none of {counted(total, 'trial')} has finished.")
-        elif counts["failed"] or counts["stopped"]:
+        elif counts["failed"]:
             found.append(
                 f"**{method}**: of {counted(total, 'trial')} {counts['failed']} failed, "
                 f"{counts['stopped']} stopped early, {counts['finished']} finished; only these are ranked."

@@ -26,6 +26,7 @@ SENTENCES = {
     "larger than {margin}: {gap} of {metric} against the tuned baseline. {needed}",
 }
 USUAL_REPEATS = 5
+MOST_ADVISED = 50  # repeats; where more are needed, the command asks for twice as many as there are
 
 
 def verdict(study: Study) -> list[str]:
@@ -150,11 +151,7 @@ def to_settle(study: Study) -> str:
             f"A repeat needs at least {FEWEST_TRIALS} trials of each method and this study has "
             f"{study.trials_per_repeat}: begin another one (`--name`) with more `--trials`."
         )
-    wanted = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
-    for result in found:
-        if result.verdict and result.difference and result.verdict.label == stats.NOT_SETTLED:
-            wanted.append(needed_repeats(study, result.difference) or 0)
-    command = search_command(study, repeats=max(wanted))
+    command = search_command(study, repeats=_wanted_repeats(study))
     text = f"To know more: `{command}`, then `{confirm_command(study)}`."
     if study.looks:
         error = percent_words(stats.look_level(study.looks + 1))
@@ -162,6 +159,17 @@ def to_settle(study: Study) -> str:
             f" That is another look at the test split: its verdicts may err in {error} of studies."
         )
     return text
+
+
+def _wanted_repeats(study: Study) -> int:
+    """As many as what is not settled needs; twice as many as there are where that is beyond reason."""
+    wanted = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
+    for result in results(study).values():
+        label = result.verdict.label if result.verdict else ""
+        if label == stats.NOT_SETTLED and result.difference:
+            needed = needed_repeats(study, result.difference) or MOST_ADVISED + 1
+            wanted.append(needed if needed <= MOST_ADVISED else 2 * study.repeats)
+    return max(wanted)
 
 
 def summary(study: Study) -> str:
