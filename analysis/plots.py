@@ -130,7 +130,7 @@ def draw_differences(study: Study) -> Figure | None:
         f"{study.name}: what distillation changes", loc="left", fontweight="bold", pad=22
     )
     axes.annotate(
-        "mean and 95 % interval over repeats; small dots: single repeats; band: too small to matter",
+        "mean and 95 % interval (unadjusted) over repeats; small dots: single repeats; band: too small to matter",
         (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points",
         fontsize=9, color=GREY,
     )  # fmt: skip
@@ -166,10 +166,10 @@ def draw_learning_curves(study: Study) -> Figure | None:
     high = max([value * 100 for c in curves for value in c.values] + [100 * (taught or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
     key(figure, axes, [
-        ("recommended trial of the method", {"color": INK, "linewidth": 2.5}),
-        ("other trials of all repeats", {"color": INK, "alpha": 0.3}),
+        ("recommended trial", {"color": INK, "linewidth": 2.5}),
+        ("others, all repeats", {"color": INK, "alpha": 0.3}),
         ("stopped", {"color": INK, "alpha": 0.6, "marker": "|", "linestyle": ""}),
-        ("recommended of the baseline", {"color": GREY, "linestyle": "--"}),
+        ("recommended baseline", {"color": GREY, "linestyle": "--"}),
         ("teacher, last epoch", {"color": INK, "linestyle": ":"}),
     ])  # fmt: skip
     return figure
