@@ -3,7 +3,8 @@
 Where no parameter matters, winners still stand somewhere: one winner lies within 5 % of an end of one of
 19 ranges nearly always. So the mean position of several is asked: under chance a winner's positions are
 uniform, and the mean of k of them has the Bates distribution. All ends of all methods share an expected
-0.05 of such sentences a report.
+0.04 of such sentences a report. Winners of eight trials of TPE on pure noise stand near ends a little more
+often (sd 0.31, uniform 0.29; 900 searches), which makes it 0.08 of a report with 19 ranges.
 """
 
 import statistics
@@ -17,7 +18,7 @@ from analysis.load import Study
 from analysis.ranges import Ranges, position, ranges
 from tune_kd.results import Row, ranked
 
-SENTENCES = 0.05  # expected in a report in which no parameter matters
+SENTENCES = 0.04  # expected in a report in which no parameter matters, at all ends together
 MIN_REPEATS = 3
 TOP = 5  # trials that speak where there are fewer repeats
 CLUSTERS = 2  # as how many independent ones they count

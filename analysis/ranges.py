@@ -104,10 +104,12 @@ def value_at(distribution: BaseDistribution, place: float) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         count = len(distribution.choices)
         return distribution.choices[min(count - 1, int(place * count))]
-    low, high, log = _ends(distribution)
-    x = low + place * (high - low)
-    plain = math.exp(x) if log else x
     assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not 0 < place < 1:  # exactly, where a logarithm would round
+        return distribution.low if place <= 0 else distribution.high
+    low, high, log = _ends(distribution)
+    x = low + float(place) * (high - low)
+    plain = math.exp(x) if log else x
     if distribution.step is not None and not log:
         plain = distribution.low + round((plain - distribution.low) / distribution.step) * distribution.step  # fmt: skip
     kept = min(distribution.high, max(distribution.low, plain))
