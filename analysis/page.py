@@ -28,7 +28,7 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
 
     parts = [f"> **{text}**" for text in warnings(study)]
     parts += [heading("Verdict", level), *_verdict(study)]
-    parts += [*_table(study, "main", level), _note(study), *shown("differences")]
+    parts += [*_table(study, "main", level), note(study), *shown("differences")]
     parts += [
         part for name in (*_often(study), *extra(study)) for part in _table(study, name, level)
     ]
@@ -73,7 +73,8 @@ def _verdict(study: Study) -> list[str]:
     return ["\n".join(f"- {text}" for text in verdicts(study))]
 
 
-def _note(study: Study) -> str:
+def note(study: Study) -> str:
+    """What the numbers of the main table are, in words."""
     confirming = [r for r in select.trials(study.rows, "confirm") if r["method"]]
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in confirming}))
     device = (select.student_footprint(study.rows) or {}).get("device")
