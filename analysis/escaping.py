@@ -27,13 +27,31 @@ class Span(NamedTuple):
     text: str
 
 
+def one_line(text: str) -> str:
+    r"""Words with single spaces, without line ends and what steers a terminal.
+
+    >>> one_line("a\n\x1b[31mb")
+    'a [31mb'
+    """
+    return "".join(filter(str.isprintable, " ".join(text.split())))
+
+
+def file_name(text: str) -> str:
+    """A name as part of a file's: it names nothing outside its folder.
+
+    >>> file_name("../a b"), file_name("response-0001")
+    ('.._a_b', 'response-0001')
+    """
+    return re.sub(r"[^\w.+-]", "_", text)
+
+
 def markdown(text: str) -> str:
     r"""Words in Markdown and in a cell of its tables: no HTML, links, code or columns come of them.
 
     >>> print(markdown("a|b <b> [c](d) `e`\nf, 1 < 2, +0.8 [-2.9, +4.5]"))
     a\|b \<b> [c\](d) \`e\` f, 1 < 2, +0.8 [-2.9, +4.5]
     """
-    text = re.sub(r"[\\|`]", r"\\\g<0>", " ".join(text.split()))
+    text = re.sub(r"[\\|`]", r"\\\g<0>", one_line(text))
     text = re.sub(r"\](?=[(\[:])", r"\\]", text)
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
 
@@ -44,7 +62,7 @@ def spans(sentence: str) -> Iterator[Span]:
     >>> [tuple(span) for span in spans("**x** is `y`")]
     [('strong', '**'), ('words', 'x'), ('strong', '**'), ('words', ' is '), ('code', 'y')]
     """
-    sentence, end = " ".join(sentence.split()), 0
+    sentence, end = one_line(sentence), 0
     for match in _MARKED.finditer(sentence):
         if match.start() > end:
             yield Span("words", sentence[end : match.start()])
@@ -80,7 +98,7 @@ def latex(text: str) -> str:
     >>> print(latex("50 % & no_kd"), latex("[x]"))
     50 \% \& no\_kd {}[x]
     """
-    found = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    found = "".join(LATEX.get(character, character) for character in one_line(text))
     return f"{{}}{found}" if found[:1] in ("[", "*") else found  # after \\\\ it would be an option
 
 

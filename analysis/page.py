@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from analysis import select
+from analysis import escaping, select
 from analysis.advice import advice, confirm_command, is_confirmed, verdicts, warnings
 from analysis.cells import markdown
 from analysis.load import Study
@@ -26,7 +26,7 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
         found = shown(*kinds)
         return [heading(title, level), *found] if found else []
 
-    parts = [f"> **{text}**" for text in warnings(study)]
+    parts = [f"> **{escaping.sentence(text)}**" for text in warnings(study)]
     parts += [heading("Verdict", level), *_verdict(study)]
     parts += [*_table(study, "main", level), note(study), *shown("differences")]
     parts += [
@@ -36,7 +36,7 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
     parts += [*_table(study, "search", level), *shown("history", "front", "learning_curves")]
     parts += headed("Training of the best trials", *TRAINED)
     parts += _table(study, "teacher", level)
-    said = [f"- {text}" for text in advice(study)] or ["Nothing stands out."]
+    said = [f"- {escaping.sentence(text)}" for text in advice(study)] or ["Nothing stands out."]
     parts += [heading("Advice", level), "\n".join(said)]
     parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
     return "\n\n".join(part for part in parts if part)
@@ -70,7 +70,7 @@ def _verdict(study: Study) -> list[str]:
             f"`{confirm_command(study)}`.\nUntil then there are validation values only, of one "
             "seed and chosen on that very split: they are too good."
         ]
-    return ["\n".join(f"- {text}" for text in verdicts(study))]
+    return ["\n".join(f"- {escaping.sentence(text)}" for text in verdicts(study))]
 
 
 def note(study: Study) -> str:
@@ -84,7 +84,7 @@ def note(study: Study) -> str:
         device=f" on {device}" if device else "",
         later=", students of another shape after the search" if own else "",
     )
-    return " ".join(note.split())
+    return escaping.sentence(note)
 
 
 def kind(picture: str) -> str:
@@ -94,7 +94,7 @@ def kind(picture: str) -> str:
 
 def heading(text: str, level: int) -> str:
     """A heading in Markdown."""
-    return f"{'#' * level} {text}"
+    return f"{'#' * level} {escaping.markdown(text)}"
 
 
 def _table(study: Study, name: str, level: int) -> list[str]:

@@ -128,16 +128,20 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
 
 def _pictures(study: "Study", out: "Storage", mark: str) -> dict[str, bytes]:
     """Draw what a study has data for and write it; the files by name."""
-    from analysis import drawing, plots
+    import matplotlib
+
+    from analysis import drawing, escaping, plots
 
     found = {}
-    for kind, draw in plots.PLOTS.items():
-        drawn = draw(study)
-        several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
-        for which, figure in several.items():
-            name = f"{kind}-{which}{mark}.png" if which else f"{kind}{mark}.png"
-            found[name] = drawing.png(figure)
-            out.write(name, found[name])
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+        for kind, draw in plots.PLOTS.items():
+            drawn = draw(study)
+            several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
+            for which, figure in several.items():
+                part = f"-{escaping.file_name(which)}" if which else ""
+                name = f"{kind}{part}{mark}.png"
+                found[name] = drawing.png(figure)
+                out.write(name, found[name])
     return found
 
 

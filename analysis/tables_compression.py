@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from analysis import select, stats
+from analysis import escaping, select, stats
 from analysis.cells import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
 from analysis.compressing import Change, change, quantised, sizes, stages_of
 from analysis.lines import is_compressed, kd_winner
@@ -175,7 +175,7 @@ def pruning_csv(study: Study) -> bytes | None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows([{k: escaping.csv(v) for k, v in row.items()} for row in found])
     return buffer.getvalue().encode()
 
 

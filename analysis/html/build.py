@@ -26,7 +26,7 @@ from analysis.html.content import (
     Text,
     Verdict,
 )
-from analysis.lines import to_baseline
+from analysis.lines import kd_winner, to_baseline
 from analysis.load import Study
 from analysis.select import BASELINE
 
@@ -192,10 +192,15 @@ def _hyperparameters(study: Study) -> tuple[Block, ...]:
     )
     shown: list[Block] = [*_figure(study_parameters.slices(study), alt, caption)]
     plots = {m: plot for m in study.methods if (plot := study_parameters.parallel(study, m))}
+    first = kd_winner(study)
     lines = [
-        Fold(title=f"Parallel coordinates of {label(method)}", blocks=_figure(plot, f"Finished trials of {method} over their hyperparameters"))
+        Fold(
+            title=f"Parallel coordinates of {label(method)}",
+            blocks=_figure(plot, f"Finished trials of {method} over their hyperparameters"),
+            open=method == first,
+        )
         for method, plot in plots.items()
-    ]  # fmt: skip
+    ]
     return (*shown, *lines)
 
 

@@ -299,6 +299,7 @@ class Fold:
 
     title: str
     blocks: tuple["Block", ...]
+    open: bool = False
 
 
 Block = Figure | Picture | Table | Text | Items | Fold

@@ -7,15 +7,25 @@ theme. Names that users chose are escaped, because plotly reads a few HTML tags 
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from analysis.html.content import Axis, Chart, Effect, Forest, Panel, Plot, Point, Series
+from analysis.html.content import (
+    Axis,
+    Chart,
+    Effect,
+    Forest,
+    Panel,
+    Plot,
+    Point,
+    Series,
+    Slices,
+)
 
 Json = dict[str, Any]
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 WIDE, SMALL = 340, 240  # heights of a plot alone and of a panel among others, px
-LINE = 62  # height of one effect, px
+LINE = 84  # height of one effect, px
 MOST_HOVER = 600  # characters
 
 
@@ -76,6 +86,11 @@ def layout(x: Json, y: Json, **more: Any) -> Json:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": FONT, "size": 12, "color": colour("soft")},
         "margin": {"l": 44, "r": 12, "t": 8, "b": 40},
+        "modebar": {
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": colour("soft"),
+            "activecolor": colour("ink"),
+        },
         "hoverlabel": {
             "align": "left",
             "bgcolor": colour("card"),
@@ -96,9 +111,11 @@ def axis(of: Axis, **more: Any) -> Json:
         "zeroline": False,
         "automargin": True,
         "nticks": 7,
+        "tickangle": 0,
     }
     if of.log:
-        found |= {"dtick": None, "exponentformat": "power", "minor": {"ticks": ""}}
+        ticks = log_ticks(of)
+        found |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]} if ticks else {}
     if of.whole:
         found |= {"tickformat": "d"}
     if of.low is not None and of.high is not None:
@@ -107,18 +124,48 @@ def axis(of: Axis, **more: Any) -> Json:
     return found | more
 
 
+def log_ticks(of: Axis) -> list[float]:
+    """Powers of ten within a range, with 2 and 5 where there is one at most; none where it is open.
+
+    >>> log_ticks(Axis(low=1.0, high=9.0)), log_ticks(Axis(low=5e-05, high=2.0))
+    ([1.0, 2.0, 5.0], [0.0001, 0.001, 0.01, 0.1, 1.0])
+    """
+    if of.low is None or of.high is None:
+        return []
+    low, high = of.low * 0.999, of.high * 1.001
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 2, 5)):
+        found = [float(f"{step}e{power}") for power in powers for step in steps]
+        inside = [value for value in found if low <= value <= high]
+        if len(inside) > 1:
+            return inside
+    return []
+
+
+def scale(plot: Plot) -> str:
+    """What the page says above a plot: the axis that its panels share, which a phone has no room for."""
+    if isinstance(plot, Forest):
+        return plot.axis
+    shares = isinstance(plot, Slices) or (isinstance(plot, Chart) and len(plot.panels) > 1)
+    return plot.y.title if shares and isinstance(plot, Chart | Slices) else ""
+
+
 # ---------------------------------------------------------------- charts
 
 
 def draw_chart(chart: Chart) -> list[Drawn]:
     """A plot a panel, the y axis of all alike."""
-    alone = len(chart.panels) == 1
+    alone = not scale(chart)
     y = chart.y if chart.y.low is not None else _shared(chart)
+    y = y if alone else replace(y, title="")
     return [
         Drawn(
             data=[trace(series, y) for series in panel.series if series.points],
             layout=layout(
-                axis(panel.x or chart.x), axis(y), shapes=_shapes(panel), annotations=_notes(panel)
+                axis(panel.x or chart.x, nticks=7 if alone else 5),
+                axis(y),
+                shapes=_shapes(panel),
+                annotations=_notes(panel),
             ),
             height=WIDE if alone else SMALL,
             title=panel.title,
@@ -144,13 +191,9 @@ def _shared(chart: Chart) -> Axis:
     low, high = min(values), max(values)
     if chart.y.log:
         room = (high / low) ** 0.06 if high > low else 1.5
-        ends = low / room, high * room
-    else:
-        room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-        ends = low - room, high + room
-    return Axis(
-        title=chart.y.title, log=chart.y.log, whole=chart.y.whole, low=ends[0], high=ends[1]
-    )
+        return replace(chart.y, low=low / room, high=high * room)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return replace(chart.y, low=low - room, high=high + room)
 
 
 def trace(series: Series, y: Axis) -> Json:
@@ -253,20 +296,30 @@ def draw_forest(forest: Forest) -> list[Drawn]:
              "line": {"width": 0}}
         )  # fmt: skip
     count = len(forest.effects)
-    side = axis(Axis(), range=[count - 0.35, -0.6], showticklabels=False, showgrid=False, fixedrange=True)  # fmt: skip
+    side = axis(Axis(), range=[count - 0.55, -0.62], showticklabels=False, showgrid=False, fixedrange=True)  # fmt: skip
     return [
         Drawn(
             data=data,
             layout=layout(
-                axis(Axis(title=forest.axis), tickformat="+", hoverformat="+.2f"),
+                axis(_roomy(forest)),
                 side,
                 shapes=shapes,
                 annotations=[_words(effect, at) for at, effect in enumerate(forest.effects)],
-                margin={"l": 8, "r": 8, "t": 4, "b": 44},
+                margin={"l": 8, "r": 8, "t": 4, "b": 28},
             ),
-            height=60 + LINE * count,
+            height=40 + LINE * count,
         )
     ]
+
+
+def _roomy(forest: Forest) -> Axis:
+    """The x axis: every interval and difference, 0, and some room."""
+    values = [0.0, forest.margin or 0.0, -(forest.margin or 0.0)]
+    for effect in forest.effects:
+        ends = (effect.mean, effect.low, effect.high, *(mark.value for mark in effect.marks))
+        values += [end for end in ends if end is not None and math.isfinite(end)]
+    room = 0.05 * (max(values) - min(values)) or 1.0
+    return Axis(low=min(values) - room, high=max(values) + room)
 
 
 def _effect(effect: Effect, at: int) -> list[Json]:
@@ -279,7 +332,7 @@ def _effect(effect: Effect, at: int) -> list[Json]:
             "y": [at, at], "line": {"color": ink, "width": 4}, "hoverinfo": "text",
             "hovertext": hover,
         })  # fmt: skip
-    marks = [Point(mark.value, at + 0.28, mark.hover) for mark in effect.marks]
+    marks = [Point(mark.value, at + 0.22, mark.hover) for mark in effect.marks]
     if marks:
         found.append({
             "type": "scatter", "mode": "markers", "x": [rounded(mark.value) for mark in effect.marks],
@@ -298,8 +351,8 @@ def _effect(effect: Effect, at: int) -> list[Json]:
 def _words(effect: Effect, at: int) -> Json:
     label = f"  {said(effect.label)}" if effect.label else ""
     return {
-        "text": f"<b>{said(effect.name)}</b>  {said(effect.said)}{label}",
+        "text": f"<b>{said(effect.name)}</b>{label}<br>{said(effect.said)}",
         "showarrow": False, "xref": "x domain", "x": 0, "xanchor": "left", "align": "left",
-        "yref": "y", "y": at - 0.33, "yanchor": "middle",
+        "yref": "y", "y": at - 0.12, "yanchor": "bottom", "bgcolor": colour("bg"),
         "font": {"size": 13, "color": colour("ink")},
     }  # fmt: skip

@@ -82,6 +82,9 @@ function forPaper(text, folds) {
   document.querySelectorAll(".plot").forEach((plot) => Plotly.Plots.resize(plot));
 }
 
+// A plot that was folded away has no width until its fold is opened.
+addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
+
 async function plots() {
   const script = document.createElement("script");
   script.textContent = await unpacked("plotly"); // runs at once; the policy knows its hash

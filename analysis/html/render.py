@@ -80,11 +80,21 @@ def marked(text: str) -> Markup:
     return Markup("").join([*parts, Markup("</strong>" if strong else "")])
 
 
+def unbroken(heading: str) -> str:
+    """A heading whose "n = 1" and "95 %" are not parted at the end of a line."""
+    return heading.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
+
+
 def _environment() -> jinja2.Environment:
     found = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters |= {"marked": marked, "kind": lambda block: type(block).__name__.lower()}
+    found.filters |= {
+        "marked": marked,
+        "unbroken": unbroken,
+        "scale": figures.scale,
+        "kind": lambda block: type(block).__name__.lower(),
+    }
     found.globals |= {"cells": cells, "numeric": numeric, "id": id}
     return found
 
