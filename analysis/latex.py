@@ -1,12 +1,16 @@
-r"""Tables in LaTeX: booktabs rules, columns of numbers to the right; needs `\usepackage{booktabs}`."""
+r"""Tables in LaTeX: booktabs rules, columns of numbers to the right; needs `\usepackage{booktabs,graphicx}`."""
 
+import re
+import textwrap
 from collections.abc import Iterable
 
 from analysis import escaping
-from analysis.html.columns import numeric
+from analysis.html.columns import numeric, unbroken
 from analysis.html.content import Table
 
-HEAD = r"% \usepackage{booktabs} in the preamble, then \input{table.tex}"
+HEAD = r"% \usepackage{booktabs,graphicx} in the preamble, then \input{table.tex}"
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # a wide one is made smaller
+HEADING = 18  # characters in a line of a heading
 
 
 def document(tables: Iterable[Table]) -> str:
@@ -21,32 +25,52 @@ def environment(table: Table) -> str:
     \begin{table}
       \centering
       \caption{50 \%}
+      \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
       \begin{tabular}{lr}
         \toprule
         Method & n \\
         \midrule
         no\_kd & 3 \\
         \bottomrule
-      \end{tabular}
+      \end{tabular}}
     \end{table}
     """
-    columns = "".join("r" if numeric(table, at) else "l" for at in range(len(table.columns)))
+    sides = ["r" if numeric(table, at) else "l" for at in range(len(table.columns))]
+    heads = (heading(*pair) for pair in zip(table.columns, sides, strict=True))
     lines = [
-        r"  \begin{tabular}{" + columns + "}",
+        f"  {FITTED}",
+        rf"  \begin{{tabular}}{{{''.join(sides)}}}",
         r"    \toprule",
-        _row(table.columns),
+        f"    {' & '.join(heads)} \\\\",
         r"    \midrule",
-        *map(_row, table.rows),
+        *(f"    {' & '.join(map(cell, row))} \\\\" for row in table.rows),
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}",
     ]
     caption = [rf"  \caption{{{words(table.caption)}}}"] if table.caption else []
-    notes = [rf"  \par\smallskip{{\footnotesize {words(note)}}}" for note in table.notes]
+    notes = [rf"  \par\smallskip{{\footnotesize {words(note)}\par}}" for note in table.notes]
     return "\n".join([r"\begin{table}", r"  \centering", *caption, *lines, *notes, r"\end{table}"])
 
 
-def _row(cells: Iterable[str]) -> str:
-    return f"    {' & '.join(map(escaping.latex, cells))} \\\\"
+def heading(text: str, side: str) -> str:
+    r"""A column's heading, in several lines where it is long.
+
+    >>> print(heading("Difference to baseline, pp [95 %]", "r"))
+    \shortstack[r]{Difference to\\baseline, pp\\{}[95 \%]}
+    """
+    lines = [escaping.latex(line) for line in textwrap.wrap(unbroken(text), HEADING)]
+    if len(lines) < 2:
+        return "".join(lines)
+    return rf"\shortstack[{side}]{{" + r"\\".join(lines) + "}"
+
+
+def cell(text: str) -> str:
+    r"""A cell; minus signs are those of formulas.
+
+    >>> print(cell("-1.48 [-9.05, +6.09]"), cell("-"), cell("a-1"))
+    $-$1.48 [$-$9.05, +6.09] -- a-1
+    """
+    return "--" if text == "-" else re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaping.latex(text))
 
 
 def words(sentence: str) -> str:

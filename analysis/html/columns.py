@@ -1,4 +1,4 @@
-"""Columns of numbers, found by their cells."""
+"""Columns of tables: headings, and which hold numbers."""
 
 import re
 
@@ -21,3 +21,8 @@ def numeric(table: Table, column: int) -> bool:
     """Whether a column holds numbers and dashes only, and at least one number."""
     found = [row[column] for row in table.rows if row[column] not in ("", "-")]
     return bool(found) and all(leading_number(cell) is not None for cell in found)
+
+
+def unbroken(heading: str) -> str:
+    """A heading whose "n = 1" and "95 %" are not parted at the end of a line."""
+    return heading.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")

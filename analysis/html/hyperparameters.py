@@ -40,10 +40,10 @@ SHADES = ((0.0, "shade1"), (0.5, "shade2"), (1.0, "shade3"))  # from the worst t
 def draw_importances(plot: Importances) -> list[Drawn]:
     """Bars with whiskers, the most important hyperparameter on top."""
     most = max((len(one.bars) for one in plot.methods), default=0)
-    return [_bars(one, height=64 + BAR * most) for one in plot.methods]
+    return [_bars(one, most) for one in plot.methods]
 
 
-def _bars(one: Importance, *, height: int) -> Drawn:
+def _bars(one: Importance, most: int) -> Drawn:
     bars = sorted(one.bars, key=lambda bar: bar.mean)  # plotly begins at the bottom
     known = [bar for bar in bars if bar.low is not None and bar.high is not None]
     whiskers: Json = {}
@@ -67,10 +67,16 @@ def _bars(one: Importance, *, height: int) -> Drawn:
     }  # fmt: skip
     top = max([1.0, *(bar.high for bar in bars if bar.high is not None)])
     across = axis(Axis(title="importance", low=0.0, high=top))
-    down = axis(Axis(), type="category", showgrid=False)
+    down = axis(
+        Axis(), type="category", showgrid=False, range=[len(bars) - most - 0.5, len(bars) - 0.5]
+    )
     title = f"{one.method}, {one.basis}" if one.basis else one.method
     return Drawn(
-        data=[data], layout=layout(across, down), height=height, title=title, colour=one.colour
+        data=[data],
+        layout=layout(across, down),
+        height=64 + BAR * most,
+        title=title,
+        colour=one.colour,
     )
 
 

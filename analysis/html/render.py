@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from analysis import escaping
 from analysis.html import figures, library, pictures
-from analysis.html.columns import leading_number, numeric
+from analysis.html.columns import leading_number, numeric, unbroken
 from analysis.html.content import (
     Block,
     Figure,
@@ -78,11 +78,6 @@ def marked(text: str) -> Markup:
         else:
             parts.append(Markup("{}").format(span.text))
     return Markup("").join([*parts, Markup("</strong>" if strong else "")])
-
-
-def unbroken(heading: str) -> str:
-    """A heading whose "n = 1" and "95 %" are not parted at the end of a line."""
-    return heading.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
 
 
 def _environment() -> jinja2.Environment:

@@ -13,7 +13,7 @@ from tests.analysis import made_page
 
 def test_every_line_has_as_many_cells_as_the_head():
     text = latex.environment(made_page.TABLE)
-    lines = [line.strip() for line in text.splitlines() if line.endswith(r"\\")]
+    lines = [line.strip() for line in text.splitlines() if line.endswith(r" \\")]
     assert lines[0] == r"Method & Accuracy, \% & Parameters & Remark \\"
     assert lines[2] == r"no\_kd & 90.12 $\pm$ 3.00 (n = 3) & 1,030 & plain \\"
     assert {line.count("&") for line in lines} == {3}
@@ -43,7 +43,7 @@ def test_latex_sets_it(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows()))
     (tmp_path / "table.tex").write_text(latex.document(build.printed(study)))
     (tmp_path / "main.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{table.tex}\\end{document}"
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{table.tex}\\end{document}"
     )
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "main.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
