@@ -6,6 +6,7 @@ from analysis import select, stats
 from analysis.cells import counted, gap, mean_sd, metric, spoken
 from analysis.commands import confirm_command, search_command
 from analysis.compressing import change
+from analysis.edges import edges
 from analysis.load import Study
 from analysis.select import BASELINE
 from analysis.verdicts import is_confirmed
@@ -65,7 +66,18 @@ def _weak_teacher(study: Study) -> list[str]:
 def advice(study: Study) -> list[str]:
     """What to do next: what to confirm, searches that gave nothing, what quantising cost."""
     found = [*_unconfirmed(study), *_lost_repeats(study), *_unfinished(study)]
-    return found + _quantised(study)
+    return found + _edges(study) + _quantised(study)
+
+
+def _edges(study: Study) -> list[str]:
+    """Ranges at whose end the best trials of several searches stand, beyond chance."""
+    return [
+        f"**{method}**: the best trials of its searches (n = {edge.n}) stand at the {edge.end} end of the range of "
+        f"`{edge.parameter}` ({study.manifest['methods'][method]['ranges'][edge.parameter]}; by chance so near in "
+        f"{edge.p * 100:.2g} % of studies): widen it there."
+        for method in study.methods
+        for edge in edges(study, method)
+    ]
 
 
 def _unconfirmed(study: Study) -> list[str]:

@@ -1,14 +1,24 @@
 """Numbers as text: percent with spread and n, signed points with intervals, Markdown tables."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
-from analysis import stats
+from analysis import escaping, stats
 from analysis.select import BASELINE, number
 from tune_kd.metrics import METRICS, shown
 from tune_kd.results import Row
 
 NONE = "-"
 Table = tuple[str, pd.DataFrame | str]  # title, and cells ready to print or Markdown
+
+
+class Noted(str):
+    """A table and what stands below it as Markdown; it keeps both for the other forms of the report."""
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...]  # sentences, each a paragraph
+    items: tuple[str, ...]  # sentences of a list
 
 
 def label(method: str) -> str:
@@ -145,10 +155,30 @@ def markdown(table: pd.DataFrame | str) -> str:
     columns = []
     for name in table.columns:
         cells = [str(cell) for cell in (name, *table[name])]
-        cells = [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
+        cells = [escaping.markdown(cell) for cell in cells]
         width = max(2, *map(len, cells))
         right = all(cell[:1] in "+-0123456789" for cell in cells[1:])
         rule = "-" * (width + 1) + ":" if right else ":" + "-" * (width + 1)
         cells = [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
         columns.append([f" {cells[0]} ", rule, *(f" {cell} " for cell in cells[1:])])
     return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))
+
+
+def noted(frame: pd.DataFrame, *notes: str, items: Iterable[str] = ()) -> Noted:
+    """A table with sentences below it, first paragraphs, then a list.
+
+    >>> print(noted(pd.DataFrame({"n": ["1"]}), "Means.", items=["**x**: none"]))
+    |  n |
+    |---:|
+    |  1 |
+    <BLANKLINE>
+    Means.
+    <BLANKLINE>
+    - **x**: none
+    """
+    points = tuple(items)
+    listed = "\n".join(f"- {escaping.sentence(text)}" for text in points)
+    parts = [markdown(frame), *map(escaping.sentence, notes), *([listed] if points else [])]
+    found = Noted("\n\n".join(parts))
+    found.frame, found.notes, found.items = frame, notes, points
+    return found

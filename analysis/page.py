@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from analysis import select
+from analysis import escaping, select
 from analysis.advice import advice, warnings
 from analysis.cells import counted, markdown
 from analysis.load import Study
@@ -28,17 +28,18 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
         found = shown(*kinds)
         return [heading(title, level), *found] if found else []
 
-    parts = [f"> **{text}**" for text in warnings(study)]
-    parts += [heading("Verdict", level), *verdict(study)]
-    parts += [*_table(study, "main", level), _note(study), *shown("differences")]
+    parts = [f"> **{escaping.sentence(text)}**" for text in warnings(study)]
+    parts += [heading("Verdict", level), *map(escaping.sentence, verdict(study))]
+    parts += [*_table(study, "main", level), note(study), *shown("differences")]
     for name in (*_often(study), *extra(study)):
         parts += _table(study, name, level)
     parts += headed("Predictions on the test split", *PREDICTED)
     parts += [*_table(study, "search", level), _rung_note(study), *_table(study, "curse", level)]
+    parts += [*_table(study, "importance", level), *_table(study, "robust", level)]
     parts += shown("history", "front", "learning_curves")
     parts += headed("Training of the recommended trials", *TRAINED)
     parts += _table(study, "teacher", level)
-    said = [f"- {text}" for text in advice(study)] or ["Nothing stands out."]
+    said = [f"- {escaping.sentence(text)}" for text in advice(study)] or ["Nothing stands out."]
     parts += [heading("Advice", level), "\n".join(said)]
     parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
     return "\n\n".join(part for part in parts if part)
@@ -50,7 +51,8 @@ TRAINED = (
     "kd_learning_rate",
 )  # fmt: skip
 SHOWN = (
-    "main", "configuration", "tuning", "use", "curse", "search", "teacher", "failures", "provenance",
+    "main", "configuration", "tuning", "use", "curse", "importance", "robust", "search", "teacher",
+    "failures", "provenance",
 )  # fmt: skip
 
 
@@ -67,7 +69,7 @@ def extra(study: Study) -> list[str]:
     return [name for name in asked if name not in SHOWN]
 
 
-def _note(study: Study) -> str:
+def note(study: Study) -> str:
     """How the main table's numbers came about."""
     rows = [r for r in select.trials(study.rows, "confirm") if "best" in select.roles(r)]
     each = Counter((row["method"], row["repeat"]) for row in rows if row["method"])
@@ -80,7 +82,7 @@ def _note(study: Study) -> str:
         device=f" on {device}" if device else "",
         later=", students of another shape after the search" if own else "",
     )
-    return " ".join(note.split())
+    return escaping.sentence(note)
 
 
 def _rung_note(study: Study) -> str:
@@ -100,7 +102,7 @@ def kind(picture: str) -> str:
 
 def heading(text: str, level: int) -> str:
     """A heading in Markdown."""
-    return f"{'#' * level} {text}"
+    return f"{'#' * level} {escaping.markdown(text)}"
 
 
 def _table(study: Study, name: str, level: int) -> list[str]:

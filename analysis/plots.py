@@ -183,7 +183,7 @@ def draw_history(study: Study) -> Figure | None:
     figure, panels = panels_of(
         study, f"{study.name}: {spoken(study.metric)} by trial", _axis(study)
     )
-    low, high = _window(points)
+    low, high = window(points)
     band = low - 0.06 * (high - low)  # where trials stand that are too bad to be shown, or failed
     for method, axes in panels.items():
         own, colour = [p for p in points if p.method == method], colour_of(study, method)
@@ -247,7 +247,7 @@ def _axis(study: Study) -> str:
     return heading(study.metric)[0].lower() + heading(study.metric)[1:]
 
 
-def _window(points: Sequence[Point]) -> tuple[float, float]:
+def window(points: Sequence[Point]) -> tuple[float, float]:
     """Limits in percent that keep good trials apart: a few very bad ones stay below them."""
     values = sorted(p.value * 100 for p in points if p.value is not None) or [0.0, 100.0]
     finished = sorted(p.value * 100 for p in points if p.value and p.status == "finished")

@@ -2,9 +2,9 @@
 
     python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR]
 
-writes report.md, table.csv, report.json, details.json, pictures and training logs below the first
-study, and kd_comparison_results.txt and pruning_comparison.csv where there is something to say; prints
-the main table and, as the last line, where the page is. Imports neither torch nor Ray.
+writes index.html, report.md, table.csv, table.tex, report.json, details.json, pictures and training logs
+below the first study, and kd_comparison_results.txt and pruning_comparison.csv where there is something to
+say; prints the main table and, as the last line, where the page is. Imports neither torch nor Ray.
 """
 
 import json
@@ -98,35 +98,41 @@ def details(study: "Study") -> dict[str, Any]:
 
 
 def write(studies: Sequence["Study"], out: "Storage") -> None:
-    """Everything that the report consists of, into `out`; report.md last."""
+    """Everything that the report consists of, into `out`; index.html last."""
     import pandas as pd
 
-    from analysis import lines, tables_comparison, tables_compression
+    from analysis import escaping, latex, lines, tables_comparison, tables_compression
     from analysis.page import heading, section
+    from analysis.web.build import build, printed
+    from analysis.web.render import render
 
     several = len(studies) > 1
     names = " and ".join(study.name for study in studies)
-    page = [f"# Does distillation help? {names}", *_incomparable(studies)]
-    drawn: list[str] = []
-    beside = ["table.csv", "report.json", "details.json"]
+    page = [f"# Does distillation help? {escaping.markdown(names)}", *_incomparable(studies)]
+    drawn: list[dict[str, bytes]] = []
+    beside = ["table.csv", "table.tex", "report.json", "details.json"]
     for at, study in enumerate(studies):
         mark = f"-{at + 1}" if several else ""
         pictures = _pictures(study, out, mark)
-        drawn += pictures
+        drawn.append(pictures)
         beside += _files(out, {
             f"kd_comparison_results{mark}.txt": tables_comparison.text(study),
             f"pruning_comparison{mark}.csv": tables_compression.pruning_csv(study),
         })  # fmt: skip
         beside += _logs(study, out.at(f"logs{mark}"), f"logs{mark}")
         page += [heading(study.name, 2)] if several else []
-        page.append(section(study, pictures=pictures, level=3 if several else 2))
-    _forget(out, drawn)
-    table = pd.concat([lines.raw(study) for study in studies])
+        page.append(section(study, pictures=list(pictures), level=3 if several else 2))
+    _forget(out, [name for pictures in drawn for name in pictures])
+    table = pd.concat([lines.raw(study) for study in studies]).map(escaping.csv)
     out.write("table.csv", table.to_csv(index=False).encode())
+    found = [table for study in studies for table in printed(study, named=several)]
+    out.write("table.tex", latex.document(found).encode())
     out.write("report.json", _json(accuracies(studies)))
     out.write("details.json", _json([details(study) for study in studies]))
     page.append(f"Beside this page: {', '.join(f'[{name}]({name})' for name in beside)}.")
     out.write("report.md", ("\n\n".join(page) + "\n").encode())
+    whole = build(studies, pictures=drawn, files=["report.md", *beside])
+    out.write("index.html", render(whole).encode())
 
 
 def _incomparable(studies: Sequence["Study"]) -> list[str]:
@@ -141,19 +147,23 @@ def _incomparable(studies: Sequence["Study"]) -> list[str]:
     ]
 
 
-def _pictures(study: "Study", out: "Storage", mark: str) -> list[str]:
-    """Draw what a study has data for; the names of the files."""
-    from analysis import drawing, plots
+def _pictures(study: "Study", out: "Storage", mark: str) -> dict[str, bytes]:
+    """Draw what a study has data for and write it; the files by name."""
+    import matplotlib
 
-    names = []
-    for kind, draw in plots.PLOTS.items():
-        drawn = draw(study)
-        several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
-        for which, figure in several.items():
-            name = f"{kind}-{which}{mark}.png" if which else f"{kind}{mark}.png"
-            out.write(name, drawing.png(figure))
-            names.append(name)
-    return names
+    from analysis import drawing, escaping, plots
+
+    found = {}
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+        for kind, draw in plots.PLOTS.items():
+            drawn = draw(study)
+            several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
+            for which, figure in several.items():
+                part = f"-{escaping.file_name(which)}" if which else ""
+                name = f"{kind}{part}{mark}.png"
+                found[name] = drawing.png(figure)
+                out.write(name, found[name])
+    return found
 
 
 def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
@@ -224,8 +234,8 @@ def run(addresses: Sequence[str], out: str | None) -> None:
 def _shown(folder: "Storage") -> str:
     """The page's path, relative where it lies below the working directory."""
     if folder.local is None:
-        return folder.at("report.md").uri
-    path, here = folder.local / "report.md", Path.cwd()
+        return folder.at("index.html").uri
+    path, here = folder.local / "index.html", Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 

@@ -17,6 +17,7 @@ from analysis import (
     tables_compression,
     tables_front,
     tables_methods,
+    tables_parameters,
 )
 from analysis.cells import NONE, Table, counted, heading, label, latency, mean_sd, metric, plain
 from analysis.comparison import rung_correlation
@@ -263,6 +264,8 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "tuning": tables_methods.tuning,
     "use": tables_methods.use,
     "curse": tables_methods.curse,
+    "importance": tables_parameters.importance,
+    "robust": tables_parameters.robust,
     "search": search_summary,
     "teacher": teacher,
     "failures": failures,

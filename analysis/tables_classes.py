@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import confusion, select, stats
-from analysis.cells import NONE, Table, gap, label, markdown, mean_sd, points, short
+from analysis.cells import NONE, Table, gap, label, mean_sd, noted, points, short
 from analysis.lines import kd_winner
 from analysis.load import Study
 from analysis.select import BASELINE, number
@@ -75,12 +75,10 @@ def calibration(study: Study) -> Table:
                     said.append(f"{_first(heading)}: {_direction(change)}")
         rows.append(row)
         if said:
-            sentences.append(f"- **{method}** against the baseline: {'; '.join(said)}.")
+            sentences.append(f"**{method}** against the baseline: {'; '.join(said)}.")
     frame = pd.DataFrame(rows).fillna(NONE)
     note = SAID.format(places="pixels" if study.dense else "images")
-    return title, "\n\n".join(
-        [markdown(frame), note, *(["\n".join(sentences)] if sentences else [])]
-    )
+    return title, noted(frame, note, items=sentences)
 
 
 def _of_teacher(error: float | None) -> dict[str, str]:
@@ -139,7 +137,7 @@ def classes(study: Study) -> Table:
     note = (
         "Recommended students, means over n seeds; single classes were not tested for differences."
     )
-    return title, f"{markdown(frame)}\n\n{note}"
+    return title, noted(frame, note)
 
 
 def _mean(study: Study, matrices: list[confusion.Matrix]) -> confusion.Floats:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import select, stats
-from analysis.cells import NONE, Table, markdown, mean_sd, metric, ratio, short, times
+from analysis.cells import NONE, Table, mean_sd, metric, noted, ratio, short, times
 from analysis.lines import Line, kd_winner, lines
 from analysis.load import Study
 from analysis.select import BASELINE, number
@@ -110,9 +110,8 @@ def comparison(study: Study) -> Table:
     if found is None:
         return title, ""
     frame = pd.DataFrame(found.rows, columns=list(found.columns))
-    items = "\n".join(f"- {method}: {text}" for method, text in found.improvements)
-    block = f"\n\n{IMPROVEMENTS}:\n\n{items}" if items else ""
-    return title, markdown(frame) + block
+    items = [f"{method}: {text}" for method, text in found.improvements]
+    return title, noted(frame, *([f"{IMPROVEMENTS}:"] if items else []), items=items)
 
 
 def text(study: Study) -> bytes | None:

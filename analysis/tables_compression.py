@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from analysis import select, stats
-from analysis.cells import NONE, Table, latency, markdown, mean_sd, metric, ratio, short, times
+from analysis import escaping, select, stats
+from analysis.cells import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
 from analysis.compressing import Change, change, quantised, sizes, stages_of
 from analysis.lines import is_compressed, kd_winner
 from analysis.load import Study
@@ -62,7 +62,7 @@ def quantisation(study: Study) -> Table:
         for name, test, foot in rows
     ]
     about = _about_time(study, [foot for *_, foot in rows])
-    return title, f"{markdown(pd.DataFrame(cells))}\n\n{about}"
+    return title, noted(pd.DataFrame(cells), about)
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
@@ -136,7 +136,7 @@ def pruning(study: Study) -> Table:
             " Magnitude pruning sets weights to zero and keeps the shape: there parameters are those "
             "that are not zero, and FLOPs count the zeros."
         )
-    return title, f"{markdown(pd.DataFrame(rows))}\n\n{note}"
+    return title, noted(pd.DataFrame(rows), note)
 
 
 def _line(
@@ -177,7 +177,7 @@ def pruning_csv(study: Study) -> bytes | None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows([{k: escaping.csv(v) for k, v in row.items()} for row in found])
     return buffer.getvalue().encode()
 
 

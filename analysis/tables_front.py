@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import select, stats
-from analysis.cells import NONE, Table, heading, label, latency, markdown, mean_sd, metric, spoken
+from analysis.cells import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
 from analysis.load import Study
 from tune_kd import fronts
 from tune_kd.results import Row
@@ -42,7 +42,7 @@ def front(study: Study) -> Table:
             f" Constraints: {', '.join(map(str, study.constraints))}; trials that break one are listed "
             "where they would be on the front without it."
         )
-    return title, f"{markdown(frame)}\n\n{note}"
+    return title, noted(frame, note)
 
 
 def _line(study: Study, trial: Row) -> dict[str, str]:

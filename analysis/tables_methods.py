@@ -10,9 +10,9 @@ from analysis.cells import (
     heading,
     label,
     latency,
-    markdown,
     mean_sd,
     metric,
+    noted,
 )
 from analysis.comparison import results
 from analysis.lines import lines
@@ -68,7 +68,7 @@ def tuning(study: Study) -> Table:
         "them; tuned methods repeat by repeat. What tuning bought a method: tuned minus its own textbook "
         "setting, repeat by repeat."
     )
-    return title, f"{markdown(frame)}\n\n{note}"
+    return title, noted(frame, note)
 
 
 def use(study: Study) -> Table:
@@ -101,8 +101,7 @@ def use(study: Study) -> Table:
         "comparison is of these configurations, over seeds that all have in common: it says nothing of the "
         "methods, whose searches might have found others."
     )
-    said = "\n".join(f"- {text}" for text in students(study))
-    return title, "\n\n".join(part for part in (markdown(pd.DataFrame(found)), said, note) if part)
+    return title, noted(pd.DataFrame(found), note, items=students(study))
 
 
 def _fresh(study: Study, method: str, trial: Row) -> str:
@@ -130,4 +129,4 @@ def curse(study: Study) -> Table:
         "The best of several trials is partly luck: n winners on the validation that chose them, and the mean of "
         "their fresh seeds on the same images."
     )
-    return title, f"{markdown(pd.DataFrame(found))}\n\n{note}"
+    return title, noted(pd.DataFrame(found), note)

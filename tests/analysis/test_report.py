@@ -46,6 +46,7 @@ def test_the_files_and_what_is_printed(done):
         "details.json",
         "differences.png",
         "history.png",
+        "index.html",
         "kd_all_losses.png",
         "kd_comparison_results.txt",
         "kd_learning_rate.png",
@@ -56,6 +57,7 @@ def test_the_files_and_what_is_printed(done):
         "report.json",
         "report.md",
         "table.csv",
+        "table.tex",
     ]
     lines = out.splitlines()
     assert lines[0].startswith("| Method")
@@ -66,7 +68,7 @@ def test_the_files_and_what_is_printed(done):
         "feature",
         "combined",
     ]
-    assert lines[-1] == "report: runs/x/report/report.md"
+    assert lines[-1] == "report: runs/x/report/index.html"
     assert err == ""
     assert "\n".join(lines[:7]) in (folder / "report.md").read_text()
 
@@ -167,7 +169,7 @@ def test_two_families_in_one_report(made_up, runs, capsys):
     assert list(pd.read_csv(both / "table.csv")["study"]) == ["x"] * 5 + ["y"] * 5
     out = capsys.readouterr().out
     assert out.count("baseline (no_kd)") == 2
-    assert out.endswith("report: both/report.md\n")
+    assert out.endswith("report: both/index.html\n")
 
 
 def test_a_family_beside_another_without_out_is_reported_below_the_first(made_up, runs):
@@ -280,14 +282,14 @@ def test_importing_and_running_a_report_loads_neither_torch_nor_ray(made_up, tmp
     code = f"""
 import sys
 import analysis.report
-print({HEAVY % "'matplotlib', 'pandas', 'scipy', 'pyarrow'"})
+print({HEAVY % "'jinja2', 'matplotlib', 'pandas', 'plotly', 'scipy', 'pyarrow'"})
 analysis.report.main([{str(tmp_path / "x")!r}])
 print({HEAVY % "'matplotlib.pyplot'"})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert (lines[0], lines[-1]) == ("[]", "[]")
-    assert lines[-2] == f"report: {tmp_path / 'x' / 'report' / 'report.md'}"
+    assert lines[-2] == f"report: {tmp_path / 'x' / 'report' / 'index.html'}"
 
 
 @pytest.fixture
@@ -310,9 +312,9 @@ def test_a_bucket_works_like_a_folder(made_up, bucket, capsys):
     address = bucket.format("x")
     made_up.put(address, made_up.all_rows())
     assert report.main([address]) == 0
-    assert "report: s3://bucket/runs/x/report/report.md?" in capsys.readouterr().out
+    assert "report: s3://bucket/runs/x/report/index.html?" in capsys.readouterr().out
     written = Storage(address).at("report")
-    assert len(written.names("")) == 13
+    assert len(written.names("")) == 15
     assert len(pd.read_csv(io.BytesIO(written.read("table.csv")))) == 5
     assert cli.guarded(report.main, [bucket.format("y")]) == 2
     assert "has: x" in capsys.readouterr().err
