@@ -126,6 +126,10 @@ def look_at_data(request: Request) -> Material:
     cache = worker.cache_folder()
     decoded = tasks.decode(task, "train", folder=request.data, cache=cache)
     share = request.space.val_share
+    if share and decoded.validation is not None:
+        raise UsageError(
+            f"val_share={share:g}: task {task.name} has validation images of its own; leave it out or take val_share=0"
+        )
     fit, validation = data.split(decoded, limit=request.limit_train, seed=request.seed, share=share)
     mean, std = data.normalisation(task, decoded, fit)
     images = Images(
