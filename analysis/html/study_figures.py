@@ -29,7 +29,6 @@ from tune_kd import results
 TONES: dict[str, Tone] = {"helps": "good", "hurts": "bad"}
 SYMBOLS: dict[str, Symbol] = {"finished": "circle", "stopped": "circle-open", "failed": "x"}
 MOST_CURVES = 60  # of one method, beside the chosen one
-A_LINE = 3  # hyperparameters in one line of a hover text
 Item = TypeVar("Item")
 
 
@@ -51,7 +50,7 @@ def words(study: Study, trial: results.Row, *more: str) -> str:
         for name, value in trial.items()
         if name.startswith("config.") and value is not None and value == value
     ]
-    lines += [", ".join(known[at : at + A_LINE]) for at in range(0, len(known), A_LINE)]
+    lines += known  # a line each: a small panel has no room for two
     if trial["status"] == "failed":
         lines.append(" ".join((trial.get("reason") or "reason not recorded").split())[:200])
     return "\n".join(lines)
@@ -135,7 +134,7 @@ def history(study: Study) -> Chart | None:
     key = [Key(label=status, symbol=symbol) for status, symbol in SYMBOLS.items()]
     return Chart(
         panels=tuple(_history(study, method, found) for method in study.methods),
-        x=Axis(title="trial", whole=True),
+        x=Axis(title="trial", whole=True, low=-0.5, high=max(p.number for p in found) + 0.5),
         y=Axis(title=titled(study.metric), low=low, high=high),
         key=(
             *key,

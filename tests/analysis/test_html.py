@@ -347,3 +347,15 @@ def test_a_large_study_stays_small(made_up, tmp_path):
     text = render.render(build.build([study], pictures=[{}], files=[]))
     assert len(text.encode()) < 3_000_000
     assert len(json.loads(unpacked(text, "plots"))) > 8
+
+
+def test_pictures_of_predictions_are_folded_and_confusion_is_not(dense):
+    shown = {name: picture(name, side=8).data for name in ("confusion-2.png", "predictions-no_kd-2.png", "history-2.png")}  # fmt: skip
+    page = build.build([dense], pictures=[shown], files=[])
+    (part,) = [s for s in page.studies[0].sections if s.title == "Predictions on the test split"]
+    confusion, fold = part.blocks
+    assert confusion.name == "confusion-2.png"
+    assert [one.name for one in fold.blocks] == ["predictions-no_kd-2.png"]
+    history = next(b for s in page.studies[0].sections if s.title == "Search" for b in s.blocks)
+    assert history.fallback.name == "history-2.png"
+    assert len(Parsed(render.render(page)).of("img")) == 3
