@@ -266,7 +266,11 @@ def _front(study: Study, pictures: Pictures) -> tuple[Block, ...]:
 
 def _predictions(study: Study, pictures: Pictures) -> tuple[Block, ...]:
     names = [name for kind in page.PREDICTED for name in pictures if page.kind(name) == kind]
-    return tuple(Picture(name=name, data=pictures[name], alt=_alt(study, name)) for name in names)
+    shown = {name: Picture(name=name, data=pictures[name], alt=_alt(study, name)) for name in names}
+    return tuple(
+        Fold(title=picture.alt, blocks=(picture,)) if page.kind(name) == "predictions" else picture
+        for name, picture in shown.items()
+    )
 
 
 def _training(study: Study, pictures: Pictures) -> tuple[Block, ...]:

@@ -1,9 +1,9 @@
 """Plots of hyperparameters: importances, slices, pairs, parallel coordinates."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
+from analysis.web.charts import draw_chart
 from analysis.web.content import (
     Axis,
     Band,
@@ -27,7 +27,6 @@ from analysis.web.figures import (
     Json,
     axis,
     colour,
-    draw_chart,
     layout,
     rounded,
     said,
@@ -217,11 +216,3 @@ def _rod(at: int) -> Json:
         "type": "line", "xref": "x", "x0": at, "x1": at, "yref": "y", "y0": 0, "y1": 1,
         "line": {"color": colour("soft"), "width": 1}, "layer": "below",
     }  # fmt: skip
-
-
-DRAWN: dict[type, Callable[[Any], list[Drawn]]] = {
-    Importances: draw_importances,
-    Slices: draw_slices,
-    Pairs: draw_pairs,
-    Parallel: draw_parallel,
-}

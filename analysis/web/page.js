@@ -61,7 +61,8 @@ function drawAll(text) {
       : value;
   return JSON.parse(text, coloured).map((plot) => () => {
     const layout = { ...plot.layout, dragmode: touch ? false : "zoom" };
-    return Plotly.react(plot.id, plot.data, layout, config);
+    const own = layout.height < 300 ? { ...config, displayModeBar: false } : config; // no room
+    return Plotly.react(plot.id, plot.data, layout, own);
   });
 }
 

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from analysis import escaping
-from analysis.web import figures, library, pictures
+from analysis.web import figures, library, pictures, plots
 from analysis.web.columns import leading_number, numeric, unbroken
 from analysis.web.content import (
     Block,
@@ -30,7 +30,7 @@ BUDGET = 5_000_000  # characters of the whole file
 def render(page: Page) -> str:
     """The HTML file's text."""
     drawn = {id(figure): _named(figure, at) for at, figure in enumerate(_figures(page))}
-    plots = [{"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
+    drawings = [{"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
              for named in drawn.values() for name, plot in named]  # fmt: skip
     script = library.own("page.js")
     template = _environment().from_string(library.own("page.html"))
@@ -39,9 +39,9 @@ def render(page: Page) -> str:
         "drawn": drawn,
         "css": Markup(library.own("page.css")),
         "script": Markup(script),
-        "plots": library.packed_json(plots) if plots else "",
-        "plotly": library.packed_plotly_js() if plots else "",
-        "policy": library.policy([script, library.plotly_js()] if plots else [script]),
+        "plots": library.packed_json(drawings) if drawings else "",
+        "plotly": library.packed_plotly_js() if drawings else "",
+        "policy": library.policy([script, library.plotly_js()] if drawings else [script]),
     }
     sources: dict[str, str] = {}
     text = template.render(known, sources=sources)
@@ -96,7 +96,7 @@ def _environment() -> jinja2.Environment:
 
 def _named(figure: Figure, at: int) -> list[tuple[str, figures.Drawn]]:
     """A figure's plots, each with the id of its place in the page."""
-    return [(f"plot-{at}-{part}", plot) for part, plot in enumerate(figures.draw(figure.plot))]
+    return [(f"plot-{at}-{part}", plot) for part, plot in enumerate(plots.draw(figure.plot))]
 
 
 def blocks(parts: Sequence[Block]) -> Iterator[Block]:

@@ -1,6 +1,7 @@
 """A study's figures as `content` has them: values in percent or points, hover texts with configurations."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -32,7 +33,6 @@ TONES: dict[str, Tone] = {
 }  # fmt: skip
 SYMBOLS: dict[str, Symbol] = {"finished": "circle", "stopped": "circle-open", "failed": "x"}
 MOST_CURVES = 60  # of one method, beside the chosen one
-A_LINE = 3  # hyperparameters in one line of a hover text
 Item = TypeVar("Item")
 
 
@@ -57,7 +57,7 @@ def words(study: Study, trial: results.Row, *more: str) -> str:
         for name, value in trial.items()
         if name.startswith("config.") and value is not None and value == value
     ]
-    lines += [", ".join(known[at : at + A_LINE]) for at in range(0, len(known), A_LINE)]
+    lines += known  # a line each: a small panel has no room for two
     if trial["status"] == "failed":
         lines.append(" ".join((trial.get("reason") or "reason not recorded").split())[:200])
     return "\n".join(lines)
@@ -85,7 +85,7 @@ def differences(study: Study) -> Forest | None:
         if found.difference
     )
     axis = f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points"
-    return Forest(effects=effects, axis=axis) if effects else None
+    return Forest(effects=effects, axis=axis, margin=study.margin * 100) if effects else None
 
 
 def tuning(study: Study) -> Forest | None:
@@ -154,7 +154,12 @@ def history(study: Study) -> Chart | None:
     key = [Key(label=status, symbol=symbol) for status, symbol in SYMBOLS.items()]
     return Chart(
         panels=tuple(_history(study, method, found) for method in study.methods),
-        x=Axis(title="trials of all repeats, in their order", whole=True),
+        x=Axis(
+            title="trials of all repeats, in their order",
+            whole=True,
+            low=-0.5,
+            high=_most(found) - 0.5,
+        ),
         y=Axis(title=titled(study.metric), low=low, high=high),
         key=(
             *key,
@@ -162,6 +167,11 @@ def history(study: Study) -> Chart | None:
             Key(label="best of the repeat so far", look="line"),
         ),
     )
+
+
+def _most(found: Sequence[plots.Point]) -> int:
+    """The trials of the method that has most."""
+    return max(Counter(point.method for point in found).values())
 
 
 def _history(study: Study, method: str, found: Sequence[plots.Point]) -> Panel:

@@ -93,19 +93,31 @@ def test_a_key_sorts_as_well(browser, page, key, code):
     assert browser.value(COLUMN) == ["feature", "no_kd", "response", "teacher"]
 
 
-def test_the_pointer_on_a_point_shows_its_trial(browser, page):
-    browser.open(page)
-    place = browser.value("""(() => {
-        const plot = document.getElementById("plot-0-0");
-        plot.scrollIntoView({block: "center", behavior: "instant"});
-        const marks = [...plot.querySelectorAll(".point")].map(p => p.getBoundingClientRect());
-        const one = marks.sort((a, b) => a.left - b.left)[1];
-        return [one.left + one.width / 2, one.top + one.height / 2];
-    })()""")
-    browser.rest_on(*place)
-    said = browser.value("""new Promise(resolve => setTimeout(() =>
-        resolve(document.querySelector("#plot-0-0 .hoverlayer").textContent), 500))""")
-    assert re.search(r"repeat \d|n = 5", said)
+POINT = """(() => {
+    const plot = document.getElementById("plot-4-0"); // a slice
+    plot.scrollIntoView({block: "center", behavior: "instant"});
+    const marks = [...plot.querySelectorAll(".point")].map((p) => p.getBoundingClientRect());
+    const one = marks.sort((a, b) => a.top - b.top)[0];
+    return [one.left + one.width / 2, one.top + one.height / 2];
+})()"""
+SAID = """new Promise((resolve) => setTimeout(() => {
+    const label = document.querySelector("#plot-4-0 .hovertext");
+    const place = label.getBoundingClientRect();
+    resolve([label.textContent, place.left >= 0 && place.right <= innerWidth,
+             document.documentElement.scrollWidth === innerWidth]);
+}, 500))"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_pointer_on_a_point_shows_its_trial(browser, page, width):
+    browser.open(page, width=width)
+    browser.rest_on(*browser.value(POINT))
+    text, inside, no_wider = browser.value(SAID)
+    best = int(np.argmax(made_page.VALUES))
+    assert f"response, trial {best}" in text
+    assert f"lr {made_page.RATES[best]}" in text
+    assert inside
+    assert no_wider
 
 
 def background(picture: bytes) -> float:

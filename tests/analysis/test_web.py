@@ -14,7 +14,7 @@ from PIL import Image
 
 from analysis import stats
 from analysis.load import load
-from analysis.web import build, figures, library, pictures, render
+from analysis.web import build, library, pictures, plots, render
 from analysis.web.content import Figure, Picture, Section, Table
 from tests.analysis import made_page
 from tune_kd.storage import Storage
@@ -66,7 +66,7 @@ def whole():
 @pytest.mark.parametrize("name", made_page.PLOTS)
 def test_plotly_knows_every_property_of_every_plot(name):
     graph_objects = pytest.importorskip("plotly.graph_objects")
-    for drawn in figures.draw(made_page.PLOTS[name]):
+    for drawn in plots.draw(made_page.PLOTS[name]):
         known = json.loads(re.sub(r"var\(--\w+\)", "#123456", json.dumps(drawn.data)))
         layout = json.loads(re.sub(r"var\(--\w+\)", "#123456", json.dumps(drawn.layout)))
         graph_objects.Figure(data=known, layout=layout)  # ValueError for what it does not know
@@ -75,13 +75,13 @@ def test_plotly_knows_every_property_of_every_plot(name):
 @pytest.mark.parametrize("name", made_page.PLOTS)
 def test_colours_are_those_of_the_style(name):
     style = set(re.findall(r"--(\w+):", library.own("page.css")))
-    used = set(re.findall(r"var\(--(\w+)\)", json.dumps([[*d.data, d.layout] for d in figures.draw(made_page.PLOTS[name])])))  # fmt: skip
+    used = set(re.findall(r"var\(--(\w+)\)", json.dumps([[*d.data, d.layout] for d in plots.draw(made_page.PLOTS[name])])))  # fmt: skip
     assert used
     assert used - style == set()
 
 
 def test_points_keep_their_numbers_and_their_words():
-    (drawn, empty) = figures.draw(made_page.PLOTS["chart"])
+    (drawn, empty) = plots.draw(made_page.PLOTS["chart"])
     (trace,) = drawn.data
     assert trace["x"] == pytest.approx(made_page.RATES, rel=1e-5)
     assert trace["y"] == pytest.approx(made_page.VALUES, rel=1e-5)
@@ -91,7 +91,7 @@ def test_points_keep_their_numbers_and_their_words():
 
 
 def test_dots_below_the_axis_stand_on_it():
-    drawn, _ = figures.draw(made_page.PLOTS["slices"])
+    drawn, _ = plots.draw(made_page.PLOTS["slices"])
     (trace,) = drawn.data
     low = [at for at, value in enumerate(made_page.VALUES) if value < 84]
     assert low
@@ -101,13 +101,13 @@ def test_dots_below_the_axis_stand_on_it():
 
 
 def test_a_choice_has_an_axis_of_choices_and_is_escaped():
-    _, drawn = figures.draw(made_page.PLOTS["slices"])
+    _, drawn = plots.draw(made_page.PLOTS["slices"])
     assert drawn.layout["xaxis"]["type"] == "category"
     assert drawn.data[0]["x"] == ["none", "&lt;mixup&gt;"]
 
 
 def test_the_forest_holds_every_interval_and_difference():
-    (drawn,) = figures.draw(made_page.PLOTS["forest"])
+    (drawn,) = plots.draw(made_page.PLOTS["forest"])
     low, high = drawn.layout["xaxis"]["range"]
     assert low < -2.0
     assert high > 2.0
@@ -120,7 +120,7 @@ def test_the_forest_holds_every_interval_and_difference():
 
 
 def test_importances_stand_in_order_with_their_intervals():
-    first, second = figures.draw(made_page.PLOTS["importances"])
+    first, second = plots.draw(made_page.PLOTS["importances"])
     assert first.data[0]["y"] == ["alpha", "temperature", "lr"]  # plotly begins at the bottom
     assert first.data[0]["error_x"]["array"] == pytest.approx([0, 0.2, 0.1])
     assert first.data[0]["error_x"]["arrayminus"] == pytest.approx([0, 0.1, 0.2])
@@ -129,7 +129,7 @@ def test_importances_stand_in_order_with_their_intervals():
 
 
 def test_parallel_lines_run_between_0_and_1_and_the_best_is_drawn_last():
-    (drawn,) = figures.draw(made_page.PLOTS["parallel"])
+    (drawn,) = plots.draw(made_page.PLOTS["parallel"])
     best = drawn.data[-1]
     assert best["line"]["width"] == max(trace["line"]["width"] for trace in drawn.data)
     assert best["y"][0] == pytest.approx((np.log10(made_page.RATES[3]) + 2) / 2, abs=1e-5)
@@ -164,9 +164,9 @@ def test_links_within_the_page_lead_somewhere(whole):
 
 
 def test_every_plot_has_its_place_and_the_library_is_inside(whole):
-    plots = json.loads(unpacked(whole, "plots"))
+    drawn = json.loads(unpacked(whole, "plots"))
     places = [d["id"] for d in Parsed(whole).of("div") if d.get("class") == "plot"]
-    assert [plot["id"] for plot in plots] == places
+    assert [plot["id"] for plot in drawn] == places
     assert len(places) == 11  # of eight figures, three of them with two panels
     assert "plotly.js v" in unpacked(whole, "plotly")[:100]
 
@@ -354,3 +354,15 @@ def test_a_large_study_stays_small(made_up, tmp_path):
     text = render.render(build.build([study], pictures=[{}], files=[]))
     assert len(text.encode()) < 3_000_000
     assert len(json.loads(unpacked(text, "plots"))) > 8
+
+
+def test_pictures_of_predictions_are_folded_and_confusion_is_not(dense):
+    shown = {name: picture(name, side=8).data for name in ("confusion-2.png", "predictions-no_kd-2.png", "history-2.png")}  # fmt: skip
+    page = build.build([dense], pictures=[shown], files=[])
+    (part,) = [s for s in page.studies[0].sections if s.title == "Predictions on the test split"]
+    confusion, fold = part.blocks
+    assert confusion.name == "confusion-2.png"
+    assert [one.name for one in fold.blocks] == ["predictions-no_kd-2.png"]
+    history = next(b for s in page.studies[0].sections if s.title == "Search" for b in s.blocks)
+    assert history.fallback.name == "history-2.png"
+    assert len(Parsed(render.render(page)).of("img")) == 3
