@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.distributions import FloatDistribution, IntDistribution
-from scipy.interpolate import BSpline
+from scipy.stats import irwinhall
 
 from analysis.load import Study
 from analysis.ranges import Ranges, position, ranges
@@ -51,32 +51,23 @@ def edges(study: Study, method: str) -> list[Edge]:
     found = []
     for name, distribution in known.items():
         mean = statistics.fmean(position(distribution, row[f"config.{name}"]) for row in best)
-        for end, distance in (("lower", mean), ("upper", 1 - mean)):
-            p = chance(distance, independent)
-            if p < level and not (end == "lower" and distribution.low == 0):
-                found.append(
-                    Edge(
-                        method=method,
-                        parameter=name,
-                        end=end,
-                        distance=distance,
-                        n=len(best),
-                        p=p,
-                    )
-                )
+        end, distance = ("lower", mean) if mean < 0.5 else ("upper", 1 - mean)
+        p = chance(distance, independent)
+        if p < level and not (end == "lower" and distribution.low == 0):
+            edge = Edge(method=method, parameter=name, end=end, distance=distance, n=len(best), p=p)
+            found.append(edge)
     return found
 
 
 def chance(distance: float, count: int) -> float:
     """The probability that the mean of `count` uniform numbers in [0, 1] is at most `distance`.
 
-    The density of their sum is a B-spline (Curry and Schoenberg 1966). `count` is at least 2.
+    Their sum has the Irwin-Hall distribution.
 
     >>> round(chance(0.5, 5), 6), round(chance(0.1, 2), 6)
     (0.5, 0.02)
     """
-    density = BSpline.basis_element(range(count + 1), extrapolate=False)
-    return float(density.integrate(0, count * distance))
+    return float(irwinhall.cdf(count * distance, count))
 
 
 def _numbers(known: Ranges) -> dict[str, FloatDistribution | IntDistribution]:
