@@ -7,7 +7,7 @@ import re
 
 import pytest
 from markdown_it import MarkdownIt
-from tests.analysis.test_html import Parsed, unpacked
+from tests.analysis.test_web import Parsed, unpacked
 
 from analysis import escaping, latex, report
 
@@ -66,7 +66,7 @@ def test_nothing_is_written_outside_the_folder(written):
     assert all(re.fullmatch(r"(logs/)?[\w.+-]+", name) for name in names)
 
 
-def test_html_has_the_elements_of_the_template_only(written):
+def test_web_has_the_elements_of_the_template_only(written):
     page = Parsed((written / "index.html").read_text())
     assert {tag for tag, _ in page.elements} == {
         "html", "head", "meta", "title", "style", "body", "a", "header", "h1", "nav", "ol", "li", "main",
