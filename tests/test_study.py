@@ -68,7 +68,7 @@ def test_the_manifest_says_what_was_asked_for(asked):
     manifest = begin(asked).manifest
     assert manifest["schema"] == results.SCHEMA_VERSION
     assert (manifest["study"], manifest["space"], manifest["seed"]) == ("s", "digits_kd", 0)
-    assert (manifest["epochs"], manifest["trials"], manifest["rungs"]) == (9, 24, [3])
+    assert (manifest["epochs"], manifest["trials"], manifest["rungs"]) == (9, 24, [5])
     assert (manifest["repeats"], manifest["trials_per_repeat"]) == (1, 6)
     assert (manifest["margin"], manifest["random_start"]) == (0.005, 2)
     assert manifest["methods"]["response"]["textbook"] == asked.space.methods["response"].settings()[0]  # fmt: skip
