@@ -11,11 +11,12 @@ from tune_kd.asha import Judge, rungs
 
 
 def test_rungs():
-    assert rungs(9) == [3]
-    assert rungs(10) == [4]
-    assert rungs(100) == [34]
+    assert rungs(9) == [5]
+    assert rungs(10) == [5]
+    assert rungs(101) == [51]
     assert rungs(2) == [1]
     assert rungs(1) == []
+    assert rungs(9, first=8) == [8]
     assert rungs(9, first=9) == []
 
 
@@ -24,14 +25,14 @@ def test_with_step_decay_no_rung_comes_before_the_first_decay(tmp_path):
     assert opening.study_rungs(request(tmp_path, **step).space, "asha") == [11]
     assert opening.study_rungs(request(tmp_path, **step).space, "none") == []
     early = {"schedule": "step", "decay_at": (0.2,), "epochs": 20}
-    assert opening.study_rungs(request(tmp_path, **early).space, "asha") == [7]
+    assert opening.study_rungs(request(tmp_path, **early).space, "asha") == [10]
     cosine = {"schedule": "cosine", "decay_at": (0.5,), "epochs": 20}
-    assert opening.study_rungs(request(tmp_path, **cosine).space, "asha") == [7]
+    assert opening.study_rungs(request(tmp_path, **cosine).space, "asha") == [10]
 
 
 def judged(tmp_path, **changes):
-    """One search of every method that has begun."""
-    asked = request(tmp_path / "s", **{"repeats": 1, **changes})
+    """One search of every method that has begun, compared after three of six epochs."""
+    asked = request(tmp_path / "s", **{"repeats": 1, "epochs": 6, **changes})
     study = begin(asked)
     plan = made_study.plan(study, asked)
     return study, plan, Judge(study, at=study.manifest["rungs"])
@@ -95,7 +96,7 @@ def test_the_textbook_is_never_stopped_even_when_it_comes_last_and_is_worst(tmp_
     proposals = [plan.next() for _ in range(4)]
     for proposal in proposals[1:]:
         run(study, judge, proposal, 0.8)
-    assert not run(study, judge, proposals[0], 0.1, upto=9)
+    assert not run(study, judge, proposals[0], 0.1, upto=6)
     assert proposals[0].trial not in study.verdicts
 
 
@@ -175,4 +176,4 @@ def test_rungs_rebuilt_from_disk_equal_those_in_memory(tmp_path):
     states = {t.state.name for t in study.optuna_trials("response", repeat=1)}
     assert states == {"PRUNED", "COMPLETE", "FAIL"}
     study.merge()
-    assert dict(Judge(reopened(study), at=[3])._rungs) == dict(judge._rungs)
+    assert dict(Judge(reopened(study), at=study.manifest["rungs"])._rungs) == dict(judge._rungs)

@@ -54,7 +54,7 @@ def test_everything_that_is_planned_is_said(capsys):
         "18 proposed by tpe"
     )
     assert found["verdict"].startswith("recommends students; too few repeats for a statement")
-    assert found["stopping"] == "asha: after epoch 5 the best third of a search's trials goes on"
+    assert found["stopping"] == "asha: after epoch 8 the best third of a search's trials goes on"
     assert found["search"] == "at most 32 runs, 480 epochs: not measured"
     # a method's winner and textbook twice each, its recommended student five times
     assert found["confirm"] == "at most 36 runs, 540 epochs: not measured"

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests import made_images, making
-from tune_kd import data, exam, models, tasks, trial
+from tune_kd import data, exam, models, tasks, train, trial
 from tune_kd import site as places
 from tune_kd.recipe import Recipe
 
@@ -101,7 +101,9 @@ def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
     assert "test_accuracy" not in opened.rows[0]
     last = dict(opened.rows[1])
     found = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
-    assert sorted(found) == ["test_accuracy", "test_confusion", "test_ece", "test_loss"]
+    assert sorted(found) == [
+        "test_accuracy", "test_confusion", "test_correct", "test_ece", "test_loss",
+    ]  # fmt: skip
     assert [opened.rows[0], last] == sealed.rows  # opening it changes nothing else
     making.assert_same_state(opened.state, sealed.state)
 
@@ -118,6 +120,8 @@ def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
     assert found["test_loss"] == pytest.approx(
         torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-4
     )
+    bits = np.unpackbits(np.frombuffer(found["test_correct"], np.uint8), count=len(labels))
+    assert bits.astype(bool).tolist() == (predicted == labels).tolist()  # image by image
     counted = [[int(((labels == t) & (predicted == s)).sum()) for s in range(3)] for t in range(3)]
     assert found["test_confusion"] == [n for true in counted for n in true]
     sure = scores.softmax(1).amax(1).double()
@@ -159,3 +163,43 @@ def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
     assert len(images) == 540
     expected = making.scored(model, images, images.labels)
     assert ran.rows[-1]["test_accuracy"] == pytest.approx(expected, abs=1e-12)
+    correct = ran.rows[-1]["test_correct"]
+    assert len(correct) == 68  # 540 images, eight a byte
+    bits = np.unpackbits(np.frombuffer(correct, np.uint8))
+    assert bits[:540].mean() == pytest.approx(expected, abs=1e-12)
+    assert not bits[540:].any()
+
+
+@pytest.mark.parametrize("pixels", [1, 2 * 32 * 32, 10**9])
+def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypatch, pixels):
+    """Whatever the chunks are in which the images are scored."""
+    monkeypatch.setattr(train, "EVALUATION_PIXELS", pixels)
+    decoded = made_images.scenes(5, size=(32, 32))
+    decoded.labels[3] = 255  # nothing counts in it
+    images = made_images.seen(decoded)
+    model = models.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
+    every = np.arange(5)
+    fold = places.folded(
+        decoded, images, making.site_in(tmp_path), layout="contiguous", parts=(every, every[:0])
+    )
+    taken = exam.Exam(images=fold, decoded=decoded, reference=None).take(model)
+    found = exam.columns(taken, dense=True)
+    assert "test_correct" not in found
+    counts = np.reshape(found["test_counts"], (5, 5, 3))
+    with torch.no_grad():
+        said = model(fold.images.whole(torch.arange(5)).images).argmax(1).numpy()
+    for image, (labels, guess) in enumerate(zip(decoded.labels, said, strict=True)):
+        valid = labels != 255
+        for label in range(5):
+            both = ((labels == label) & (guess == label))[valid].sum()
+            sums = (both, (guess == label)[valid].sum(), (labels == label)[valid].sum())
+            assert tuple(counts[image, label]) == sums
+    assert not counts[3].any()
+    confusion = np.reshape(found["test_confusion"], (5, 5))
+    total = counts.sum(0)
+    assert total[:, 0].tolist() == confusion.diagonal().tolist()
+    assert total[:, 1].tolist() == confusion.sum(0).tolist()
+    assert total[:, 2].tolist() == confusion.sum(1).tolist()
+    both, predicted, labelled = total.T
+    ious = (both / (predicted + labelled - both))[labelled > 0]
+    assert found["test_miou"] == pytest.approx(ious.mean(), abs=1e-12)

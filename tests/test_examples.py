@@ -147,7 +147,7 @@ def test_the_dry_run_says_the_plan_and_leaves_nothing(tmp_path: Path, cache: Pat
     command = [sys.executable, "-m", "tune_kd.search", "--space", str(FILE), "--dry-run"]
     done = run([*command, "--trials", "9"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^trials +10: 2 a method", done.stdout, re.MULTILINE)
+    assert re.search(r"^trials +10: 1 repeat of 2 for each of 5 methods", done.stdout, re.MULTILINE)
     assert re.search(r"^student +shapes\.py:student, 12 epochs", done.stdout, re.MULTILINE)
     assert [path.name for path in tmp_path.iterdir() if path != cache] == []
 

@@ -1,6 +1,5 @@
 """Weights that a study did not train: a file, or an earlier study's student, as teacher and as start."""
 
-from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ from tests import made_study, making
 from tests.made_study import begin, play, request
 from tune_kd import (
     asking,
-    confirm,
+    confirming,
     foreign,
     methods,
     models,
@@ -23,6 +22,7 @@ from tune_kd import (
     weights,
 )
 from tune_kd.errors import UsageError
+from tune_kd.proposals import Proposal, search_trial
 from tune_kd.recipe import Distill, Prune, stages_from_json
 from tune_kd.study import Study
 
@@ -52,7 +52,7 @@ def earlier(tmp_path) -> Study:
     play(begun, asked, score)
     for number in (0, 1):
         data = safetensors.torch.save(student(number))
-        begun.storage.write(f"students/response-000{number}.safetensors", data)
+        begun.storage.write(f"students/response-r0-000{number}.safetensors", data)
     return begun
 
 
@@ -89,6 +89,53 @@ def test_the_best_student_of_a_study(earlier, method):
     assert given.recipe == best.recipe
     assert given.name == f"{earlier.storage.uri}:response"
     assert given.data == earlier.storage.read("students/response-r0-0001.safetensors")
+
+
+def test_the_student_of_a_method_is_the_one_that_it_recommends(tmp_path):
+    """Of three repeats by their fresh values; evaluating takes its first confirming run."""
+    known = {"response": request(tmp_path).space.methods["response"]}
+    asked = request(
+        tmp_path / "runs" / "x", epochs=1, trials=15, repeats=3, student="digits_medium",
+        scheduler="none", methods=known,
+    )  # fmt: skip
+    begun = begin(asked)
+    play(begun, asked, lambda p, step: 0.5 + 0.1 * p.number - 0.01 * p.repeat)
+    winners = [search_trial("response", repeat, 4) for repeat in range(3)]
+    for number, trial_ in enumerate(winners):
+        data = safetensors.torch.save(student(number))
+        begun.storage.write(f"students/{trial_}.safetensors", data)
+
+    def given(*, confirmed):
+        return foreign.find(f"{begun.storage.uri}:response", what="--weights", confirmed=confirmed)
+
+    def put(proposal, **values):
+        begun.add(proposal)
+        row = begun.describe(proposal, stage=0) | {"stage": 0, "status": "finished", "epochs": 1}
+        begun.put_verdict(proposal.trial, [row | values])
+
+    # before any fresh value: the best on validation
+    assert given(confirmed=False).data == safetensors.torch.save(student(0))
+    design = confirming.design(begun, seeds=1, textbook=True)
+    for proposal in confirming.reevaluations(begun, design):
+        put(proposal, val_accuracy=0.5 + 0.1 * (proposal.repeat == 1))
+    chosen = begun.proposals[winners[1]]
+    for confirmed in (False, True):  # no confirming run has weights yet
+        found_ = given(confirmed=confirmed)
+        assert found_.data == safetensors.torch.save(student(1))
+        assert found_.recipe == chosen.recipe
+    # the seeds of the recommended student, the second first, and the better one
+    for proposal in reversed(confirming.confirmations(begun, design)):
+        if proposal.seed in (800, 801):
+            data = safetensors.torch.save(student(proposal.seed))
+            begun.storage.write(f"students/{proposal.trial}.safetensors", data)
+            put(proposal, test_accuracy=0.5 + 0.1 * (proposal.seed == 801))
+    # a teacher or a start must not have seen validation images; what is evaluated may
+    assert given(confirmed=False).data == safetensors.torch.save(student(1))
+    first = given(confirmed=True)
+    assert first.data == safetensors.torch.save(student(800))
+    assert first.recipe is not None
+    assert first.recipe.images.fit_on == "train+val"
+    assert first.recipe.stages == chosen.recipe.stages
 
 
 @pytest.mark.parametrize(
@@ -245,25 +292,33 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
     assert retraining.anew(later, next_) == next_.recipe
 
 
+def confirmed(known: Study) -> list[Proposal]:
+    """What a confirmation of the winners alone consists of."""
+    design = confirming.design(known, seeds=2, textbook=False)
+    return confirming.confirmations(known, design)
+
+
 def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path):
     """It is what there was before they were cut."""
-    asked = Namespace(top=1, seeds=2, no_textbook=True)
     save_file(student(0), tmp_path / "mine")
     given = foreign.find(str(tmp_path / "mine"), what="--set start")
     begun, request_ = starting(tmp_path / "p", given)
     _ended(begun, request_)
-    start, *students = confirm.proposals(begun, asked)
+    start, *students = confirmed(begun)
     assert (start.trial, start.method, start.open_test) == ("confirm-start", "", True)
     assert (start.recipe.start, start.recipe.stages) == (given.model, ())
     assert start.recipe.student == "digits_medium"
     assert start.source == f"start-{given.model[:8]}"
     assert [s.trial for s in students] == [
-        f"confirm-prune-r0-0000-s{seed}" for seed in (1000, 1001)
+        f"confirm-prune-r0-0000-s{seed}" for seed in (1000, 1001, 800, 801, 802, 803, 804)
     ]
-    assert {s.origin for s in students} == {"best, begun from a file"}
+    assert [s.origin for s in students] == (
+        ["best+textbook, begun from a file"] * 2 + ["recommended, begun from a file"] * 5
+    )
+    assert [s.keeps_weights for s in students] == [False] * 2 + [True] * 5
     known, request_ = starting(tmp_path / "q", found(earlier))
     _ended(known, request_)
-    planned = confirm.proposals(known, asked)
+    planned = confirmed(known)
     assert [p.trial for p in planned] == [
         s.trial for s in students
     ]  # trained anew: a stage of its own

@@ -164,7 +164,7 @@ def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
     """Rungs are epochs of the first stage; those of a later one are other epochs."""
     asked = request(tmp_path / "s", trials=9, methods={"no_kd": request(tmp_path).space.methods["no_kd"], "prune": PRUNE["prune"]})  # fmt: skip
     begun = begin(asked)
-    assert begun.manifest["rungs"] == [3]
+    assert begun.manifest["rungs"] == [5]
     judge = Judge(begun, at=[3])
     plan = made_study.plan(begun, asked)
     proposals = [p for p in (plan.next() for _ in range(8)) if p.method == "prune"]

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss
 
 from tune_kd.losses import IGNORE
-from tune_kd.scoring import Tally, image_ious
+from tune_kd.scoring import Tally, image_counts, image_ious
 
 CLASSES = 5
 
@@ -50,3 +50,37 @@ def test_of_single_images_it_says_what_scikit_learn_says():
         true, said = labels[image][valid], scores.argmax(1)[image][valid]
         assert float(found[image]) == pytest.approx(jaccard_score(true, said, average="macro"))
     assert found[4].isnan()  # nothing counts
+
+
+def test_pixels_of_single_images_are_those_that_scikit_learn_counts():
+    scores, labels = drawn(6, 8, 7, void=0.2, seed=2)
+    labels[5] = IGNORE
+    found = image_counts(scores, labels)
+    assert (found.shape, found.dtype) == ((6, CLASSES, 3), torch.int64)
+    for image in range(5):
+        valid = labels[image] != IGNORE
+        true, said = labels[image][valid], scores.argmax(1)[image][valid]
+        table = confusion_matrix(true, said, labels=range(CLASSES))
+        expected = np.stack([table.diagonal(), table.sum(0), table.sum(1)], axis=1)
+        assert found[image].tolist() == expected.tolist()
+    assert not found[5].any()
+
+
+@pytest.mark.parametrize(("shape", "void"), [((61,), 0.0), ((7, 5, 6), 0.3)])
+def test_what_single_images_gave_is_kept_in_their_order(shape, void):
+    scores, labels = drawn(*shape, void=void, seed=3)
+    whole, plain = Tally(CLASSES, each_image=True), Tally(CLASSES)
+    for part in torch.arange(shape[0]).split(4):
+        whole.add(scores[part], labels[part])
+        plain.add(scores[part], labels[part])
+    found = whole.scores()
+    assert plain.scores().images is None
+    if void:
+        assert torch.equal(found.images, image_counts(scores, labels))
+        both, predicted, labelled = found.images.sum(0).double().unbind(1)
+        there = labelled > 0
+        ious = (both / (predicted + labelled - both))[there]
+        assert found.miou == pytest.approx(float(ious.mean()))
+    else:
+        assert found.images.tolist() == (scores.argmax(1) == labels).tolist()
+        assert found.accuracy == pytest.approx(found.images.double().mean().item())

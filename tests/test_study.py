@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from tests import made_study, making
+from tests import made_images, made_study, making
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import asking, methods, results, site, space, spaces, study
+from tune_kd import asking, methods, results, site, space, spaces, study, tasks
 from tune_kd.errors import UsageError
 from tune_kd.manifest import differences
 from tune_kd.proposals import dump, parse
@@ -68,7 +68,7 @@ def test_the_manifest_says_what_was_asked_for(asked):
     manifest = begin(asked).manifest
     assert manifest["schema"] == results.SCHEMA_VERSION
     assert (manifest["study"], manifest["space"], manifest["seed"]) == ("s", "digits_kd", 0)
-    assert (manifest["epochs"], manifest["trials"], manifest["rungs"]) == (9, 24, [3])
+    assert (manifest["epochs"], manifest["trials"], manifest["rungs"]) == (9, 24, [5])
     assert (manifest["repeats"], manifest["trials_per_repeat"]) == (1, 6)
     assert (manifest["margin"], manifest["random_start"]) == (0.005, 2)
     assert manifest["methods"]["response"]["textbook"] == asked.space.methods["response"].settings()[0]  # fmt: skip
@@ -111,6 +111,20 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
     # another share is another study
     other = asking.described(request(tmp_path / "s", val_share=0.25), images)
     assert any("val_share" in line for line in differences(manifest, other))
+
+
+def test_a_share_is_not_taken_where_the_data_set_says_which_images_validate(tmp_path):
+    chosen, file = spaces.load("camvid_seg_kd")
+    folder = made_images.of_task(tasks.find("camvid"), tmp_path / "set")
+    asked = request(tmp_path / "s", space=chosen, file=file, data=folder)
+    images = asking.look_at_data(asked)
+    assert images.own_validation
+    assert (
+        begin(asked, images).manifest["validation_rule"] == "the data set's own validation images"
+    )
+    asked = replace(asked, space=replace(chosen, val_share=0.2))
+    with pytest.raises(UsageError, match=r"val_share=0.2: task camvid .* of its own.* val_share=0"):
+        asking.look_at_data(asked)
 
 
 def test_ranges_survive_the_manifest(asked):

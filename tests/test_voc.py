@@ -84,7 +84,7 @@ def test_without_test_masks_val_is_the_sealed_split(form, masks, tmp_path, cache
     train = _decode(place, "train", cache)
     _holds(train, *held["train"])
     assert train.validation is None
-    assert len(data.split(train)[1]) == 2
+    assert len(data.split(train)[1]) == 6  # of 20
     _holds(_decode(place, "test", cache), *held["val"])
 
 

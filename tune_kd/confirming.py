@@ -130,14 +130,17 @@ def recommended(known: Study, chosen: Design) -> dict[str, Row]:
 
 
 def _of_repeat(known: Study, repeat: int, *, textbook: bool) -> Iterator[tuple[Row, str]]:
-    """Each method's winner of a repeat and its textbook trial, with their roles."""
+    """Each method's winner of a repeat and its textbook trial, with their roles.
+
+    The roles of a run are the same whatever else is confirmed: `textbook` may be asked for later.
+    """
     for method in known.manifest["methods"]:
         best = known.winners(method).get(repeat)
-        book = _textbook(known, method, repeat) if textbook else None
+        book = _textbook(known, method, repeat)
+        same = best is not None and book is not None and book["trial"] == best["trial"]
         if best is not None:
-            same = book is not None and book["trial"] == best["trial"]
             yield best, "best+textbook" if same else "best"
-        if book is not None and (best is None or book["trial"] != best["trial"]):
+        if textbook and book is not None and not same:
             yield book, "textbook"
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import re
-from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
 from tune_kd import (
-    confirm,
+    confirming,
     exam,
     int8,
     losses,
@@ -35,7 +34,7 @@ from tune_kd import (
 )
 from tune_kd import site as places
 from tune_kd.options import SAMPLERS
-from tune_kd.proposals import Proposal
+from tune_kd.proposals import Proposal, repeat_seed, search_trial
 from tune_kd.recipe import (
     Distill,
     Images,
@@ -47,7 +46,7 @@ from tune_kd.recipe import (
     to_json,
     training_of,
 )
-from tune_kd.samplers import sample
+from tune_kd.samplers import random_config, sample
 from tune_kd.study import Study
 
 NAMES = spaces.names()
@@ -105,13 +104,16 @@ def test_is_named_as_its_file_and_of_known_parts(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_has_the_baseline_first_and_a_budget_for_every_method(name):
+def test_has_the_baseline_first_and_a_budget_for_every_method(name, tmp_path):
     chosen = SPACES[name]
     assert next(iter(chosen.methods)) == "no_kd"
     (stage,) = chosen.stages("no_kd", chosen.methods["no_kd"].settings()[0])
     assert (stage.weights.beta, stage.weights.gamma) == (0, 0)
-    assert chosen.trials % len(chosen.methods) == 0
-    assert chosen.trials // len(chosen.methods) >= 8
+    # searches enough for a verdict about a method, each of trials enough to find something
+    budget = asking.budget(made_study.request(tmp_path, space=chosen))
+    assert budget.repeats >= confirming.MIN_REPEATS
+    assert 5 <= budget.each <= 8
+    assert budget.of_method * len(chosen.methods) == chosen.trials  # nothing is rounded
     baseline = chosen.methods["no_kd"]
     assert set(baseline.ranges) == set(space.TRAINING)
     for method in chosen.methods.values():
@@ -147,8 +149,10 @@ def test_stages_build_at_settings_corners_and_samples_and_survive_json(name, met
     drawn = [
         sample(kind, [], dict(known.ranges), seed=seed).config
         for kind in SAMPLERS
+        if kind != "random"
         for seed in range(20)
     ]
+    drawn += [random_config(known.ranges, seed=seed) for seed in range(20)]
     images = Images(task=chosen.task, train_hash="x", num_classes=10)
     first = chosen.stages(method, known.settings()[0])[: known.shared]
     for config in [*known.settings(), *corners, *drawn]:
@@ -244,11 +248,19 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         for row in _made_rows(study, proposal):
             study.hear(row)
         study.end(proposal.trial, "finished")
-    planned = confirm.proposals(study, Namespace(top=9, seeds=1, no_textbook=True))
-    assert len(planned) == len(study.of("search")) + 1  # and the teacher as it is
-    students = {_ran(study, proposal, site) for proposal in planned if proposal.method}
-    assert len(students) == len(planned) - 1  # each method and setting trains another student
-    _ran(study, planned[0], site)
+    design = confirming.design(study, seeds=1, textbook=False)
+    teacher, *planned = confirming.confirmations(study, design)
+    winners = [p for p in planned if p.origin == "best"]
+    assert {p.source for p in winners} == {p.trial for p in study.of("search")}
+    recommended = {p.method: p for p in reversed(planned) if p.origin == "recommended"}
+    assert recommended.keys() == chosen.methods.keys()
+    # each method and setting trains another student, and each seed
+    run = [*winners, *recommended.values()]
+    assert len({_ran(study, proposal, site) for proposal in run}) == len(run)
+    _ran(study, teacher, site)
+    assert study.storage.names("students", ".safetensors") == sorted(
+        f"{proposal.trial}.safetensors" for proposal in recommended.values()
+    )
 
     assert report.main([str(folder)]) == 0
     printed, page = capsys.readouterr().out, (folder / "report/report.md").read_text()
@@ -270,16 +282,20 @@ def _teacher(study: Study, chosen: space.SearchSpace) -> Proposal:
 
 
 def _searched(study: Study, chosen: space.SearchSpace) -> Iterator[Proposal]:
-    """Of each method the textbook's trial, and where a method prunes one for each other setting."""
+    """Of each method the textbook's trial, and where a method prunes one for each other setting.
+
+    Each stands for a repeat of its own, so that all of them are winners.
+    """
     for method, known in chosen.methods.items():
         settings = known.settings() if known.shared else known.settings()[:1]
         for number, config in enumerate(settings):
             yield Proposal(
-                trial=f"{method}-{number:04d}",
+                trial=search_trial(method, number, number),
                 phase="search",
                 method=method,
+                repeat=number,
                 number=number,
-                seed=0,
+                seed=repeat_seed(0, number),
                 origin="literature" if number else "textbook",
                 recipe=recipes.student_recipe(study.manifest, chosen, method=method, config=config),
                 config=config,
@@ -325,7 +341,7 @@ def _ran(study: Study, proposal: Proposal, site: trial.Site) -> str:
     study.end(proposal.trial, "finished")
     assert len(rows) == max(1, sum(map(reports_of, recipe.stages)))
     assert [row["last"] for row in rows] == [False] * (len(rows) - 1) + [True]
-    if recipe.stages:
+    if recipe.stages and proposal.keeps_weights:
         _assert_loads(study, proposal, site, rows[-1])
     return hashlib.sha256(worker._save(said.state)).hexdigest()
 

@@ -232,9 +232,9 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
     known = Study(storage)
     for method, epochs, reached in (("no_kd", 3, 0.5), ("response", 30, 0.9)):
         content = written(epochs=epochs)
-        storage.write(f"students/{method}-0000.safetensors", content)
+        storage.write(f"students/{method}-r0-0000.safetensors", content)
         recipe = from_json(weights.header(content)["recipe"])
-        trial_ = {"trial": f"{method}-0000", "phase": "search", "method": method, "number": 0}
+        trial_ = {"trial": f"{method}-r0-0000", "phase": "search", "method": method, "number": 0, "repeat": 0}  # fmt: skip
         known.add(Proposal(**trial_, seed=0, origin="textbook", recipe=recipe))
         row = {
             **trial_,
@@ -243,7 +243,7 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
             "epochs": epochs,
             "val_accuracy": reached,
         }
-        known.put_verdict(f"{method}-0000", [row])
+        known.put_verdict(row["trial"], [row])
     best = assessed(f"{storage.uri}")
     assert best["weights"] == f"{storage.uri}:response"
     assert best["confusion"] == assessed(storage.local / "students" / "response-r0-0000.safetensors")["confusion"]  # fmt: skip
