@@ -2,7 +2,7 @@
 
 All methods have the baseline's response surface, plus the effect that a scenario gives them; so a
 method's true difference is that effect, whatever a search finds. An image is right where a normal sum is
-positive (noise.Latent): the configuration's accuracy, how easy the image is, what the method makes of it
+positive (noise.py): the configuration's accuracy, how easy the image is, what the method makes of it
 near this configuration, and this training's own luck. The third part varies smoothly over the
 configurations (a Gaussian process for each image): so a validation split favours like configurations
 alike, in all repeats, which no repetition takes away.
@@ -21,7 +21,7 @@ from analysis.select import BASELINE
 from benchmarks.search import surface
 from benchmarks.search.policies import STOPPING
 from benchmarks.search.surface import Floats, Surface
-from benchmarks.verdict import noise
+from benchmarks.verdict.noise import Latent, Noise, latent, measure
 from tune_kd import spaces
 
 WAVES = 48  # random Fourier features of each image's process
@@ -34,8 +34,8 @@ class World:
     """What is the same in all studies."""
 
     surface: Surface  # of the baseline
-    noise: noise.Noise
-    latent: noise.Latent
+    noise: Noise
+    latent: Latent
     waves: Floats  # [WAVES, d]
     phases: Floats  # [WAVES]
 
@@ -57,11 +57,11 @@ def build(rows: pd.DataFrame, about: Mapping[str, Any], *, stopping: str) -> Wor
     )
     random = np.random.default_rng(0)
     spread = np.sqrt(SMOOTHNESS / random.chisquare(SMOOTHNESS, (WAVES, 1)))
-    measured = noise.measure(rows, images)
+    measured = measure(rows, images)
     return World(
         surface=fitted,
         noise=measured,
-        latent=noise.latent(measured),
+        latent=latent(measured),
         waves=random.standard_normal((WAVES, len(fitted.cube))) / WIDTH * spread,
         phases=random.uniform(0, 2 * np.pi, WAVES),
     )
@@ -85,7 +85,7 @@ class Split:
         Each training draws its own luck with each image.
         """
         luck = self._random.standard_normal((len(features), len(self._ease)))
-        return self._ease + features @ self._tastes[method] + luck
+        return np.asarray(self._ease + features @ self._tastes[method] + luck)
 
     def correct(self, margins: Floats, accuracies: Floats) -> npt.NDArray[np.bool_]:
         """Which images trainings of these true accuracies [n] got right: bool [n, images]."""
