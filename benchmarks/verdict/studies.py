@@ -6,8 +6,9 @@ An effect raises or lowers all configurations of a method alike. Optuna's sample
 look at ranks within a method only, so one search serves all scenarios, and what differs between them
 is the confirmation.
 
-Left out: students are confirmed on train and validation images together, which makes all of them
-a little better; a trial's first rung and its last epoch have independent noise.
+Left out: students are confirmed on train and validation images together, which makes all of them a little
+better and scatter less, so that the product sees more than is counted here; a trial's first rung and its
+last epoch have independent noise.
 """
 
 from collections.abc import Mapping, Sequence
