@@ -10,9 +10,11 @@ from scipy.stats import multivariate_normal, norm
 
 from analysis import stats
 from benchmarks.search import curves
+from benchmarks.search.policies import STOPPING
 from benchmarks.verdict import __main__ as verdict
 from benchmarks.verdict import noise, tally, world
 from benchmarks.verdict.studies import METHODS, Asked, Simulation
+from tune_kd import asha
 from tune_kd.errors import UsageError
 
 IMAGES = {"validation": 200, "test": 301}
@@ -118,6 +120,14 @@ def test_a_study_is_what_the_product_would_have_written(known):
     own = [gain for gain, row in zip(gains, confirmed, strict=True) if row["method"] == "response"]
     assert np.mean(own) == pytest.approx(0.02, abs=0.006)
     assert sum(gains) == pytest.approx(sum(own))  # the others are as they were
+
+
+@pytest.mark.parametrize("epochs", [1, 12, 15, 30])
+def test_trials_are_stopped_as_the_product_stops_them(epochs):
+    policy = STOPPING[verdict.STOPPED]
+    assert policy.rungs(epochs) == asha.rungs(epochs)
+    assert policy.reduction == asha.REDUCTION
+    assert not policy.together
 
 
 def outcome(study: int, label: str, truth: float = 0.0, **values: object) -> dict[str, object]:

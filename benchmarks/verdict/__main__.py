@@ -29,6 +29,7 @@ from tune_kd.errors import UsageError
 from tune_kd.storage import Storage
 
 TOLD_EVERY = 50  # studies
+SAMPLER, STOPPED = "tpe", "ASHA half, 3"  # the product's own policy
 
 
 def main(arguments: list[str]) -> int:
@@ -68,8 +69,8 @@ def _parser() -> cli.Parser:
     add("--repeats", type=cli.positive_int, default=5, help="searches of each method [5]")
     add("--trials", type=cli.positive_int, default=8, help="of each search [8]")
     add("--seeds", type=cli.positive_int, default=2, help="confirming ones of each repeat [2]")
-    add("--sampler", choices=SAMPLERS, default="tpe", help="[tpe]")
-    add("--stopping", choices=list(STOPPING), default="ASHA third, 3", help="[ASHA third, 3]")
+    add("--sampler", choices=SAMPLERS, default=SAMPLER, help=f"[{SAMPLER}]")
+    add("--stopping", choices=list(STOPPING), default=STOPPED, help=f"[{STOPPED}]")
     add("--recording", default="digits", metavar="NAME|FILE", help="of learning curves [digits]")
     add("--val-images", type=cli.positive_int, metavar="N", help="[as recorded]")
     add("--test-images", type=cli.positive_int, metavar="N", help="[as recorded]")
