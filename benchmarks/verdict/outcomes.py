@@ -1,0 +1,118 @@
+"""What the report would say of a simulated study, beside what is true.
+
+Rows become a study as the report reads it (analysis/load.py), and analysis/comparison.py judges it. The
+old way is kept for comparison: of all trials of a method the one that is best on validation, as many
+seeds as the repeats have together, an interval over these seeds, and no correction over methods.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from analysis import comparison, stats
+from analysis.load import Study
+from analysis.select import BASELINE
+from benchmarks.verdict.studies import METHODS, METRIC, Searched
+from tune_kd.results import Row, ranked
+from tune_kd.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is true: the effects of methods, and the margin below which a difference is none (fractions)."""
+
+    effects: Mapping[str, float] = field(default_factory=dict)
+    margin: float = 0.005
+
+
+def _all(effect: float) -> dict[str, float]:
+    return dict.fromkeys(METHODS[1:], effect)
+
+
+SCENARIOS = {
+    "nothing to find": Scenario(),
+    "+0.5 points, m 0.5": Scenario(effects=_all(0.005)),
+    "+1 point": Scenario(effects=_all(0.01)),
+    "+2 points": Scenario(effects=_all(0.02)),
+    "one hurts by 1": Scenario(effects={METHODS[1]: -0.01}),
+    # so wide a margin that few repeats may say "no difference", at its very end
+    "+4 points, m 4": Scenario(effects=_all(0.04), margin=0.04),
+}
+
+
+def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[dict[str, object]]:
+    """What is said of each method in each scenario: a row of the table that tally.py counts.
+
+    `storage` holds the opening of the test split, which is the first.
+    """
+    for name, scenario in SCENARIOS.items():
+        confirmed = searched.confirmed(scenario.effects)
+        study = Study(
+            address="",
+            storage=storage,
+            manifest={
+                "study": str(number),
+                "methods": list(METHODS),
+                "metric": METRIC,
+                "margin": scenario.margin,
+            },
+            rows=[*searched.rows, *(row for row in confirmed if row["origin"] != "single")],
+            curves={},
+        )
+        found = comparison.results(study)
+        for method in METHODS[1:]:
+            truth = scenario.effects.get(method, 0.0)
+            one = found[method]
+            assert one.difference is not None
+            assert one.textbook_difference is not None
+            assert one.student is not None
+            assert one.verdict is not None
+            yield {
+                "scenario": name,
+                "margin": scenario.margin,
+                "study": number,
+                "method": method,
+                "truth": truth,
+                "label": one.verdict.label,
+                "difference": one.difference.mean,
+                "half_width": (one.difference.high or 0.0) - one.difference.mean,
+                "image_se": one.difference.image_se,
+                "covered": _covers(one.difference, truth),
+                "textbook_covered": _covers(one.textbook_difference, truth),
+                "student_covered": _covers(one.student, _between(study, searched, method) + truth),
+                "curse": one.curse.difference.mean if one.curse else None,
+                **_old_way(searched.rows, confirmed, method, effect=truth),
+            }
+
+
+def _covers(found: stats.Estimate, truth: float) -> bool:
+    assert found.low is not None
+    assert found.high is not None
+    return found.low <= truth <= found.high
+
+
+def _between(study: Study, searched: Searched, method: str) -> float:
+    """How much better the method's recommended configuration is, where the method has no effect."""
+    chosen = [study.chosen(name) for name in (method, BASELINE)]
+    own, theirs = (searched.truth[row["trial"]] for row in chosen if row)
+    return own - theirs
+
+
+def _old_way(
+    searched: Sequence[Row], confirmed: Sequence[Row], method: str, *, effect: float
+) -> dict[str, float | int]:
+    """What was said of a method before searches were repeated."""
+    single = [
+        {r["seed"]: r["test_accuracy"] for r in confirmed if r["origin"] == "single" and r["method"] == name}
+        for name in (method, BASELINE)
+    ]  # fmt: skip
+    found = stats.paired(*single)
+    assert found
+    assert found.low is not None
+    assert found.high is not None
+    best = ranked(searched, method, metric=METRIC)[0]
+    mean = sum(single[0].values()) / len(single[0])
+    return {
+        "old": 1 if found.low > 0 else -1 if found.high < 0 else 0,
+        "old_half_width": found.high - found.mean,
+        "old_curse": best[METRIC] + effect - mean,
+    }
