@@ -7,9 +7,9 @@ import re
 
 import pytest
 from markdown_it import MarkdownIt
-from tests.analysis.test_web import Parsed, unpacked
 
 from analysis import escaping, latex, report
+from tests.analysis.test_web import Parsed, unpacked
 
 SCRIPT = '</script><script>alert("m")</script><!--\u2028'
 IMAGE = "<img src=x onerror=alert(1)>|`[a](javascript:x)\n# b"
