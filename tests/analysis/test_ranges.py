@@ -58,6 +58,13 @@ def test_points_are_a_method_s_search_trials_and_the_last_stage_counts():
     assert dict(point.values) == {"lr": 0.1, "dropout": 0.0, "temperature": 4.0}
 
 
+def test_choices_of_several_kinds_are_read_from_their_text():
+    ranges = {"pool": CategoricalDistribution(["max", 2, None])}
+    rows = [row("response", 0, n, 0.9, pool=text) for n, text in enumerate(("2", "None", "max"))]
+    points = search_points(study(rows, ranges=ranges), "response")
+    assert [point.values["pool"] for point in points] == [2, None, "max"]
+
+
 def test_a_study_on_disk_says_what_its_rows_say(tmp_path):
     made = study(drawn(lambda p: 0.9 - 0.3 * abs(p[0] - 0.5), noise_sd=0.003))
     known = {"schema": results.SCHEMA_VERSION, "study": "surfaces", "seed": 0}
