@@ -183,9 +183,11 @@ def _unit(ranges: Ranges) -> dict[str, BaseDistribution]:
     A forest's splits do not mind, but the width of each piece does: in a linear width nearly all of
     lr in 0.001 .. 1 lies above 0.1, and that is all that would count.
     """
+    place = FloatDistribution(
+        0.0, 1.0
+    )  # one for all: Optuna copies every trial, and what it refers to
     return {
-        name: d if isinstance(d, CategoricalDistribution) else FloatDistribution(0.0, 1.0)
-        for name, d in ranges.items()
+        name: d if isinstance(d, CategoricalDistribution) else place for name, d in ranges.items()
     }
 
 

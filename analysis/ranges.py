@@ -5,6 +5,7 @@ logarithmic, so that equal steps of positions are what the sampler took as equal
 and choices stand in the middle of cells of equal width.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,9 +80,11 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
 
 
 def _sampled(distribution: BaseDistribution, value: Any) -> Any:
-    """The sampled value of a column: choices of several kinds are written as text."""
+    """The sampled value of a column: choices of several kinds are written as text, others as JSON."""
     if isinstance(distribution, CategoricalDistribution) and isinstance(value, str):
-        return next((choice for choice in distribution.choices if str(choice) == value), value)
+        texts = (c if isinstance(c, str) else json.dumps(c) for c in distribution.choices)
+        by_text = dict(zip(texts, distribution.choices, strict=True))
+        return by_text.get(value, value)
     return value
 
 

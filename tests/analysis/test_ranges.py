@@ -59,10 +59,11 @@ def test_points_are_a_method_s_search_trials_and_the_last_stage_counts():
 
 
 def test_choices_of_several_kinds_are_read_from_their_text():
-    ranges = {"pool": CategoricalDistribution(["max", 2, None])}
-    rows = [row("response", 0, n, 0.9, pool=text) for n, text in enumerate(("2", "None", "max"))]
+    ranges = {"pool": CategoricalDistribution(["max", 2, None, True])}
+    texts = ("2", "null", "max", "true")
+    rows = [row("response", 0, n, 0.9, pool=text) for n, text in enumerate(texts)]
     points = search_points(study(rows, ranges=ranges), "response")
-    assert [point.values["pool"] for point in points] == [2, None, "max"]
+    assert [point.values["pool"] for point in points] == [2, None, "max", True]
 
 
 def test_a_study_on_disk_says_what_its_rows_say(tmp_path):
