@@ -5,6 +5,7 @@ logarithmic, so that equal steps of positions are what the sampler took as equal
 and choices stand in the middle of cells of equal width.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,23 +58,34 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
 
     Trials that lack a sampled value are left out: they tell nothing about it.
     """
-    names = list(ranges(study, method))
+    known = ranges(study, method)
     found = []
     for row in select.trials(study.rows, "search", method):
-        values = {name: row.get(f"config.{name}") for name in names}
-        if all(value is not None for value in values.values()):
-            found.append(
-                SearchPoint(
-                    trial=row["trial"],
-                    number=row["number"],
-                    repeat=row.get("repeat") or 0,
-                    status=row["status"],
-                    epochs=row.get("epochs") or 0,
-                    values=values,
-                    value=select.number(row, study.metric),
-                )
+        told = {name: row.get(f"config.{name}") for name in known}
+        if any(value is None for value in told.values()):
+            continue
+        values = {name: _sampled(d, told[name]) for name, d in known.items()}
+        found.append(
+            SearchPoint(
+                trial=row["trial"],
+                number=row["number"],
+                repeat=row.get("repeat") or 0,
+                status=row["status"],
+                epochs=row.get("epochs") or 0,
+                values=values,
+                value=select.number(row, study.metric),
             )
+        )
     return found
+
+
+def _sampled(distribution: BaseDistribution, value: Any) -> Any:
+    """The sampled value of a column: choices of several kinds are written as text, others as JSON."""
+    if isinstance(distribution, CategoricalDistribution) and isinstance(value, str):
+        texts = (c if isinstance(c, str) else json.dumps(c) for c in distribution.choices)
+        by_text = dict(zip(texts, distribution.choices, strict=True))
+        return by_text.get(value, value)
+    return value
 
 
 def position(distribution: BaseDistribution, value: Any) -> float:

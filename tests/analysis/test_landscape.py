@@ -118,7 +118,9 @@ def test_stopped_trials_are_no_points_of_the_surface():
 def test_values_that_no_parameter_explains_have_no_region(noise_sd):
     found = landscape(study(drawn(lambda p: 0.9, noise_sd=noise_sd)), "response")
     assert found.region is None
-    assert "can be predicted" in found.reason
+    assert found.reason == (
+        "40 trials have finished, from which their parameters' effect on validation cannot be predicted"
+    )
 
 
 def test_a_setting_that_is_tried_again_does_not_explain_itself():
@@ -132,7 +134,7 @@ def test_a_setting_that_is_tried_again_does_not_explain_itself():
     features = np.array([positions(RANGES, {n: r[f"config.{n}"] for n in RANGES}) for r in rows])
     fitted = surrogate.fit(features, np.array([r["val_accuracy"] for r in rows]))
     assert fitted is not None
-    assert fitted.explained < 0.3
+    assert fitted.explained < 0.1
 
 
 def test_choices_and_whole_numbers_are_values_that_exist():
