@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from tune_kd.results import Row, ranked
 
 BASELINE = "no_kd"  # the method with beta = gamma = 0
-EDGE = 0.05  # share of a range that counts as its edge
 
 
 def number(row: Mapping[str, object] | None, name: str) -> float | None:
@@ -124,20 +123,3 @@ def around(
         {**before, **settled(rows[:first])} if before else None,
         {**rows[end - 1], **settled(rows[first:end])},
     )
-
-
-def edge(value: float, low: float, high: float, *, log: bool = False) -> str:
-    """Which end of its range a value lies within 5 % of: "lower", "upper" or "" for neither.
-
-    In log space for a log range. A lower end of 0 is no edge: there is nothing below to widen to.
-
-    >>> edge(0.95, 0.0, 1.0), edge(0.5, 0.0, 1.0), edge(0.0012, 0.001, 1.0, log=True)
-    ('upper', '', 'lower')
-    """
-    if not low < high:
-        return ""
-    a, b, x = (math.log(v) for v in (low, high, value)) if log else (low, high, value)
-    share = round((x - a) / (b - a), 9)  # 1.05 in [1, 2] is on the line
-    if share >= 1 - EDGE:
-        return "upper"
-    return "lower" if share <= EDGE and low != 0 else ""

@@ -67,9 +67,10 @@ def robust(study: Study) -> Table:
         return title, ""
     note = (
         "Where validation, as a Gaussian process predicts it from all finished trials, is within one standard "
-        "error of its best (or within the margin, if that is more). *Alone*: how far one hyperparameter may move "
-        "while the others stay at the robust setting. A prediction, not a trained student."
-    ).replace("*Alone*", "Alone")
+        "error of its best (or within the margin, if that is more). Alone: how far one hyperparameter may move "
+        "while the others stay at the robust setting. A prediction of validation on this split, which is higher "
+        "than what such a student reaches on test; not a trained student."
+    )
     said = [_sentence(one.region) for one in found if one.region]
     missing = [f"**{label(one.method)}**: {one.reason}." for one in found if one.reason]
     return title, noted(pd.DataFrame(rows), note, items=[*said, *missing])

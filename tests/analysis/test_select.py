@@ -1,7 +1,5 @@
 """Rows by what they are, the best of them on validation among finished trials, edges of ranges."""
 
-import pytest
-
 from analysis import select
 
 
@@ -50,21 +48,3 @@ def test_the_textbook_trial_of_a_repeat_counts_only_when_finished(made_up):
 def test_values_leave_out_what_is_not_a_number():
     runs = {1: {"x": 0.5}, 2: {"x": None}, 3: {"x": float("nan")}, 4: {}}
     assert select.values(runs, "x") == {1: 0.5}
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high", "log", "end"),
-    [
-        (0.05, 0.0, 1.0, False, ""),  # nothing below 0 to widen to
-        (1.05, 1.0, 2.0, False, "lower"),
-        (1.06, 1.0, 2.0, False, ""),
-        (1.95, 1.0, 2.0, False, "upper"),
-        (0.9, 0.01, 1.0, True, "upper"),  # 97.7 % of the way in log space
-        (0.9, 0.01, 1.0, False, ""),  # 89.9 % of the way otherwise
-        (0.012, 0.01, 1.0, True, "lower"),  # 4.0 %
-        (0.013, 0.01, 1.0, True, ""),  # 5.7 %
-        (4.0, 4.0, 4.0, False, ""),  # pinned
-    ],
-)
-def test_edges_of_ranges(value, low, high, log, end):
-    assert select.edge(value, low, high, log=log) == end
