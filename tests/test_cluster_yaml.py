@@ -158,7 +158,8 @@ def test_every_node_gets_what_the_installation_needs() -> None:
         "pyproject.toml",
         "constraints.txt",
         *project["project"]["license-files"],
-        *project["tool"]["setuptools"]["packages"],
+        # a folder takes the packages inside it along
+        *(name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]),
     }
     needed |= {project["project"]["readme"]} if "readme" in project["project"] else set()
     assert own == {f"./{name}" for name in needed}

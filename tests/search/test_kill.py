@@ -8,6 +8,7 @@ import pytest
 
 from tests.search import studies
 from tests.search.studies import ALONE, TINY, Command, Recorder
+from tune_kd.proposals import search_trial
 from tune_kd.storage import Storage
 
 METHODS = ("no_kd", "response", "feature", "combined")  # they take turns in this order
@@ -85,7 +86,7 @@ def test_killed_again_and_again(calm, teacherless, tmp_path: Path, tree: bool) -
 def test_killed_before_and_after_exact_writes(calm, desk, tmp_path: Path) -> None:
     """Between any two writes: what one process has written and another has not heard of."""
     ended = studies.statuses(calm.study)
-    trials = [f"{method}-{number:04d}" for number in range(3) for method in METHODS]
+    trials = [search_trial(method, 0, number) for number in range(3) for method in METHODS]
     judged, told = [trial for trial in trials if ended[trial] == "stopped"][:2]
     kills = (
         "before trials/no_kd-r0-0000.parquet",  # trained to the end, no verdict
@@ -119,7 +120,7 @@ def test_two_workers_lose_nothing_and_train_nothing_twice(desk, tmp_path: Path) 
     study = tmp_path / "runs" / "digits_kd"
     with Recorder(study, tmp_path / "kept") as recorder:
         for number, tree in enumerate((False, True)):
-            moment = there(f"epochs/feature-000{number}.*.parquet")
+            moment = there(f"epochs/feature-r0-000{number}.*.parquet")
             kill_at(desk.search(*words, "--resume"), study, moment, tree=tree)
         desk.done("tune_kd.search", *words, "--resume")
     ended = studies.statuses(study)

@@ -37,7 +37,11 @@ def test_an_open_socket_would_be_seen(family: int, host: str, loopback: bool) ->
 def test_quiet_prints_results_only(calm) -> None:
     lines = calm.stdout.splitlines()
     methods = ["no_kd", "response", "feature", "combined"]
-    assert [line.split(":")[0] for line in lines] == [*methods, "12 of 12 trials"]
+    assert [line.split(":")[0] for line in lines] == [
+        *methods,
+        "1 repeat of 3 trials for each method",
+        "12 of 12 trials",
+    ]
     assert lines[-1].endswith(f"next: python -m tune_kd.confirm {calm.study}")
 
 

@@ -1,9 +1,8 @@
-"""Signals, the time budget, more trials on resuming, and what a study refuses."""
+"""Signals, and what a study refuses."""
 
 import os
 import shutil
 import signal
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -60,30 +59,6 @@ def test_a_signal_before_the_manifest(desk, tmp_path: Path) -> None:
     assert command.stderr.splitlines()[-1].endswith("--resume")
 
 
-def test_time_budget_ends_with_0_and_trials_may_be_raised(calm, desk, tmp_path: Path) -> None:
-    study = tmp_path / "runs" / "digits_kd"
-    shutil.copytree(calm.study, study)
-    words = ("--space", "digits_kd", *TINY[4:], *ALONE, "--out", tmp_path / "runs", "--resume")
-    with Recorder(study, tmp_path / "kept") as recorder:
-        command = desk.search(*words, "--trials", "4000", "--time-budget", "15s")
-        assert command.wait() == 0, command.said
-        first = studies.statuses(study)
-        assert len(first) < 4000
-        again = "--trials 4000 --time-budget 15s"
-        assert command.stdout.splitlines()[-1].endswith(again)  # --resume stands in it already
-        proposed = Counter(p.name.split("-")[0] for p in (study / "proposals").glob("*-0*.json"))
-        each = max(*(n for m, n in proposed.items() if m != "teacher"), 3) + 1
-        desk.done("tune_kd.search", *words, "--trials", str(4 * each))
-    ended = studies.statuses(study)
-    methods = ("no_kd", "response", "feature", "combined")
-    assert Counter(trial.split("-")[0] for trial in ended) == dict.fromkeys(methods, each)
-    assert {trial: ended[trial] for trial in first} == first
-    assert recorder.trained_twice() == []
-    # what was there is as it was
-    now = studies.rows(study)
-    assert studies.different({key: now[key] for key in calm.rows}, calm.rows) == []
-
-
 CHANGED = {
     "a forgotten --resume": ((), "add --resume to go on with it, or --name for another study"),
     "another seed": (("--resume", "--seed", "1"), "seed is 0 there, but 1 is asked for"),
@@ -96,6 +71,7 @@ CHANGED = {
         "sampler is 'tpe' there, but 'random'",
     ),
     "fewer trials": (("--resume", "--trials", "8"), "may only be raised"),
+    "repeats of a quick look": (("--resume", "--repeats", "3"), "a repeat needs 5"),
 }
 
 
