@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from benchmarks.search.policies import Stopping, Trial, propose
-from benchmarks.search.surface import Surface
+from benchmarks.search.surface import Floats, Surface
 from tune_kd.recipe import stream
 
 Curve = dict[int, float]  # validation accuracy by epoch
@@ -26,58 +27,61 @@ class Outcome:
     best_stopped: bool
 
 
+Ask = Callable[[Sequence[Trial]], dict[str, Any]]  # a setting, after hearing of earlier trials
+Show = Callable[[int, dict[str, Any]], Curve]  # what trial number n of that setting shows
+
+
 def search(
     surface: Surface, *, sampler: str, stopping: Stopping, trials: int, seed: tuple[object, ...]
 ) -> Outcome:
     """Replay a search. Trial n of searches with one seed has one luck, whatever its policy."""
+    rungs = stopping.rungs(surface.epochs)
 
-    def curve(number: int, config: dict[str, float]) -> Curve:
+    def ask(heard: Sequence[Trial]) -> dict[str, Any]:
+        return propose(sampler, heard, surface, trials=trials, rungs=len(rungs), seed=seed)
+
+    def show(number: int, config: dict[str, Any]) -> Curve:
         random = np.random.default_rng(stream(*seed, number, "curve"))
         return surface.curve(surface.cube.point(config), random)
 
-    rungs = stopping.rungs(surface.epochs)
-    run = _together if stopping.together else _one_by_one
-    heard, curves = run(
-        lambda heard: propose(sampler, heard, surface, trials=trials, rungs=len(rungs), seed=seed),
-        curve,
-        stopping=stopping,
-        looks=[*rungs, surface.epochs],
-        trials=trials,
-    )
-    points = np.array([surface.cube.point(trial.config) for trial in heard])
-    true = surface.true_accuracy(points)
-    finals = [c[surface.epochs] if t.finished else -1.0 for t, c in zip(heard, curves, strict=True)]
+    ended = run_trials(ask, show, stopping=stopping, epochs=surface.epochs, trials=trials)
+    points = np.array([surface.cube.point(trial.config) for trial in ended])
+    return outcome(ended, surface.true_accuracy(points))
+
+
+def outcome(ended: Sequence[Trial], true: Sequence[float] | Floats) -> Outcome:
+    """What a search's trials, of these true accuracies, come to: the best finished one is chosen."""
+    finals = [trial.scores[max(trial.scores)] if trial.finished else -1.0 for trial in ended]
     winner = int(np.argmax(finals))
     return Outcome(
-        epochs=sum(max(trial.scores) for trial in heard),
-        finished=sum(trial.finished for trial in heard),
+        epochs=sum(max(trial.scores) for trial in ended),
+        finished=sum(trial.finished for trial in ended),
         chosen=float(true[winner]),
         validation=float(finals[winner]),
-        best=float(true.max()),
+        best=float(np.max(true)),
         textbook=float(true[0]),
-        best_stopped=not heard[int(true.argmax())].finished,
+        best_stopped=not ended[int(np.argmax(true))].finished,
     )
 
 
-Propose = Callable[[Sequence[Trial]], dict[str, float]]
+def run_trials(
+    ask: Ask, show: Show, *, stopping: Stopping, epochs: int, trials: int
+) -> list[Trial]:
+    """Trials in the order of their numbers, each stopped or ended; the first one always ends."""
+    looks = [*stopping.rungs(epochs), epochs]
+    run = _together if stopping.together else _one_by_one
+    return run(ask, show, stopping=stopping, looks=looks, trials=trials)
 
 
 def _one_by_one(
-    ask: Propose,
-    curve: Callable[[int, dict[str, float]], Curve],
-    *,
-    stopping: Stopping,
-    looks: Sequence[int],
-    trials: int,
-) -> tuple[list[Trial], list[Curve]]:
-    """A trial runs until it is stopped or ends, then the next one is proposed; the first one ends."""
+    ask: Ask, show: Show, *, stopping: Stopping, looks: Sequence[int], trials: int
+) -> list[Trial]:
+    """A trial runs until it is stopped or ends, then the next one is proposed."""
     heard: list[Trial] = []
-    curves: list[Curve] = []
     rungs: dict[int, list[float]] = {epoch: [] for epoch in looks[:-1]}
     for number in range(trials):
         config = ask(heard)
-        shown = curve(number, config)
-        end = looks[-1]
+        shown, end = show(number, config), looks[-1]
         for epoch, earlier in rungs.items():
             stopped = number > 0 and stopping.stops(shown[epoch], earlier)
             earlier.append(shown[epoch])
@@ -85,24 +89,18 @@ def _one_by_one(
                 end = epoch
                 break
         heard.append(_until(end, config, shown, looks))
-        curves.append(shown)
-    return heard, curves
+    return heard
 
 
 def _together(
-    ask: Propose,
-    curve: Callable[[int, dict[str, float]], Curve],
-    *,
-    stopping: Stopping,
-    looks: Sequence[int],
-    trials: int,
-) -> tuple[list[Trial], list[Curve]]:
-    """All trials run to the first rung, and the best go on; the first trial ends in any case."""
+    ask: Ask, show: Show, *, stopping: Stopping, looks: Sequence[int], trials: int
+) -> list[Trial]:
+    """All trials are proposed and run to the first rung, the best go on to the next."""
     heard: list[Trial] = []
     curves: list[Curve] = []
     for number in range(trials):
         config = ask(heard)
-        curves.append(curve(number, config))
+        curves.append(show(number, config))
         heard.append(_until(looks[0], config, curves[-1], looks))
     going = list(range(trials))
     for epoch, after in itertools.pairwise(looks):
@@ -110,10 +108,10 @@ def _together(
         going = going[: -(-len(going) // stopping.reduction)]
         for number in {0, *going}:
             heard[number] = _until(after, heard[number].config, curves[number], looks)
-    return heard, curves
+    return heard
 
 
-def _until(end: int, config: dict[str, float], shown: Curve, looks: Sequence[int]) -> Trial:
+def _until(end: int, config: dict[str, Any], shown: Curve, looks: Sequence[int]) -> Trial:
     """A trial that was stopped after an epoch, or has ended."""
     scores = {epoch: shown[epoch] for epoch in looks if epoch <= end}
     return Trial(config=config, scores=scores, finished=end == looks[-1])

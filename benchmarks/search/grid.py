@@ -1,0 +1,128 @@
+"""The searches that are replayed: every sampler with every way of stopping, at several lengths.
+
+The outcomes of a cell lie in a file of their own, so that a killed benchmark goes on where it was. All
+cells have the same seeds: repeat r has the same luck under every policy, so differences are paired.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.search import curves, surface
+from benchmarks.search.policies import SAMPLERS, STOPPING
+from benchmarks.search.replay import search
+from benchmarks.search.surface import Surface
+from tune_kd import spaces
+from tune_kd.recipe import digest
+from tune_kd.storage import write_whole
+
+TRIALS = (4, 5, 6, 7, 8, 12, 16)
+SHORTER = (2, 3)  # without stopping only: what the same epochs buy otherwise
+SLOW = "gp"  # a proposal takes a quarter of a second
+SLOW_TRIALS = (8, 16)
+SLOW_FRONTIER = (4, 6, 8, 12, 16)  # without stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A policy at one length of a search."""
+
+    sampler: str
+    stopping: str
+    trials: int
+    repeats: int
+
+    @property
+    def file(self) -> str:
+        """Where its outcomes lie."""
+        stopping = self.stopping.replace(", ", "-").replace(" ", "-")
+        return f"{self.sampler}_{stopping}_{self.trials}_{self.repeats}.parquet"
+
+
+def cells(*, repeats: int, slow_repeats: int) -> list[Cell]:
+    """All of them, the quick ones first."""
+    found = []
+    for sampler in sorted(SAMPLERS, key=lambda name: name.startswith(SLOW)):
+        slow = sampler.startswith(SLOW)
+        for stopping in STOPPING:
+            if sampler == "gp" and STOPPING[stopping].together:
+                continue  # it hears of no trial before all are proposed, and would be random
+            if sampler == "gp+stopped" and stopping == "none":
+                continue  # nothing is stopped: the same as gp
+            lengths: Sequence[int] = SLOW_TRIALS if slow else TRIALS
+            if stopping == "none":
+                lengths = SLOW_FRONTIER if slow else (*SHORTER, *TRIALS)
+            found += [
+                Cell(
+                    sampler=sampler,
+                    stopping=stopping,
+                    trials=trials,
+                    repeats=slow_repeats if slow else repeats,
+                )
+                for trials in lengths
+            ]
+    return found
+
+
+class Task:
+    """A recording with a surface of each of its methods."""
+
+    def __init__(self, name: str, recording: Path) -> None:
+        """Fits the surfaces."""
+        rows, self.about = curves.read(recording)
+        space, _ = spaces.load(self.about["space"])
+        epochs = int(self.about["epochs"])
+        looked_at = {e for stopping in STOPPING.values() for e in stopping.rungs(epochs)}
+        self.name, self.rows = name, rows
+        self.fingerprint = digest(recording.read_bytes(), length=8)
+        self.surfaces: dict[str, Surface] = {
+            method: surface.fit(
+                rows[rows["method"] == method],
+                space.methods[method],
+                looked_at=looked_at,
+                images=self.about["images"],
+            )
+            for method in self.about["methods"]
+        }
+        self.optimum: Mapping[str, float] = {m: s.optimum() for m, s in self.surfaces.items()}
+
+    def outcomes(self, cell: Cell) -> pd.DataFrame:
+        """Replay a cell: a row a method and a repeat."""
+        found = []
+        for method, response in self.surfaces.items():
+            for repeat in range(cell.repeats):
+                outcome = search(
+                    response,
+                    sampler=cell.sampler,
+                    stopping=STOPPING[cell.stopping],
+                    trials=cell.trials,
+                    seed=("replay", method, repeat),
+                )
+                row = {"method": method, "repeat": repeat, "optimum": self.optimum[method]}
+                found.append({**row, **dataclasses.asdict(outcome)})
+        return pd.DataFrame(found)
+
+
+def run(task: Task, wanted: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, pd.DataFrame]]:
+    """The outcomes of all cells, read where an earlier run left them; progress on stderr."""
+    place = folder / f"{task.name}-{task.fingerprint}"
+    began, made = time.monotonic(), 0
+    missing = sum(not (place / cell.file).exists() for cell in wanted)
+    for cell in wanted:
+        path = place / cell.file
+        if not path.exists():
+            write_whole(path, task.outcomes(cell).to_parquet(index=False))
+            made += 1
+            seconds = time.monotonic() - began
+            print(
+                f"{task.name}: {made}/{missing} cells, {seconds / 60:.0f} min; {cell.sampler}, "
+                f"{cell.stopping}, {cell.trials} trials",
+                file=sys.stderr,
+                flush=True,
+            )
+        yield cell, pd.read_parquet(path)
