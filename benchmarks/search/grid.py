@@ -21,11 +21,10 @@ from tune_kd import spaces
 from tune_kd.recipe import digest
 from tune_kd.storage import write_whole
 
-TRIALS = (4, 5, 6, 7, 8, 12, 16)
-SHORTER = (2, 3)  # without stopping only: what the same epochs buy otherwise
+TRIALS = (4, 5, 6, 8, 16)
+FRONTIER = (2, 3, 4, 5, 6, 7, 8, 12, 16)  # without stopping: what the same epochs buy otherwise
 SLOW = "gp"  # a proposal takes a quarter of a second
 SLOW_TRIALS = (8, 16)
-SLOW_FRONTIER = (4, 6, 8, 12, 16)  # without stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +53,9 @@ def cells(*, repeats: int, slow_repeats: int) -> list[Cell]:
                 continue  # it hears of no trial before all are proposed, and would be random
             if sampler == "gp+stopped" and stopping == "none":
                 continue  # nothing is stopped: the same as gp
-            lengths: Sequence[int] = SLOW_TRIALS if slow else TRIALS
-            if stopping == "none":
-                lengths = SLOW_FRONTIER if slow else (*SHORTER, *TRIALS)
+            lengths: Sequence[int] = FRONTIER if stopping == "none" else TRIALS
+            if slow:
+                lengths = SLOW_TRIALS
             found += [
                 Cell(
                     sampler=sampler,
