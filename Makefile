@@ -42,7 +42,7 @@ endef
 
 search: .venv/installed
 	@$(BIN)/python -m tune_kd.search --space digits_kd --resume >&2
-	@$(BIN)/python -m tune_kd.confirm $(STUDY) --seeds 3 >&2
+	@$(BIN)/python -m tune_kd.confirm $(STUDY) --seeds 1 >&2
 	@$(BIN)/python -m analysis.report $(STUDY)
 
 test: .venv/installed-dev

@@ -18,7 +18,7 @@ with mock.patch.dict(
     os.environ
 ):  # what Ray reads when imported; later tests start Rays of their own
     environment.prepare(None)
-    from tune_kd import asking, opening, sampler, session
+    from tune_kd import asha, asking, opening, plans, ray_hooks, session
     from tune_kd.progress import Progress
 
 Score = Callable[[Proposal, int], float | None]
@@ -68,7 +68,9 @@ def request(folder: Path, **changes: Any) -> asking.Request:
 
 def material() -> asking.Material:
     names = tuple(map(str, range(10)))
-    return asking.Material(images=IMAGES, num_train=900, num_val=100, class_names=names)
+    return asking.Material(
+        images=IMAGES, num_train=900, num_val=100, own_validation=False, class_names=names
+    )
 
 
 def begin(asked: asking.Request, images: asking.Material | None = None) -> Study:
@@ -76,12 +78,12 @@ def begin(asked: asking.Request, images: asking.Material | None = None) -> Study
     return opening.begin(asked, images or material(), session=Here(), progress=Progress(quiet=True))
 
 
-def plan(study: Study, asked: asking.Request) -> sampler.SearchPlan:
+def plan(study: Study, asked: asking.Request) -> plans.SearchPlan:
     """The plan of a search."""
-    return sampler.SearchPlan(
+    return plans.SearchPlan(
         study,
         asked.space,
-        each=asked.each,
+        budget=asking.budget(asked, study),
         recipe=lambda method, config: recipes.student_recipe(
             study.manifest, asked.space, method=method, config=config
         ),
@@ -92,7 +94,7 @@ def row(study: Study, proposal: Proposal, step: int, score: float | None, **valu
     """An epoch's row as a worker writes it."""
     return {
         "schema": results.SCHEMA_VERSION, "study": study.name, "phase": proposal.phase,
-        "method": proposal.method, "trial": proposal.trial, "number": proposal.number,
+        "method": proposal.method, "repeat": proposal.repeat, "trial": proposal.trial, "number": proposal.number,
         "seed": proposal.seed, "attempt": "1-made", "stage": 0, "stage_name": "Distill",
         "epoch": step, "step": step, "last": step == proposal.recipe.epochs, "seconds": 1.0,
         "val_accuracy": score, "val_loss": 0.5, "device": "cpu: made", "host": "made", "pid": 1,
@@ -111,15 +113,13 @@ def heard(row: dict) -> dict[str, Any]:
     return {"row": json.dumps(row)}
 
 
-def play(
-    study: Study, asked: asking.Request, score: Score, *, trials: int = 10**6
-) -> sampler.Judge:
+def play(study: Study, asked: asking.Request, score: Score, *, trials: int = 10**6) -> asha.Judge:
     """Run so many trials one after the other, through the searcher and the judge that Ray sees.
 
     A score of None is an exception in that epoch.
     """
-    judge = sampler.Judge(study, at=study.manifest["rungs"])
-    searcher = sampler.PlanSearcher(study, plan(study, asked), base={})
+    judge = asha.Judge(study, at=study.manifest["rungs"])
+    searcher = ray_hooks.PlanSearcher(study, plan(study, asked), base={})
     for number in range(trials):
         config = searcher.suggest(str(number))
         if not isinstance(config, dict):

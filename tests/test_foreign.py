@@ -85,10 +85,10 @@ def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):
 @pytest.mark.parametrize("method", ["", ":response"])
 def test_the_best_student_of_a_study(earlier, method):
     given = found(earlier, method)
-    best = earlier.proposals["response-0001"]
+    best = earlier.proposals["response-r0-0001"]
     assert given.recipe == best.recipe
     assert given.name == f"{earlier.storage.uri}:response"
-    assert given.data == earlier.storage.read("students/response-0001.safetensors")
+    assert given.data == earlier.storage.read("students/response-r0-0001.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(e
     begun, asked = starting(tmp_path / "p", found(earlier))
     proposal = _ended(begun, asked)
     anew = retraining.anew(begun, proposal)
-    lead = earlier.proposals["response-0001"].recipe
+    lead = earlier.proposals["response-r0-0001"].recipe
     assert anew.start == ""
     assert anew.stages == (*lead.stages, *proposal.recipe.stages)
     # the first stages listen: to this study's teacher, under the name that its workers know
@@ -224,7 +224,7 @@ def test_what_began_from_a_student_that_began_from_a_student_is_trained_from_the
     pruned = _ended(middle, asked)
     middle.storage.write(f"students/{pruned.trial}.safetensors", safetensors.torch.save(student(0)))
     lead = stages_from_json(found(middle).described()["stages"])
-    assert lead == (*earlier.proposals["response-0001"].recipe.stages, *pruned.recipe.stages)
+    assert lead == (*earlier.proposals["response-r0-0001"].recipe.stages, *pruned.recipe.stages)
 
 
 def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path):
@@ -257,7 +257,9 @@ def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path
     assert (start.recipe.start, start.recipe.stages) == (given.model, ())
     assert start.recipe.student == "digits_medium"
     assert start.source == f"start-{given.model[:8]}"
-    assert [s.trial for s in students] == [f"confirm-prune-0000-s{seed}" for seed in (1000, 1001)]
+    assert [s.trial for s in students] == [
+        f"confirm-prune-r0-0000-s{seed}" for seed in (1000, 1001)
+    ]
     assert {s.origin for s in students} == {"best, begun from a file"}
     known, request_ = starting(tmp_path / "q", found(earlier))
     _ended(known, request_)

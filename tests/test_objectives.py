@@ -8,10 +8,10 @@ from optuna.trial import TrialState
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
 from tune_kd import methods, recipes, retraining, space
+from tune_kd.asha import Judge
 from tune_kd.options import SAMPLERS
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, LossWeights, Prune
-from tune_kd.sampler import Judge
 from tune_kd.study import Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
@@ -58,14 +58,14 @@ def test_the_front_is_what_no_other_beats_and_its_students_are_kept(tmp_path):
     begun = searched(tmp_path, SCORES)
     assert sorted(numbers(begun.front("prune"))) == [0, 1]
     assert begun.storage.names("students") == [
-        "prune-0000.safetensors", "prune-0001.safetensors",
+        "prune-r0-0000.safetensors", "prune-r0-0001.safetensors",
     ]  # fmt: skip
     assert numbers(begun.ranked("prune"))[-2:] == [1, 2]  # the first objective ranks
 
 
 def test_with_one_objective_the_best_student_alone_is_kept(tmp_path):
     begun = searched(tmp_path, SCORES[:3], objectives=("val_accuracy",))
-    assert begun.storage.names("students") == ["prune-0000.safetensors"]
+    assert begun.storage.names("students") == ["prune-r0-0000.safetensors"]
 
 
 def test_the_front_takes_what_was_measured_once_of_the_plain_student(tmp_path):
@@ -77,7 +77,7 @@ def test_the_front_takes_what_was_measured_once_of_the_plain_student(tmp_path):
     (plain,) = begun.verdicts["measure-student"]
     begun.put_verdict("measure-student", [{**plain, "flops": 5.0}])
     play(begun, asked, lambda proposal, step: 0.5)
-    assert [row["trial"] for row in begun.front("no_kd")] == ["no_kd-0000"]
+    assert [row["trial"] for row in begun.front("no_kd")] == ["no_kd-r0-0000"]
     assert begun.optuna_trials("no_kd")[0].values == [0.5, 0.5, 5.0]
 
 
@@ -134,7 +134,7 @@ def test_proposals_of_several_objectives_are_a_pure_function_of_the_record(
         study = begun if name == "one" else reopened(begun)
         found.append(made_study.plan(study, asked).next())
     one, other = found
-    assert (one.trial, one.origin) == ("prune-0005", "sampled")
+    assert (one.trial, one.origin) == ("prune-r0-0005", "sampled")
     assert one.config == other.config
     ranges = PRUNE["prune"].ranges
     assert one.config.keys() == ranges.keys()

@@ -47,40 +47,40 @@ def test_without_a_terminal_there_is_a_plain_line_a_trial(study, capsys):
     shown.concurrent = 2
     with shown.live(None, every=30):
         shown.say("first")
-        end(study, "no_kd-0000", 0.98765)
+        end(study, "no_kd-r0-0000", 0.98765)
         shown.update()
         shown.update()
-        end(study, "response-0000", 0.5, "stopped", "rung 1: made")
-        end(study, "feature-0000", 0.4, "failed", "ValueError: made")
+        end(study, "response-r0-0000", 0.5, "stopped", "rung 1: made")
+        end(study, "feature-r0-0000", 0.4, "failed", "ValueError: made")
         shown.update()
     out, err = capsys.readouterr()
     assert out == ""
     assert "\x1b" not in err
     assert err.splitlines() == [
         "first",
-        "1/8 no_kd-0000 finished val_accuracy 98.77 %, 1 epochs, 30 s; about 1 min 45 s left",
-        "2/8 response-0000 stopped val_accuracy 50.00 % (rung 1: made), 1 epochs, 30 s; about 1 min 15 s left",
-        "3/8 feature-0000 failed val_accuracy 40.00 % (ValueError: made), 1 epochs, 30 s; about 1 min 15 s left",
+        "1/8 no_kd-r0-0000 finished val_accuracy 98.77 %, 1 epochs, 30 s; about 1 min 45 s left",
+        "2/8 response-r0-0000 stopped val_accuracy 50.00 % (rung 1: made), 1 epochs, 30 s; about 1 min 15 s left",
+        "3/8 feature-r0-0000 failed val_accuracy 40.00 % (ValueError: made), 1 epochs, 30 s; about 1 min 15 s left",
     ]
 
 
 def test_each_line_counts_what_has_ended_by_then(study, capsys):
     shown = Progress()
     shown.follow(study, "search", 8)
-    for number, trial in enumerate(["no_kd-0000", "response-0000"], 1):
+    for number, trial in enumerate(["no_kd-r0-0000", "response-r0-0000"], 1):
         end(study, trial, 0.5)
         shown.update()
         assert capsys.readouterr().err.startswith(f"{number}/8 {trial} finished")
 
 
 def test_what_ended_before_is_not_told_again(study, capsys):
-    end(study, "no_kd-0000", 0.5)
+    end(study, "no_kd-r0-0000", 0.5)
     shown = Progress()
     shown.follow(study, "search", 8)
     with shown.live(None, every=30):
-        end(study, "response-0000", 0.5)
+        end(study, "response-r0-0000", 0.5)
     assert [line.split()[:2] for line in capsys.readouterr().err.splitlines()] == [
-        ["2/8", "response-0000"]
+        ["2/8", "response-r0-0000"]
     ]
 
 
@@ -88,12 +88,12 @@ def test_on_a_terminal_there_is_one_table(study, capsys):
     shown = Progress()
     shown.console, sent = terminal()
     shown.follow(study, "search", 8)
-    shown.running = lambda: ["response-0001", "no_kd-0001"]
+    shown.running = lambda: ["response-r0-0001", "no_kd-r0-0001"]
     with shown.live(None, every=30):
-        end(study, "no_kd-0000", 0.9)
-        end(study, "response-0000", 0.8)
-        end(study, "feature-0000", 0.7, "failed", "ValueError: made")
-        end(study, "combined-0000", 0.6, "stopped", "rung 1: made")
+        end(study, "no_kd-r0-0000", 0.9)
+        end(study, "response-r0-0000", 0.8)
+        end(study, "feature-r0-0000", 0.7, "failed", "ValueError: made")
+        end(study, "combined-r0-0000", 0.6, "stopped", "rung 1: made")
         shown.update()
         shown.say("a [line] above")
     assert capsys.readouterr() == ("", "")
@@ -102,14 +102,14 @@ def test_on_a_terminal_there_is_one_table(study, capsys):
     last = text[text.rindex("made: search") :]
     lines = {line.split()[1]: line.split() for line in last.splitlines() if line.startswith("│")}
     cells = {name: [c for c in found if c != "│"] for name, found in lines.items()}
-    assert cells["no_kd"] == ["no_kd", "1", "0", "0", "1", "90.00", "%", "no_kd-0000"]
-    assert cells["response"] == ["response", "1", "0", "0", "1", "80.00", "%", "response-0000"]
+    assert cells["no_kd"] == ["no_kd", "1", "0", "0", "1", "90.00", "%", "no_kd-r0-0000"]
+    assert cells["response"] == ["response", "1", "0", "0", "1", "80.00", "%", "response-r0-0000"]
     assert cells["feature"] == ["feature", "0", "0", "1", "0"]
     assert cells["combined"] == ["combined", "0", "1", "0", "0"]
     assert list(cells) == ["no_kd", "response", "feature", "combined"]
     assert "a [line] above" in text
-    assert "3/8 feature-0000 failed" in text or "feature-0000 failed" in text
-    assert "no_kd-0000 finished" not in text
+    assert "3/8 feature-r0-0000 failed" in text or "feature-r0-0000 failed" in text
+    assert "no_kd-r0-0000 finished" not in text
 
 
 def test_no_color_means_plain_lines(study, capsys, monkeypatch):
@@ -118,9 +118,9 @@ def test_no_color_means_plain_lines(study, capsys, monkeypatch):
     shown.console, sent = terminal()
     shown.follow(study, "search", 8)
     with shown.live(None, every=30):
-        end(study, "no_kd-0000", 0.9)
+        end(study, "no_kd-r0-0000", 0.9)
         shown.update()
-    assert "no_kd-0000 finished" in sent.getvalue()
+    assert "no_kd-r0-0000 finished" in sent.getvalue()
     assert "Method" not in sent.getvalue()
 
 
@@ -133,7 +133,7 @@ def test_quiet_is_silent_but_warns(study, capsys, on_terminal):
     shown.follow(study, "search", 8)
     with shown.live(lambda: "waiting", every=0.0):
         shown.say("words")
-        end(study, "no_kd-0000", 0.5)
+        end(study, "no_kd-r0-0000", 0.5)
         shown.update()
     assert capsys.readouterr() == ("", "")
     assert not on_terminal or sent.getvalue() == ""
@@ -151,7 +151,7 @@ def test_what_is_waited_for_is_said_while_nothing_runs(study, capsys):
             said += capsys.readouterr().err
     assert said.splitlines()[0] == "waiting for 1 GPU"
     shown = Progress()
-    shown.running = lambda: ["no_kd-0000"]
+    shown.running = lambda: ["no_kd-r0-0000"]
     with shown.live(lambda: "waiting for 1 GPU", every=0.0):
         time.sleep(2.5)
     assert capsys.readouterr().err == ""

@@ -24,7 +24,7 @@ def storage(tmp_path) -> Storage:
     return Storage(tmp_path / "study")
 
 
-def verdict(trial: str = "no_kd-0000", **values) -> dict:
+def verdict(trial: str = "no_kd-r0-0000", **values) -> dict:
     usual = {
         "schema": results.SCHEMA_VERSION, "study": "s", "phase": "search", "method": "no_kd",
         "trial": trial, "number": 0, "seed": 0, "stage": 0, "status": "finished", "reason": "",
@@ -93,19 +93,19 @@ def test_the_schema_has_what_rows_promise():
 
 
 def test_torn_and_foreign_files_are_left_out(storage):
-    put(storage, "trials/no_kd-0000.parquet", [verdict()])
-    whole = storage.read("trials/no_kd-0000.parquet")
+    put(storage, "trials/no_kd-r0-0000.parquet", [verdict()])
+    whole = storage.read("trials/no_kd-r0-0000.parquet")
     storage.write("trials/torn.parquet", whole[: len(whole) // 2])
     storage.write("trials/empty.parquet", b"")
     storage.write("trials/text.parquet", b"this is text and no Parquet at all")
-    storage.write("trials/.no_kd-0001.parquet.12", whole)
+    storage.write("trials/.no_kd-r0-0001.parquet.12", whole)
     storage.write("trials/notes.txt", b"x")
     (found,) = results.read_trials(storage)
     assert bare(found) == verdict()
 
 
 def test_a_parquet_file_of_other_columns_is_left_out(storage):
-    put(storage, "trials/no_kd-0000.parquet", [verdict()])
+    put(storage, "trials/no_kd-r0-0000.parquet", [verdict()])
     put(storage, "trials/other.parquet", [{"x": 1}], pa.schema({"x": pa.int64()}))
     assert len(results.read_trials(storage)) == 1
 

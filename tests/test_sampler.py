@@ -7,9 +7,11 @@ import pytest
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
 from tune_kd import methods, opening, space, spaces
+from tune_kd.asha import Judge, rungs
 from tune_kd.options import SAMPLERS
+from tune_kd.plans import FixedPlan
 from tune_kd.proposals import Proposal
-from tune_kd.sampler import FixedPlan, Judge, origin, random_start, rungs
+from tune_kd.samplers import origin, random_start
 
 
 def score(proposal: Proposal, step: int) -> float | None:
@@ -97,7 +99,7 @@ def test_a_fixed_plan_leaves_out_what_has_its_verdict(tmp_path):
     asked = request(tmp_path / "s", epochs=1, trials=8)
     study = begin(asked)
     play(study, asked, score, trials=2)
-    listed = [study.proposals["no_kd-0000"], study.proposals["response-0000"]]
+    listed = [study.proposals["no_kd-r0-0000"], study.proposals["response-r0-0000"]]
     fresh = Proposal(
         trial="confirm-x", phase="confirm", method="no_kd", number=0, seed=1000, origin="best",
         recipe=listed[0].recipe,
@@ -242,8 +244,8 @@ def test_the_best_third_of_a_method_goes_on(tmp_path):
             found.append(run(study, judge, proposal, scores[len(found)]))
     assert found == stopped
     reasons = {t: v[-1]["reason"] for t, v in study.verdicts.items() if "response" in t}
-    assert reasons["response-0001"] == "rung 3: 0.4000 is below 0.5000, of 1 trials"
-    assert reasons["response-0006"] == "rung 3: 0.5600 is below 0.5667, of 6 trials"
+    assert reasons["response-r0-0001"] == "rung 3: 0.4000 is below 0.5000, of 1 trials"
+    assert reasons["response-r0-0006"] == "rung 3: 0.5600 is below 0.5667, of 6 trials"
     assert study.counts("search") == {"stopped": 3}
 
 
@@ -345,7 +347,7 @@ def test_rungs_rebuilt_from_disk_equal_those_in_memory(tmp_path):
 
 
 def test_a_worker_that_died_three_times_is_a_failed_trial_with_its_last_words(tmp_path):
-    from tune_kd.sampler import PlanSearcher
+    from tune_kd.ray_hooks import PlanSearcher
 
     asked = request(tmp_path / "s")
     study = begin(asked)

@@ -20,8 +20,8 @@ from tune_kd.study import Study
 
 
 def score(proposal, step):
-    """response-0001 breaks in epoch 2; other trials get better, by their number."""
-    if proposal.trial == "response-0001" and step == 2:
+    """response-r0-0001 breaks in epoch 2; other trials get better, by their number."""
+    if proposal.trial == "response-r0-0001" and step == 2:
         return None
     return 0.5 + 0.1 * (step - 9) / 9 - (0.01 * proposal.number if proposal.number < 5 else -0.1)
 
@@ -159,7 +159,7 @@ def test_everything_is_read_again_from_disk(played):
 
 
 def test_a_verdict_says_who_how_and_what(played):
-    (row,) = reopened(played).verdicts["combined-0000"]
+    (row,) = reopened(played).verdicts["combined-r0-0000"]
     assert (row["status"], row["reason"], row["epochs"]) == ("finished", "", 9)
     assert (row["phase"], row["method"], row["number"]) == ("search", "combined", 0)
     assert (row["origin"], row["seed"], row["attempts"]) == ("textbook", 0, 1)
@@ -168,37 +168,37 @@ def test_a_verdict_says_who_how_and_what(played):
     assert row["config.temperature"] == 4.0
     assert row["val_accuracy"] == pytest.approx(0.5)
     assert row["test_accuracy"] is None
-    assert row["fingerprint"] == played.proposals["combined-0000"].fingerprint
+    assert row["fingerprint"] == played.proposals["combined-r0-0000"].fingerprint
     assert json.loads(row["recipe"])["student"] == "digits_student"
     assert json.loads(row["versions"]).keys() >= {"python", "torch", "ray", "optuna", "tune_kd"}
     assert row["started"]
     assert row["ended"]
-    (plain,) = played.verdicts["no_kd-0000"]
+    (plain,) = played.verdicts["no_kd-r0-0000"]
     assert (plain["alpha"], plain["beta"], plain["gamma"]) == (1.0, 0.0, 0.0)
     assert plain["temperature"] is None
     assert plain.get("config.temperature") is None
 
 
 def test_a_failed_trial_keeps_what_it_reached(played):
-    assert verdicts(played)["response-0001"] == (
-        "failed", "ValueError: made", 1, pytest.approx(score(played.proposals["response-0001"], 1)),
+    assert verdicts(played)["response-r0-0001"] == (
+        "failed", "ValueError: made", 1, pytest.approx(score(played.proposals["response-r0-0001"], 1)),
     )  # fmt: skip
 
 
 def test_a_trial_that_failed_before_its_first_epoch_has_a_row(asked):
     begun = begin(asked)
     made_study.plan(begun, asked).next()
-    begun.end("no_kd-0000", "failed", "MemoryError: made")
-    (row,) = reopened(begun).verdicts["no_kd-0000"]
+    begun.end("no_kd-r0-0000", "failed", "MemoryError: made")
+    (row,) = reopened(begun).verdicts["no_kd-r0-0000"]
     assert (row["status"], row["epochs"], row["stage"], row["attempts"]) == ("failed", 0, 0, 0)
     assert row["val_accuracy"] is None
 
 
 def test_a_verdict_is_given_once(played):
     before = dict(played.verdicts)
-    played.end("combined-0000", "failed", "no")
+    played.end("combined-r0-0000", "failed", "no")
     assert played.verdicts == before
-    assert verdicts(reopened(played))["combined-0000"][0] == "finished"
+    assert verdicts(reopened(played))["combined-r0-0000"][0] == "finished"
 
 
 def test_a_stopped_trial_counts_what_was_judged(asked):
@@ -222,10 +222,10 @@ def test_only_the_best_student_of_a_method_is_kept(asked):
         begun.storage.write(f"checkpoints/{proposal.trial}/00001.safetensors", b"x")
         begun.hear(row(begun, proposal, 1, value))
         begun.end(proposal.trial, "finished")
-    assert begun.storage.names("students") == ["feature-0001.safetensors"]
+    assert begun.storage.names("students") == ["feature-r0-0001.safetensors"]
     assert begun.storage.names("checkpoints") == []
     assert [r["trial"] for r in begun.ranked("feature")] == [
-        "feature-0001", "feature-0002", "feature-0000",
+        "feature-r0-0001", "feature-r0-0002", "feature-r0-0000",
     ]  # fmt: skip
 
 
@@ -250,7 +250,7 @@ def test_optuna_hears_of_stopped_failed_and_open_trials(asked):
     begun = begin(asked)
     play(begun, asked, score, trials=23)
     opened = made_study.plan(begun, asked).next()
-    assert opened.trial == "combined-0005"
+    assert opened.trial == "combined-r0-0005"
     states = {}
     for method in asked.space.methods:
         told = begun.optuna_trials(method)
@@ -266,7 +266,7 @@ def test_optuna_hears_of_stopped_failed_and_open_trials(asked):
         assert told.value == (value if status == "finished" else None)
         assert list(told.intermediate_values) == list(range(1, epochs + 1))
         assert told.intermediate_values[epochs] == value
-    assert states["combined-0005"].state == TrialState.RUNNING
+    assert states["combined-r0-0005"].state == TrialState.RUNNING
     assert {t.state for t in states.values()} == {*expected.values(), TrialState.RUNNING}
     fresh = reopened(begun)
     for method in asked.space.methods:
@@ -329,7 +329,7 @@ def test_epochs_of_open_trials_stay_in_their_files(asked):
 def test_merging_keeps_the_row_of_a_measurement(asked):
     begun = begin(asked)
     play(begun, asked, score, trials=4)
-    book = begun.proposals["no_kd-0000"]
+    book = begun.proposals["no_kd-r0-0000"]
     measured = begun.add(
         replace(
             book,
@@ -359,8 +359,8 @@ def test_merging_happens_now_and_then(asked, monkeypatch):
 
 def test_cleaning_finishes_an_interrupted_merge_and_forgets_checkpoints(played, monkeypatch):
     before = verdicts(played), known_rows(played)
-    played.storage.write("checkpoints/no_kd-0001/00003.x.safetensors", b"x")
-    played.storage.write("checkpoints/combined-0009/00003.x.safetensors", b"x")  # no verdict
+    played.storage.write("checkpoints/no_kd-r0-0001/00003.x.safetensors", b"x")
+    played.storage.write("checkpoints/combined-r0-0009/00003.x.safetensors", b"x")  # no verdict
     monkeypatch.setattr(Storage, "remove", lambda *_: None)  # killed before anything is deleted
     played.merge()
     monkeypatch.undo()
@@ -370,7 +370,7 @@ def test_cleaning_finishes_an_interrupted_merge_and_forgets_checkpoints(played, 
     again.clean()
     assert again.storage.names("trials") == ["merged-00001.parquet"]
     assert again.storage.names("epochs") == ["merged-00001.parquet"]
-    assert again.storage.names("checkpoints") == ["combined-0009"]
+    assert again.storage.names("checkpoints") == ["combined-r0-0009"]
     assert (verdicts(reopened(again)), known_rows(reopened(again))) == before
 
 

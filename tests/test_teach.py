@@ -96,7 +96,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
         }
         assert len(copies) == 1
     # the same teacher, seed and setting: the same student
-    accuracy = [one.verdicts["response-0000"][0]["val_loss"] for one in (found, near)]
+    accuracy = [one.verdicts["response-r0-0000"][0]["val_loss"] for one in (found, near)]
     assert accuracy[0] == accuracy[1]
 
 

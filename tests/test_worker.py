@@ -38,7 +38,7 @@ def study(tmp_path):
     return begun
 
 
-def config(study, trial: str = "no_kd-0000", **changes) -> dict:
+def config(study, trial: str = "no_kd-r0-0000", **changes) -> dict:
     from tune_kd.proposals import dump
     from tune_kd.session import Resources
 
@@ -60,19 +60,19 @@ def test_an_attempt_commits_each_epoch_before_it_reports(study):
     for report in worker.attempt(config(study)):
         row = json.loads(report["row"])
         (on_disk,) = study.storage.names("epochs")
-        found = results.read_epochs_of(study.storage, "no_kd-0000")
+        found = results.read_epochs_of(study.storage, "no_kd-r0-0000")
         assert what(found)[-1] == what([row])[0]
-        seen.append((row["step"], row["last"], study.storage.names("checkpoints/no_kd-0000")))
-        assert on_disk == f"no_kd-0000.{row['attempt']}.parquet"
+        seen.append((row["step"], row["last"], study.storage.names("checkpoints/no_kd-r0-0000")))
+        assert on_disk == f"no_kd-r0-0000.{row['attempt']}.parquet"
         if not row["last"]:
             assert row["checkpoint"] in seen[-1][2]
     assert [s[:2] for s in seen] == [(1, False), (2, False), (3, True)]
     assert max(len(s[2]) for s in seen) <= 2
     # the student's weights alone, with what made them
-    path = study.storage.local / "students" / "no_kd-0000.safetensors"
+    path = study.storage.local / "students" / "no_kd-r0-0000.safetensors"
     with safe_open(path, "pt") as file:
         header = file.metadata()
-    proposal = study.proposals["no_kd-0000"]
+    proposal = study.proposals["no_kd-r0-0000"]
     assert from_json(header["recipe"]) == proposal.recipe
     assert (header["network"], header["seed"]) == ("digits_student", "0")
     assert header["fingerprint"] == proposal.fingerprint
@@ -82,21 +82,21 @@ def test_an_attempt_commits_each_epoch_before_it_reports(study):
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_killed_attempt_is_gone_on_with_from_its_last_epoch(study, after):
-    whole = rows(worker.attempt(config(study, "no_kd-0000")))
-    first = worker.attempt(config(study, "no_kd-0001"))
+    whole = rows(worker.attempt(config(study, "no_kd-r0-0000")))
+    first = worker.attempt(config(study, "no_kd-r0-0001"))
     begun = rows(next(first) for _ in range(after))
     first.close()
-    again = rows(worker.attempt(config(study, "no_kd-0001")))
+    again = rows(worker.attempt(config(study, "no_kd-r0-0001")))
     assert again[0] == {**again[0], **begun[-1]}  # the last row again, then new ones
     assert [r["step"] for r in again] == list(range(after, 4))
-    stored = results.read_epochs_of(study.storage, "no_kd-0001")
+    stored = results.read_epochs_of(study.storage, "no_kd-r0-0001")
     assert [r["step"] for r in stored] == [1, 2, 3]
     attempts = [r["attempt"] for r in stored]
     assert len(set(attempts)) == 2
     assert attempts[-1].startswith("2-")
     assert len(whole) == 3
     # the same recipe trained in one go gives the same numbers
-    other = replace(study.proposals["no_kd-0001"], trial="copy")
+    other = replace(study.proposals["no_kd-r0-0001"], trial="copy")
     study.add(other)
     assert [
         {k: v for k, v in r.items() if k != "trial"} for r in what(rows(worker.attempt(config(study, "copy"))))
@@ -115,7 +115,7 @@ def test_a_torn_newest_checkpoint_without_a_row_is_not_gone_on_from(study):
     attempt = worker.attempt(config(study))
     next(attempt)
     attempt.close()
-    study.storage.write("checkpoints/no_kd-0000/00002.1-zzz.safetensors", b"torn")
+    study.storage.write("checkpoints/no_kd-r0-0000/00002.1-zzz.safetensors", b"torn")
     assert [r["step"] for r in rows(worker.attempt(config(study)))] == [1, 2, 3]
 
 
@@ -135,9 +135,9 @@ def test_reports_of_misfortune(study, monkeypatch):
     monkeypatch.setattr(worker, "PAUSE", 0.0)
     worker.run_trial(config(study, marker="other"))
     assert told[-1]["fatal"]
-    bad = replace(study.proposals["no_kd-0001"].recipe, student="nothing")
-    study.proposals["no_kd-0001"] = replace(study.proposals["no_kd-0001"], recipe=bad)
-    worker.run_trial(config(study, "no_kd-0001"))
+    bad = replace(study.proposals["no_kd-r0-0001"].recipe, student="nothing")
+    study.proposals["no_kd-r0-0001"] = replace(study.proposals["no_kd-r0-0001"], recipe=bad)
+    worker.run_trial(config(study, "no_kd-r0-0001"))
     assert not told[-1]["fatal"]
     assert "nothing" in told[-1]["error"]
 
@@ -146,31 +146,31 @@ def test_reports_of_misfortune(study, monkeypatch):
 
     monkeypatch.setattr(worker, "_commit", full)
     with pytest.raises(OSError, match="no space left"):
-        worker.run_trial(config(study, "no_kd-0000"))
-    word = study.storage.read("checkpoints/no_kd-0000/error.txt").decode()
+        worker.run_trial(config(study, "no_kd-r0-0000"))
+    word = study.storage.read("checkpoints/no_kd-r0-0000/error.txt").decode()
     assert word == "OSError: no space left"
 
 
 def test_a_loss_that_is_not_finite_is_an_error_of_one_line(study):
-    proposal = study.proposals["no_kd-0001"]
+    proposal = study.proposals["no_kd-r0-0001"]
     (stage,) = proposal.recipe.stages
     wild = replace(stage, optimiser=replace(stage.optimiser, lr=1e30))
-    study.proposals["no_kd-0001"] = replace(
+    study.proposals["no_kd-r0-0001"] = replace(
         proposal, recipe=replace(proposal.recipe, stages=(wild,))
     )
     with pytest.raises(FloatingPointError, match="not finite in epoch 1") as caught:
-        list(worker.attempt(config(study, "no_kd-0001")))
+        list(worker.attempt(config(study, "no_kd-r0-0001")))
     assert "\n" not in worker.explain(caught.value)
 
 
 def test_other_images_than_the_studys_are_refused(study):
-    proposal = study.proposals["no_kd-0001"]
+    proposal = study.proposals["no_kd-r0-0001"]
     images = replace(proposal.recipe.images, train_hash="other")
-    study.proposals["no_kd-0001"] = replace(
+    study.proposals["no_kd-r0-0001"] = replace(
         proposal, recipe=replace(proposal.recipe, images=images)
     )
     with pytest.raises(ValueError, match="are not the study's"):
-        list(worker.attempt(config(study, "no_kd-0001")))
+        list(worker.attempt(config(study, "no_kd-r0-0001")))
 
 
 def test_rows_have_the_users_permissions(study):
@@ -199,6 +199,6 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 def test_the_worker_writes_what_the_study_reads(study):
     list(worker.attempt(config(study)))
     again = reopened(study)
-    assert len(again.rows["no_kd-0000"]) == 3
-    assert again.judged["no_kd-0000"] == 2  # the last one is judged by who hears it
-    assert 0 <= again.score(again.rows["no_kd-0000"][-1]) <= 1
+    assert len(again.rows["no_kd-r0-0000"]) == 3
+    assert again.judged["no_kd-r0-0000"] == 2  # the last one is judged by who hears it
+    assert 0 <= again.score(again.rows["no_kd-r0-0000"][-1]) <= 1

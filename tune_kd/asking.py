@@ -25,13 +25,15 @@ from tune_kd import (
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
 from tune_kd.metrics import METRICS
+from tune_kd.plans import Budget
 from tune_kd.recipe import Images, digest
 from tune_kd.space import SearchSpace
 from tune_kd.storage import Storage
 from tune_kd.study import Study
 
 # fields of a space that change no trial
-TOLD_LATER = ("trials", "tables", "expected_teacher", "expected_student")
+TOLD_LATER = ("trials", "repeats", "margin", "tables", "expected_teacher", "expected_student")
+MIN_TRIALS = 5  # of a repeat: its textbook setting and four more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,57 @@ class Request:
     start: Foreign | None  # the like, in place of shared stages
     resume: bool
     command: str
+    repeats: int | None = None  # as asked for by name
+    trials: int | None = None  # the like
 
-    @property
-    def each(self) -> int:
-        """Trials of each method: the total, rounded up to equal counts."""
-        return -(-self.space.trials // len(self.space.methods))
+
+def budget(request: Request, known: Study | None = None) -> Budget:
+    """How many searches of every method, and of how many trials each.
+
+    Of a study that is there, the trials of a search stay what they were, and the searches may become
+    more. A new one has as many searches as its trials suffice for, at most the space's `repeats`,
+    unless it is said how many.
+
+    Raises:
+        UsageError: fewer than MIN_TRIALS trials for each of several searches, or fewer than there are.
+    """
+    return _grown(request, known) if known else _fresh(request)
+
+
+def _fresh(request: Request) -> Budget:
+    methods = len(request.space.methods)
+    of_method = -(-request.space.trials // methods)
+    repeats = request.repeats
+    if repeats is None:
+        repeats = max(1, min(request.space.repeats, of_method // MIN_TRIALS))
+    if repeats > 1 and of_method < MIN_TRIALS * repeats:
+        raise UsageError(
+            f"--repeats {repeats}: {request.space.trials} trials are {of_method} for each of {methods} methods, "
+            f"and a repeat needs {MIN_TRIALS} (its textbook setting and four more); take --repeats "
+            f"{max(1, of_method // MIN_TRIALS)} or --trials {MIN_TRIALS * repeats * methods}"
+        )
+    return Budget(repeats=repeats, each=-(-of_method // repeats))
+
+
+def _grown(request: Request, known: Study) -> Budget:
+    each, there = known.manifest["trials_per_repeat"], known.repeats
+    of_repeat = each * len(request.space.methods)
+    repeats = request.repeats
+    if repeats is None and request.trials is not None:
+        began = _fresh(request).of_method * len(request.space.methods) == known.manifest["trials"]
+        repeats = None if began else -(-request.trials // of_repeat)
+    repeats = there if repeats is None else repeats
+    if repeats < there:
+        raise UsageError(
+            f"{known.storage.uri} has {there} repeats of {of_repeat} trials; --repeats and --trials may only be "
+            "raised"
+        )
+    if repeats > there and each < MIN_TRIALS:
+        raise UsageError(
+            f"{known.storage.uri} began with {each} trials for each method, and a repeat needs {MIN_TRIALS}; "
+            f"begin another study (--name) with --trials {MIN_TRIALS * repeats * len(request.space.methods)}"
+        )
+    return Budget(repeats=repeats, each=each)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +112,7 @@ class Material:
     images: Images
     num_train: int
     num_val: int
+    own_validation: bool  # whether the data set says which images these are
     class_names: tuple[str, ...]
 
 
@@ -74,7 +123,8 @@ def look_at_data(request: Request) -> Material:
     tasks.check(task, request.data)
     cache = worker.cache_folder()
     decoded = tasks.decode(task, "train", folder=request.data, cache=cache)
-    fit, validation = data.split(decoded, limit=request.limit_train, seed=request.seed)
+    share = request.space.val_share
+    fit, validation = data.split(decoded, limit=request.limit_train, seed=request.seed, share=share)
     mean, std = data.normalisation(task, decoded, fit)
     images = Images(
         task=request.space.task,
@@ -86,6 +136,8 @@ def look_at_data(request: Request) -> Material:
         std=std,
         limit_train=request.limit_train,
         split_seed=request.seed,
+        val_share=share,
+        view_seed=request.seed,
         pad=task.pad,
         flip=task.flip,
         dense=task.dense,
@@ -97,6 +149,7 @@ def look_at_data(request: Request) -> Material:
         images=images,
         num_train=len(fit),
         num_val=len(validation),
+        own_validation=decoded.validation is not None,
         class_names=decoded.class_names,
     )
 
@@ -169,11 +222,8 @@ def exists(request: Request, material: Material) -> bool:
         )
     known = Study(request.storage)
     lines = manifest.differences(known.manifest, described(request, material))
-    planned = max(known.manifest["trials"], len(known.of("search")))
-    if not lines and planned > request.each * len(request.space.methods):
-        raise UsageError(
-            f"{request.storage.uri} has {planned} trials already; --trials may only be raised"
-        )
+    if not lines:
+        budget(request, known)
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise UsageError(f"{request.storage.uri} is another study: {lines[0]}{more}; choose another --name")  # fmt: skip

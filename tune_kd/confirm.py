@@ -1,18 +1,17 @@
-"""Repeat the best of every method with fresh seeds, and measure each once on the test split.
+"""Train what a search chose again with fresh seeds, and measure each once on the test split.
 
-    python -m tune_kd.confirm runs/X --top 1 --seeds 5
+    python -m tune_kd.confirm runs/X --seeds 2
 
-Beside the best it confirms each method's textbook setting, so that the report can say what tuning
-bought. Students are fitted on train and validation images together, for as many epochs as in the
-search; every method gets the same seeds. The same command again goes on after any kill, and trains
-nothing that has its row.
+It confirms the winner of each method in each repeat, each method's textbook setting, so that the report can
+say what tuning bought, and the student that each method recommends. Students are fitted on train and
+validation images together, for as many epochs as in the search; all methods get the same seeds. The same
+command again goes on after any kill, and trains nothing that has its row.
 """
 
-import json
+import statistics
 import sys
 import time
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +19,18 @@ from tune_kd import cli, options
 from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:
+    from tune_kd.confirming import Design
+    from tune_kd.progress import Progress
     from tune_kd.proposals import Proposal
-    from tune_kd.results import Row
-    from tune_kd.session import Resources
+    from tune_kd.session import Resources, Session
     from tune_kd.study import Study
 
 MODULE = "tune_kd.confirm"
-FIRST_SEED = 1000  # so that no confirming seed is a study's own
+ROLES = {
+    "best": "winners of the repeats",
+    "textbook": "textbook setting",
+    "recommended": "recommended student",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -34,8 +38,7 @@ def main(arguments: list[str]) -> int:
     parser = cli.Parser(prog=f"python -m {MODULE}", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("study", metavar="STUDY", help="a study's folder, such as runs/cifar10_kd, or s3://...")
-    add("--top", type=cli.positive_int, default=1, help="how many of each method's best trials [1]")
-    add("--seeds", type=cli.positive_int, default=5, help="fresh seeds, 1000, 1001, ... [5]")
+    add("--seeds", type=cli.positive_int, default=2, help="fresh seeds of each repeat; more at a later time are counted as another look at the test split [2]")  # fmt: skip
     add("--no-textbook", action="store_true", help="leave the textbook settings out")
     add("--data", type=Path, metavar="DIR", help="where the study's images lie now [as searched]")
     options.add_resources(parser)
@@ -63,37 +66,25 @@ def open_study(address: str) -> "Study":
 
 
 def confirm(given: Namespace, resources: "Resources", again: str) -> int:
-    """Run what is missing of the list."""
-    from tune_kd import opening, progress, runner, sampler, session
+    """Run what is missing: first on validation, then, once the test split is opened, on test."""
+    from tune_kd import confirming, progress, session
     from tune_kd.storage import locked
 
     with locked(open_study(given.study).storage):
         known = open_study(given.study)
         folder = data_folder(known, given.data)
-        planned = proposals(known, given)
-        missing = [p for p in planned if p.trial not in known.verdicts]
+        chosen = confirming.design(known, seeds=given.seeds, textbook=not given.no_textbook)
         shown = progress.Progress(quiet=given.quiet)
         budget = given.time_budget or float("inf")
         interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
-        if missing or unmeasured(known, planned):
+        if not is_done(known, chosen):
             session.check_address(resources.address)
-            if missing:
-                record_opening(known, missing, again)
             try:
                 with session.session(resources, interrupt) as started:
                     if resources.address:
                         started.check_nodes(known)
-                    shown.follow(known, "confirm", len(planned))
-                    base = opening.base_config(known, folder, resources)
-                    runner.run(
-                        known,
-                        lambda: sampler.FixedPlan(known, planned),
-                        ray_session=started,
-                        base=base,
-                        progress=shown,
-                    )
-                    opening.measure_students(
-                        known, unmeasured(known, planned), session=started, config=base
+                    run(
+                        known, chosen, session=started, progress=shown, folder=folder, command=again
                     )
             except session.CannotGoOnError as error:
                 print(f"error: {error}; go on with: {again}", file=sys.stderr)
@@ -102,7 +93,53 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
                 pass  # told below
         known.clean()
         known.merge()
-    return _tell(known, planned, again, interrupted=bool(interrupt.signals), budget_over=interrupt.out_of_time)  # fmt: skip
+    return _tell(known, chosen, again, interrupted=bool(interrupt.signals), budget_over=interrupt.out_of_time)  # fmt: skip
+
+
+def is_done(known: "Study", chosen: "Design") -> bool:
+    """Whether all that is to be trained again has its row, so that Ray is not needed."""
+    from tune_kd import confirming
+
+    if missing(known, confirming.reevaluations(known, chosen)):
+        return False
+    planned = confirming.confirmations(known, chosen)
+    return not missing(known, planned) and not confirming.unmeasured(known, planned)
+
+
+def missing(known: "Study", planned: "list[Proposal]") -> "list[Proposal]":
+    """Those without a verdict."""
+    return [proposal for proposal in planned if proposal.trial not in known.verdicts]
+
+
+def run(  # noqa: PLR0913 - a run's circumstances
+    known: "Study", chosen: "Design", *, session: "Session", progress: "Progress", folder: Path | None, command: str
+) -> None:  # fmt: skip
+    """The re-evaluations, which say what is recommended, then all confirming runs."""
+    from tune_kd import confirming, opening, plans, runner
+
+    base = opening.base_config(known, folder, session.resources)
+
+    def go_on(phase: str, planned: "list[Proposal]") -> None:
+        progress.follow(known, phase, len(planned))
+        runner.run(
+            known,
+            lambda: plans.FixedPlan(known, planned),
+            ray_session=session,
+            base=base,
+            progress=progress,
+        )
+
+    first = confirming.reevaluations(known, chosen)
+    if missing(known, first):
+        progress.say(f"{len(first)} runs on validation say which winner each method recommends")
+        go_on("reevaluate", first)
+    planned = confirming.confirmations(known, chosen)
+    if left := missing(known, planned):
+        confirming.record_opening(known, left, chosen, command=command)
+        progress.say(f"{len(planned)} confirming runs, each measured once on the test split")
+        go_on("confirm", planned)
+    unmeasured = confirming.unmeasured(known, planned)
+    opening.measure_students(known, unmeasured, session=session, config=base)
 
 
 def data_folder(known: "Study", given: Path | None) -> Path | None:
@@ -121,143 +158,31 @@ def data_folder(known: "Study", given: Path | None) -> Path | None:
     return folder
 
 
-def proposals(known: "Study", given: Namespace) -> "list[Proposal]":
-    """The teacher's measurement, then for each seed every method's chosen trials."""
-    chosen = [
-        (row, origin)
-        for method in known.manifest["methods"]
-        for row, origin in sources(known, method, top=given.top, textbook=not given.no_textbook)
-    ]
-    if not chosen:
-        raise UsageError(f"{known.storage.uri} has no finished trial to confirm; run the search on")
-    seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
-    students = [_student(known, row, origin, seed) for seed in seeds for row, origin in chosen]
-    return [*_teacher(known), *_start(known, students), *students]
-
-
-def sources(known: "Study", method: str, *, top: int, textbook: bool) -> "list[tuple[Row, str]]":
-    """The trials of a method that are confirmed, with what each of them is."""
-    ranked = known.ranked(method)
-    best = ranked[:top]
-    book = [row for row in ranked if row["origin"] == "textbook"] if textbook else []
-    found = [(row, "best+textbook" if row in book else "best") for row in best]
-    return found + [(row, "textbook") for row in book if row not in best]
-
-
-def _student(known: "Study", row: "Row", origin: str, seed: int) -> "Proposal":
-    from tune_kd.proposals import Proposal
-    from tune_kd.retraining import anew
-
-    source = known.proposals[row["trial"]]
-    recipe = anew(known, source)
-    if recipe.start:
-        origin = f"{origin}, begun from a file"
-    images = replace(recipe.images, fit_on="train+val")
-    return Proposal(
-        trial=f"confirm-{source.trial}-s{seed}",
-        phase="confirm",
-        method=source.method,
-        number=seed - FIRST_SEED,
-        seed=seed,
-        origin=origin,
-        source=source.trial,
-        config=source.config,
-        recipe=replace(recipe, images=images),
-        open_test=True,
-    )
-
-
-def unmeasured(known: "Study", planned: "list[Proposal]") -> "dict[str, Proposal]":
-    """Confirmed students of an architecture of their own that have no latency yet, by their trial.
-
-    The first seed's student stands for a trial.
-    """
-    chosen: dict[str, Proposal] = {}
-    for proposal in planned:
-        ended = known.verdicts.get(proposal.trial)
-        finished = ended is not None and ended[-1]["status"] == "finished"
-        measured = f"measure-{proposal.source}" in known.verdicts
-        if finished and proposal.recipe.compresses and not measured:
-            chosen.setdefault(proposal.source, proposal)
-    return chosen
-
-
-def _teacher(known: "Study") -> "list[Proposal]":
-    """The study's teacher measured as it is: a recipe without stages."""
-    from tune_kd import teaching
-
-    if not teaching.has_teacher(known):
-        return []
-    network, model = known.manifest["teacher"], known.manifest["teacher_model"]
-    source = teaching.teacher_trial(known)
-    return [_as_it_is(known, "confirm-teacher", network=network, model=model, source=source)]
-
-
-def _start(known: "Study", students: "list[Proposal]") -> "list[Proposal]":
-    """The file that students begin from measured as it is: what was there before they were cut."""
-    from tune_kd import teaching
-
-    given = known.manifest["start"].get("model")
-    if given is None or all(proposal.recipe.start != given for proposal in students):
-        return []
-    network, source = known.manifest["student"], teaching.start_trial(known)
-    return [_as_it_is(known, "confirm-start", network=network, model=given, source=source)]
-
-
-def _as_it_is(known: "Study", trial: str, *, network: str, model: str, source: str) -> "Proposal":
-    """One of the study's models measured on the test split: a recipe without stages."""
-    from tune_kd import recipes
-    from tune_kd.proposals import Proposal
-    from tune_kd.recipe import Compute, Recipe, rebuild
-
-    recipe = Recipe(
-        images=recipes.images_of(known.manifest),
-        student=recipes.shipped(network),
-        start=model,
-        compute=rebuild(Compute, known.manifest["compute"]),
-    )
-    return Proposal(
-        trial=trial,
-        phase="confirm",
-        method="",  # of none: only what a method's own runs gave is counted as its own
-        number=0,
-        seed=known.manifest["seed"],
-        origin="best",
-        source=source,
-        recipe=recipe,
-        open_test=True,
-    )
-
-
-def record_opening(known: "Study", missing: "list[Proposal]", command: str) -> None:
-    """Each opening of the test split leaves a file in the study."""
-    from tune_kd.results import now
-
-    number = len(known.storage.names("openings")) + 1
-    record = {"time": now(), "command": command, "trials": [p.trial for p in missing]}
-    known.storage.write(f"openings/{number:04d}.json", json.dumps(record, indent=1).encode())
-
-
 def _tell(
-    known: "Study", planned: "list[Proposal]", again: str, *, interrupted: bool, budget_over: bool
+    known: "Study", chosen: "Design", again: str, *, interrupted: bool, budget_over: bool
 ) -> int:
-    """The mean on test of what was confirmed, counts, and the exit code."""
+    """The means on test of what was confirmed, counts, and the exit code."""
+    from tune_kd import confirming
     from tune_kd.metrics import shown
 
     metric = "test_miou" if known.manifest["dense"] else "test_accuracy"
-
+    again_first = confirming.reevaluations(known, chosen)
+    planned = confirming.confirmations(known, chosen)
     ended = [known.verdicts[p.trial][-1] for p in planned if p.trial in known.verdicts]
-    for source in dict.fromkeys(p.source for p in planned):
-        rows = [r for r in ended if r["source"] == source and r[metric] is not None]
-        if rows:
-            mean = sum(r[metric] for r in rows) / len(rows)
-            role = rows[0]["method"] or rows[0]["trial"].removeprefix("confirm-")
-            print(f"{role} ({source}, {rows[0]['origin']}): {metric} {shown(metric, mean)} %, n={len(rows)}")  # fmt: skip
+    for role in ROLES:
+        for method in known.manifest["methods"]:
+            rows = [r for r in ended if r["method"] == method and role in r["origin"].split(", ")[0].split("+")]  # fmt: skip
+            values = [r[metric] for r in rows if r[metric] is not None]
+            if values:
+                mean = shown(metric, statistics.fmean(values))
+                print(f"{method}, {ROLES[role]}: {metric} {mean} %, n={len(values)}")
+    total = len(again_first) + len(planned)
+    done = total - len(missing(known, [*again_first, *planned]))
     failed = sum(r["status"] == "failed" for r in ended)
     then = f"next: python -m analysis.report {known.storage.uri}"
-    if len(ended) < len(planned):
+    if done < total:
         then = f"go on with: {again}"
-    print(f"{len(ended)} of {len(planned)} confirming runs: {failed} failed; {then}")
+    print(f"{done} of {total} runs, {len(planned)} of them on test: {failed} failed; {then}")
     if interrupted:
         return 130
     return 0 if budget_over or len(ended) > failed else 1

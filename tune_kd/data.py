@@ -29,13 +29,34 @@ TABLE_TOLERANCE = 0.01  # of published statistics against the data, in units of 
 CHUNK = 1 << 22  # pixels that are counted at once
 
 
-def split(decoded: Decoded, *, limit: int = 0, seed: int = 0) -> tuple[Ints, Ints]:
+VALIDATION_RULE = "max(n / 10, min(2,000, 3 n / 10)) of n training images"
+
+
+def validation_size(images: int, *, share: float = 0.0) -> int:
+    """How many of `images` training images are held out for validation, unless a `share` is given.
+
+    A tenth of a small set tells good configurations hardly apart; confirming trains on all of them
+    again, so that holding out more costs the result nothing.
+
+    >>> [validation_size(n) for n in (1257, 5000, 10_000, 50_000)]
+    [377, 1500, 2000, 5000]
+    >>> validation_size(50_000, share=0.2)
+    10000
+    """
+    if share:
+        return round(images * share)
+    return max(images // 10, min(2000, images * 3 // 10))
+
+
+def split(
+    decoded: Decoded, *, limit: int = 0, seed: int = 0, share: float = 0.0
+) -> tuple[Ints, Ints]:
     """Train and validation images: two sorted int64 arrays of positions in the decoded train split.
 
-    A stratified subset of `limit` images (0: all) is taken first; then a tenth of each class,
-    rounded, at least 2 images, is validation. Dense images have no class and are one stratum. Where the
-    data set has validation images of its own, a tenth of the limit is of those and the rest of the
-    others. The same labels, limit and seed give the same split.
+    A stratified subset of `limit` images (0: all) is taken first; then `validation_size` of it, in
+    proportion to its classes, at least 2 images of each, is validation. Dense images have no class and
+    are one stratum. Where the data set has validation images of its own, a tenth of the limit is of
+    those and the rest of the others. The same labels, limit, seed and share give the same split.
 
     Raises:
         UsageError: a limit below 0, above the set's size or too small for 2 + 2 images a class.
@@ -49,7 +70,8 @@ def split(decoded: Decoded, *, limit: int = 0, seed: int = 0) -> tuple[Ints, Int
     _demand_limit(limit, needed * len(classes), len(labels))
     kept = strata.shares(counts, limit or len(labels), at_least=needed)
     chosen = strata.pick(labels, _by_class(classes, kept), seed=(seed, "split", "subset"))
-    held_out = np.maximum(MIN_VALIDATION, (kept + 5) // 10)
+    total = max(validation_size(int(kept.sum()), share=share), MIN_VALIDATION * len(classes))
+    held_out = strata.shares(kept, total, at_least=MIN_VALIDATION)
     mine = strata.pick(labels[chosen], _by_class(classes, held_out), seed=(seed, "split", "val"))
     return np.delete(chosen, mine), chosen[mine]
 
@@ -95,7 +117,7 @@ def _demand_images(classes: Ints, counts: Ints, needed: int, *, dense: bool) -> 
         whose = "the data set" if dense else f"class {classes[counts.argmin()]}"
         raise UsageError(
             f"{whose} has {counts.min()} training images; at least {needed}{'' if dense else ' a class'} "
-            "are needed (a tenth is validation)"
+            "are needed (some are held out for validation)"
         )
 
 

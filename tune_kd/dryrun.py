@@ -1,17 +1,30 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import asking, opening, probes, sampler, space, tasks, teaching, worker
+from tune_kd import (
+    asking,
+    confirming,
+    data,
+    opening,
+    probes,
+    samplers,
+    space,
+    tasks,
+    teaching,
+    worker,
+)
 from tune_kd.asking import Request
 from tune_kd.errors import UsageError
+from tune_kd.plans import Budget
 from tune_kd.progress import clock
 from tune_kd.recipe import digest
 from tune_kd.session import Resources
 from tune_kd.storage import Storage
+from tune_kd.study import Study
 
 
 def plan(request: Request, resources: Resources) -> str:
     """Methods, ranges, budget, teacher, device and expected time, as text."""
-    chosen, each = request.space, request.each
+    chosen, budget = request.space, planned(request)
     lines = [
         f"study     {request.storage.uri} ({_state(request)})",
         f"task      {chosen.task}, images from {request.data or 'the task itself'}, "
@@ -19,9 +32,11 @@ def plan(request: Request, resources: Resources) -> str:
         f"student   {chosen.student}, {chosen.epochs} epochs, batch {chosen.batch_size}",
         f"teacher   {_teacher(request)}",
         f"device    {_device(resources)}",
-        f"trials    {each * len(chosen.methods)}: {each} a method; {_proposals(request)}",
+        f"trials    {budget.of_method * len(chosen.methods)}: {budget.repeats} repeats of {budget.each} "
+        f"for each of {len(chosen.methods)} methods; {_proposals(request, budget)}",
+        f"verdict   {_verdict(budget)}",
         f"stopping  {_stopping(request)}",
-        f"time      {_time(request, resources)}",
+        *_costs(request, resources, budget),
     ]
     if chosen.objectives:
         lines.append(f"aims      {', '.join(chosen.objectives)}; {', '.join(chosen.constraints) or 'no constraints'}")  # fmt: skip
@@ -79,14 +94,26 @@ def _share(resources: Resources) -> str:
     return f"{resources.cpus:g} CPU{gpus} a trial"
 
 
-def _proposals(request: Request) -> str:
-    start = sampler.random_start(request.each)
+def planned(request: Request) -> Budget:
+    """The searches of the study: as it began where it is there."""
+    there = request.storage.exists("manifest.json")
+    return asking.budget(request, Study(request.storage) if there else None)
+
+
+def _verdict(budget: Budget) -> str:
+    few = budget.repeats < confirming.MIN_REPEATS
+    what = "recommends students; too few repeats" if few else "enough repeats"
+    return f"{what} for a statement about a method (at least {confirming.MIN_REPEATS})"
+
+
+def _proposals(request: Request, budget: Budget) -> str:
+    start = samplers.random_start(budget.each)
     parts: dict[str, int] = {}
     for method in request.space.methods.values():
         settings = len(method.settings())
-        for number in range(request.each):
-            kind = sampler.origin(number, settings=settings, start=start)
-            parts[kind] = parts.get(kind, 0) + 1
+        for number in range(budget.each):
+            kind = samplers.origin(number, settings=settings, start=start)
+            parts[kind] = parts.get(kind, 0) + budget.repeats
     proposed = parts.pop("sampled", 0)
     named = ", ".join(f"{count} {kind}" for kind, count in parts.items())
     return f"{named}, {proposed} proposed by {request.sampler}"
@@ -97,19 +124,36 @@ def _stopping(request: Request) -> str:
     if not rungs:
         return "none: every trial runs to the end"
     at = ", ".join(map(str, rungs))
-    return f"{request.scheduler}: after epoch {at} the best third of a method's trials goes on"
+    return f"{request.scheduler}: after epoch {at} the best third of a search's trials goes on"
 
 
-def _time(request: Request, resources: Resources) -> str:
-    """From the cached probe of a training step, without early stopping."""
+def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
+    """Runs, epochs and time of searching and of confirming, apart."""
+    methods, epochs = len(request.space.methods), request.space.epochs
+    chosen = confirming.Design(
+        repeats=tuple(range(budget.repeats)), seeds=confirming.DEFAULT_SEEDS, textbook=True
+    )
+    again = methods * (chosen.runs_of_method + chosen.reevaluations_of_method)
+    step = _epoch_seconds(request, resources)
+    lines = []
+    for name, runs in (("search", budget.of_method * methods), ("confirm", again)):
+        time = "not measured"
+        if step is not None:
+            time = f"about {clock(step * epochs * runs / resources.max_concurrent)} for the students' own steps"
+        lines.append(f"{name:<9} at most {runs} runs, {runs * epochs:,} epochs: {time}")
+    return lines
+
+
+def _epoch_seconds(request: Request, resources: Resources) -> float | None:
+    """Seconds of a student's epoch by the cached probe of a training step; None where there is none."""
     chosen = request.space
     try:
         task = tasks.find(chosen.task, base=request.file.parent)
     except UsageError:
-        return "not measured"
+        return None
     images = request.limit_train or (task.num_train if request.data is None else None)
     if not images or task.num_classes is None:
-        return "not measured"
+        return None
     files = [digest(code) for code in asking.user_files(request).values()]
     key = probes.timing_key(
         ", ".join([chosen.student, f"{task.num_classes} classes", *files]),
@@ -120,8 +164,6 @@ def _time(request: Request, resources: Resources) -> str:
     )
     found = probes.read_probe(worker.cache_folder(), key)
     if found is None or resources.address:
-        return "not measured"
-    steps = int(images * 0.9) // chosen.batch_size * chosen.epochs
-    trials = request.each * len(chosen.methods)
-    seconds = found["train_step_s"] * steps * trials / resources.max_concurrent
-    return f"at most about {clock(seconds)} for the students' own steps; teacher not counted (cached probe)"
+        return None
+    fitted = images - data.validation_size(images, share=chosen.val_share)
+    return float(found["train_step_s"]) * (fitted // chosen.batch_size)

@@ -61,8 +61,8 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
 
     said = progress.Progress(quiet=given.quiet)
     asked = _request(given, command)
-    found = foreign.find(given.weights, what="--weights")
-    other = foreign.find(given.against, what="--against") if given.against else None
+    found = foreign.find(given.weights, what="--weights", confirmed=True)
+    other = foreign.find(given.against, what="--against", confirmed=True) if given.against else None
     material = asking.look_at_data(asked)
     wanted = _wanted(asked, material.images, given.network)
     chosen = subject.load(found, wanted)

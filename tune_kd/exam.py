@@ -24,7 +24,8 @@ class Exam:
 
     def take(self, model: nn.Module) -> scoring.Scores:
         """A network's scores on all test images."""
-        return train.evaluate(model, self.images, self.images.fit, reference=self.reference)
+        every = self.images.fit
+        return train.evaluate(model, self.images, every, reference=self.reference, each_image=True)
 
 
 def prepare(recipe: Recipe, where: site.Site, *, reference: tuple[str, str] | None) -> Exam:
@@ -82,6 +83,10 @@ def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:
     }
     if found.agreement is not None:
         values["test_agreement"] = found.agreement
+    if found.images is not None and dense:
+        values["test_counts"] = found.images.flatten().tolist()
+    elif found.images is not None:
+        values["test_correct"] = np.packbits(found.images.numpy()).tobytes()
     return values
 
 

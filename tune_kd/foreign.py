@@ -10,6 +10,7 @@ from torch import Tensor
 from tune_kd import weights
 from tune_kd.errors import UsageError, unknown
 from tune_kd.recipe import Recipe, stages_to_json
+from tune_kd.results import Row
 from tune_kd.retraining import anew
 from tune_kd.storage import Storage
 from tune_kd.study import Study
@@ -44,10 +45,12 @@ class Foreign:
         return {"name": self.name, "model": self.model, "stages": stages}
 
 
-def find(given: str, *, what: str) -> Foreign:
+def find(given: str, *, what: str, confirmed: bool = False) -> Foreign:
     """`FILE`, `runs/X` (the best student of a study) or `runs/X:METHOD` (of one method).
 
-    `what` names the option in errors. Best is best on validation, of all finished search trials.
+    `what` names the option in errors. A method's student is the one that it recommends, best is best on
+    validation. As it was searched it has seen no validation image; `confirmed` takes the first of its
+    confirming runs, which was fitted on these as well, where there is one.
 
     Raises:
         UsageError: neither a file nor a study, no such method, or nothing finished there.
@@ -64,17 +67,30 @@ def find(given: str, *, what: str) -> Foreign:
             f"{what} {given}: there is no such file and no such study; name a checkpoint, or a study "
             "as runs/NAME or runs/NAME:METHOD"
         )
-    return _student(Study(storage), method, given=given, what=what)
+    known = Study(storage)
+    best = _recommended(known, method, given=given, what=what)
+    return _student(known, best, confirmed=confirmed)
 
 
-def _student(known: Study, method: str, *, given: str, what: str) -> Foreign:
+def _recommended(known: Study, method: str, *, given: str, what: str) -> Row:
+    """The search trial that stands for a method, or of all methods the best on validation."""
     methods = list(known.manifest["methods"])
     if method and method not in methods:
         raise unknown("method", method, methods, where=f"{known.storage.uri} has")
-    found = [row for name in ([method] if method else methods) if (row := known.best(name))]
+    found = [row for name in ([method] if method else methods) if (row := known.recommended(name))]
     if not found:
         raise UsageError(f"{what} {given}: no search trial has finished there")
-    best = max(found, key=lambda row: row[known.metric])
-    recipe = anew(known, known.proposals[best["trial"]])
-    data = known.storage.read(f"students/{best['trial']}.safetensors")
-    return Foreign(name=f"{known.storage.uri}:{best['method']}", data=data, recipe=recipe)
+    return max(found, key=lambda row: float(row[known.metric]))
+
+
+def _student(known: Study, row: Row, *, confirmed: bool) -> Foreign:
+    """A search trial's student, or that of its first confirming run."""
+    source = known.proposals[row["trial"]]
+    recipe, trial = anew(known, source), source.trial
+    runs = [p for p in known.of("confirm", source.method) if p.source == trial and p.keeps_weights]
+    runs = [p for p in runs if known.storage.exists(f"students/{p.trial}.safetensors")]
+    if confirmed and runs:
+        first = min(runs, key=lambda p: p.seed)
+        recipe, trial = first.recipe, first.trial
+    data = known.storage.read(f"students/{trial}.safetensors")
+    return Foreign(name=f"{known.storage.uri}:{source.method}", data=data, recipe=recipe)

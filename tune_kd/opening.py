@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import recipes, results, sampler, space, worker
-from tune_kd.asking import Material, Request, described, needs_teacher, user_files
+from tune_kd import asha, data, recipes, results, samplers, space, worker
+from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
 from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
 from tune_kd.proposals import Proposal, dump
@@ -90,7 +90,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
     objectives = list(chosen.objectives) or [
         "val_miou" if material.images.dense else "val_accuracy"
     ]
-    marker = uuid.uuid4().hex
+    marker, planned = uuid.uuid4().hex, budget(request)
     storage.write("marker", marker.encode())
     manifest = {
         **described(request, material),
@@ -99,15 +99,19 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "task": chosen.task,
         "teacher": chosen.teacher,
         "student": chosen.student,
-        "trials": request.each * len(chosen.methods),
+        "trials": planned.of_method * len(chosen.methods),
+        "repeats": planned.repeats,
+        "trials_per_repeat": planned.each,
+        "margin": chosen.margin,
         "epochs": chosen.epochs,
         "teacher_epochs": chosen.teacher_epochs,
         "num_train": material.num_train,
         "num_val": material.num_val,
+        "validation_rule": validation_rule(chosen, material),
         "class_names": material.class_names,
         "compute": {"precision": found["precision"], "layout": found["layout"]},
         "rungs": study_rungs(chosen, request.scheduler),
-        "random_start": sampler.random_start(request.each),
+        "random_start": samplers.random_start(planned.each),
         "metric": objectives[0],
         "objectives": objectives,
         "constraints": list(chosen.constraints),
@@ -163,6 +167,7 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
         "family": known.manifest["family"],
         "phase": "measure",
         "method": "",
+        "repeat": 0,
         "trial": f"measure-{role}",
         "number": 0,
         "seed": 0,
@@ -180,13 +185,22 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
     }
 
 
+def validation_rule(chosen: SearchSpace, material: Material) -> str:
+    """How many images are held out and why, in words."""
+    if material.own_validation:
+        return "the data set's own validation images"
+    return (
+        f"{chosen.val_share:g} of the training images" if chosen.val_share else data.VALIDATION_RULE
+    )
+
+
 def study_rungs(chosen: SearchSpace, scheduler: str) -> list[int]:
     """Epochs at which trials are compared; with step decay none before the epoch after the first."""
     if scheduler == "none":
         return []
     steps = chosen.schedule == "step" and chosen.decay_at
     first = int(chosen.decay_at[0] * chosen.epochs) + 1 if steps else 0
-    return sampler.rungs(chosen.epochs, first=first)
+    return asha.rungs(chosen.epochs, first=first)
 
 
 def config_types(chosen: SearchSpace) -> dict[str, str]:

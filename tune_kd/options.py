@@ -70,7 +70,13 @@ def add_search(parser: cli.Parser) -> None:
     add(
         "--trials",
         type=cli.positive_int,
-        help="a total, rounded up to equal counts a method; failed trials count [the space's]",
+        help="a total, rounded up to equal counts a method and repeat; failed trials count [the space's]",
+    )
+    add(
+        "--repeats",
+        type=cli.positive_int,
+        metavar="K",
+        help="independent searches of every method, which a verdict about a method rests on [as many as the trials suffice for, at most 5]",
     )
     add(
         "--methods",
@@ -146,6 +152,8 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
     if getattr(options, "trials", None):
         space = dataclasses.replace(space, trials=options.trials)
     for assignment in options.set:
+        if assignment.partition("=")[0].strip() == "repeats":
+            raise UsageError(f"--set {assignment}: write --repeats {assignment.partition('=')[2]}")
         space = spaces.change(space, assignment)
     space.check()
     return space, file
@@ -182,18 +190,19 @@ def wanted_resources(options: Namespace) -> "Resources":
 
 def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     """What is asked for, as one value; `name` is the study's where --name says nothing."""
-    from tune_kd import foreign
-    from tune_kd.asking import Request
+    from tune_kd import foreign, spaces
+    from tune_kd.asking import Request, budget
     from tune_kd.storage import Storage
 
     space, file = chosen_space(options)
+    asked_trials = space.trials != spaces.load(options.space)[0].trials
     name = options.name or name or space.name
     if "/" in name or name.startswith("."):
         raise UsageError(
             f"--name {name}: a plain name is wanted; --out is the folder that holds studies"
         )
     teacher = getattr(options, "teacher", None)
-    return Request(
+    asked = Request(
         space=space,
         file=file,
         storage=Storage(options.out).at(name),
@@ -206,4 +215,9 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
         start=None if space.start == "none" else foreign.find(space.start, what="--set start"),
         resume=getattr(options, "resume", True),
         command=command,
+        repeats=getattr(options, "repeats", None),
+        trials=space.trials if asked_trials or getattr(options, "trials", None) else None,
     )
+    if not asked.storage.exists("manifest.json"):
+        budget(asked)  # what does not fit is said before anything is read
+    return asked

@@ -6,7 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tune_kd.recipe import Recipe, from_json, to_json
+from tune_kd.recipe import Recipe, from_json, stream, to_json
+
+
+def search_trial(method: str, repeat: int, number: int) -> str:
+    """The name of a search trial.
+
+    >>> search_trial("no_kd", 2, 7)
+    'no_kd-r2-0007'
+    """
+    return f"{method}-r{repeat}-{number:04d}"
+
+
+def repeat_seed(seed: int, repeat: int) -> int:
+    """The seed of one of a study's independent searches: its initial weights and dropout.
+
+    The first search has the study's own, so that it begins what a study of one repeat would.
+
+    >>> repeat_seed(7, 0) == 7 != repeat_seed(7, 1)
+    True
+    """
+    return stream(seed, "repeat", repeat) % 2**31 if repeat else seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,18 +34,24 @@ class Proposal:
     """A trial before it starts: on disk first, then run."""
 
     trial: str
-    phase: str  # teach, search or confirm
+    phase: str  # one of results.PHASES, but measure
     method: str  # empty for a teacher
     number: int
-    seed: int
-    origin: str  # textbook, literature, random, sampled; best or textbook in phase confirm
+    seed: int  # of weights, dropout and what else a repeat has of its own
+    origin: str  # as results.TRIAL_COLUMNS says
     recipe: Recipe
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    source: str = ""  # the trial that is confirmed
+    repeat: int = 0  # which of the study's independent searches
+    source: str = ""  # the search trial that is trained again
     shared: int = 0  # stages that were trained once for all trials of the method
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Optuna's own
     open_test: bool = False
     proposed: str = ""  # ISO 8601, UTC
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether its network stays: of what is confirmed that of recommended students alone."""
+        return self.phase in ("teach", "search") or "recommended" in self.origin
 
     @property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-RECIPE_VERSION = 3  # raised when training changes, so that no model of older code is taken for new
+RECIPE_VERSION = 4  # raised when training changes, so that no model of older code is taken for new
 
 
 def digest(*parts: str | bytes, length: int = 16) -> str:
@@ -217,8 +217,11 @@ def reports_of(stage: Stage) -> int:
 class Images:
     """Which images a recipe is fitted on and how they are seen; paths do not matter, hashes do.
 
-    The train split is split once, stratified, by `split_seed`: a tenth is validation. `limit_train`
-    (0 = all) takes a stratified subset first. Crops pad by `pad` pixels of zeros. `dense`: every pixel
+    The train split is split once, stratified, by `split_seed`: `val_share` of it is validation
+    (0: as many as `data.validation_size` says). `limit_train` (0 = all) takes a stratified subset
+    first. `view_seed` draws what training sees of each image in an epoch, and the order of batches:
+    all trials of a search share it, so that they share one teacher's outputs; initial weights and
+    dropout come from the seed that a recipe is run with. Crops pad by `pad` pixels of zeros. `dense`: every pixel
     has a label, and `scale` is the range of the random resizing before the crop. `mix` draws a partner
     and a share from Beta(`mix_alpha`, `mix_alpha`) for every image (MixUp: Zhang et al. 2018, eq. 1;
     CutMix: Yun et al. 2019, eq. 1 and 2), which the teacher sees as well.
@@ -233,6 +236,8 @@ class Images:
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     limit_train: int = 0
     split_seed: int = 0
+    val_share: float = 0.0
+    view_seed: int = 0
     fit_on: str = "train"  # or train+val, for confirming
     pad: int = 4
     flip: bool = True
@@ -255,6 +260,7 @@ class Images:
         _demand("fit_on in (train, train+val)", ok, fit_on=self.fit_on)
         _demand("num_classes >= 2", self.num_classes >= 2, num_classes=self.num_classes)
         _demand("pad >= 0", self.pad >= 0, pad=self.pad)
+        _demand("0 <= val_share <= 0.5", 0 <= self.val_share <= 0.5, val_share=self.val_share)
 
 
 @dataclass(frozen=True, kw_only=True)

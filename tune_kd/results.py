@@ -5,6 +5,7 @@ Merged files name in their metadata those that they replace; readers here ignore
 opens the study next deletes them. pandas, pyarrow and DuckDB read a folder as one table.
 """
 
+import base64
 import datetime
 import json
 import math
@@ -19,27 +20,33 @@ from tune_kd import fronts
 from tune_kd.metrics import METRICS
 from tune_kd.storage import Storage
 
-SCHEMA_VERSION = 2  # of the columns; raised with any change
-PHASES = ("teach", "search", "confirm", "measure")
+SCHEMA_VERSION = 3  # of the columns; raised with any change
+PHASES = ("teach", "search", "reevaluate", "confirm", "measure")
 STATUSES = ("finished", "stopped", "failed")
 
-TEXT, WHOLE, NUMBER = pa.string(), pa.int64(), pa.float64()
+TEXT, WHOLE, NUMBER, BITS = pa.string(), pa.int64(), pa.float64(), pa.binary()
 Row = dict[str, Any]
 
 _WHO = {
     "schema": WHOLE,
     "study": TEXT,
-    "phase": TEXT,  # teach, search, confirm, measure
+    "phase": TEXT,  # one of PHASES
     "method": TEXT,  # empty for a teacher
+    "repeat": WHOLE,  # which of the study's independent searches, from 0
     "trial": TEXT,
-    "number": WHOLE,  # of the trial within its method
+    "number": WHOLE,  # of the trial within its method and repeat
     "seed": WHOLE,
 }
 _MEASURED = {
     **dict.fromkeys(METRICS, NUMBER),
     # [true * K + predicted] of the K classes on the test split: images, or pixels that count
     "test_confusion": pa.list_(pa.field("element", WHOLE)),  # the name that Parquet gives back
+    # a bit for each test image in order, 1 where it was predicted right (np.packbits)
+    "test_correct": BITS,
+    # where every pixel has a label: [image, class, (both, predicted, labelled)] pixels that count
+    "test_counts": pa.list_(pa.field("element", WHOLE)),
 }
+TEST_ARRAYS = ("test_confusion", "test_correct", "test_counts")  # beside METRICS in a verdict
 
 EPOCH_COLUMNS = {
     **_WHO,
@@ -66,9 +73,10 @@ TRIAL_COLUMNS = {
     **_WHO,
     "space": TEXT,
     "family": TEXT,
-    "origin": TEXT,  # textbook, literature, random, sampled; best or textbook in phase confirm;
-    # shared in phase teach: the first stages of a method; file: what began from somebody's weights
-    "source": TEXT,  # in phase confirm: the trial that is confirmed
+    "origin": TEXT,  # textbook, literature, random, sampled; in phase confirm the roles best,
+    # textbook and recommended, joined by +; shared in phase teach: the first stages of a method;
+    # file: what began from somebody's weights
+    "source": TEXT,  # in phases reevaluate and confirm: the search trial that is trained again
     "stage": WHOLE,
     "stage_name": TEXT,
     "status": TEXT,  # finished, stopped, failed
@@ -160,11 +168,11 @@ def read_folder(storage: Storage, folder: str) -> dict[str, list[Row]]:
 
 
 def read_trials(storage: Storage) -> list[Row]:
-    """All verdicts, each once, in the order of phase, number and method."""
+    """All verdicts, each once, in the order of phase, repeat, number and method."""
     unique: dict[tuple[str, int], Row] = {}
     for rows in read_folder(storage, "trials").values():
         unique.update({(row["trial"], row["stage"]): row for row in rows})
-    return sorted(unique.values(), key=lambda r: (PHASES.index(r["phase"]), r["number"], r["method"], r["trial"], r["stage"]))  # fmt: skip
+    return sorted(unique.values(), key=lambda r: (PHASES.index(r["phase"]), r["repeat"], r["number"], r["method"], r["trial"], r["stage"]))  # fmt: skip
 
 
 def read_epochs(storage: Storage) -> dict[str, list[Row]]:
@@ -183,7 +191,7 @@ def read_epochs(storage: Storage) -> dict[str, list[Row]]:
 def ranked(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> list[Row]:
-    """A method's finished search trials, the highest metric first; ties by validation loss, then by number.
+    """A method's finished search trials, the highest metric first; ties by validation loss, then in order.
 
     Those that keep the constraints come before those that do not. Of a trial with several stages the
     last counts. Stopped trials are never ranked: their numbers come from fewer epochs.
@@ -196,17 +204,35 @@ def ranked(
             if known is None or row["stage"] >= known["stage"]:
                 last[row["trial"]] = row
 
-    def rank(row: Row) -> tuple[bool, float, float, int]:
+    def rank(row: Row) -> tuple[bool, float, float, int, int]:
         loss = finite(row, "val_loss")
         return (
             bool(fronts.broken(row, barred)),
             -row[metric],
             math.inf if loss is None else loss,
+            row["repeat"],
             row["number"],
         )
 
     done = (row for row in last.values() if row["status"] == "finished")
     return sorted((row for row in done if finite(row, metric) is not None), key=rank)
+
+
+def dump_row(row: Row) -> str:
+    r"""A row as JSON, bytes as base64: how a worker reports it.
+
+    >>> parse_row(dump_row({"trial": "x", "test_correct": bytes([255, 1])}))
+    {'trial': 'x', 'test_correct': b'\xff\x01'}
+    """
+    return json.dumps(row, default=lambda value: {"base64": base64.b64encode(value).decode()})
+
+
+def parse_row(text: str) -> Row:
+    """The row that `dump_row` wrote."""
+    row: Row = json.loads(
+        text, object_hook=lambda v: base64.b64decode(v["base64"]) if v.keys() == {"base64"} else v
+    )
+    return row
 
 
 def finite(row: Mapping[str, Any], name: str) -> float | None:

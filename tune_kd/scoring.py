@@ -23,6 +23,9 @@ class Scores:
     ece: float
     confusion: Tensor  # int64 [K, K], true class by row, on the CPU
     agreement: float | None = None  # share of positions where both predict the same class
+    # of single images, in their order, where a tally was asked for them: bool [N], or where every
+    # pixel has a label int64 [N, K, 3] as `image_counts`
+    images: Tensor | None = None
 
     @property
     def miou(self) -> float:
@@ -61,23 +64,39 @@ def image_ious(scores: Tensor, labels: Tensor) -> Tensor:
     >>> image_ious(scores, torch.tensor([[[0, 0]]])).tolist()  # 1 of 2, and 0 of 1
     [0.25]
     """
+    both, predicted, labelled = image_counts(scores, labels).double().unbind(2)
+    either = predicted + labelled - both
+    ious = torch.where(either > 0, both / either, torch.nan)
+    return ious.nanmean(1).float()
+
+
+def image_counts(scores: Tensor, labels: Tensor) -> Tensor:
+    """Pixels of each image and class: int64 [B, K, 3] of scores [B, K, H, W].
+
+    Those where prediction and label agree, those predicted, and those labelled, of the pixels that
+    count. Sums over images give the mIoU of any set of images.
+
+    >>> scores = torch.tensor([[[[2.0, 0.0]], [[0.0, 2.0]]]])  # predicts 0, then 1
+    >>> image_counts(scores, torch.tensor([[[0, 0]]])).tolist()
+    [[[1, 1, 2], [0, 1, 0]]]
+    """
     count, classes = scores.shape[:2]
     valid = labels != IGNORE
     image = torch.arange(count, device=labels.device).view(-1, 1, 1).expand_as(labels)
     cells = (image * classes + labels) * classes + scores.argmax(1)
     counts = torch.bincount(cells[valid], minlength=count * classes**2)
-    counts = counts.view(count, classes, classes).double()
-    both = counts.diagonal(dim1=1, dim2=2)
-    either = counts.sum(1) + counts.sum(2) - both
-    ious = torch.where(either > 0, both / either, torch.nan)
-    return ious.nanmean(1).float()
+    counts = counts.view(count, classes, classes)  # image, label, prediction
+    return torch.stack([counts.diagonal(dim1=1, dim2=2), counts.sum(1), counts.sum(2)], dim=2)
 
 
 class Tally:
     """Adds up what batches say; `scores` divides."""
 
-    def __init__(self, num_classes: int, *, device: torch.device | str = "cpu") -> None:
-        self._classes = num_classes
+    def __init__(
+        self, num_classes: int, *, device: torch.device | str = "cpu", each_image: bool = False
+    ) -> None:
+        self._classes, self._each_image = num_classes, each_image
+        self._images: list[Tensor] = []
         self._confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
         # count, right and confidence of each bin of confidence
         self._bins = torch.zeros(3, BINS, dtype=torch.float64, device=device)
@@ -101,6 +120,10 @@ class Tally:
         place = (sure * BINS).long().clamp(0, BINS - 1)  # what is not a number becomes the least
         for at, weights in enumerate((torch.ones_like(sure), (seen == true).double(), sure)):
             self._bins[at] += torch.bincount(place, weights=weights, minlength=BINS)
+        if self._each_image:
+            dense = labels.dim() > 1
+            single = image_counts(scores, labels) if dense else scores.argmax(1) == labels
+            self._images.append(single.cpu())
         if teacher is not None:
             self._compared = True
             self._agreed += (teacher.argmax(1)[valid] == seen).sum()
@@ -117,4 +140,5 @@ class Tally:
             ece=float((right - sure).abs().sum()) / total,  # Guo et al. 2017, equation 3
             confusion=confusion,
             agreement=float(self._agreed) / total if self._compared else None,
+            images=torch.cat(self._images) if self._each_image else None,
         )

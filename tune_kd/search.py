@@ -92,17 +92,18 @@ def search(request: "Request", resources: "Resources", given: Namespace, again: 
 
 def planned_is_done(known: "Study", request: "Request") -> bool:
     """Whether every planned trial has its row already, so that Ray is not needed."""
-    from tune_kd import teaching
+    from tune_kd import asking, teaching
 
+    planned = asking.budget(request, known)
     proposed = [len(known.of("search", method)) for method in request.space.methods]
     ready = teaching.is_ready(known, request)
-    done = ready and min(proposed) >= request.each and not known.open_trials("search")
+    done = ready and min(proposed) >= planned.of_method and not known.open_trials("search")
     return done and not (len(known.objectives) > 1 and _unmeasured(known, request))
 
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
     """The teacher, then the trials that are missing."""
-    from tune_kd import opening, recipes, runner, sampler, teaching
+    from tune_kd import asking, opening, plans, recipes, runner, teaching
 
     known.clean()
     if session.resources.address:
@@ -110,18 +111,19 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
     if known.manifest["needs_teacher"]:
         teaching.ensure_teacher(known, request, session=session, progress=progress)
     teaching.ensure_shared(known, request, session=session, progress=progress)
-    space = request.space
-    total = request.each * len(space.methods)
+    space, budget = request.space, asking.budget(request, known)
+    total = budget.of_method * len(space.methods)
     progress.follow(known, "search", total)
     progress.say(
-        f"{total} trials of {space.epochs} epochs, {session.slots()} at once; rows in {known.storage.uri}"
+        f"{total} trials of {space.epochs} epochs ({budget.repeats} repeats of {budget.each} for each of "
+        f"{len(space.methods)} methods), {session.slots()} at once; rows in {known.storage.uri}"
     )
     runner.run(
         known,
-        lambda: sampler.SearchPlan(
+        lambda: plans.SearchPlan(
             known,
             space,
-            each=request.each,
+            budget=budget,
             recipe=lambda method, config: recipes.student_recipe(
                 known.manifest, space, method=method, config=config
             ),
@@ -155,8 +157,11 @@ def _measure_front(known: "Study", request: "Request", *, session: "Session") ->
 
 def _tell(known: "Study", request: "Request", again: str, progress: "Progress") -> None:
     """The best of each method, warnings, and the last line: counts and how to go on."""
+    from tune_kd import asking
+    from tune_kd.confirming import MIN_REPEATS
     from tune_kd.metrics import shown
 
+    budget = asking.budget(request, known)
     for method in request.space.methods:
         best = known.best(method)
         if best:
@@ -164,9 +169,16 @@ def _tell(known: "Study", request: "Request", again: str, progress: "Progress") 
             values = ", ".join(value for value in named if value)
             score = shown(known.metric, best[known.metric])
             print(f"{method}: {known.metric} {score} % in trial {best['trial']} ({values})")
+    if budget.repeats < MIN_REPEATS:
+        print(
+            f"{budget.repeats} of {MIN_REPEATS} repeats: they recommend a student, but a verdict about a method "
+            f"needs {MIN_REPEATS}; to add them: {again} --repeats {MIN_REPEATS}"
+            if budget.each >= asking.MIN_TRIALS
+            else f"{budget.repeats} repeat of {budget.each} trials for each method: a quick look, which says nothing of a method"
+        )
     warn_of_teacher(known, progress)
     counts = known.counts("search")
-    total = request.each * len(request.space.methods)
+    total = budget.of_method * len(request.space.methods)
     tally = ", ".join(f"{counts[s]} {s}" for s in ("finished", "stopped", "failed"))
     then = f"next: python -m tune_kd.confirm {known.storage.uri}"
     if counts.total() < total:

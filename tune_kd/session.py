@@ -25,9 +25,9 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_kd import worker
+from tune_kd.asha import Judge
 from tune_kd.errors import UsageError
 from tune_kd.progress import Progress
-from tune_kd.sampler import Judge
 from tune_kd.study import Study
 
 RETRIES = 2  # of a trial whose worker or node died

@@ -52,7 +52,9 @@ def load_train(images: Images, site: Site) -> tasks.Decoded:
 def fold(images: Images, site: Site, layout: str) -> train.Fold:
     """The images that a recipe is fitted and validated on, on its device."""
     decoded = load_train(images, site)
-    fit, validation = data.split(decoded, limit=images.limit_train, seed=images.split_seed)
+    fit, validation = data.split(
+        decoded, limit=images.limit_train, seed=images.split_seed, share=images.val_share
+    )
     if images.fit_on == "train+val":
         fit, validation = np.sort(np.concatenate([fit, validation])), validation[:0]
     return folded(decoded, images, site, layout=layout, parts=(fit, validation))
@@ -165,17 +167,17 @@ def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
 
 
 def teacher_tape(
-    recipe: Recipe, frozen: teacher.Frozen, images: train.Fold, *, seed: int, site: Site
+    recipe: Recipe, frozen: teacher.Frozen, images: train.Fold, *, site: Site
 ) -> teacher.Tape:
-    """The teacher's logits for every view that a seed shows of the fitted images."""
+    """The teacher's logits for every view that training sees of the fitted images."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        seen = images.seen(seed, epoch)
+        seen = images.seen(recipe.images.view_seed, epoch)
         index = images.fit[torch.from_numpy(positions).to(images.fit.device)]
         parts = train.chunks(index, images)
         return torch.cat([frozen.outputs(seen(part).images)[0].cpu() for part in parts])
 
     name = teacher.key(
-        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), str(seed), torch.device(site.device).type
+        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(site.device).type
     )  # fmt: skip
     return teacher.Tape(site.cache / "tape", name, size=len(images.fit), compute=compute)

@@ -121,7 +121,12 @@ class SearchSpace:
     student: str
     methods: Mapping[str, Method]
     family: str = "cnn"  # the key in report.json
-    trials: int = 40  # a total over all methods
+    trials: int = 40  # a total over all methods and repeats
+    repeats: int = (
+        5  # independent searches of every method, at most: as many as `trials` suffice for
+    )
+    val_share: float = 0.0  # of the training images, for validation; 0: data.validation_size
+    margin: float = 0.005  # a difference of accuracy (or mIoU) that would not matter, a fraction
     epochs: int = 100  # of the student's main training stage
     teacher_epochs: int = 100
     batch_size: int = 128
@@ -160,6 +165,9 @@ class SearchSpace:
             raise ValueError("a space needs at least one method")
         for rule, ok, value in (
             ("trials >= 1", self.trials >= 1, self.trials),
+            ("repeats >= 1", self.repeats >= 1, self.repeats),
+            ("0 <= val_share <= 0.5", 0 <= self.val_share <= 0.5, self.val_share),
+            ("0 < margin < 1", 0 < self.margin < 1, self.margin),
             ("epochs >= 1", self.epochs >= 1, self.epochs),
             ("teacher_epochs >= 1", self.teacher_epochs >= 1, self.teacher_epochs),
             ("finetune_epochs >= 1", self.finetune_epochs >= 1, self.finetune_epochs),

@@ -13,7 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_kd import fronts, manifest, results
+from tune_kd import fronts, manifest, results, selection
 from tune_kd.metrics import METRICS
 from tune_kd.proposals import Proposal, dump, parse
 from tune_kd.recipe import Recipe, to_json, training_of
@@ -63,10 +63,22 @@ class Study:
         self.proposals[proposal.trial] = proposal
         return proposal
 
-    def of(self, phase: str, method: str | None = None) -> list[Proposal]:
-        """Proposals of a phase (and a method) in the order of their numbers."""
-        found = [p for p in self.proposals.values() if p.phase == phase and method in (None, p.method)]  # fmt: skip
-        return sorted(found, key=lambda p: (p.number, p.method, p.trial))
+    def of(
+        self, phase: str, method: str | None = None, *, repeat: int | None = None
+    ) -> list[Proposal]:
+        """Proposals of a phase (of a method, of a repeat) in the order of repeats and numbers."""
+        found = [
+            p
+            for p in self.proposals.values()
+            if p.phase == phase and method in (None, p.method) and repeat in (None, p.repeat)
+        ]
+        return sorted(found, key=lambda p: (p.repeat, p.number, p.method, p.trial))
+
+    @property
+    def repeats(self) -> int:
+        """How many independent searches there are: as planned at first, or as begun since."""
+        begun = (p.repeat + 1 for p in self.proposals.values() if p.phase == "search")
+        return max(int(self.manifest["repeats"]), *begun, 0)
 
     def open_trials(self, phase: str) -> list[Proposal]:
         """Proposals of a phase that have no verdict yet."""
@@ -136,7 +148,7 @@ class Study:
             within = [row for row in rows if row["stage"] == stage]
             last = within[-1] if within else {}
             row = self.describe(proposal, stage=stage)
-            kept = (*METRICS, "test_confusion")
+            kept = (*METRICS, *results.TEST_ARRAYS)
             row |= {k: last.get(k) for k in kept if last.get(k) is not None}
             row |= {
                 "stage": stage,
@@ -167,6 +179,7 @@ class Study:
             "family": self.manifest["family"],
             "phase": proposal.phase,
             "method": proposal.method,
+            "repeat": proposal.repeat,
             "trial": proposal.trial,
             "number": proposal.number,
             "seed": proposal.seed,
@@ -184,8 +197,21 @@ class Study:
 
     def ranked(self, method: str) -> list[Row]:
         """The finished search trials of a method, best first."""
-        rows = (row for found in self.verdicts.values() for row in found)
-        return results.ranked(rows, method, metric=self.metric, constraints=self.constraints)
+        return results.ranked(
+            self.all_rows, method, metric=self.metric, constraints=self.constraints
+        )
+
+    def winners(self, method: str) -> dict[int, Row]:
+        """The finished search trial that each repeat of a method chose on validation."""
+        return selection.winners(
+            self.all_rows, method, metric=self.metric, constraints=self.constraints
+        )
+
+    def recommended(self, method: str) -> Row | None:
+        """The search trial that a method recommends."""
+        return selection.recommended(
+            self.all_rows, method, metric=self.metric, constraints=self.constraints
+        )
 
     def best(self, method: str) -> Row | None:
         """The first of `ranked`, None where no trial has finished."""
@@ -201,11 +227,16 @@ class Study:
 
     def _keep_best_student(self, method: str) -> None:
         several = len(self.objectives) > 1
-        rows = [self.best(method), *(self.front(method) if several else [])]
-        kept = {row["trial"] for row in rows if row}
+        rows = [*self.winners(method).values(), *(self.front(method) if several else [])]
+        kept = {row["trial"] for row in rows}
         for proposal in self.of("search", method):
             if proposal.trial in self.verdicts and proposal.trial not in kept:
                 self.storage.remove(f"students/{proposal.trial}.safetensors")
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """The verdict rows of all trials."""
+        return [row for found in self.verdicts.values() for row in found]
 
     def counts(self, phase: str) -> Counter[str]:
         """How many trials of a phase are finished, stopped and failed."""
@@ -261,10 +292,11 @@ class Study:
         known = self.manifest["methods"][method]["distributions"]
         return {name: json_to_distribution(text) for name, text in known.items()}
 
-    def optuna_trials(self, method: str) -> list[FrozenTrial]:
-        """A method's search trials by number: stopped as PRUNED, failed as FAIL, open as RUNNING."""
+    def optuna_trials(self, method: str, *, repeat: int) -> list[FrozenTrial]:
+        """One search's trials by number: stopped as PRUNED, failed as FAIL, open as RUNNING."""
         distributions = self.distributions(method)
-        return [self._optuna_trial(p, distributions) for p in self.of("search", method)]
+        trials = self.of("search", method, repeat=repeat)
+        return [self._optuna_trial(proposal, distributions) for proposal in trials]
 
     def _optuna_trial(
         self, proposal: Proposal, distributions: dict[str, BaseDistribution]

@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tune_kd import recipes, results, runner, sampler, worker
+from tune_kd import asking, plans, recipes, results, runner, worker
 from tune_kd.asking import Request
 from tune_kd.foreign import Foreign
 from tune_kd.opening import base_config
 from tune_kd.progress import Progress
-from tune_kd.proposals import Proposal
+from tune_kd.proposals import Proposal, repeat_seed
 from tune_kd.recipe import Recipe
 from tune_kd.retraining import maker, shared_trial
 from tune_kd.session import CannotGoOnError, Session
@@ -51,7 +51,8 @@ def ensure_teacher(
     """Import, reuse or train the teacher. CannotGoOnError where that failed."""
     recipe = recipes.teacher_recipe(study_.manifest, request.space)
     fingerprint = study_.manifest["teacher_model"]
-    made = _Made(trial=teacher_trial(study_), method="", recipe=recipe, fingerprint=fingerprint)
+    seed, trial = study_.manifest["seed"], teacher_trial(study_)
+    made = _Made(trial=trial, method="", seed=seed, recipe=recipe, fingerprint=fingerprint)
     if request.teacher:
         made = replace(made, recipe=replace(recipe, initial=""), foreign=request.teacher)
     epochs = request.space.teacher_epochs
@@ -67,10 +68,10 @@ def is_ready(study_: Study, request: Request) -> bool:
 
 
 def ensure_shared(study_: Study, request: Request, *, session: Session, progress: Progress) -> None:
-    """Import, reuse or train the first stages that the trials of a method have in common."""
+    """Import, reuse or train the first stages that the trials of a search have in common."""
     made = _shared(study_, request)
-    names = ", ".join(m.method for m in made)
-    said = f"training what all trials begin with, once for each of: {names}"
+    names = ", ".join(dict.fromkeys(m.method for m in made))
+    said = f"training what all trials of a search begin with, once for each of: {names}"
     _ensure(made, study_, request, session=session, progress=progress, said=said)
 
 
@@ -80,6 +81,8 @@ class _Made:
 
     trial: str
     method: str  # empty for a teacher
+    seed: int
+    repeat: int = 0
     recipe: Recipe
     fingerprint: str
     foreign: Foreign | None = None
@@ -93,13 +96,17 @@ class _Made:
 
 def _shared(study_: Study, request: Request) -> list[_Made]:
     """Shared first stages, each once, and what is given in their place."""
-    seed, chosen = study_.manifest["seed"], request.space
+    chosen, repeats = request.space, asking.budget(request, study_).repeats
     found: dict[str, _Made] = {}
     for method, recipe in recipes.shared_recipes(study_.manifest, chosen).items():
-        fingerprint = recipe.fingerprint(seed)
-        trial = shared_trial(study_, fingerprint)
-        made = _Made(trial=trial, method=method, recipe=recipe, fingerprint=fingerprint)
-        found.setdefault(fingerprint, made)
+        for repeat in range(repeats):
+            seed = repeat_seed(study_.manifest["seed"], repeat)
+            fingerprint = recipe.fingerprint(seed)
+            trial = shared_trial(study_, fingerprint)
+            made = _Made(
+                trial=trial, method=method, repeat=repeat, seed=seed, recipe=recipe, fingerprint=fingerprint
+            )  # fmt: skip
+            found.setdefault(fingerprint, made)
     starting = [method for method in chosen.methods if chosen.starts(method)]
     if request.start and starting:
         model = study_.manifest["start"]["model"]
@@ -108,6 +115,7 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
         found[model] = _Made(
             trial=start_trial(study_),
             method=starting[0],
+            seed=study_.manifest["seed"],
             recipe=replace(recipe, teacher="", teacher_model=""),
             fingerprint=model,
             foreign=request.start,
@@ -141,8 +149,9 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
                 trial=made.trial,
                 phase="teach",
                 method=made.method,
+                repeat=made.repeat,
                 number=0,
-                seed=study_.manifest["seed"],
+                seed=made.seed,
                 origin=made.origin,
                 recipe=recipe,
             )
@@ -152,7 +161,7 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
     progress.follow(study_, "teach", study_.counts("teach").total() + len(proposals))
     runner.run(
         study_,
-        lambda: sampler.FixedPlan(study_, proposals),
+        lambda: plans.FixedPlan(study_, proposals),
         ray_session=session,
         base=base_config(study_, request.data, session.resources),
         progress=progress,
@@ -198,7 +207,9 @@ def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
         _copy(made.fingerprint, place, study_.storage)
         _copy(made.fingerprint, place, Storage(worker.cache_folder()))
         origin = rows[-1]["study"]
-        here = {"study": study_.name, "trial": made.trial, "method": made.method}
+        here = {
+            "study": study_.name, "trial": made.trial, "method": made.method, "repeat": made.repeat,
+        }  # fmt: skip
         epochs = [{**row, **here} for row in epochs]
         taken = {**here, "origin": made.origin, "reason": f"trained by study {origin}"}
         data_ = results.encode(epochs, results.epoch_schema())

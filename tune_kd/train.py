@@ -104,7 +104,8 @@ class Training:
     stage: Distill
     number: int  # of the stage within the recipe
     first_step: int  # reports of earlier stages
-    seed: int
+    seed: int  # of dropout
+    view_seed: int  # of what is seen of the images, and of the order of batches
     fold: Fold
     compute: Compute
     teacher: Frozen | None
@@ -181,7 +182,7 @@ def _epoch(
 ) -> dict[str, Any]:
     """One pass over the fitted images; mean losses and the last lr."""
     stage, fold, device = work.stage, work.fold, work.fold.fit.device
-    seen = fold.seen(work.seed, work.first_step + epoch)
+    seen = fold.seen(work.view_seed, work.first_step + epoch)
     soft = None
     if work.tape and weights.uses_soft:
         soft = work.tape.epoch(work.first_step + epoch).to(device)
@@ -245,8 +246,9 @@ def _step(  # noqa: PLR0913 - a step's operands
 
 
 def _generator(work: Training, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
-    seed = stream(work.seed, work.number, epoch, purpose)
-    return torch.Generator(device=device).manual_seed(seed)
+    """The stream of an epoch: the order of batches is all trials' alike, dropout a trial's own."""
+    seed = work.view_seed if purpose == "order" else work.seed
+    return torch.Generator(device=device).manual_seed(stream(seed, work.number, epoch, purpose))
 
 
 def chunks(index: Tensor, fold: Fold) -> tuple[Tensor, ...]:
@@ -257,15 +259,21 @@ def chunks(index: Tensor, fold: Fold) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, fold: Fold, index: Tensor, *, reference: Tensor | None = None
+    model: nn.Module,
+    fold: Fold,
+    index: Tensor,
+    *,
+    reference: Tensor | None = None,
+    each_image: bool = False,
 ) -> scoring.Scores:
     """What a network reaches on the images `index` as they are, in float32.
 
-    `reference`: scores of a teacher for these images, in this order, to agree with.
+    `reference`: scores of a teacher for these images, in this order, to agree with. `each_image`: what
+    it reaches on single images is kept as well.
     """
     was_training = model.training
     model.eval()
-    tally = scoring.Tally(fold.num_classes, device=index.device)
+    tally = scoring.Tally(fold.num_classes, device=index.device, each_image=each_image)
     start = 0
     for chunk in chunks(index, fold):
         batch = fold.images.whole(chunk)

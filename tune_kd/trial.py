@@ -231,13 +231,14 @@ def _training(work: _Run, number: int, model: nn.Module, *, stage: Distill) -> t
     recipe, frozen = work.recipe, work.teacher if stage.listens else None
     tape = None
     if frozen and stage.weights.beta > 0:
-        tape = site.teacher_tape(recipe, frozen, work.images, seed=work.seed, site=work.site)
+        tape = site.teacher_tape(recipe, frozen, work.images, site=work.site)
     sparse = any(isinstance(s, Prune) and s.method == "magnitude" for s in recipe.stages[:number])
     return train.Training(
         stage=stage,
         number=number,
         first_step=planned(recipe, number),
         seed=work.seed,
+        view_seed=recipe.images.view_seed,
         fold=work.images,
         compute=recipe.compute,
         teacher=frozen,

@@ -7,7 +7,6 @@ commits both, and the last row names the checkpoint to go on from. torch is impo
 import contextlib
 import fcntl
 import io
-import json
 import os
 import socket
 import time
@@ -83,7 +82,7 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
     with _alone(storage, proposal.trial, site.cache):
         rows = results.read_epochs_of(storage, proposal.trial)
         if rows:
-            yield {"row": json.dumps(rows[-1])}
+            yield {"row": results.dump_row(rows[-1])}
         if rows and rows[-1]["last"]:
             return
         from tune_kd import trial
@@ -102,7 +101,7 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
         for report in reports:
             row = _row(proposal, report, attempt=name, site=site, study_name=config["name"])
             rows.append(_commit(storage, proposal, report, row, rows))
-            yield {"row": json.dumps(rows[-1])}
+            yield {"row": results.dump_row(rows[-1])}
 
 
 def _reference(config: Config) -> tuple[str, str] | None:
@@ -194,6 +193,7 @@ def _row(
         "study": study_name,
         "phase": proposal.phase,
         "method": proposal.method,
+        "repeat": proposal.repeat,
         "trial": proposal.trial,
         "number": proposal.number,
         "seed": proposal.seed,
@@ -217,9 +217,10 @@ def _commit(
 ) -> Row:
     """The checkpoint, then the rows that name it; of checkpoints the last two are kept."""
     folder = f"checkpoints/{proposal.trial}"
-    if report.last and report.arrays and proposal.number == 0:  # of the first seed
+    pictured = proposal.keeps_weights or not proposal.method
+    if report.last and report.arrays and pictured and proposal.number == 0:  # of the first seed
         storage.write(f"predictions/{proposal.trial}.npz", _packed(report.arrays))
-    if report.last and report.state:
+    if report.last and report.state and proposal.keeps_weights:
         storage.write(_weights_name(proposal), _weights(proposal, report))
     elif not report.last:
         storage.write(f"{folder}/{row['checkpoint']}", _save(report.state))

@@ -2,7 +2,7 @@
 
     python -m tune_kd.search --space examples/own_data_and_network/shapes_kd.py --dry-run
     python -m tune_kd.search --space examples/own_data_and_network/shapes_kd.py
-    python -m tune_kd.confirm runs/shapes_kd --seeds 3
+    python -m tune_kd.confirm runs/shapes_kd
     python -m analysis.report runs/shapes_kd
 
 The strings `shapes.py:...` are looked for beside this file. Copy the folder and change it.
@@ -33,7 +33,7 @@ SPACE = SearchSpace(
     student="shapes.py:student",
     feature_loss="shapes.py:attention",
     levels=("mid", "high"),  # the taps of both networks that the feature loss compares
-    trials=20,
+    trials=75,  # 3 repeats of 5 for each of 5 methods
     epochs=12,
     teacher_epochs=12,
     batch_size=64,

@@ -47,7 +47,7 @@ from tune_kd.recipe import (
     to_json,
     training_of,
 )
-from tune_kd.sampler import sample
+from tune_kd.samplers import sample
 from tune_kd.study import Study
 
 NAMES = spaces.names()

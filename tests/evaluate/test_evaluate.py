@@ -246,7 +246,7 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
         known.put_verdict(f"{method}-0000", [row])
     best = assessed(f"{storage.uri}")
     assert best["weights"] == f"{storage.uri}:response"
-    assert best["confusion"] == assessed(storage.local / "students" / "response-0000.safetensors")["confusion"]  # fmt: skip
+    assert best["confusion"] == assessed(storage.local / "students" / "response-r0-0000.safetensors")["confusion"]  # fmt: skip
     assert assessed(f"{storage.uri}:no_kd")["confusion"] != best["confusion"]
     ran = run(f"{storage.uri}:respons")
     assert ran.code == 2

@@ -28,8 +28,8 @@ def says(words: str) -> Moment:
 MOMENTS: dict[str, Moment] = {
     "measuring, no manifest yet": says("measuring a training step"),
     "in the teacher": there("epochs/teacher-*.parquet"),
-    "after a first epoch": there("epochs/combined-0000.*.parquet"),
-    "in the last trial": there("epochs/combined-0002.*.parquet"),
+    "after a first epoch": there("epochs/combined-r0-0000.*.parquet"),
+    "in the last trial": there("epochs/combined-r0-0002.*.parquet"),
 }
 
 
@@ -88,11 +88,11 @@ def test_killed_before_and_after_exact_writes(calm, desk, tmp_path: Path) -> Non
     trials = [f"{method}-{number:04d}" for number in range(3) for method in METHODS]
     judged, told = [trial for trial in trials if ended[trial] == "stopped"][:2]
     kills = (
-        "before trials/no_kd-0000.parquet",  # trained to the end, no verdict
-        "after checkpoints/response-0000/00002.*",  # a checkpoint that no row names
-        "after epochs/feature-0000.*",  # a row that nobody was told of
-        "before proposals/combined-0000.json",
-        "after students/combined-0000.safetensors",  # weights of a trial that has no last row
+        "before trials/no_kd-r0-0000.parquet",  # trained to the end, no verdict
+        "after checkpoints/response-r0-0000/00002.*",  # a checkpoint that no row names
+        "after epochs/feature-r0-0000.*",  # a row that nobody was told of
+        "before proposals/combined-r0-0000.json",
+        "after students/combined-r0-0000.safetensors",  # weights of a trial that has no last row
         f"before trials/{judged}.parquet",  # below its rung, no verdict
         f"after trials/{told}.parquet",  # a stop that its trial was not told of
         "after trials/merged-00001.parquet",  # beside what it replaces

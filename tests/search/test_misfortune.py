@@ -67,12 +67,12 @@ def test_every_failure_says_why_after_how_many_epochs(met: Met) -> None:
     raised = "ValueError: a mistake of the user"
     not_finite = "FloatingPointError: the loss is not finite in epoch 1"
     assert reasons(met) == {
-        "raises-0000": (raised, 0),
-        "raises-0001": (raised, 0),
-        "nan-0000": (not_finite, 0),
-        "nan-0001": (not_finite, 0),
-        "dies-0000": ("its worker or its node died; tried three times", 1),
-        "disk-0000": ("OSError: [Errno 28] No space left on device; tried three times", 1),
+        "raises-r0-0000": (raised, 0),
+        "raises-r0-0001": (raised, 0),
+        "nan-r0-0000": (not_finite, 0),
+        "nan-r0-0001": (not_finite, 0),
+        "dies-r0-0000": ("its worker or its node died; tried three times", 1),
+        "disk-r0-0000": ("OSError: [Errno 28] No space left on device; tried three times", 1),
     }
 
 
@@ -88,7 +88,7 @@ def test_a_worker_killed_once_goes_on_with_the_same_rows(met: Met) -> None:
 
     assert studies.different(of(met.study), of(met.undisturbed)) == []
     attempts = {r["trial"]: r["attempts"] for r in results.read_trials(Storage(met.study))}
-    assert attempts["dies_once-0000"] == 2  # it really died
+    assert attempts["dies_once-r0-0000"] == 2  # it really died
     assert met.recorder.trained_twice() == []
 
 
@@ -113,4 +113,4 @@ def test_confirm_works_after_that_and_after_a_kill(met: Met, tmp_path: Path) -> 
     assert set(confirmed.values()) == {"finished"}
     # the textbook setting of dies and of disk failed, so that their other trial alone is confirmed
     sources = {row["source"] for row in results.read_trials(Storage(met.study))}
-    assert not {"raises-0000", "nan-0000", "dies-0000", "disk-0000"} & sources
+    assert not {"raises-r0-0000", "nan-r0-0000", "dies-r0-0000", "disk-r0-0000"} & sources

@@ -57,7 +57,7 @@ def test_killed_resumed_confirmed_and_reported(calm, bucket: Desk, client: Any) 
     words = (*TINY, *ALONE, "--out", "s3://bucket/folder")
     study = "s3://bucket/folder/digits_kd"
     command = bucket.search(*words)
-    command.until(lambda: names(client, "folder/digits_kd/epochs/combined-0000."))
+    command.until(lambda: names(client, "folder/digits_kd/epochs/combined-r0-0000."))
     command.kill()
     kept = results.read_epochs(Storage(study))
     bucket.done("tune_kd.search", *words, "--resume")

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.slow
 def test_signals_leave_with_130_and_say_how_to_go_on(calm, desk, tmp_path: Path) -> None:
     study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
     legs = (
-        (signal.SIGINT, False, "epochs/response-0000.*"),
-        (signal.SIGTERM, True, "epochs/combined-0000.*"),
-        (signal.SIGTERM, False, "epochs/feature-0001.*"),
-        (signal.SIGINT, True, "epochs/no_kd-0002.*"),
+        (signal.SIGINT, False, "epochs/response-r0-0000.*"),
+        (signal.SIGTERM, True, "epochs/combined-r0-0000.*"),
+        (signal.SIGTERM, False, "epochs/feature-r0-0001.*"),
+        (signal.SIGINT, True, "epochs/no_kd-r0-0002.*"),
     )
     with Recorder(study, tmp_path / "kept") as recorder:
         for leg, (number, group, moment) in enumerate(legs):

@@ -1,0 +1,137 @@
+"""A/A studies of the product: how often does it say anything of methods that are the baseline?
+
+    python -m benchmarks.aa --studies 20 --out runs/aa
+
+Each study is searched and confirmed by the commands that users type, on the digits that come with
+scikit-learn, with a seed of its own: another split, teacher, proposals and students. The second method is
+the baseline under another name, so that every verdict but *not settled* and *no difference* is wrong. Killed
+and run again it goes on. Exit code 1 where more than the allowed number of verdicts is wrong.
+"""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from scipy.stats import binom
+
+from analysis import comparison, stats
+from analysis.load import load
+from tune_kd import cli
+from tune_kd.errors import UsageError
+
+SPACE = Path(__file__).with_name("twins_kd.py")
+TWIN = "twin"
+SILENT = (stats.NOT_SETTLED, stats.NO_DIFFERENCE)
+ERROR = 0.05  # of one verdict
+RARE = 0.02  # more wrong verdicts than chance gives so rarely are a failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one study said of the twin; differences are fractions."""
+
+    seed: int
+    label: str
+    mean: float
+    low: float | None
+    high: float | None
+    repeats: int
+    by_repeat: dict[int, float]
+    textbook: float | None  # mean difference of the textbook settings
+
+
+def allowed(studies: int) -> int:
+    """Wrong verdicts that so many studies may have: beyond it chance has less than RARE.
+
+    >>> allowed(20), allowed(100)
+    (3, 10)
+    """
+    return int(binom.isf(RARE, studies, ERROR))
+
+
+def run_study(seed: int, out: Path, *, options: list[str], seeds: int) -> Outcome:
+    """Search, confirm and judge one study; what is there already is not trained again."""
+    name = f"twins_{seed:04d}"
+    search = ["--space", str(SPACE), "--out", str(out), "--name", name, "--seed", str(seed)]
+    _command("tune_kd.search", *search, "--resume", "--quiet", *options)
+    _command("tune_kd.confirm", str(out / name), "--seeds", str(seeds), "--quiet")
+    return outcome(out / name, seed)
+
+
+def _command(module: str, *arguments: str) -> None:
+    """One of the product's commands; UsageError with its words where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise UsageError(f"{module} {' '.join(arguments)} ended with {done.returncode}: {words}")
+
+
+def outcome(folder: Path, seed: int) -> Outcome:
+    """What the report says of the twin."""
+    found = comparison.results(load(str(folder)))[TWIN]
+    if found.difference is None or found.verdict is None:
+        raise UsageError(f"{folder}: nothing was confirmed that could be compared")
+    book = found.textbook_difference
+    return Outcome(
+        seed=seed,
+        label=found.verdict.label,
+        mean=found.difference.mean,
+        low=found.difference.low,
+        high=found.difference.high,
+        repeats=found.difference.n,
+        by_repeat=dict(found.by_repeat),
+        textbook=book.mean if book else None,
+    )
+
+
+def summary(outcomes: list[Outcome]) -> Iterator[str]:
+    """The counts, then a line a study, as Markdown."""
+    wrong = [found for found in outcomes if found.label not in SILENT]
+    counts = Counter(found.label for found in outcomes)
+    yield f"{len(outcomes)} A/A studies: {len(wrong)} say something, {allowed(len(outcomes))} may"
+    yield ", ".join(f"{label}: {count}" for label, count in counts.most_common())
+    held = sum(o.low is not None and o.high is not None and o.low <= 0 <= o.high for o in outcomes)
+    yield f"the 95 % interval holds 0 in {held} of {len(outcomes)}"
+    yield ""
+    yield "| Seed | Verdict | Twin minus baseline, pp [95 %] | Repeats |"
+    yield "|-----:|:--------|-------------------------------:|--------:|"
+    for found in outcomes:
+        low, high = found.low or 0.0, found.high or 0.0
+        gap = f"{100 * found.mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+        yield f"| {found.seed} | {found.label} | {gap} | {found.repeats} |"
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; 1 where too many verdicts are wrong."""
+    parser = cli.Parser(prog="python -m benchmarks.aa", description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--studies", type=cli.positive_int, default=20, help="how many [20]")
+    add("--first-seed", type=cli.whole, default=1, help="of the first study [1]")
+    add("--seeds", type=cli.positive_int, default=2, help="confirming seeds of a repeat [2]")
+    add("--out", type=Path, default=Path("runs/aa"), help="where the studies lie [runs/aa]")
+    add("--option", action="append", default=[], metavar="WORD", help="for the search; repeatable")
+    given = parser.parse(arguments)
+    outcomes = []
+    for seed in range(given.first_seed, given.first_seed + given.studies):
+        outcomes.append(run_study(seed, given.out, options=given.option, seeds=given.seeds))
+        text = json.dumps([asdict(found) for found in outcomes], indent=1)
+        (given.out / "outcomes.json").write_text(text + "\n")
+        done = outcomes[-1]
+        print(
+            f"{len(outcomes)}/{given.studies} seed {seed}: {done.label}",
+            file=sys.stderr,
+            flush=True,
+        )
+    print("\n".join(summary(outcomes)))
+    wrong = sum(found.label not in SILENT for found in outcomes)
+    return int(wrong > allowed(len(outcomes)))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

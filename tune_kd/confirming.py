@@ -1,0 +1,238 @@
+"""What is trained again after a search, with which seeds, and in which order.
+
+The winner of each repeat and method is confirmed with fresh seeds, the same for all methods of the repeat,
+and so is the method's textbook setting: a statement about a method rests on these. Before, the best
+winners are re-evaluated on validation, so that one of each method can be recommended; recommended students
+are confirmed with seeds in common.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tune_kd import recipes, selection, teaching
+from tune_kd.errors import UsageError
+from tune_kd.proposals import Proposal
+from tune_kd.recipe import Compute, Recipe, rebuild
+from tune_kd.results import Row, now
+from tune_kd.retraining import anew
+from tune_kd.study import Study
+
+REEVALUATION_SEEDS = (700, 701)  # of the best winners, on validation
+COMMON_SEEDS = (800, 801, 802, 803, 804)  # of recommended students, on test
+DEFAULT_SEEDS = 2  # of each repeat
+MIN_REPEATS = 3  # below, a report says nothing of a method, only of its student
+SEEDS_OF_REPEAT = 1000  # repeat r has the seeds from 1000 (r + 1) on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What is looked at on the test split; fixed before it is opened."""
+
+    repeats: tuple[int, ...]
+    seeds: int  # of each repeat
+    textbook: bool  # whether the textbook settings are confirmed as well
+
+    def seeds_of(self, repeat: int) -> range:
+        """The confirming seeds of a repeat, the same for all of its methods.
+
+        >>> list(Design(repeats=(0, 1), seeds=2, textbook=True).seeds_of(1))
+        [2000, 2001]
+        """
+        first = SEEDS_OF_REPEAT * (repeat + 1)
+        return range(first, first + self.seeds)
+
+    @property
+    def runs_of_method(self) -> int:
+        """Confirming runs of one method, at most."""
+        each = len(self.repeats) * self.seeds
+        return each * (1 + self.textbook) + len(COMMON_SEEDS)
+
+    @property
+    def reevaluations_of_method(self) -> int:
+        """Runs of one method on validation before it recommends a student, at most."""
+        count = min(selection.CANDIDATES, len(self.repeats))
+        return count * len(REEVALUATION_SEEDS) if count > 1 else 0
+
+
+def design(known: Study, *, seeds: int, textbook: bool) -> Design:
+    """What is confirmed of a study: its whole repeats, or, while none is whole, what there is.
+
+    Raises:
+        UsageError: no trial has finished.
+    """
+    begun = sorted({p.repeat for p in known.of("search")})
+    found = [repeat for repeat in begun if _is_whole(known, repeat)] or begun
+    if not any(known.winners(method) for method in known.manifest["methods"]):
+        raise UsageError(f"{known.storage.uri} has no finished trial to confirm; run the search on")
+    return Design(repeats=tuple(found), seeds=seeds, textbook=textbook)
+
+
+def _is_whole(known: Study, repeat: int) -> bool:
+    """Whether every method has all trials of a repeat, whatever became of them."""
+    each = known.manifest["trials_per_repeat"]
+    ended = [
+        [p for p in known.of("search", method, repeat=repeat) if p.trial in known.verdicts]
+        for method in known.manifest["methods"]
+    ]
+    return all(len(trials) >= each for trials in ended)
+
+
+def _rows(known: Study, chosen: Design) -> list[Row]:
+    """The study's rows without searches that are not confirmed."""
+    return [r for r in known.all_rows if r["phase"] != "search" or r["repeat"] in chosen.repeats]
+
+
+def reevaluations(known: Study, chosen: Design) -> list[Proposal]:
+    """The best winners of each method with fresh seeds, scored on validation; the test split stays sealed."""
+    rows = _rows(known, chosen)
+    sources = [
+        row
+        for method in known.manifest["methods"]
+        for row in selection.candidates(
+            rows, method, metric=known.metric, constraints=known.constraints
+        )
+    ]
+    return [
+        _again(known, row, phase="reevaluate", origin="best", seed=seed)
+        for seed in REEVALUATION_SEEDS
+        for row in sources
+    ]
+
+
+def confirmations(known: Study, chosen: Design) -> list[Proposal]:
+    """The teacher's measurement, then repeats seed by seed, then the recommended students."""
+    students = [
+        _again(known, row, phase="confirm", origin=roles, seed=chosen.seeds_of(repeat)[at])
+        for at in range(chosen.seeds)
+        for repeat in chosen.repeats
+        for row, roles in _of_repeat(known, repeat, textbook=chosen.textbook)
+    ]  # fmt: skip
+    students += [
+        _again(known, row, phase="confirm", origin="recommended", seed=seed)
+        for seed in COMMON_SEEDS
+        for row in recommended(known, chosen).values()
+    ]
+    return [*_teacher(known), *_start(known, students), *students]
+
+
+def recommended(known: Study, chosen: Design) -> dict[str, Row]:
+    """The search trial that each method recommends."""
+    rows = _rows(known, chosen)
+    found = {
+        method: selection.recommended(
+            rows, method, metric=known.metric, constraints=known.constraints
+        )
+        for method in known.manifest["methods"]
+    }
+    return {method: row for method, row in found.items() if row}
+
+
+def _of_repeat(known: Study, repeat: int, *, textbook: bool) -> Iterator[tuple[Row, str]]:
+    """Each method's winner of a repeat and its textbook trial, with their roles."""
+    for method in known.manifest["methods"]:
+        best = known.winners(method).get(repeat)
+        book = _textbook(known, method, repeat) if textbook else None
+        if best is not None:
+            same = book is not None and book["trial"] == best["trial"]
+            yield best, "best+textbook" if same else "best"
+        if book is not None and (best is None or book["trial"] != best["trial"]):
+            yield book, "textbook"
+
+
+def _textbook(known: Study, method: str, repeat: int) -> Row | None:
+    """The finished textbook trial of a repeat."""
+    return next(
+        (
+            row
+            for row in known.ranked(method)
+            if row["repeat"] == repeat and row["origin"] == "textbook"
+        ),
+        None,
+    )
+
+
+def _again(known: Study, row: Row, *, phase: str, origin: str, seed: int) -> Proposal:
+    """A search trial trained anew; confirming fits on train and validation images together."""
+    source = known.proposals[row["trial"]]
+    recipe = anew(known, source)
+    opened = phase == "confirm"
+    if recipe.start:
+        origin = f"{origin}, begun from a file"
+    images = replace(recipe.images, fit_on="train+val" if opened else "train", view_seed=seed)
+    return Proposal(
+        trial=f"{phase}-{source.trial}-s{seed}",
+        phase=phase,
+        method=source.method,
+        repeat=source.repeat,
+        number=seed % 100,  # 0 for the first: each family of seeds begins at a multiple of 100
+        seed=seed,
+        origin=origin,
+        source=source.trial,
+        config=source.config,
+        recipe=replace(recipe, images=images),
+        open_test=opened,
+    )
+
+
+def unmeasured(known: Study, planned: list[Proposal]) -> dict[str, Proposal]:
+    """Recommended students of an architecture of their own that have no latency yet, by their trial.
+
+    The first seed's student stands for a trial.
+    """
+    found: dict[str, Proposal] = {}
+    for proposal in planned:
+        ended = known.verdicts.get(proposal.trial)
+        finished = ended is not None and ended[-1]["status"] == "finished"
+        measured = f"measure-{proposal.source}" in known.verdicts
+        if finished and proposal.keeps_weights and proposal.recipe.compresses and not measured:
+            found.setdefault(proposal.source, proposal)
+    return found
+
+
+def _teacher(known: Study) -> list[Proposal]:
+    """The study's teacher measured as it is: a recipe without stages."""
+    if not teaching.has_teacher(known):
+        return []
+    network, model = known.manifest["teacher"], known.manifest["teacher_model"]
+    source = teaching.teacher_trial(known)
+    return [_as_it_is(known, "confirm-teacher", network=network, model=model, source=source)]
+
+
+def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
+    """The file that students begin from measured as it is: what was there before they were cut."""
+    given = known.manifest["start"].get("model")
+    if given is None or all(proposal.recipe.start != given for proposal in students):
+        return []
+    network, source = known.manifest["student"], teaching.start_trial(known)
+    return [_as_it_is(known, "confirm-start", network=network, model=given, source=source)]
+
+
+def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str) -> Proposal:
+    """One of the study's models measured on the test split: a recipe without stages."""
+    recipe = Recipe(
+        images=recipes.images_of(known.manifest),
+        student=recipes.shipped(network),
+        start=model,
+        compute=rebuild(Compute, known.manifest["compute"]),
+    )
+    return Proposal(
+        trial=trial,
+        phase="confirm",
+        method="",  # of none: only what a method's own runs gave is counted as its own
+        number=0,
+        seed=known.manifest["seed"],
+        origin="best",
+        source=source,
+        recipe=recipe,
+        open_test=True,
+    )
+
+
+def record_opening(known: Study, missing: list[Proposal], chosen: Design, *, command: str) -> None:
+    """Each opening of the test split leaves a file in the study, with what was to be looked at."""
+    number = len(known.storage.names("openings")) + 1
+    record: dict[str, Any] = {"time": now(), "command": command, "design": asdict(chosen)}
+    record["trials"] = [proposal.trial for proposal in missing]
+    known.storage.write(f"openings/{number:04d}.json", json.dumps(record, indent=1).encode())

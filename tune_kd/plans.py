@@ -1,0 +1,133 @@
+"""Which trial runs next: the proposals of a search, or a fixed list.
+
+A study searches every method several times over. A proposal is a pure function of (study seed, method,
+repeat, number) and of the other trials of that one search, told in the order of their numbers.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tune_kd.proposals import Proposal, repeat_seed, search_trial
+from tune_kd.recipe import Recipe, stream
+from tune_kd.samplers import LITERATURE_EVERY, Asked, origin, random_config, sample
+from tune_kd.space import SearchSpace
+from tune_kd.study import Study
+
+OPEN_TRIALS = 2  # of one search at once, where another search has trials left
+
+
+class Plan(Protocol):
+    """Gives proposals one by one; None when all that is planned has been proposed."""
+
+    def next(self) -> Proposal | None:
+        """The next trial to run, already on disk."""
+
+
+class FixedPlan:
+    """A list: the teacher, or what is to be confirmed. What has a verdict is not run again."""
+
+    def __init__(self, study: Study, proposals: Sequence[Proposal]) -> None:
+        self._study = study
+        self._todo = [p for p in proposals if p.trial not in study.verdicts]
+
+    def next(self) -> Proposal | None:
+        """The next of the list."""
+        if not self._todo:
+            return None
+        proposal = self._todo.pop(0)
+        return self._study.proposals.get(proposal.trial) or self._study.add(proposal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """So many independent searches of every method, each of so many trials."""
+
+    repeats: int
+    each: int
+
+    @property
+    def of_method(self) -> int:
+        """Trials of one method."""
+        return self.repeats * self.each
+
+
+class SearchPlan:
+    """First the unfinished trials, then new ones: of the earliest repeat that lacks some.
+
+    Within a repeat the method with fewest trials is next. A search that waits for OPEN_TRIALS of its
+    own is passed over while another has room, so that proposals hear of results and no slot is idle.
+    """
+
+    def __init__(
+        self, study: Study, space: SearchSpace, *, budget: Budget, recipe: Callable[[str, dict[str, Any]], Recipe]
+    ) -> None:  # fmt: skip
+        self._study, self._space, self._budget, self._recipe = study, space, budget, recipe
+        self._todo = study.open_trials("search")
+
+    def next(self) -> Proposal | None:
+        """An unfinished trial, or a new one; None when every search has its trials."""
+        if self._todo:
+            return self._todo.pop(0)
+        place = self._place()
+        return self._propose(*place) if place else None
+
+    def _place(self) -> tuple[str, int, int] | None:
+        """Method, repeat and number of the next trial."""
+        study = self._study
+        proposed: Counter[tuple[str, int]] = Counter()
+        waiting: Counter[tuple[str, int]] = Counter()
+        for proposal in study.proposals.values():
+            if proposal.phase == "search":
+                proposed[proposal.method, proposal.repeat] += 1
+                waiting[proposal.method, proposal.repeat] += proposal.trial not in study.verdicts
+        order = {
+            (waiting[method, repeat] >= OPEN_TRIALS, repeat, proposed[method, repeat], at): method
+            for at, method in enumerate(self._space.methods)
+            for repeat in range(self._budget.repeats)
+            if proposed[method, repeat] < self._budget.each
+        }
+        if not order:
+            return None
+        (_, repeat, number, _), method = min(order.items())
+        return method, repeat, number
+
+    def _propose(self, method: str, repeat: int, number: int) -> Proposal:
+        study = self._study
+        settings = self._space.methods[method].settings()
+        kind = origin(number, settings=len(settings), start=study.manifest["random_start"])
+        asked = self._ask(kind, settings, method=method, repeat=repeat, number=number)
+        return study.add(
+            Proposal(
+                trial=search_trial(method, repeat, number),
+                phase="search",
+                method=method,
+                repeat=repeat,
+                number=number,
+                seed=repeat_seed(study.manifest["seed"], repeat),
+                origin=kind,
+                config=asked.config,
+                recipe=self._recipe(method, asked.config),
+                shared=self._space.shared(method),
+                attributes=asked.attributes,
+            )
+        )
+
+    def _ask(
+        self, kind: str, settings: list[dict[str, Any]], *, method: str, repeat: int, number: int
+    ) -> Asked:
+        if kind in ("textbook", "literature"):
+            return Asked(settings[number // LITERATURE_EVERY], {})
+        study, ranges = self._study, self._study.distributions(method)
+        seed = study.manifest["seed"]
+        if "random" in (kind, study.manifest["sampler"]):
+            return Asked(random_config(ranges, seed=stream(seed, repeat, number, "random")), {})
+        return sample(
+            study.manifest["sampler"],
+            study.optuna_trials(method, repeat=repeat),
+            ranges,
+            seed=stream(seed, method, repeat, number, "proposal"),
+            directions=study.directions,
+            constrained=bool(study.constraints),
+        )
