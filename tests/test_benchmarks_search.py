@@ -15,7 +15,7 @@ from benchmarks.search import __main__ as command
 from benchmarks.search import curves, grid, policies, record, recorded, replay, summary, surface
 from benchmarks.search.policies import STOPPING, Stopping, Trial
 from tests import made_study
-from tune_kd import sampler, space, spaces
+from tune_kd import asha, space, spaces
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE, _ = spaces.load("digits_kd")
@@ -73,11 +73,11 @@ def made_surface() -> surface.Surface:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 15, 30, 100])
 def test_the_present_rungs_are_the_products(epochs):
-    assert STOPPING["ASHA third, 3"].rungs(epochs) == sampler.rungs(epochs)
+    assert STOPPING["ASHA third, 3"].rungs(epochs) == asha.rungs(epochs)
 
 
 def test_a_replayed_search_stops_whom_the_products_judge_stops(tmp_path):
-    asked = made_study.request(tmp_path / "s", trials=80, sampler="random", epochs=9)
+    asked = made_study.request(tmp_path / "s", trials=80, repeats=1, sampler="random", epochs=9)
     study = made_study.begin(asked)
     random = np.random.default_rng(1)
     scores = {m: random.random((20, 9)).round(3) for m in asked.space.methods}

@@ -1,6 +1,6 @@
 """What is compared: where proposals come from, and which trials are stopped when.
 
-Proposals are those of `tune_kd.sampler`, in the order of origins that the product has. Some samplers are
+Proposals are those of `tune_kd.samplers`, in the order of origins that the product has. Some samplers are
 not the product's: `gp+stopped` hears the last value of stopped trials as if they had ended with it;
 `prior` draws from a mixture of random settings, settings around the textbook's and the literature's, and
 settings around the best so far, as PriorBand does (Mallik et al. 2023); `tpe+prior` is TPE whose random
@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import truncnorm
 
 from benchmarks.search.surface import Floats, Surface
-from tune_kd import sampler
+from tune_kd import samplers
 from tune_kd.recipe import stream
 
 SPREAD = 0.25  # of a setting drawn around another one, in shares of the range
@@ -50,7 +50,7 @@ class Stopping:
     def stops(self, score: float, earlier: Sequence[float]) -> bool:
         """Whether ASHA stops a trial that has this score where others had these (Li et al. 2020).
 
-        The rule of `tune_kd.sampler.Judge`, for any reduction.
+        The rule of `tune_kd.asha.Judge`, for any reduction.
         """
         return bool(earlier) and score < np.percentile(earlier, 100 - 100 / self.reduction)
 
@@ -90,15 +90,16 @@ def propose(  # noqa: PLR0913 - a proposal's circumstances
     here = stream(*seed, number, "proposal")
     if kind == "prior" and number > 0:
         return mixture(heard, surface, rung=0 if rungs else 1, seed=here)
-    start = sampler.random_start(trials)
-    origin = sampler.origin(number, settings=len(surface.settings), start=start)
+    start = samplers.random_start(trials)
+    origin = samplers.origin(number, settings=len(surface.settings), start=start)
     if origin in ("textbook", "literature"):
-        return surface.settings[number // sampler.LITERATURE_EVERY]
+        return surface.settings[number // samplers.LITERATURE_EVERY]
     if origin == "random" and kind == "tpe+prior":
         return cube.config(_near_settings(surface, np.random.default_rng(here)))
-    chosen = "random" if origin == "random" else kind.partition("+")[0]
+    if "random" in (origin, kind):
+        return samplers.random_config(surface.ranges, seed=here)
     told = [_told(trial, surface, ended=kind == "gp+stopped") for trial in heard]
-    return sampler.sample(chosen, told, dict(surface.ranges), seed=here).config
+    return samplers.sample(kind.partition("+")[0], told, dict(surface.ranges), seed=here).config
 
 
 def _told(trial: Trial, surface: Surface, *, ended: bool) -> FrozenTrial:

@@ -3,8 +3,9 @@
     python -m benchmarks.search.record --space digits_kd --out benchmarks/search/digits.parquet
 
 Configuration 0 of a method is its textbook setting, then come the literature's, then random ones. All
-have seed 0, the first `--repeated` have `--seeds` seeds. The teacher is trained once, as a study trains
-it. Validation accuracy is that of every epoch, test accuracy that of the last one. A killed recording
+have seed 0, the first `--repeated` have `--seeds` seeds, each with weights, dropout, views and batch order
+of its own, as confirming runs have. The teacher is trained once, as a study trains it, and the split is a
+study's. Validation accuracy is that of every epoch, test accuracy that of the last one. A killed recording
 goes on where it was when the same command is given again.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,10 +32,8 @@ from tune_kd import (
     exam,
     opening,
     recipes,
-    sampler,
     site,
     spaces,
-    strata,
     train,
     trial,
     worker,
@@ -41,6 +41,7 @@ from tune_kd import (
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Recipe, stream
 from tune_kd.results import EpochReport
+from tune_kd.scoring import Scores
 from tune_kd.space import SearchSpace
 from tune_kd.storage import Storage
 
@@ -82,37 +83,9 @@ def configuration(space: SearchSpace, method: str, number: int) -> tuple[str, di
     settings = space.methods[method].settings()
     if number < len(settings):
         return ("literature" if number else "textbook"), settings[number]
-    seed = stream("recording", method, number)
-    ranges = dict(space.methods[method].ranges)
-    return "random", sampler.sample("random", [], ranges, seed=seed).config
-
-
-def hold_out(
-    decoded: Any,
-    *,
-    limit: int = 0,
-    seed: int = 0,
-    share: tuple[int, int] = (3, 10),
-    most: int = 2000,
-) -> tuple[data.Ints, data.Ints]:
-    """Train and validation positions: of n images max(n/10, min(2,000, 3n/10)) are validation.
-
-    Stands in for `data.split` until that follows the same rule.
-    """
-    labels = np.asarray(decoded.labels, dtype=np.int64)
-    classes, counts = np.unique(labels, return_counts=True)
-
-    def picked(among: data.Ints, total: int, what: str) -> data.Ints:
-        _, there = np.unique(labels[among], return_counts=True)
-        given = strata.shares(there, total, at_least=data.MIN_VALIDATION)
-        wanted = dict(zip(classes.tolist(), given.tolist(), strict=True))
-        return strata.pick(labels[among], wanted, seed=(seed, "split", what))
-
-    everything = np.arange(len(labels))
-    chosen = picked(everything, limit or int(counts.sum()), "subset")
-    size = max(len(chosen) // 10, min(most, len(chosen) * share[0] // share[1]))
-    held_out = picked(chosen, size, "val")
-    return np.delete(chosen, held_out), chosen[held_out]
+    seed = stream("recording", method, number) % 2**32
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return "random", dict(study.ask(dict(space.methods[method].ranges)).params)
 
 
 class Studio:
@@ -184,6 +157,8 @@ class Studio:
         recipe = recipes.student_recipe(
             self._manifest, self._space, method=run.method, config=run.config
         )
+        images = dataclasses.replace(recipe.images, view_seed=run.seed)
+        recipe = dataclasses.replace(recipe, images=images)
         plain = {"method": run.method, "number": run.number, "origin": run.origin, "seed": run.seed}
         plain |= {f"config.{name}": value for name, value in run.config.items()}
         found = []
@@ -204,15 +179,13 @@ class Studio:
         model = site.rebuilt(
             recipe, _model_of(last), stages=count, site=self._site, sample=sample
         ).eval()
-        val = _correct(model, self._fold, self._fold.validation)
-        test = _correct(model, self._exam.images, self._exam.images.fit)
-        assert abs(val.mean() - accuracy) < 1e-6, (
-            "the network scored is not the one that was trained"
-        )
+        val = train.evaluate(model, self._fold, self._fold.validation, each_image=True)
+        test = self._exam.take(model)
+        assert val.accuracy == accuracy, "the network scored is not the one that was trained"
         return {
-            "test_accuracy": float(test.mean()),
-            "val_correct": np.packbits(val).tobytes(),
-            "test_correct": np.packbits(test).tobytes(),
+            "test_accuracy": test.accuracy,
+            "val_correct": _packed(val),
+            "test_correct": _packed(test),
         }
 
 
@@ -221,14 +194,10 @@ def _model_of(report: EpochReport) -> dict[str, Tensor]:
     return {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
 
 
-@torch.no_grad()
-def _correct(model: torch.nn.Module, fold: train.Fold, index: Tensor) -> np.ndarray:
-    """Which of the images `index` are classified correctly: bool [N]."""
-    found = []
-    for part in train.chunks(index, fold):
-        batch = fold.images.whole(part)
-        found.append(model(batch.images).argmax(1) == batch.labels)
-    return torch.cat(found).numpy()
+def _packed(scores: Scores) -> bytes:
+    """Which images were classified correctly, a bit an image."""
+    assert scores.images is not None
+    return np.packbits(scores.images.numpy()).tobytes()
 
 
 def record(
@@ -296,7 +265,6 @@ def main(arguments: list[str]) -> int:
     lengths = {"epochs": given.epochs, "teacher_epochs": given.teacher_epochs}
     space = dataclasses.replace(space, **{k: v for k, v in lengths.items() if v})
     torch.set_num_threads(1)
-    data.split = hold_out  # type: ignore[assignment]  # until data.split follows the rule itself
     runs = planned(
         space, configurations=given.configurations, repeated=given.repeated, seeds=given.seeds
     )
@@ -327,7 +295,7 @@ def main(arguments: list[str]) -> int:
         "commit": opening.commit(),
         "machine": common.about(),
         "teacher": studio.teacher,
-        "validation_rule": "of n training images max(n/10, min(2000, 3n/10))",
+        "validation_rule": data.VALIDATION_RULE,
     }
     for rows in record(studio, runs, done):
         curves.write(given.out, rows, names=names, about={**about, "images": studio.images})
