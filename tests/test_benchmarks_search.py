@@ -172,17 +172,26 @@ def test_policies_share_their_luck(made_surface):
     assert other.validation != found[0].validation
 
 
-def test_a_model_finds_more_than_chance(made_surface):
-    """The optimum of the made method lies on one lr; 16 trials, 20 searches."""
+def test_what_samplers_hear_of_a_stopped_trial(made_surface, monkeypatch):
+    """Optuna's GP hears of what ended alone; one of ours is told that what was stopped has ended."""
+    heard = [
+        Trial(config=made_surface.settings[0], scores={5: 0.4, 15: 0.8}, finished=True),
+        Trial(config={"lr": 0.2, "weight_decay": 1e-4, "dropout": 0.1}, scores={5: 0.3}, finished=False),
+        Trial(config={"lr": 0.3, "weight_decay": 1e-4, "dropout": 0.1}, scores={5: 0.2}, finished=False),
+    ]  # fmt: skip
+    told = {}
 
-    def regret(kind: str) -> float:
-        found = [
-            replay.search(made_surface, sampler=kind, stopping=Stopping(), trials=16, seed=("x", r))
-            for r in range(20)
-        ]
-        return float(np.mean([0.9 - outcome.best for outcome in found]))
+    def sample(kind, trials, ranges, *, seed):
+        told[kind] = [(t.state.name, t.value, t.intermediate_values) for t in trials]
+        return policies.samplers.Asked(heard[1].config, {})
 
-    assert regret("tpe") < regret("random")
+    monkeypatch.setattr(policies.samplers, "sample", sample)
+    scores = [{5: 0.4, 15: 0.8}, {5: 0.3}, {5: 0.2}]
+    for kind, state in (("tpe", "PRUNED"), ("gp", "PRUNED"), ("gp+stopped", "COMPLETE")):
+        policies.propose(kind, heard, made_surface, trials=8, rungs=1, seed=("x",))
+        values = [0.8, 0.3, 0.2] if state == "COMPLETE" else [0.8, None, None]
+        expected = list(zip(["COMPLETE", state, state], values, scores, strict=True))
+        assert told.pop(kind.partition("+")[0]) == expected
 
 
 @pytest.mark.parametrize(("rung", "share"), [(0, 0.5), (1, 0.25)])
@@ -277,7 +286,7 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     made_recording(tmp_path / "made.parquet")
     monkeypatch.setattr(curves, "RECORDINGS", {"digits": tmp_path / "made.parquet"})
     monkeypatch.setattr(grid, "TRIALS", (4,))
-    monkeypatch.setattr(grid, "FRONTIER", (2, 4))
+    monkeypatch.setattr(grid, "FRONTIER", (2,))
     options = ["--recordings", "digits", "--repeats", "3", "--samplers", "random", "--work", str(tmp_path), "--out", str(tmp_path)]  # fmt: skip
     assert command.main(options) == 0
     first = capsys.readouterr()

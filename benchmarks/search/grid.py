@@ -14,17 +14,18 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.search import curves, surface
-from benchmarks.search.policies import SAMPLERS, STOPPING
+from benchmarks.search.policies import SAMPLERS, STOPPING, Stopping
 from benchmarks.search.replay import search
 from benchmarks.search.surface import Surface
 from tune_kd import spaces
 from tune_kd.recipe import digest
 from tune_kd.storage import write_whole
 
-TRIALS = (4, 5, 6, 8, 16)
-FRONTIER = (2, 3, 4, 5, 6, 7, 8, 12, 16)  # without stopping: what the same epochs buy otherwise
+TRIALS = (8, 4, 16, 6, 5)
+FRONTIER = (2, 3, 7, 12)  # without stopping as well: what the same epochs buy otherwise
 SLOW = "gp"  # a proposal takes a quarter of a second
 SLOW_TRIALS = (8, 16)
+SLOW_LONG = ("none", "ASHA third, 3", "ASHA half, 2")  # what is replayed at the last of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +45,37 @@ class Cell:
 
 
 def cells(*, repeats: int, slow_repeats: int) -> list[Cell]:
-    """All of them, the quick ones first."""
+    """All of them, the quick ones and the length that matters most first."""
     found = []
-    for sampler in sorted(SAMPLERS, key=lambda name: name.startswith(SLOW)):
-        slow = sampler.startswith(SLOW)
-        for stopping in STOPPING:
-            if sampler == "gp" and STOPPING[stopping].together:
-                continue  # it hears of no trial before all are proposed, and would be random
-            if sampler == "gp+stopped" and stopping == "none":
-                continue  # nothing is stopped: the same as gp
-            lengths: Sequence[int] = FRONTIER if stopping == "none" else TRIALS
-            if slow:
-                lengths = SLOW_TRIALS
-            found += [
-                Cell(
-                    sampler=sampler,
-                    stopping=stopping,
-                    trials=trials,
-                    repeats=slow_repeats if slow else repeats,
-                )
-                for trials in lengths
-            ]
+    for trials in (*TRIALS, *FRONTIER):
+        for sampler in SAMPLERS:
+            if not sampler.startswith(SLOW):
+                kinds = ["none"] if trials in FRONTIER else list(STOPPING)
+                found += [
+                    Cell(sampler=sampler, stopping=kind, trials=trials, repeats=repeats)
+                    for kind in kinds
+                ]
+    for trials in SLOW_TRIALS:
+        kinds = list(STOPPING) if trials == SLOW_TRIALS[0] else list(SLOW_LONG)
+        found += [
+            Cell(sampler=sampler, stopping=kind, trials=trials, repeats=slow_repeats)
+            for sampler in SAMPLERS
+            if sampler.startswith(SLOW)
+            for kind in kinds
+            if _differs(sampler, STOPPING[kind])
+        ]
     return found
+
+
+def _differs(sampler: str, stopping: Stopping) -> bool:
+    """Whether one of the two GPs is not another policy under another name.
+
+    Without stopping both hear the same. Under synchronous halving the one that hears of finished
+    trials alone hears of none before all are proposed, and is random.
+    """
+    if sampler == "gp":
+        return not stopping.together
+    return stopping.first < 1
 
 
 class Task:
