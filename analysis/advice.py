@@ -1,63 +1,22 @@
-"""What the numbers mean: verdicts, warnings and advice, as sentences in Markdown."""
+"""What to know before the numbers, and what to do next: sentences in Markdown."""
 
-import shlex
 from collections import Counter
-from itertools import combinations
 
 from analysis import select, stats
-from analysis.cells import gap, metric, plain, spoken
+from analysis.cells import counted, gap, mean_sd, metric, spoken
+from analysis.commands import confirm_command, search_command
 from analysis.compressing import change
-from analysis.lines import to_baseline
+from analysis.edges import edges
 from analysis.load import Study
+from analysis.select import BASELINE
+from analysis.verdicts import is_confirmed
 
 COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
-SENTENCES = {
-    "helps": "**{method} helps**: {gap} percentage points of {metric} over the baseline.",
-    "hurts": "**{method} hurts**: {gap} percentage points of {metric} against the baseline.",
-    "no evidence": "**{method}: no evidence** that it helps or hurts: {gap} percentage points of "
-    "{metric} against the baseline; the interval holds 0.",
-    "too few seeds": "**{method}: too few seeds** to say: {gap} percentage points of {metric} "
-    "against the baseline. A verdict needs at least 3 seeds in common.",
-}
-
-
-def verdicts(study: Study) -> list[str]:
-    """One or two sentences a method that distils: helps, hurts, no evidence, too few seeds."""
-    said = []
-    for method in study.kd_methods:
-        difference = to_baseline(study, method)
-        if difference:
-            text = SENTENCES[difference.verdict].format(
-                method=method, gap=gap(difference), metric=spoken(study.test_metric)
-            )
-        elif study.chosen(method) is None:
-            text = f"**{method}: nothing to say**, no trial has finished."
-        elif not study.confirmed(study.chosen(method)):
-            text = f"**{method}: not confirmed** on the test split."
-        else:
-            text = f"**{method}: nothing to compare with**, no baseline is confirmed on its seeds."
-        said.append(text)
-    return said
-
-
-def is_confirmed(study: Study) -> bool:
-    """Whether any method has a number on the test split."""
-    return any(study.confirmed(study.chosen(method)) for method in study.methods)
 
 
 def warnings(study: Study) -> list[str]:
     """What a reader must know before the numbers."""
-    found = []
-    taught = select.teacher(study.rows, "teach")
-    best = next(iter(select.best(study.rows, select.BASELINE, metric=study.metric)), None)
-    low, high = select.number(taught, study.metric), select.number(best, study.metric)
-    if low is not None and high is not None and low < high:
-        found.append(
-            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {spoken(study.metric)} "
-            f"{metric(taught, study.metric)} % (n = 1) against {metric(best, study.metric)} % "
-            "(n = 1) of the best baseline trial. Train it longer or take another teacher; what "
-            "distillation does below says little."
-        )
+    found = _weak_teacher(study)
     if file := study.manifest.get("teacher_file"):
         found.append(
             f"The teacher came from the file {file}: it may have seen this study's validation "
@@ -69,57 +28,92 @@ def warnings(study: Study) -> list[str]:
             "training could not be repeated with other seeds, so the spreads of methods that began from it are "
             "of what came after."
         )
-    if select.BASELINE not in study.methods:
-        found.append(f"The study has no baseline ({select.BASELINE}): nothing can be compared.")
+    if BASELINE not in study.methods:
+        found.append(f"The study has no baseline ({BASELINE}): nothing can be compared.")
+    elif not study.kd_methods:
+        found.append(
+            f"The study has the baseline ({BASELINE}) alone: there is nothing to compare it with."
+        )
     return found
+
+
+def _weak_teacher(study: Study) -> list[str]:
+    """A teacher below the plain student: on test the tuned one, before confirming the textbook one.
+
+    Never the best of several trials: a maximum is too good.
+    """
+    tested = select.teacher(study.rows, "confirm")
+    taught = select.teacher(study.rows, "teach")
+    books = select.textbooks(study.rows, BASELINE).values()
+    textbook = [v for row in books if (v := select.number(row, study.metric)) is not None]
+    for row, name, values, what in (
+        (tested, study.test_metric, study.tuned(BASELINE).values(), "the tuned baseline"),
+        (taught, study.metric, textbook, "the baseline at its textbook setting"),
+    ):
+        own, plain = select.number(row, name), stats.summarise(values)
+        if own is None or plain is None:
+            continue
+        if own >= plain.mean:
+            return []
+        return [
+            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {spoken(name)}, %: {metric(row, name)} "
+            f"(n = 1) against {mean_sd(plain)} of {what}. Train it longer or take another teacher; what "
+            "distillation does below says little."
+        ]
+    return []
 
 
 def advice(study: Study) -> list[str]:
-    """What to do next: ranges to widen, methods to tell apart, seeds to add, trials that failed."""
-    found = [*_edges(study), *_within_noise(study), *_few_seeds(study), *_unfinished(study)]
-    found += _quantised(study)
-    for method in study.methods:
-        ranked = select.best(study.rows, method, top=len(study.rows), metric=study.metric)
-        best = next((row for row in ranked if row["trial"] not in study.barred), None)
-        used = study.chosen(method)
-        if best and used and best["trial"] != used["trial"]:
-            found.append(
-                f"**{method}**: trial {best['number']} is now better on validation than trial "
-                f"{used['number']}, which was confirmed: `{confirm_command(study)}`."
-            )
-    return found
-
-
-def confirm_command(study: Study, *, seeds: int = 5) -> str:
-    """What to type to confirm a study."""
-    return f"python -m tune_kd.confirm {shlex.quote(study.address)} --seeds {seeds}"
+    """What to do next: what to confirm, searches that gave nothing, what quantising cost."""
+    found = [*_unconfirmed(study), *_lost_repeats(study), *_unfinished(study)]
+    return found + _edges(study) + _quantised(study)
 
 
 def _edges(study: Study) -> list[str]:
+    """Ranges at whose end the best trials of several searches stand, beyond chance."""
+    return [
+        f"**{method}**: the best trials of its searches (n = {edge.n}) stand at the {edge.end} end of the range of "
+        f"`{edge.parameter}` ({study.manifest['methods'][method]['ranges'][edge.parameter]}; by chance so near in "
+        f"{edge.p * 100:.2g} % of studies): widen it there."
+        for method in study.methods
+        for edge in edges(study, method)
+    ]
+
+
+def _unconfirmed(study: Study) -> list[str]:
+    """Winners and recommended students that the test split has not seen, once it was opened."""
+    if not is_confirmed(study):
+        return []
     found = []
     for method in study.methods:
-        described, row = study.manifest["methods"][method], study.chosen(method)
-        for name, (low, high, log) in described.get("bounds", {}).items():
-            value = select.number(row, f"config.{name}")
-            end = "" if value is None else select.edge(value, low, high, log=log)
-            if end:
-                text = described.get("ranges", {}).get(name, f"{plain(low)} .. {plain(high)}")
+        now, used = study.best_so_far(method), study.winners(method)
+        tested = study.tuned(method)
+        if missing := [repeat for repeat in used if repeat not in tested]:
+            found.append(f"**{method}**: not confirmed in {_repeats(missing)}.")
+        for repeat, row in now.items():
+            if used[repeat]["trial"] != row["trial"]:
                 found.append(
-                    f"**{method}**: the best `{name}`, {plain(value)}, lies within 5 % of the "
-                    f"{end} end of its range ({text}): widen it there."
+                    f"**{method}**: trial {row['trial']} is now better on validation than trial "
+                    f"{used[repeat]['trial']}, which was confirmed."
                 )
+        chosen = study.chosen(method)
+        if chosen and not study.confirmed(chosen):
+            found.append(f"**{method}**: its recommended trial {chosen['trial']} is not confirmed.")
+    if found:
+        found[-1] += f" Type `{confirm_command(study)}`."
     return found
 
 
-def _within_noise(study: Study) -> list[str]:
+def _lost_repeats(study: Study) -> list[str]:
+    """Repeats that count for nothing because a method has no finished trial in them."""
     found = []
-    for first, second in combinations(study.kd_methods, 2):
-        values = (study.confirmed(study.chosen(method)) for method in (second, first))
-        difference = stats.paired(*values)
-        if difference and difference.verdict == "no evidence":
+    for method in study.methods:
+        begun = {row["repeat"] for row in select.trials(study.rows, "search", method)}
+        lost = sorted(begun - study.winners(method).keys())
+        if lost and study.winners(method):
             found.append(
-                f"**{first}** and **{second}** are within noise: {second} minus {first} is "
-                f"{gap(difference)} percentage points of {spoken(study.test_metric)}."
+                f"**{method}**: no trial has finished in {_repeats(lost)}: it counts for nothing there, "
+                f"so that n = {len(study.winners(method))} of {counted(study.repeats, 'repeat')}."
             )
     return found
 
@@ -147,24 +141,23 @@ def _quantised(study: Study) -> list[str]:
     return found
 
 
-def _few_seeds(study: Study) -> list[str]:
-    counts = {m: len(study.confirmed(study.chosen(m))) for m in study.methods}
-    few = [f"{method} has {n}" for method, n in counts.items() if n < stats.MIN_SEEDS]
-    if not few or not is_confirmed(study):
-        return []
-    return [f"Fewer than three seeds ({', '.join(few)}): `{confirm_command(study)}`."]
+def _repeats(numbers: list[int]) -> str:
+    return f"repeat{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
 
 
 def _unfinished(study: Study) -> list[str]:
     found = []
+    none = [m for m in study.methods if not select.trials(study.rows, "search", m)]
+    if none:
+        found.append(f"**{', '.join(none)}**: no trial has ended yet: `{search_command(study)}`.")
     for method in study.methods:
         counts = Counter(row["status"] for row in select.trials(study.rows, "search", method))
         total = sum(counts.values())
-        if not counts["finished"]:
-            found.append(f"**{method}**: none of {total} trials has finished.")
-        elif counts["failed"] or counts["stopped"]:
+        if total and not counts["finished"]:
+            found.append(f"**{method}**: none of {counted(total, 'trial')} has finished.")
+        elif counts["failed"]:
             found.append(
-                f"**{method}**: of {total} trials {counts['failed']} failed, {counts['stopped']} "
-                f"stopped early, {counts['finished']} finished; only these are ranked."
+                f"**{method}**: of {counted(total, 'trial')} {counts['failed']} failed, "
+                f"{counts['stopped']} stopped early, {counts['finished']} finished; only these are ranked."
             )
     return found

@@ -1,14 +1,24 @@
 """Numbers as text: percent with spread and n, signed points with intervals, Markdown tables."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
-from analysis import stats
+from analysis import escaping, stats
 from analysis.select import BASELINE, number
 from tune_kd.metrics import METRICS, shown
 from tune_kd.results import Row
 
 NONE = "-"
 Table = tuple[str, pd.DataFrame | str]  # title, and cells ready to print or Markdown
+
+
+class Noted(str):
+    """A table and what stands below it as Markdown; it keeps both for the other forms of the report."""
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...]  # sentences, each a paragraph
+    items: tuple[str, ...]  # sentences of a list
 
 
 def label(method: str) -> str:
@@ -67,16 +77,28 @@ def points(value: float, *, scale: float = 100.0) -> str:
     return f"{round(value * scale, 2) + 0.0:+.2f}"
 
 
-def gap(difference: stats.Difference | None, *, pairs: bool = True, scale: float = 100.0) -> str:
-    """A difference in percentage points with its interval and, if `pairs`, the number of pairs."""
+def gap(
+    difference: stats.Estimate | None, *, pairs: bool = True, scale: float = 100.0, of: str = ""
+) -> str:
+    """A difference in percentage points with its interval and, if `pairs`, how many pairs (`of` what)."""
     if difference is None:
         return NONE
-    n = f" (n = {difference.n})" if pairs or difference.low is None else ""
+    noun = counted(difference.n, of) if of else str(difference.n)
+    n = f" (n = {noun})" if pairs or difference.low is None else ""
     mean = points(difference.mean, scale=scale)
     if difference.low is None or difference.high is None:
         return f"{mean}{n}"
     low, high = points(difference.low, scale=scale), points(difference.high, scale=scale)
     return f"{mean} [{low}, {high}]{n}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the plural where it must be.
+
+    >>> counted(1, "repeat"), counted(3, "repeat")
+    ('1 repeat', '3 repeats')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def metric(row: Row | None, name: str) -> str:
@@ -133,10 +155,30 @@ def markdown(table: pd.DataFrame | str) -> str:
     columns = []
     for name in table.columns:
         cells = [str(cell) for cell in (name, *table[name])]
-        cells = [cell.replace("|", r"\|").replace("\n", " ") for cell in cells]
+        cells = [escaping.markdown(cell) for cell in cells]
         width = max(2, *map(len, cells))
         right = all(cell[:1] in "+-0123456789" for cell in cells[1:])
         rule = "-" * (width + 1) + ":" if right else ":" + "-" * (width + 1)
         cells = [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
         columns.append([f" {cells[0]} ", rule, *(f" {cell} " for cell in cells[1:])])
     return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))
+
+
+def noted(frame: pd.DataFrame, *notes: str, items: Iterable[str] = ()) -> Noted:
+    """A table with sentences below it, first paragraphs, then a list.
+
+    >>> print(noted(pd.DataFrame({"n": ["1"]}), "Means.", items=["**x**: none"]))
+    |  n |
+    |---:|
+    |  1 |
+    <BLANKLINE>
+    Means.
+    <BLANKLINE>
+    - **x**: none
+    """
+    points = tuple(items)
+    listed = "\n".join(f"- {escaping.sentence(text)}" for text in points)
+    parts = [markdown(frame), *map(escaping.sentence, notes), *([listed] if points else [])]
+    found = Noted("\n\n".join(parts))
+    found.frame, found.notes, found.items = frame, notes, points
+    return found

@@ -14,11 +14,11 @@ from tune_kd.results import Row
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One method around its stages of one kind: the test metric over seeds, and sizes."""
+    """A recommended student around its stages of one kind: the test metric over seeds, and sizes."""
 
     before: stats.Summary | None  # None where nothing is confirmed; n = 1 of a given student
     after: stats.Summary | None
-    difference: stats.Difference | None  # after minus before, paired by seed
+    difference: stats.Estimate | None  # after minus before, paired by seed
     sizes_before: Row
     sizes_after: Row
 
@@ -30,7 +30,7 @@ class Change:
 
 
 def change(study: Study, method: str, name: str) -> Change | None:
-    """What the stages `name` (Prune or Quantize) changed in the trial that stands for a method.
+    """What the stages `name` (Prune or Quantize) changed in the trial that a method recommends.
 
     None where it has no such stage. Sizes are those of the first confirming run, of the search
     trial where nothing is confirmed.
@@ -39,9 +39,8 @@ def change(study: Study, method: str, name: str) -> Change | None:
     if trial is None or not select.compresses(study.stages[trial["trial"]], name):
         return None
     given = study.given("confirm")
-    runs = {
-        s: select.around(rows, name, shared=given) for s, rows in study.confirming(trial).items()
-    }
+    confirming = study.runs(trial, "recommended").items()
+    runs = {seed: select.around(rows, name, shared=given) for seed, rows in confirming}
     before, after = (
         {s: number(r[side], study.test_metric) for s, r in runs.items()} for side in (0, 1)
     )

@@ -29,8 +29,8 @@ def of_teacher(study: Study) -> Matrix | None:
 
 
 def of_method(study: Study, method: str) -> dict[int, Matrix]:
-    """Those of the confirmed trial that stands for a method, by seed."""
-    runs = study.confirming(study.chosen(method))
+    """Those of the student that a method recommends, by seed."""
+    runs = study.runs(study.chosen(method), "recommended")
     found = {seed: matrix(rows[-1]) for seed, rows in runs.items()}
     return {seed: cells for seed, cells in found.items() if cells is not None}
 

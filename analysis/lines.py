@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import select, stats
+from analysis.comparison import MethodResult, results
 from analysis.compressing import stages_of
 from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis.select import number
 from tune_kd.results import Row
 
 _FOOTPRINT = ("size_mb", "flops", "latency_ms", "latency_ms_sd")
@@ -18,11 +19,16 @@ class Line:
     """One row of the main table; the study's metric as fractions, `test` None where not confirmed."""
 
     method: str  # "teacher" for the teacher
-    trial: str
-    validation: float | None
-    test: stats.Summary | None
-    difference: stats.Difference | None
+    trial: str  # the recommended one
+    validation: stats.Summary | None  # of the winners, each on the split that chose it; n = repeats
+    test: stats.Summary | None  # of the tuned method; n = repeats, 1 for the teacher
+    result: MethodResult | None  # None for the teacher
     footprint: Row | None
+
+    @property
+    def difference(self) -> stats.Estimate | None:
+        """To the tuned baseline, over repeats."""
+        return self.result.difference if self.result else None
 
 
 def lines(study: Study) -> list[Line]:
@@ -30,51 +36,56 @@ def lines(study: Study) -> list[Line]:
     rows = study.rows
     known = number(select.teacher(rows, "confirm"), study.test_metric)
     taught = number(select.teacher(rows, "teach"), study.metric)
-    found = [
-        Line(
-            method="teacher",
-            trial="",
-            validation=taught,
-            test=stats.summarise([] if known is None else [known]),
-            difference=None,
-            footprint=select.teacher(rows, "measure"),
-        )
-    ]
-    for method in study.methods:
-        trial = study.chosen(method)
-        found.append(
-            Line(
-                method=method,
-                trial=trial["trial"] if trial else "",
-                validation=number(trial, study.metric),
-                test=stats.summarise(study.confirmed(trial).values()),
-                difference=None if method == BASELINE else to_baseline(study, method),
-                footprint=study.footprint(trial),
-            )
-        )
-    return found
+    teacher = Line(
+        method="teacher",
+        trial="",
+        validation=stats.summarise([] if taught is None else [taught]),
+        test=stats.summarise([] if known is None else [known]),
+        result=None,
+        footprint=select.teacher(rows, "measure"),
+    )
+    return [teacher, *(_line(study, found) for found in results(study).values())]
 
 
-def to_baseline(study: Study, method: str, metric: str = "") -> stats.Difference | None:
-    """A method minus the baseline on test, paired by seed; None where either is not confirmed.
+def _line(study: Study, found: MethodResult) -> Line:
+    trial = study.chosen(found.method)
+    return Line(
+        method=found.method,
+        trial=trial["trial"] if trial else "",
+        validation=validation(study, found.method),
+        test=stats.summarise(found.tuned.values()),
+        result=found,
+        footprint=study.footprint(trial),
+    )
 
-    Of the study's own metric, unless another test metric is named.
-    """
-    baseline = study.confirmed(study.chosen(BASELINE), metric)
-    return stats.paired(study.confirmed(study.chosen(method), metric), baseline)
+
+def validation(study: Study, method: str, metric: str = "") -> stats.Summary | None:
+    """Validation of a method's winners (of the study's metric, unless another is named), n = repeats."""
+    rows = study.winners(method).values()
+    name = metric or study.metric
+    return stats.summarise(value for row in rows if (value := number(row, name)) is not None)
 
 
 def kd_winner(study: Study) -> str | None:
-    """The method with distillation that is best on validation; uncompressed ones before others."""
-    taught = [m for m in study.kd_methods if distils(study, m)]
-    plain = [m for m in taught if not is_compressed(study, m)]
-    stand = [row for m in plain or taught if (row := study.chosen(m))]
-    best = select.winner(stand, metric=study.metric, barred=study.barred)
-    return str(best["method"]) if best else None
+    """The method with distillation whose winners are best on validation, in the mean over repeats.
+
+    Of those that neither prune nor quantise, where there are such; one whose recommended trial breaks
+    a constraint counts only where there is no other. The test split has no part in it.
+    """
+    taught = [m for m in study.kd_methods if study.chosen(m) and distils(study, m)]
+    plain = [m for m in taught if not is_compressed(study, m)] or taught
+    allowed = [m for m in plain if (study.chosen(m) or {}).get("trial") not in study.barred]
+
+    def rank(method: str) -> tuple[float, float]:
+        values, losses = (validation(study, method, name) for name in ("", "val_loss"))
+        mean = values.mean if values else float("-inf")
+        return mean, -losses.mean if losses else float("-inf")
+
+    return max(allowed or plain, key=rank, default=None)
 
 
 def distils(study: Study, method: str) -> bool:
-    """Whether any stage of the trial that stands for a method listens to a teacher.
+    """Whether any stage of the trial that a method recommends listens to a teacher.
 
     A row without a recipe is taken at its method's word.
     """
@@ -83,7 +94,7 @@ def distils(study: Study, method: str) -> bool:
 
 
 def is_compressed(study: Study, method: str) -> bool:
-    """Whether the trial that stands for a method prunes or quantises."""
+    """Whether the trial that a method recommends prunes or quantises."""
     trial = study.chosen(method)
     return trial is not None and select.compresses(study.stages[trial["trial"]])
 
@@ -94,23 +105,45 @@ def raw(study: Study) -> pd.DataFrame:
 
 
 def _raw_line(study: Study, line: Line) -> dict[str, object]:
-    test, change = line.test, line.difference
+    result = line.result
+    verdict = result.verdict if result else None
     params = number(line.footprint, "num_params")
     return {
         "study": study.name,
         "method": line.method,
         "metric": study.test_metric,
         "split": "test",
-        "mean": test.mean if test else None,
-        "sd": test.sd if test else None,
-        "n": test.n if test else 0,
-        "difference": change.mean if change else None,
-        "low": change.low if change else None,
-        "high": change.high if change else None,
-        "pairs": change.n if change else 0,
-        "verdict": change.verdict if change else "",
+        **_summary(line.test, ""),
+        **_estimate(line.difference, ""),
+        "p": verdict.p if verdict else None,
+        "p_equivalence": verdict.p_equivalence if verdict else None,
+        "margin": study.margin if verdict else None,
+        "verdict": verdict.label if verdict else "",
+        **_summary(stats.summarise(result.textbook.values()) if result else None, "textbook_"),
+        **_estimate(result.textbook_difference if result else None, "textbook_"),
+        **_estimate(result.bought if result else None, "bought_"),
+        **_summary(stats.summarise(result.recommended.values()) if result else None, "student_"),
+        **_estimate(result.student if result else None, "student_"),
         "trial": line.trial,
-        study.metric: line.validation,
+        study.metric: line.validation.mean if line.validation else None,
         "num_params": None if params is None else int(params),
         **{name: number(line.footprint, name) for name in _FOOTPRINT},
+    }
+
+
+def _summary(found: stats.Summary | None, prefix: str) -> dict[str, object]:
+    return {
+        f"{prefix}mean": found.mean if found else None,
+        f"{prefix}sd": found.sd if found else None,
+        f"{prefix}n": found.n if found else 0,
+    }
+
+
+def _estimate(found: stats.Estimate | None, prefix: str) -> dict[str, object]:
+    return {
+        f"{prefix}difference": found.mean if found else None,
+        f"{prefix}low": found.low if found else None,
+        f"{prefix}high": found.high if found else None,
+        f"{prefix}image_se": found.image_se if found else None,
+        f"{prefix}pairs": found.n if found else 0,
     }

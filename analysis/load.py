@@ -1,95 +1,137 @@
 """A study as the report reads it: its manifest and its rows, from a folder or a bucket."""
 
-import json
-import urllib.parse
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
 
+from analysis import address as places
 from analysis import select
-from tune_kd import fronts, results
-from tune_kd.errors import UsageError
+from analysis.description import Description
+from tune_kd import fronts, results, selection
 from tune_kd.results import Row
 from tune_kd.storage import Storage
 
-MANIFEST = "manifest.json"
-_REQUIRED = ("study", "family", "methods")
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study(Description):
+    """What a search left: `rows` are verdicts (fractions), `curves` epoch rows by trial.
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What a search left: `rows` are verdicts (fractions), `curves` epoch rows by trial."""
+    A method was searched `repeats` times over. Each repeat chose a trial, its winner; all winners
+    together stand for the tuned method. The recommended trial is what somebody would use.
+    """
 
-    address: str  # as the user typed it
-    storage: Storage = field(repr=False)
-    manifest: Mapping[str, Any]
     rows: Sequence[Row] = field(repr=False)
     curves: Mapping[str, Sequence[Row]] = field(repr=False)
 
-    @property
-    def name(self) -> str:
-        """The study's name."""
-        return str(self.manifest["study"])
+    @cached_property
+    def repeats(self) -> int:
+        """K: how many independent searches of each method were asked for or begun."""
+        begun = [int(row["repeat"]) + 1 for row in self.rows if row["phase"] == "search"]
+        return max([int(self.manifest.get("repeats") or 1), *begun])
 
-    @property
-    def family(self) -> str:
-        """Its key in report.json."""
-        return str(self.manifest["family"])
+    def winners(self, method: str) -> dict[int, Row]:
+        """The search trial that each repeat of a method chose, by repeat.
 
-    @property
-    def methods(self) -> list[str]:
-        """Names in the table's order, the baseline first where the study has it."""
-        return sorted(self.manifest["methods"], key=lambda name: name != select.BASELINE)
+        A trial that was confirmed as its repeat's best stands until a better one is confirmed.
+        """
+        return self._winners.get(method, {})
 
-    @property
-    def kd_methods(self) -> list[str]:
-        """The methods that distil."""
-        return [name for name in self.methods if name != select.BASELINE]
-
-    @property
-    def metric(self) -> str:
-        """The validation metric that the search ranked by."""
-        return str(self.manifest.get("metric", "val_accuracy"))
-
-    @property
-    def test_metric(self) -> str:
-        """The same metric on the test split."""
-        return f"test_{self.metric.removeprefix('val_')}"
-
-    @property
-    def dense(self) -> bool:
-        """Whether every pixel has a label."""
-        return bool(self.manifest.get("dense"))
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes in the order of their numbers; empty where nobody named them."""
-        return [str(name) for name in self.manifest.get("class_names") or ()]
-
-    @property
-    def objectives(self) -> list[str]:
-        """What the search was for, the metric that it ranks and stops by first."""
-        return [str(name) for name in self.manifest.get("objectives") or (self.metric,)]
+    def winner(self, method: str, repeat: int) -> Row | None:
+        """The search trial that one repeat chose; None where it has no finished one."""
+        return self.winners(method).get(repeat)
 
     @cached_property
-    def constraints(self) -> list[fronts.Constraint]:
-        """What a student must keep, such as `size_mb <= 3`."""
-        return [fronts.parse(text) for text in self.manifest.get("constraints") or ()]
+    def _winners(self) -> dict[str, dict[int, Row]]:
+        found = {}
+        for method in self.methods:
+            ranked = results.ranked(self.rows, method, **self._rules)
+            stand = {row["repeat"]: row for row in reversed(ranked) if self.runs(row, "best")}
+            found[method] = dict(sorted((self.best_so_far(method) | stand).items()))
+        return found
+
+    def best_so_far(self, method: str) -> dict[int, Row]:
+        """The best finished trial of each repeat as of now, whether confirmed or not."""
+        return selection.winners(self.rows, method, **self._rules)
 
     def chosen(self, method: str) -> Row | None:
-        """The search trial that stands for a method (`select.chosen`)."""
+        """The search trial that a method recommends (`selection.recommended`).
+
+        Once the test split has been opened: of the repeats that were looked at.
+        """
         return self._chosen.get(method)
 
     @cached_property
     def _chosen(self) -> dict[str, Row | None]:
+        seen = self.openings.design.get("repeats")
+        rows = [r for r in self.rows if r["phase"] != "search" or not seen or r["repeat"] in seen]
         return {
-            method: select.chosen(self.rows, method, metric=self.metric, barred=self.barred)
-            for method in self.methods
+            method: selection.recommended(rows, method, **self._rules) for method in self.methods
         }
+
+    @property
+    def _rules(self) -> dict[str, Any]:
+        constraints = [str(text) for text in self.manifest.get("constraints") or ()]
+        return {"metric": self.metric, "constraints": constraints}
+
+    def rechecked(self, method: str) -> dict[str, float]:
+        """Mean validation over fresh seeds of the winners that were trained again, by search trial."""
+        return {t: statistics.fmean(seeds.values()) for t, seeds in self.fresh(method).items()}
+
+    def fresh(self, method: str) -> dict[str, dict[int, float]]:
+        """Their validation by search trial and seed."""
+        return selection.reevaluations(self.rows, method, metric=self.metric)
+
+    def tuned(self, method: str, metric: str = "") -> dict[int, float]:
+        """What each search of a method led to: a test metric by repeat, mean over the repeat's seeds."""
+        values = self.by_seed(method, "best", metric)
+        return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
+
+    def textbook(self, method: str, metric: str = "") -> dict[int, float]:
+        """A test metric of a method's textbook setting by seed, over all repeats."""
+        values = self.by_seed(method, "textbook", metric)
+        return {seed: value for seeds in values.values() for seed, value in seeds.items()}
+
+    def textbook_by_repeat(self, method: str, metric: str = "") -> dict[int, float]:
+        """The same by repeat, mean over the repeat's seeds."""
+        values = self.by_seed(method, "textbook", metric)
+        return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
+
+    def by_seed(self, method: str, role: str, metric: str = "") -> dict[int, dict[int, float]]:
+        """A test metric of the runs in a role ("best" or "textbook"), by repeat and seed."""
+        found = {
+            repeat: select.values(runs, metric or self.test_metric)
+            for repeat, runs in self.runs_by_repeat(method, role).items()
+        }
+        return {repeat: values for repeat, values in found.items() if values}
+
+    def runs_by_repeat(self, method: str, role: str) -> dict[int, dict[int, Row]]:
+        """The finished runs in a role ("best" or "textbook"): their verdicts by repeat and seed."""
+        trials = self.winners(method) if role == "best" else select.textbooks(self.rows, method)
+        found = {repeat: self.runs(row, role) for repeat, row in trials.items()}
+        return {repeat: _verdicts(runs) for repeat, runs in found.items() if runs}
+
+    def confirmed(self, trial: Row | None, metric: str = "") -> dict[int, float]:
+        """A test metric by seed of a recommended trial, over the seeds that all methods have in common."""
+        runs = self.runs(trial, "recommended")
+        return select.values(_verdicts(runs), metric or self.test_metric)
+
+    def runs(self, trial: Row | None, role: str = "") -> dict[int, list[Row]]:
+        """The finished runs that confirm a search trial (in a role): their stages' rows by seed."""
+        found = self._runs.get(trial["trial"], {}) if trial else {}
+        return {s: rows for s, rows in found.items() if not role or role in select.roles(rows[-1])}
+
+    @cached_property
+    def _runs(self) -> dict[str, dict[int, list[Row]]]:
+        found: dict[str, dict[int, list[Row]]] = {}
+        for stages in self.stages.values():
+            last = stages[-1]
+            if last["phase"] == "confirm" and last["status"] == "finished" and last.get("source"):
+                found.setdefault(last["source"], {})[last["seed"]] = stages
+        return {source: dict(sorted(runs.items())) for source, runs in found.items()}
 
     @cached_property
     def barred(self) -> set[str]:
@@ -101,22 +143,6 @@ class Study:
             and stages[-1]["phase"] == "search"
             and fronts.broken(self.values(stages[-1]), self.constraints)
         }
-
-    def confirmed(self, trial: Row | None, metric: str = "") -> dict[int, float]:
-        """A test metric (the study's own, unless named) by seed of a search trial, if confirmed."""
-        name = metric or self.test_metric
-        return select.confirmed(self.rows, trial["trial"], metric=name) if trial else {}
-
-    def confirming(self, trial: Row | None) -> dict[int, list[Row]]:
-        """The finished runs that confirm a search trial: their stages' rows by seed."""
-        if trial is None:
-            return {}
-        runs = [
-            (stages[-1]["seed"], stages)
-            for stages in self.stages.values()
-            if stages[-1]["phase"] == "confirm" and stages[-1].get("source") == trial["trial"]
-        ]
-        return {seed: stages for seed, stages in sorted(runs) if stages[-1]["status"] == "finished"}
 
     @cached_property
     def stages(self) -> dict[str, list[Row]]:
@@ -188,9 +214,13 @@ class Study:
         return pd.DataFrame([row for rows in self.curves.values() for row in rows])
 
 
+def _verdicts(runs: Mapping[int, Sequence[Row]]) -> dict[int, Row]:
+    return {seed: stages[-1] for seed, stages in runs.items()}
+
+
 def load(address: str) -> Study:
     """Read a study; UsageError where there is none or where another version wrote it."""
-    manifest = _manifest(address)
+    manifest = places.manifest(address)
     storage = Storage(address)
     return Study(
         address=address,
@@ -199,57 +229,3 @@ def load(address: str) -> Study:
         rows=results.read_trials(storage),
         curves=results.read_epochs(storage),
     )
-
-
-def _manifest(address: str) -> dict[str, Any]:
-    """The checked manifest; gives up soon on a bucket that does not answer."""
-    storage = Storage(address, patient=False)
-    try:
-        text = storage.read(MANIFEST)
-    except FileNotFoundError:
-        raise UsageError(_no_study(address, storage)) from None
-    except OSError as error:
-        raise UsageError(f"cannot read {address}: {' '.join(str(error).split())[:300]}") from None
-    try:
-        manifest = json.loads(text)
-    except ValueError:
-        raise UsageError(f"{address}/{MANIFEST} is not JSON; is this a study's folder?") from None
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != results.SCHEMA_VERSION:
-        raise UsageError(
-            f"{address} was written with schema {schema}, this version reads schema "
-            f"{results.SCHEMA_VERSION}; report it with the version that wrote it"
-        )
-    missing = [key for key in _REQUIRED if key not in manifest]
-    if missing:
-        raise UsageError(f"{address}/{MANIFEST} lacks {', '.join(missing)}; was it edited?")
-    return dict(manifest)
-
-
-def _no_study(address: str, storage: Storage) -> str:
-    """What is there instead of a study: studies below, studies beside, or nothing."""
-    inside = _studies(storage)
-    if inside:
-        return f"{address} is no study but holds studies: name one of {', '.join(inside)}"
-    parent = _parent(address)
-    beside = _studies(Storage(parent, patient=False)) if parent else []
-    there = (
-        f"{parent} has: {', '.join(beside)}" if beside else f"{parent or address} has no studies"
-    )
-    return f"no study at {address} ({MANIFEST} is missing); {there}"
-
-
-def _studies(storage: Storage) -> list[str]:
-    try:
-        return [name for name in storage.names("") if storage.exists(f"{name}/{MANIFEST}")]
-    except (OSError, ValueError):
-        return []  # a file, or not to be listed: there is nothing to say
-
-
-def _parent(address: str) -> str:
-    """The address one level up, options of a bucket kept; "" for a bucket itself."""
-    if "://" not in address:
-        return str(PurePath(address).parent)
-    parts = urllib.parse.urlsplit(address)
-    above, _, last = parts.path.rstrip("/").rpartition("/")
-    return urllib.parse.urlunsplit(parts._replace(path=above)) if last else ""

@@ -1,4 +1,4 @@
-"""Training logs of the teacher and of each method's best trial, in the columns of the labs."""
+"""Training logs of the teacher and of each method's recommended trial, in the columns of the labs."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import select
+from analysis import escaping, select
 from analysis.compressing import stages_of
 from analysis.load import Study
 from analysis.select import number
@@ -39,12 +39,13 @@ def logs(study: Study) -> dict[str, bytes]:
         epochs = [_epoch(study, e) | _weights(row, stages, e) for e in seen]
         if row and epochs:
             frame = pd.DataFrame(epochs, dtype=object)
-            found[f"{row['trial']}.csv"] = frame.to_csv(index=False).encode()
+            name = escaping.file_name(row["trial"])
+            found[f"{name}.csv"] = frame.to_csv(index=False).encode()
             about = {
                 name: row[name] for name in ("study", "phase", "method", "trial", "seed", "status")
             }
             text = json.dumps({**about, "epochs": epochs}, indent=1)
-            found[f"{row['trial']}.json"] = f"{text}\n".encode()
+            found[f"{name}.json"] = f"{text}\n".encode()
     return found
 
 

@@ -1,18 +1,20 @@
 """A study's part of the page: warnings, verdict, tables, pictures and advice in Markdown."""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from analysis import select
-from analysis.advice import advice, confirm_command, is_confirmed, verdicts, warnings
-from analysis.cells import markdown
+from analysis import escaping, select
+from analysis.advice import advice, warnings
+from analysis.cells import counted, markdown
 from analysis.load import Study
 from analysis.tables import TABLES
+from analysis.verdicts import is_confirmed, verdict
 from tune_kd.errors import unknown
 
-NOTE = """Test split, mean ± sd over n training seeds; {seeds}. Differences are paired by seed, in
-percentage points, with a 95 % Student t interval: it covers training seeds, not the choice of test
-images, and is not corrected for comparing several methods. Latency ± sd at batch 1{device},
-measured alone before the first trial{later}."""
+NOTE = """Test split, mean ± sd over n repeats, which are independent searches of a method{seeds}.
+Differences are method minus baseline repeat by repeat, in percentage points, with a 95 % interval.
+Parameters and latency are those of the recommended student; latency ± sd at batch 1{device}, measured
+alone before the first trial{later}."""
 
 
 def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
@@ -26,17 +28,18 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
         found = shown(*kinds)
         return [heading(title, level), *found] if found else []
 
-    parts = [f"> **{text}**" for text in warnings(study)]
-    parts += [heading("Verdict", level), *_verdict(study)]
-    parts += [*_table(study, "main", level), _note(study), *shown("differences")]
-    parts += [
-        part for name in (*_often(study), *extra(study)) for part in _table(study, name, level)
-    ]
+    parts = [f"> **{escaping.sentence(text)}**" for text in warnings(study)]
+    parts += [heading("Verdict", level), *map(escaping.sentence, verdict(study))]
+    parts += [*_table(study, "main", level), note(study), *shown("differences")]
+    for name in (*_often(study), *extra(study)):
+        parts += _table(study, name, level)
     parts += headed("Predictions on the test split", *PREDICTED)
-    parts += [*_table(study, "search", level), *shown("history", "front", "learning_curves")]
-    parts += headed("Training of the best trials", *TRAINED)
+    parts += [*_table(study, "search", level), _rung_note(study), *_table(study, "curse", level)]
+    parts += [*_table(study, "importance", level), *_table(study, "robust", level)]
+    parts += shown("history", "front", "learning_curves")
+    parts += headed("Training of the recommended trials", *TRAINED)
     parts += _table(study, "teacher", level)
-    said = [f"- {text}" for text in advice(study)] or ["Nothing stands out."]
+    said = [f"- {escaping.sentence(text)}" for text in advice(study)] or ["Nothing stands out."]
     parts += [heading("Advice", level), "\n".join(said)]
     parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
     return "\n\n".join(part for part in parts if part)
@@ -47,12 +50,15 @@ TRAINED = (
     "kd_validation_accuracy", "kd_validation_miou", "kd_loss_components", "kd_all_losses",
     "kd_learning_rate",
 )  # fmt: skip
-SHOWN = ("main", "configuration", "tuning", "search", "teacher", "failures", "provenance")
+SHOWN = (
+    "main", "configuration", "tuning", "use", "curse", "importance", "robust", "search", "teacher",
+    "failures", "provenance",
+)  # fmt: skip
 
 
 def _often(study: Study) -> list[str]:
     """The tables between the results and the search: validation only where there is no test."""
-    return [*([] if is_confirmed(study) else ["validation"]), "configuration", "tuning"]
+    return [*([] if is_confirmed(study) else ["validation"]), "tuning", "use", "configuration"]
 
 
 def extra(study: Study) -> list[str]:
@@ -63,27 +69,30 @@ def extra(study: Study) -> list[str]:
     return [name for name in asked if name not in SHOWN]
 
 
-def _verdict(study: Study) -> list[str]:
-    if not is_confirmed(study):
-        return [
-            "**No verdict yet**: nothing has been confirmed on the test split. Type "
-            f"`{confirm_command(study)}`.\nUntil then there are validation values only, of one "
-            "seed and chosen on that very split: they are too good."
-        ]
-    return ["\n".join(f"- {text}" for text in verdicts(study))]
-
-
-def _note(study: Study) -> str:
-    confirming = [r for r in select.trials(study.rows, "confirm") if r["method"]]
-    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in confirming}))
+def note(study: Study) -> str:
+    """How the main table's numbers came about."""
+    rows = [r for r in select.trials(study.rows, "confirm") if "best" in select.roles(r)]
+    each = Counter((row["method"], row["repeat"]) for row in rows if row["method"])
+    count = counted(max(each.values(), default=0), "seed")
+    seeds = f" (each the mean of {count}, trained on train + validation)"
     device = (select.student_footprint(study.rows) or {}).get("device")
     own = any(row["method"] for row in select.trials(study.rows, "measure"))
     note = NOTE.format(
-        seeds=f"seeds {seeds}, trained on train + validation" if seeds else "none confirmed yet",
+        seeds=seeds if each else "; none is confirmed yet",
         device=f" on {device}" if device else "",
         later=", students of another shape after the search" if own else "",
     )
-    return " ".join(note.split())
+    return escaping.sentence(note)
+
+
+def _rung_note(study: Study) -> str:
+    rungs = study.manifest.get("rungs") or ()
+    if not rungs:
+        return ""
+    return (
+        f"First rung and end: Spearman's correlation of validation after epoch {rungs[0]}, where trials are "
+        "first compared, with validation at the end, over the n finished trials; near 0 the stopping was luck."
+    )
 
 
 def kind(picture: str) -> str:
@@ -93,7 +102,7 @@ def kind(picture: str) -> str:
 
 def heading(text: str, level: int) -> str:
     """A heading in Markdown."""
-    return f"{'#' * level} {text}"
+    return f"{'#' * level} {escaping.markdown(text)}"
 
 
 def _table(study: Study, name: str, level: int) -> list[str]:

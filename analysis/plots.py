@@ -13,12 +13,17 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import plots_confusion, plots_front, plots_pixels, plots_training, select, stats
 from analysis.cells import gap, heading, spoken
+from analysis.comparison import results
 from analysis.drawing import GREY, INK, Drawn, bare, colour_of, key, panels_of
-from analysis.lines import to_baseline
 from analysis.load import Study
 from analysis.select import BASELINE, number
+from analysis.wording import words
 
-VERDICT_COLOURS = {"helps": "#009E73", "hurts": "#D55E00"}
+VERDICT_COLOURS = {
+    **dict.fromkeys((stats.HELPS, stats.SMALL_HELP), "#009E73"),
+    **dict.fromkeys((stats.HURTS, stats.SMALL_HURT), "#D55E00"),
+    stats.NO_DIFFERENCE: "#0072B2",
+}
 
 
 class Curve(NamedTuple):
@@ -27,15 +32,16 @@ class Curve(NamedTuple):
     method: str
     trial: str
     status: str  # "running" where there is no verdict yet
-    chosen: bool  # whether it stands for its method in the tables
+    chosen: bool  # whether its method recommends it
     epochs: list[int]
     values: list[float]
 
 
 class Point(NamedTuple):
-    """One search trial: its value, and the best finished one of its method so far."""
+    """One search trial: its value, and the best finished one of its method and repeat so far."""
 
     method: str
+    repeat: int
     number: int
     status: str
     value: float | None
@@ -43,11 +49,12 @@ class Point(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """A method minus the baseline on test: the interval, and each seed's difference."""
+    """A tuned method minus the tuned baseline on test: the interval, and each repeat's difference."""
 
     method: str
-    difference: stats.Difference
-    by_seed: list[float]
+    difference: stats.Estimate
+    by_repeat: list[float]
+    verdict: stats.Verdict
 
 
 def learning_curves(study: Study) -> list[Curve]:
@@ -66,51 +73,51 @@ def learning_curves(study: Study) -> list[Curve]:
 
 
 def history(study: Study) -> list[Point]:
-    """All search trials in the order of methods and numbers, with the running best."""
+    """All search trials in the order of methods, repeats and numbers; each repeat has its own best."""
     points = []
     for method in study.methods:
-        best: float | None = None
-        for row in sorted(select.trials(study.rows, "search", method), key=lambda r: r["number"]):
-            value = number(row, study.metric)
+        best: dict[int, float] = {}
+        rows = select.trials(study.rows, "search", method)
+        for row in sorted(rows, key=lambda r: (r["repeat"], r["number"])):
+            value, repeat = number(row, study.metric), row["repeat"]
             if row["status"] == "finished" and value is not None:
-                best = value if best is None else max(best, value)
-            points.append(Point(method, row["number"], row["status"], value, best))
+                best[repeat] = max(best.get(repeat, value), value)
+            points.append(
+                Point(method, repeat, row["number"], row["status"], value, best.get(repeat))
+            )
     return points
 
 
 def effects(study: Study) -> list[Effect]:
     """What each confirmed method changed on test; empty where nothing can be compared."""
-    baseline = study.confirmed(study.chosen(BASELINE))
-    found = []
-    for method in study.kd_methods:
-        difference = to_baseline(study, method)
-        if difference:
-            own = study.confirmed(study.chosen(method))
-            by_seed = list(stats.differences(own, baseline).values())
-            found.append(Effect(method, difference, by_seed))
-    return found
+    return [
+        Effect(found.method, found.difference, list(found.by_repeat.values()), found.verdict)
+        for found in results(study).values()
+        if found.difference and found.verdict
+    ]
 
 
 def draw_differences(study: Study) -> Figure | None:
-    """A forest plot: interval, mean and seeds of each method's difference to the baseline."""
+    """A forest plot: interval, mean and repeats of each method's difference to the tuned baseline."""
     found = effects(study)
     if not found:
         return None
     figure = Figure(figsize=(8.4, 1.7 + 0.62 * len(found)), layout="constrained")
     axes = bare(figure.add_subplot())
     axes.axvline(0, color=INK, linewidth=1)
+    axes.axvspan(-study.margin * 100, study.margin * 100, color=INK, alpha=0.07, linewidth=0)
     for at, effect in enumerate(found):
-        colour = VERDICT_COLOURS.get(effect.difference.verdict, GREY)
+        colour = VERDICT_COLOURS.get(effect.verdict.label, GREY)
         mean, low, high = effect.difference.mean, effect.difference.low, effect.difference.high
         if low is not None and high is not None:
             interval = [low * 100, high * 100]
             axes.plot(interval, [at, at], color=colour, linewidth=3, solid_capstyle="round")
-        seeds = [value * 100 for value in effect.by_seed]
+        repeats = [value * 100 for value in effect.by_repeat]
         axes.plot(
-            seeds, [at + 0.24] * len(seeds), "o", color=colour, alpha=0.45, markersize=4, mew=0
+            repeats, [at + 0.24] * len(repeats), "o", color=colour, alpha=0.45, markersize=5, mew=0
         )
         axes.plot([mean * 100], [at], "o", color=colour, markersize=10, mec="white", mew=1.5)
-        text = f"{gap(effect.difference)}\n{effect.difference.verdict}"
+        text = f"{gap(effect.difference)}\n{words(effect.verdict, study.margin)}"
         axes.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center",
                       fontsize=9, color=colour if colour != GREY else INK)  # fmt: skip
     axes.set_yticks(range(len(found)), [effect.method for effect in found], fontsize=11)
@@ -123,7 +130,7 @@ def draw_differences(study: Study) -> Figure | None:
         f"{study.name}: what distillation changes", loc="left", fontweight="bold", pad=22
     )
     axes.annotate(
-        "mean and 95 % interval, paired by seed; small dots: single seeds",
+        "mean and 95 % interval (unadjusted) over repeats; small dots: single repeats; band: too small to matter",
         (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points",
         fontsize=9, color=GREY,
     )  # fmt: skip
@@ -159,46 +166,59 @@ def draw_learning_curves(study: Study) -> Figure | None:
     high = max([value * 100 for c in curves for value in c.values] + [100 * (taught or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
     key(figure, axes, [
-        ("best trial of the method", {"color": INK, "linewidth": 2.5}),
-        ("other trials", {"color": INK, "alpha": 0.3}),
+        ("recommended trial", {"color": INK, "linewidth": 2.5}),
+        ("others, all repeats", {"color": INK, "alpha": 0.3}),
         ("stopped", {"color": INK, "alpha": 0.6, "marker": "|", "linestyle": ""}),
-        ("best of the baseline", {"color": GREY, "linestyle": "--"}),
+        ("recommended baseline", {"color": GREY, "linestyle": "--"}),
         ("teacher, last epoch", {"color": INK, "linestyle": ":"}),
     ])  # fmt: skip
     return figure
 
 
 def draw_history(study: Study) -> Figure | None:
-    """A panel a method: value by trial number, the running best as a step line."""
+    """A panel a method: value by trial, its repeats one after another, each with its running best."""
     points = history(study)
     if not points:
         return None
     figure, panels = panels_of(
         study, f"{study.name}: {spoken(study.metric)} by trial", _axis(study)
     )
-    low, high = _window(points)
+    low, high = window(points)
     band = low - 0.06 * (high - low)  # where trials stand that are too bad to be shown, or failed
     for method, axes in panels.items():
         own, colour = [p for p in points if p.method == method], colour_of(study, method)
-        best = [(p.number, p.best * 100) for p in own if p.best is not None]
-        axes.step(*zip(*best, strict=True), where="post", color=colour) if best else None
+        _running_best(axes, own, colour)
         for status, look in _MARKS.items():
-            shown = [p for p in own if p.status == status]
-            inside = [p for p in shown if p.value is not None and p.value * 100 >= low]
-            values = [p.value * 100 for p in inside if p.value is not None]
-            axes.plot([p.number for p in inside], values, linestyle="", **_tinted(look, colour))
-            below = [p.number for p in shown if p not in inside]
+            shown = [(at, p.value) for at, p in enumerate(own) if p.status == status]
+            inside = [(at, v * 100) for at, v in shown if v is not None and v * 100 >= low]
+            axes.plot(*_columns(inside), linestyle="", **_tinted(look, colour))
+            below = [(at, band) for at, v in shown if v is None or v * 100 < low]
             mark = {**_tinted(look, colour), **({} if status == "failed" else {"marker": "v"})}
-            axes.plot(below, [band] * len(below), linestyle="", **mark)
-        axes.set_xlabel("trial")
+            axes.plot(*_columns(below), linestyle="", **mark)
+        axes.set_xlabel("trial" if study.repeats == 1 else "trial, repeats one after another")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(low - 0.12 * (high - low), high)
     key(figure, axes, [
         *((status, _tinted(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()),
         ("below the range", {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}),
-        ("best so far", {"color": INK}),
+        ("best of the repeat so far", {"color": INK}),
     ])  # fmt: skip
     return figure
+
+
+def _running_best(axes: Axes, points: Sequence[Point], colour: str) -> None:
+    """A step line for each repeat, and a faint line between two repeats."""
+    places = list(enumerate(points))
+    for repeat in dict.fromkeys(p.repeat for p in points):
+        own = [at for at, p in places if p.repeat == repeat]
+        best = [(at, p.best * 100) for at, p in places if at in own and p.best is not None]
+        axes.step(*_columns(best), where="post", color=colour)
+        if own[0]:
+            axes.axvline(own[0] - 0.5, color=GREY, linewidth=0.6, linestyle=":")
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in pairs], [y for _, y in pairs]
 
 
 PLOTS: dict[str, Callable[[Study], Drawn]] = {
@@ -227,7 +247,7 @@ def _axis(study: Study) -> str:
     return heading(study.metric)[0].lower() + heading(study.metric)[1:]
 
 
-def _window(points: Sequence[Point]) -> tuple[float, float]:
+def window(points: Sequence[Point]) -> tuple[float, float]:
     """Limits in percent that keep good trials apart: a few very bad ones stay below them."""
     values = sorted(p.value * 100 for p in points if p.value is not None) or [0.0, 100.0]
     finished = sorted(p.value * 100 for p in points if p.value and p.status == "finished")

@@ -15,7 +15,7 @@ WRITTEN = 10  # and up to so many have the shares in the cells
 
 
 def matrices(study: Study) -> dict[str, confusion.Matrix]:
-    """Counts [K, K] by model: the teacher's, and each method's confirmed best added up over seeds."""
+    """Counts [K, K] by model: the teacher's, and each method's recommended student's added up over seeds."""
     found: dict[str, confusion.Matrix] = {}
     taught = confusion.of_teacher(study)
     if taught is not None:

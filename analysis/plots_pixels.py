@@ -39,10 +39,10 @@ class Predictions:
 
 
 def predictions(study: Study) -> dict[str, Predictions]:
-    """What is kept of the teacher and of each method's confirmed best, by method (or "teacher")."""
+    """What is kept of the teacher and of each method's recommended student, by method (or "teacher")."""
     wanted = {"confirm-teacher": "teacher"}
     for method in study.methods:
-        for rows in study.confirming(study.chosen(method)).values():
+        for rows in study.runs(study.chosen(method)).values():
             wanted[rows[-1]["trial"]] = method
     found: dict[str, Predictions] = {}
     for name in study.storage.names("predictions", ".npz"):

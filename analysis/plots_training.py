@@ -1,4 +1,4 @@
-"""How the chosen trials were trained: losses, validation and learning rate by epoch."""
+"""How the recommended trials were trained: losses, validation and learning rate by epoch."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Series(NamedTuple):
 
 
 def series(study: Study, method: str, column: str) -> Series:
-    """A column of the trial that stands for a method; empty lists where there is none."""
+    """A column of the trial that a method recommends; empty lists where there is none."""
     trial = study.chosen(method)
     rows = study.curves.get(trial["trial"], []) if trial else []
     known = [(r["step"], value) for r in rows if (value := number(r, column)) is not None]
@@ -50,7 +50,7 @@ def draw_loss_components(study: Study) -> Figure | None:
     """A panel a method: the weighted sum and its terms, each as it is before it is weighted."""
     if not _any(study, list(LOSSES)):
         return None
-    title = f"{study.name}: training loss and its parts (best trial of each method)"
+    title = f"{study.name}: training loss and its parts (recommended trial of each method)"
     figure, panels = panels_of(study, title, "loss")
     drawn: list[float] = []
     for method, axes in panels.items():
@@ -66,7 +66,7 @@ def draw_loss_components(study: Study) -> Figure | None:
 
 
 def draw_all_losses(study: Study) -> Figure | None:
-    """A panel a loss: the methods' best trials in one picture."""
+    """A panel a loss: the methods' recommended trials in one picture."""
     shown = [column for column in LOSSES if _any(study, [column])]
     if not shown:
         return None
@@ -93,10 +93,10 @@ def draw_all_losses(study: Study) -> Figure | None:
 
 
 def draw_learning_rate(study: Study) -> Figure | None:
-    """The learning rate of each method's best trial at the end of each epoch."""
+    """The learning rate of each method's recommended trial at the end of each epoch."""
     if not _any(study, ["lr"]):
         return None
-    figure, axes = _single(f"{study.name}: learning rate (best trial of each method)")
+    figure, axes = _single(f"{study.name}: learning rate (recommended trial of each method)")
     for method in study.methods:
         _method(axes, study, method, series(study, method, "lr"))
     axes.set_ylabel("learning rate")
@@ -106,7 +106,7 @@ def draw_learning_rate(study: Study) -> Figure | None:
 
 
 def draw_validation_accuracy(study: Study) -> Figure | None:
-    """Validation accuracy of each method's best trial, with the baseline as a line."""
+    """Validation accuracy of each method's recommended trial, with the baseline as a line."""
     return None if study.metric == "val_miou" else _validation(study)
 
 
@@ -118,7 +118,9 @@ def draw_validation_miou(study: Study) -> Figure | None:
 def _validation(study: Study) -> Figure | None:
     if not _any(study, [study.metric]):
         return None
-    figure, axes = _single(f"{study.name}: {spoken(study.metric)} (best trial of each method)")
+    figure, axes = _single(
+        f"{study.name}: {spoken(study.metric)} (recommended trial of each method)"
+    )
     for method in study.methods:
         found = series(study, method, study.metric)
         _method(axes, study, method, Series(found.steps, [value * 100 for value in found.values]))

@@ -2,15 +2,16 @@
 
     python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR]
 
-writes report.md, table.csv, report.json, details.json, pictures and training logs below the first
-study, and kd_comparison_results.txt and pruning_comparison.csv where there is something to say; prints
-the main table and, as the last line, where the page is. Imports neither torch nor Ray.
+writes index.html, report.md, table.csv, table.tex, report.json, details.json, pictures and training logs
+below the first study, and kd_comparison_results.txt and pruning_comparison.csv where there is something to
+say; prints the main table and, as the last line, where the page is. Imports neither torch nor Ray.
 """
 
 import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
     """What report.json holds: three test accuracies (fractions, null where not confirmed) a family.
 
-    Where mIoU is the study's metric they are mIoU. The method with distillation is the one that is
-    best on validation in the search, of those that neither prune nor quantise where there are such.
+    Students' are means over repeats of the tuned methods. Where mIoU is the study's metric they are
+    mIoU. The method with distillation is the one whose winners are best on validation in the search, of
+    those that neither prune nor quantise where there are such.
     Studies that share a family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)
@@ -45,8 +47,7 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
     from analysis.lines import kd_winner
 
     def mean(method: str | None) -> float | None:
-        chosen = study.chosen(method) if method else None
-        summary = stats.summarise(study.confirmed(chosen).values())
+        summary = stats.summarise(study.tuned(method).values()) if method else None
         return summary.mean if summary else None
 
     taught = select.teacher(study.rows, "confirm")
@@ -59,8 +60,9 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
 
 def details(study: "Study") -> dict[str, Any]:
     """What details.json holds of a study: the numbers behind the page, fractions throughout."""
-    from analysis import lines, tables
+    from analysis import comparison, lines, tables
     from analysis.advice import advice, warnings
+    from analysis.verdicts import verdicts
 
     chosen = {method: study.chosen(method) for method in study.methods}
     return {
@@ -71,13 +73,20 @@ def details(study: "Study") -> dict[str, Any]:
             method: {
                 name: row[name]
                 for name in row
-                if name.startswith("config.") or name in (*tables.WEIGHTS, "trial", "number")
+                if name.startswith("config.")
+                or name in (*tables.WEIGHTS, "trial", "repeat", "number")
             }
             for method, row in chosen.items()
             if row
         },
-        f"{study.test_metric}_by_seed": {m: study.confirmed(row) for m, row in chosen.items()},
+        "repeats": study.repeats,
+        "openings": {"looks": study.looks, "evaluations": study.evaluations},
+        "methods": {name: asdict(found) for name, found in comparison.results(study).items()},
+        f"tuned_{study.test_metric}_by_seed": {
+            method: study.by_seed(method, "best") for method in study.methods
+        },
         "warnings": warnings(study),
+        "verdicts": verdicts(study),
         "advice": advice(study),
         "failures": [
             {name: row[name] for name in ("phase", "method", "trial", "epochs", "reason")}
@@ -89,50 +98,72 @@ def details(study: "Study") -> dict[str, Any]:
 
 
 def write(studies: Sequence["Study"], out: "Storage") -> None:
-    """Everything that the report consists of, into `out`; report.md last."""
+    """Everything that the report consists of, into `out`; index.html last."""
     import pandas as pd
 
-    from analysis import lines, tables_comparison, tables_compression
+    from analysis import escaping, latex, lines, tables_comparison, tables_compression
     from analysis.page import heading, section
+    from analysis.web.build import build, printed
+    from analysis.web.render import render
 
     several = len(studies) > 1
     names = " and ".join(study.name for study in studies)
-    page = [f"# Does distillation help? {names}"]
-    drawn: list[str] = []
-    beside = ["table.csv", "report.json", "details.json"]
+    page = [f"# Does distillation help? {escaping.markdown(names)}", *_incomparable(studies)]
+    drawn: list[dict[str, bytes]] = []
+    beside = ["table.csv", "table.tex", "report.json", "details.json"]
     for at, study in enumerate(studies):
         mark = f"-{at + 1}" if several else ""
         pictures = _pictures(study, out, mark)
-        drawn += pictures
+        drawn.append(pictures)
         beside += _files(out, {
             f"kd_comparison_results{mark}.txt": tables_comparison.text(study),
             f"pruning_comparison{mark}.csv": tables_compression.pruning_csv(study),
         })  # fmt: skip
         beside += _logs(study, out.at(f"logs{mark}"), f"logs{mark}")
         page += [heading(study.name, 2)] if several else []
-        page.append(section(study, pictures=pictures, level=3 if several else 2))
-    _forget(out, drawn)
-    table = pd.concat([lines.raw(study) for study in studies])
+        page.append(section(study, pictures=list(pictures), level=3 if several else 2))
+    _forget(out, [name for pictures in drawn for name in pictures])
+    table = pd.concat([lines.raw(study) for study in studies]).map(escaping.csv)
     out.write("table.csv", table.to_csv(index=False).encode())
+    found = [table for study in studies for table in printed(study, named=several)]
+    out.write("table.tex", latex.document(found).encode())
     out.write("report.json", _json(accuracies(studies)))
     out.write("details.json", _json([details(study) for study in studies]))
     page.append(f"Beside this page: {', '.join(f'[{name}]({name})' for name in beside)}.")
     out.write("report.md", ("\n\n".join(page) + "\n").encode())
+    whole = build(studies, pictures=drawn, files=["report.md", *beside])
+    out.write("index.html", render(whole).encode())
 
 
-def _pictures(study: "Study", out: "Storage", mark: str) -> list[str]:
-    """Draw what a study has data for; the names of the files."""
-    from analysis import drawing, plots
+def _incomparable(studies: Sequence["Study"]) -> list[str]:
+    """A warning where studies on one page are measured by different metrics."""
+    from analysis.cells import spoken
 
-    names = []
-    for kind, draw in plots.PLOTS.items():
-        drawn = draw(study)
-        several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
-        for which, figure in several.items():
-            name = f"{kind}-{which}{mark}.png" if which else f"{kind}{mark}.png"
-            out.write(name, drawing.png(figure))
-            names.append(name)
-    return names
+    metrics = dict.fromkeys(spoken(study.test_metric) for study in studies)
+    if len(metrics) < 2:
+        return []
+    return [
+        f"> **The studies are measured by {' and '.join(metrics)}: their numbers cannot be compared.**"
+    ]
+
+
+def _pictures(study: "Study", out: "Storage", mark: str) -> dict[str, bytes]:
+    """Draw what a study has data for and write it; the files by name."""
+    import matplotlib
+
+    from analysis import drawing, escaping, plots
+
+    found = {}
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+        for kind, draw in plots.PLOTS.items():
+            drawn = draw(study)
+            several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
+            for which, figure in several.items():
+                part = f"-{escaping.file_name(which)}" if which else ""
+                name = f"{kind}{part}{mark}.png"
+                found[name] = drawing.png(figure)
+                out.write(name, found[name])
+    return found
 
 
 def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
@@ -172,11 +203,13 @@ def _json(value: Any) -> bytes:
 
 def run(addresses: Sequence[str], out: str | None) -> None:
     """Load, write, print: the main tables and where the page is on stdout, warnings on stderr."""
-    from analysis.advice import confirm_command, is_confirmed, warnings
+    from analysis.advice import warnings
     from analysis.cells import markdown
+    from analysis.commands import confirm_command
     from analysis.load import load
     from analysis.page import extra
-    from analysis.tables import main_table
+    from analysis.tables_methods import main_table
+    from analysis.verdicts import is_confirmed
     from tune_kd.storage import Storage
 
     if len(set(addresses)) < len(addresses):
@@ -201,8 +234,8 @@ def run(addresses: Sequence[str], out: str | None) -> None:
 def _shown(folder: "Storage") -> str:
     """The page's path, relative where it lies below the working directory."""
     if folder.local is None:
-        return folder.at("report.md").uri
-    path, here = folder.local / "report.md", Path.cwd()
+        return folder.at("index.html").uri
+    path, here = folder.local / "index.html", Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 

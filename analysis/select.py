@@ -1,11 +1,11 @@
-"""Which trial stands for a method: pure functions of rows, chosen on validation and never on test.
+"""Rows by what they are: trials of a phase, teacher, textbook setting, roles, sizes. Pure functions.
 
-Rows are those of `tune_kd.results.read_trials`. Only finished trials are ranked: a stopped trial's
-number comes from fewer epochs.
+Rows are those of `tune_kd.results.read_trials`. Which trial stands for a method is decided in
+tune_kd/selection.py, on validation and never on test.
 """
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tune_kd.results import Row, ranked
 
@@ -46,69 +46,29 @@ def best(
     return ranked(rows, method, metric=metric)[:top]
 
 
-def textbook(rows: Iterable[Row], method: str) -> Row | None:
-    """A method's finished textbook trial (its number 0); None where there is none."""
-    return next(
-        (
-            row
-            for row in trials(rows, "search", method)
-            if row.get("origin") == "textbook" and row["status"] == "finished"
-        ),
-        None,
-    )
-
-
-def winner(
-    firsts: Sequence[Row], *, metric: str = "val_accuracy", barred: Container[str] = frozenset()
-) -> Row | None:
-    """Of the trials that stand for several methods the best, ties by validation loss; None of none.
-
-    Those that are `barred` count only where there is no other.
-    """
-    allowed = [row for row in firsts if row["trial"] not in barred] or firsts
-
-    def rank(row: Row) -> tuple[float, float]:
-        loss = number(row, "val_loss")
-        return row[metric], -math.inf if loss is None else -loss
-
-    return max(allowed, key=rank, default=None)
-
-
-def confirmed(
-    rows: Iterable[Row], source: str, *, metric: str = "test_accuracy"
-) -> dict[int, float]:
-    """What confirming the search trial `source` gave, by seed; empty where it was not confirmed."""
-    values = {
-        row["seed"]: number(row, metric)
-        for row in trials(rows, "confirm")
-        if row.get("source") == source and row["status"] == "finished"
+def textbooks(rows: Iterable[Row], method: str) -> dict[int, Row]:
+    """The finished textbook trial (number 0) of each repeat of a method, by repeat."""
+    found = {
+        row["repeat"]: row
+        for row in trials(rows, "search", method)
+        if row.get("origin") == "textbook" and row["status"] == "finished"
     }
-    return {seed: value for seed, value in sorted(values.items()) if value is not None}
+    return dict(sorted(found.items()))
 
 
-def chosen(
-    rows: Sequence[Row],
-    method: str,
-    *,
-    metric: str = "val_accuracy",
-    barred: Container[str] = frozenset(),
-) -> Row | None:
-    """The search trial that stands for a method in the tables.
+def roles(row: Mapping[str, object]) -> set[str]:
+    """What a confirming run is a run of: its repeat's best, the textbook setting, the recommended.
 
-    Of the trials confirmed as its best, the one that is best on validation; where none is, the best of the
-    search; of both first those that are not `barred` (that keep the study's constraints). None where no
-    trial has finished.
+    >>> sorted(roles({"origin": "best+textbook, begun from a file"}))
+    ['best', 'textbook']
     """
-    as_best = {
-        row["source"]
-        for row in trials(rows, "confirm", method)
-        if "best" in (row.get("origin") or "") and row["status"] == "finished"
-    }
-    ranked = best(rows, method, top=len(rows), metric=metric)
-    tested = [row for row in ranked if row["trial"] in as_best]
-    tested.sort(key=lambda row: row["trial"] in barred)
-    allowed = [row for row in ranked if row["trial"] not in barred]
-    return next(iter([*tested, *allowed, *ranked]), None)
+    return set(str(row.get("origin") or "").split(",")[0].split("+")) - {""}
+
+
+def values(runs: Mapping[int, Row], metric: str) -> dict[int, float]:
+    """A metric by seed, of the runs that have it."""
+    found = {seed: number(row, metric) for seed, row in runs.items()}
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:

@@ -16,44 +16,30 @@ from analysis import (
     tables_comparison,
     tables_compression,
     tables_front,
+    tables_methods,
+    tables_parameters,
 )
-from analysis.cells import NONE, Table, gap, heading, label, latency, mean_sd, metric, plain
+from analysis.cells import NONE, Table, counted, heading, label, latency, mean_sd, metric, plain
+from analysis.comparison import rung_correlation
+from analysis.costs import TeacherCost, teacher_cost
 from analysis.lines import lines
 from analysis.load import Study
 from analysis.select import number
-from tune_kd.metrics import METRICS, shown
+from tune_kd.metrics import METRICS
 from tune_kd.results import STATUSES, Row
 
 WEIGHTS = ("alpha", "beta", "gamma", "temperature")
 FAILURES_SHOWN = 20
 
 
-def main_table(study: Study) -> Table:
-    """Teacher, baseline and methods: the test metric, difference, parameters, latency."""
-    found = [
-        {
-            "Method": label(line.method),
-            f"{heading(study.test_metric)}, mean ± sd (n)": mean_sd(line.test),
-            "Difference to baseline, pp [95 %]": gap(
-                line.difference,
-                pairs=bool(line.difference and line.test and line.difference.n != line.test.n),
-            ),
-            "Parameters": metric(line.footprint, "num_params"),
-            "Latency, ms": latency(line.footprint),
-        }
-        for line in lines(study)
-    ]
-    return METRICS[study.test_metric].heading, pd.DataFrame(found)
-
-
 def validation(study: Study) -> Table:
-    """Each method's best trial on validation: what there is before anything is confirmed."""
+    """The winners of each method on validation: what there is before anything is confirmed."""
     found = [
         {
             "Method": label(line.method),
-            f"{heading(study.metric)} (n = 1, chosen on this split)": NONE
-            if line.validation is None
-            else shown(study.metric, line.validation),
+            f"{heading(study.metric)}, mean ± sd (n repeats), each chosen on this split": mean_sd(
+                line.validation
+            ),
         }
         for line in lines(study)
     ]
@@ -72,54 +58,36 @@ def configuration(study: Study) -> Table:
         if row is None:
             continue
         fixed = study.manifest["methods"][method].get("fixed", {})
-        cells = {"Method": label(method), "Trial": str(row["number"])}
-        cells["Validation, % (n = 1)"] = metric(row, study.metric)
+        cells = {"Method": label(method), "Trial": str(row["trial"])}
+        cells["Validation that chose it, % (n = 1)"] = metric(row, study.metric)
         cells |= {name: plain(row[name]) for name in WEIGHTS}
         cells |= {f"{name}/alpha": _ratio(row[name], row["alpha"]) for name in ("beta", "gamma")}
         for name in names:
             value, short = row.get(name), name.removeprefix("config.")
             cells[short] = plain(fixed.get(short) if value is None else value)
         found.append(cells)
-    return "Best configuration of each method", pd.DataFrame(found)
+    return "Recommended configuration of each method", pd.DataFrame(found)
 
 
 def _ratio(weight: float | None, alpha: float | None) -> str:
     return plain(weight / alpha) if alpha and weight is not None else NONE
 
 
-def tuning(study: Study) -> Table:
-    """What tuning bought: best minus textbook, paired by seed, on test."""
-    found = []
-    for method in study.methods:
-        best, book = study.chosen(method), select.textbook(study.rows, method)
-        same = best is not None and book is not None and best["trial"] == book["trial"]
-        tested = stats.summarise(study.confirmed(book).values())
-        change = stats.paired(study.confirmed(best), study.confirmed(book))
-        found.append(
-            {
-                "Method": label(method),
-                "Textbook, validation % (n = 1)": metric(book, study.metric),
-                "Best, validation % (n = 1)": metric(best, study.metric),
-                "Textbook, test %": mean_sd(tested),
-                "Best, test %": mean_sd(stats.summarise(study.confirmed(best).values())),
-                "Best - textbook, test pp [95 %]": "0 (the textbook setting is the best)"
-                if same
-                else gap(change),
-            }
-        )
-    return "What tuning bought", pd.DataFrame(found)
-
-
 def search_summary(study: Study) -> Table:
-    """Trials by status, epochs and time of the teacher, of each method, and of confirming."""
+    """Trials by status, epochs and time of the teacher, of each method, and of confirming.
+
+    The last column is the rank correlation of validation at the first rung with that at the end.
+    """
     found = []
+    methods = {label(method): method for method in study.methods}
     groups = {"teacher": select.trials(study.rows, "teach", "")}
     for m in study.methods:
         groups[f"{label(m)}: first stages, shared"] = select.trials(study.rows, "teach", m)
         groups[label(m)] = select.trials(study.rows, "search", m)
+    groups["re-evaluating, all"] = select.trials(study.rows, "reevaluate")
     groups["confirming, all"] = [r for r in select.trials(study.rows, "confirm") if r["method"]]
     for name, rows in groups.items():
-        if not rows and name not in map(label, study.methods):
+        if not rows and name not in methods:
             continue
         counts = Counter(row["status"] for row in rows)
         seconds = sum(number(row, "seconds") or 0 for row in rows)
@@ -131,9 +99,16 @@ def search_summary(study: Study) -> Table:
                 "Epochs": f"{sum(row['epochs'] or 0 for row in rows):,}",
                 "Seconds": f"{seconds:,.0f}",
                 "Hours": f"{seconds / 3600:.2f}",
+                "First rung and end": _rung(study, methods.get(name, "")),
             }
         )
     return "Search", pd.DataFrame(found)
+
+
+def _rung(study: Study, method: str) -> str:
+    """Spearman's correlation of the first rung with the end."""
+    found = rung_correlation(study, method) if method else None
+    return f"{found.value:+.2f} (n = {found.n})" if found else NONE
 
 
 def teacher(study: Study) -> Table:
@@ -152,9 +127,29 @@ def teacher(study: Study) -> Table:
         "Parameters": metric(size, "num_params"),
         "Size, MB": metric(size, "size_mb"),
         "Latency, ms": latency(size),
+        **_cost(teacher_cost(study)),
         "Fingerprint": study.manifest.get("teacher_model") or NONE,
     }
     return "Teacher", _facts(facts)
+
+
+def _cost(cost: TeacherCost | None) -> dict[str, str]:
+    """What the teacher cost, and from how many students on it pays."""
+    if cost is None:
+        return {}
+    found = {}
+    if cost.students is not None:
+        found["As long as"] = (
+            f"{cost.students:.1f} trainings of the plain student ({cost.student_s:,.0f} s, the mean of its "
+            "finished trials)"
+        )
+    if cost.pays_from is not None:
+        found["Pays"] = (
+            f"from {counted(cost.pays_from, 'student')} on: the teacher once and {cost.textbook_s:,.0f} s for each "
+            f"at a textbook setting, against {cost.search_s:,.0f} s for each for one whole search of the "
+            "baseline; this counts time, not accuracy"
+        )
+    return found
 
 
 def failures(study: Study) -> Table:
@@ -187,6 +182,8 @@ def provenance(study: Study) -> Table:
         "Task": f"{known.get('task')}, {plain(images.get('num_classes'))} classes",
         "Images": f"{plain(known.get('num_train'))} training, "
         f"{plain(known.get('num_val'))} validation",
+        "Validation rule": known.get("validation_rule"),
+        "Repeats, trials of each": f"{study.repeats}, {study.trials_per_repeat}",
         "Data hash": images.get("train_hash"),
         "Teacher, student": f"{known.get('teacher')}, {known.get('student')}",
         "Seed of the search": known.get("seed"),
@@ -221,32 +218,34 @@ def _distinct(rows: Iterable[Row], name: str) -> list[str]:
 
 
 def confirmed_trials(study: Study) -> Table:
-    """Every trial that was confirmed, in the order of validation."""
+    """Every search trial that was confirmed, by method and repeat, in each of its roles."""
     found = []
     for method in study.methods:
-        sources = {
-            row["source"]: row["origin"] for row in select.trials(study.rows, "confirm", method)
-        }
-        ranked = select.best(study.rows, method, top=len(study.rows), metric=study.metric)
-        found += [
-            {
-                "Method": label(method),
-                "Trial": str(row["number"]),
-                "Confirmed as": sources[row["trial"]],
-                "Validation, % (n = 1)": metric(row, study.metric),
-                "Test, %": mean_sd(stats.summarise(study.confirmed(row).values())),
-            }
-            for row in ranked
-            if row["trial"] in sources
-        ]
+        trials = select.trials(study.rows, "search", method)
+        for row in sorted(trials, key=lambda r: (r["repeat"], r["number"])):
+            for role in ("best", "textbook", "recommended"):
+                values = {s: rows[-1] for s, rows in study.runs(row, role).items()}
+                if values:
+                    tested = select.values(values, study.test_metric)
+                    found.append(
+                        {
+                            "Method": label(method),
+                            "Repeat": str(row["repeat"]),
+                            "Trial": str(row["number"]),
+                            "Confirmed as": role,
+                            "Validation, % (n = 1)": metric(row, study.metric),
+                            "Test, % (n seeds)": mean_sd(stats.summarise(tested.values())),
+                        }
+                    )
     return "Confirmed trials", pd.DataFrame(found)
 
 
 def top_trials(study: Study) -> Table:
-    """The five best finished trials of each method on validation."""
+    """The five best finished trials of each method on validation, over all repeats."""
     found = [
         {
             "Method": label(method),
+            "Repeat": str(row["repeat"]),
             "Trial": str(row["number"]),
             "Origin": row["origin"],
             "Validation, % (n = 1)": metric(row, study.metric),
@@ -259,10 +258,14 @@ def top_trials(study: Study) -> Table:
 
 
 TABLES: dict[str, Callable[[Study], Table]] = {
-    "main": main_table,
+    "main": tables_methods.main_table,
     "validation": validation,
     "configuration": configuration,
-    "tuning": tuning,
+    "tuning": tables_methods.tuning,
+    "use": tables_methods.use,
+    "curse": tables_methods.curse,
+    "importance": tables_parameters.importance,
+    "robust": tables_parameters.robust,
     "search": search_summary,
     "teacher": teacher,
     "failures": failures,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import confusion, select, stats
-from analysis.cells import NONE, Table, gap, label, markdown, mean_sd, points, short
+from analysis.cells import NONE, Table, gap, label, mean_sd, noted, points, short
 from analysis.lines import kd_winner
 from analysis.load import Study
 from analysis.select import BASELINE, number
@@ -20,29 +20,33 @@ SAID = (
     "which student and teacher predict the same class. Class similarity: Spearman's correlation "
     "between the mistakes of student and teacher (each pair of true and wrong class, as a share of "
     "the true one): it says whether they confuse the same classes, not why, and not that the teacher "
-    "is the cause. Differences are to the baseline, paired by seed, with a 95 % interval."
+    "is the cause. Differences are to the tuned baseline, repeat by repeat, with a 95 % interval that is "
+    "not adjusted for how many there are, and does not hold the choice of test {places}."
 )
 LONG, SHOWN = 20, 10  # more classes than this: so many of the best and of the worst changes
 
 
 def qualities(study: Study, method: str, name: str) -> dict[int, float]:
-    """A confirmed method's calibration error, agreement or class similarity, by seed."""
+    """A tuned method's calibration error, agreement or class similarity by repeat, mean over its seeds."""
     if name != "similarity":
-        return study.confirmed(study.chosen(method), name)
+        return study.tuned(method, name)
     teacher = confusion.of_teacher(study)
     if teacher is None:
         return {}
-    found = {
-        seed: confusion.similarity(cells, teacher)
-        for seed, cells in confusion.of_method(study, method).items()
-    }
-    return {seed: value for seed, value in found.items() if value is not None}
+    found = {}
+    for repeat, runs in study.runs_by_repeat(method, "best").items():
+        known = [cells for row in runs.values() if (cells := confusion.matrix(row)) is not None]
+        likeness = [confusion.similarity(cells, teacher) for cells in known]
+        values = stats.summarise(value for value in likeness if value is not None)
+        if values:
+            found[repeat] = values.mean
+    return found
 
 
 def calibration(study: Study) -> Table:
     """The test metric, calibration error, agreement and class similarity, each with its difference."""
     title = "Calibration and likeness to the teacher (test split)"
-    methods = [m for m in study.methods if study.confirmed(study.chosen(m))]
+    methods = [m for m in study.methods if study.tuned(m)]
     values = {(m, name): qualities(study, m, name) for m in methods for _, name, _ in QUALITIES}
     if not any(values.values()):
         return title, ""
@@ -58,7 +62,7 @@ def calibration(study: Study) -> Table:
     ]
     sentences = []
     for method in methods:
-        tested = stats.summarise(study.confirmed(study.chosen(method)).values())
+        tested = stats.summarise(study.tuned(method).values())
         row = {"Method": label(method), column: mean_sd(tested)}
         said = []
         for heading, name, scale in QUALITIES:
@@ -71,12 +75,10 @@ def calibration(study: Study) -> Table:
                     said.append(f"{_first(heading)}: {_direction(change)}")
         rows.append(row)
         if said:
-            sentences.append(f"- **{method}** against the baseline: {'; '.join(said)}.")
+            sentences.append(f"**{method}** against the baseline: {'; '.join(said)}.")
     frame = pd.DataFrame(rows).fillna(NONE)
     note = SAID.format(places="pixels" if study.dense else "images")
-    return title, "\n\n".join(
-        [markdown(frame), note, *(["\n".join(sentences)] if sentences else [])]
-    )
+    return title, noted(frame, note, items=sentences)
 
 
 def _of_teacher(error: float | None) -> dict[str, str]:
@@ -89,15 +91,19 @@ def _first(heading: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _direction(change: stats.Difference) -> str:
-    words = {"helps": "higher", "hurts": "lower", "no evidence": "no evidence of a difference"}
-    return words.get(change.verdict, "too few seeds to say")
+def _direction(change: stats.Estimate) -> str:
+    """On which side of 0 the whole interval lies."""
+    if change.n < stats.MIN_REPEATS or change.low is None or change.high is None:
+        return "too few repeats to say"
+    if change.low > 0:
+        return "higher"
+    return "lower" if change.high < 0 else "not settled"
 
 
 def classes(study: Study) -> Table:
-    """Each class: teacher, baseline and the best method with distillation, means over seeds.
+    """Each class: teacher, and the students that the baseline and the best method with distillation recommend.
 
-    Accuracy, or intersection over union where every pixel has a label. Of more than twenty classes
+    Means over seeds of accuracy, or intersection over union where every pixel has a label. Of more than twenty classes
     the ten that gained most and the ten that lost most.
     """
     what = "IoU" if study.dense else "accuracy"
@@ -128,8 +134,10 @@ def classes(study: Study) -> Table:
     elif size > LONG:
         frame = frame.head(LONG)
         title = f"{title[:-1]}; of {size} the first {LONG})"
-    note = "Means over n seeds; single classes were not tested for differences."
-    return title, f"{markdown(frame)}\n\n{note}"
+    note = (
+        "Recommended students, means over n seeds; single classes were not tested for differences."
+    )
+    return title, noted(frame, note)
 
 
 def _mean(study: Study, matrices: list[confusion.Matrix]) -> confusion.Floats:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import select, stats
-from analysis.cells import NONE, Table, markdown, mean_sd, metric, ratio, short, times
+from analysis.cells import NONE, Table, mean_sd, metric, noted, ratio, short, times
 from analysis.lines import Line, kd_winner, lines
 from analysis.load import Study
 from analysis.select import BASELINE, number
@@ -56,7 +56,7 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 
 def fraction(summary: stats.Summary | None) -> str:
-    """Four decimals of a fraction; spread and n where there are several seeds.
+    """Four decimals of a fraction; spread and n where there are several repeats.
 
     >>> fraction(stats.Summary(mean=0.6245, sd=None, n=1))
     '0.6245'
@@ -90,12 +90,12 @@ def speed(row: Row | None) -> str:
 
 
 def _improvement(study: Study, line: Line) -> str:
-    """Absolute, in percent of the baseline's value on the same seeds, and the interval if any."""
+    """Absolute, in percent of the baseline's value in the same repeats, and the interval if any."""
     change = line.difference
     assert change is not None
-    baseline = study.confirmed(study.chosen(BASELINE))
-    common = baseline.keys() & study.confirmed(study.chosen(line.method)).keys()
-    level = sum(baseline[seed] for seed in common) / len(common)
+    baseline = study.tuned(BASELINE)
+    common = baseline.keys() & study.tuned(line.method).keys()
+    level = sum(baseline[repeat] for repeat in common) / len(common)
     share = f" ({change.mean / level * 100:+.2f}%)" if level else ""
     text = f"{change.mean:+.4f}{share}"
     if change.low is None or change.high is None:
@@ -110,9 +110,8 @@ def comparison(study: Study) -> Table:
     if found is None:
         return title, ""
     frame = pd.DataFrame(found.rows, columns=list(found.columns))
-    items = "\n".join(f"- {method}: {text}" for method, text in found.improvements)
-    block = f"\n\n{IMPROVEMENTS}:\n\n{items}" if items else ""
-    return title, markdown(frame) + block
+    items = [f"{method}: {text}" for method, text in found.improvements]
+    return title, noted(frame, *([f"{IMPROVEMENTS}:"] if items else []), items=items)
 
 
 def text(study: Study) -> bytes | None:

@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from analysis import select, stats
-from analysis.cells import NONE, Table, latency, markdown, mean_sd, metric, ratio, short, times
+from analysis import escaping, select, stats
+from analysis.cells import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
 from analysis.compressing import Change, change, quantised, sizes, stages_of
 from analysis.lines import is_compressed, kd_winner
 from analysis.load import Study
@@ -20,10 +20,11 @@ CSV_COLUMNS = (
     "size_mb_after", "top1_before", "top1_after", "inference_ms_after", "split",
 )  # fmt: skip
 COMPILED = "compiled_latency_ms"
+STUDENTS = "Of each method the recommended student, mean ± sd over n seeds."
 
 
 def quantisation(study: Study) -> Table:
-    """Teacher, float students and int8 students: accuracy, size, compiled latency; test split."""
+    """Teacher, float and int8 students as recommended: accuracy, size, compiled latency; test split."""
     title = "Quantisation (test split)"
     kinds = {method: kind for method in study.methods if (kind := quantised(study, method))}
     if not kinds:
@@ -61,7 +62,7 @@ def quantisation(study: Study) -> Table:
         for name, test, foot in rows
     ]
     about = _about_time(study, [foot for *_, foot in rows])
-    return title, f"{markdown(pd.DataFrame(cells))}\n\n{about}"
+    return title, noted(pd.DataFrame(cells), about)
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
@@ -71,6 +72,7 @@ def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None,
 
 
 def _tested(study: Study, method: str) -> stats.Summary | None:
+    """The recommended student over the seeds that all have in common."""
     return stats.summarise(study.confirmed(study.chosen(method)).values())
 
 
@@ -98,7 +100,7 @@ def _about_time(study: Study, feet: list[Row | None]) -> str:
     named = {foot["device"] for foot in feet if foot and foot.get("device")}
     cpu = known.get("cpu") or "the CPU of a worker"
     devices = sorted({name if name.startswith("cpu") else cpu for name in named})
-    text = "Inference time: one image, every network compiled" + (
+    text = f"{STUDENTS} Inference time: one image, every network compiled" + (
         f", on {', '.join(devices)}." if devices else "."
     )
     if lacking:
@@ -108,7 +110,7 @@ def _about_time(study: Study, feet: list[Row | None]) -> str:
 
 
 def pruning(study: Study) -> Table:
-    """Teacher, baseline, distilled student, and each pruning method before and after; test split."""
+    """Teacher, and the recommended students: plain, distilled, and around pruning; test split."""
     title = "Pruning (test split)"
     changes = {m: found for m in study.methods if (found := change(study, m, "Prune"))}
     if not changes:
@@ -128,13 +130,13 @@ def pruning(study: Study) -> Table:
         rows.append(
             _line(study, f"{method}, after", found.after, foot, only_zeros=found.only_zeros)
         )
-    note = "Compression: the teacher's parameters divided by the model's."
+    note = f"{STUDENTS} Compression: the teacher's parameters divided by the model's."
     if any(found.only_zeros for found in changes.values()):
         note += (
             " Magnitude pruning sets weights to zero and keeps the shape: there parameters are those "
             "that are not zero, and FLOPs count the zeros."
         )
-    return title, f"{markdown(pd.DataFrame(rows))}\n\n{note}"
+    return title, noted(pd.DataFrame(rows), note)
 
 
 def _line(
@@ -161,13 +163,13 @@ def pruning_csv(study: Study) -> bytes | None:
     found = []
     for method in study.methods:
         ended = select.trials(study.rows, "search", method)
-        for trial in sorted(ended, key=lambda row: row["number"]):
+        for trial in sorted(ended, key=lambda row: (row["repeat"], row["number"])):
             rows = study.stages[trial["trial"]]
             if trial["status"] != "finished" or not select.compresses(rows, "Prune"):
                 continue
             around = select.around(rows, "Prune", shared=study.shared(method))
             found.append(_experiment(study, trial, around, split="val"))
-            for stages in study.confirming(trial).values():
+            for stages in study.runs(trial).values():
                 around = select.around(stages, "Prune", shared=study.given("confirm"))
                 found.append(_experiment(study, trial, around, split="test"))
     if not found:
@@ -175,7 +177,7 @@ def pruning_csv(study: Study) -> bytes | None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows([{k: escaping.csv(v) for k, v in row.items()} for row in found])
     return buffer.getvalue().encode()
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import select, stats
-from analysis.cells import NONE, Table, heading, label, latency, markdown, mean_sd, metric, spoken
+from analysis.cells import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
 from analysis.load import Study
 from tune_kd import fronts
 from tune_kd.results import Row
@@ -42,18 +42,19 @@ def front(study: Study) -> Table:
             f" Constraints: {', '.join(map(str, study.constraints))}; trials that break one are listed "
             "where they would be on the front without it."
         )
-    return title, f"{markdown(frame)}\n\n{note}"
+    return title, noted(frame, note)
 
 
 def _line(study: Study, trial: Row) -> dict[str, str]:
     broken = fronts.broken(trial, study.constraints)
     bound = [c.name for c in study.constraints]
     names = dict.fromkeys([*study.objectives, *bound])
-    cells = {"Method": label(trial["method"]), "Trial": str(trial["number"])}
+    cells = {"Method": label(trial["method"]), "Trial": str(trial["trial"])}
     cells |= {heading(n): metric(trial, n) for n in names if n != "latency_ms"}
     cells["Latency, ms"] = latency(trial)
     if study.constraints:
         cells["Allowed"] = f"no: {', '.join(map(str, broken))}" if broken else "yes"
-    tested = stats.summarise(study.confirmed(trial).values())
+    runs = {seed: stages[-1] for seed, stages in study.runs(trial).items()}
+    tested = stats.summarise(select.values(runs, study.test_metric).values())
     cells[heading(study.test_metric)] = mean_sd(tested) if tested else NONE
     return cells

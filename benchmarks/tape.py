@@ -92,6 +92,7 @@ def recipe_of(given: Any, decoded: Decoded) -> Recipe:
         num_classes=len(decoded.class_names),
         mean=common.MEAN,
         std=common.STD,
+        view_seed=SEED,
     )
     return Recipe(images=images, student=given.student, teacher=given.teacher, stages=(stage,))
 
@@ -118,7 +119,7 @@ class Bench:
     def tape(self, cache: Path) -> teacher.Tape:
         """A tape below a folder."""
         there = replace(self._site, cache=cache)
-        return site.teacher_tape(self.recipe, self.frozen, self.fold, seed=SEED, site=there)
+        return site.teacher_tape(self.recipe, self.frozen, self.fold, site=there)
 
     def live(self) -> Live:
         """The teacher itself."""
@@ -134,6 +135,7 @@ class Bench:
             number=0,
             first_step=0,
             seed=SEED,
+            view_seed=SEED,
             fold=fold,
             compute=self.recipe.compute,
             teacher=None,  # neither side checks the teacher's weights at the end

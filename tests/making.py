@@ -80,6 +80,7 @@ def digits(**changes: Any) -> Images:
         size=(8, 8),
         mean=(0.3,),
         std=(0.4,),
+        val_share=0.1,
         pad=1,
         flip=False,
     )

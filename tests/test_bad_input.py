@@ -161,6 +161,7 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
         (["--trials", 0], ("--trials", "at least 1", "0")),
         (["--trials", -3], ("--trials", "at least 1", "-3")),
         (["--trials", "many"], ("--trials", "whole number", "'many'")),
+        (["--repeats", 0], ("--repeats", "at least 1", "0")),
         (["--epochs", -1], ("--epochs", "at least 1", "-1")),
         (["--epochs", 0], ("--epochs", "at least 1", "0")),
         (["--epochs", 1.5], ("--epochs", "whole number", "'1.5'")),
@@ -428,8 +429,32 @@ def test_a_study_of_something_else_shows_the_difference(known, change, says):
 
 def test_fewer_trials_than_the_study_has(known):
     asked = json.loads((known / "manifest.json").read_text())
-    (known / "manifest.json").write_text(json.dumps(asked | {"trials": 8}))
-    digits(*SAME, "--resume", says=("8 trials", "only be raised"))
+    more = {"trials": 8, "trials_per_repeat": 2}
+    (known / "manifest.json").write_text(json.dumps(asked | more))
+    digits(*SAME, "--resume", says=("1 repeat of 8 trials", "--trials", "only be raised"))
+
+
+def test_fewer_repeats_than_the_study_has(known):
+    asked = json.loads((known / "manifest.json").read_text())
+    more = {"trials": 60, "trials_per_repeat": 5, "repeats": 3}
+    (known / "manifest.json").write_text(json.dumps(asked | more))
+    same = ("--epochs", 3, "--trials", 60, "--resume")
+    digits(*same, "--repeats", 2, says=("3 repeats of 20 trials", "--repeats", "only be raised"))
+
+
+def test_more_repeats_than_the_trials_suffice_for(known):
+    says = ("began with 1 trials for each method", "a repeat needs 5", "--name", "--trials 60")
+    digits(*SAME, "--resume", "--repeats", 3, says=says)
+    digits(*SAME, "--resume", "--trials", 12, says=("a repeat needs 5", "--trials 60"))
+    new = ("--name", "new", "--methods", "no_kd", "response", "--trials", 24)
+    says = ("--repeats 3", "24 trials are 12 for each of 2 methods", "--repeats 2 or --trials 30")
+    digits(*new, "--repeats", 3, says=says)
+    digits(*new, "--repeats", 3, "--resume", says=says)  # of a study that is not there yet
+    digits(*new, "--repeats", 3, "--dry-run", says=says)
+
+
+def test_repeats_are_no_field_that_is_set():
+    digits("--set", "repeats=3", says=("--set repeats=3", "write --repeats 3"))
 
 
 def test_a_study_of_another_space(known):

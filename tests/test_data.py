@@ -36,7 +36,8 @@ def test_a_split_is_stratified_disjoint_and_complete():
     labels = np.repeat(np.arange(3), [100, 40, 7])
     train, validation = data.split(_labelled(labels), seed=1)
     assert sorted([*train, *validation]) == list(range(147))
-    assert np.bincount(labels[validation]).tolist() == [10, 4, 2]
+    # 44 of 147 images, by largest remainder of 29.9, 12.0 and 2.1
+    assert np.bincount(labels[validation]).tolist() == [30, 12, 2]
     assert train.dtype == validation.dtype == np.int64
     assert train.tolist() == sorted(train)
     assert validation.tolist() == sorted(validation)
@@ -86,13 +87,51 @@ def test_a_class_of_three_images_cannot_be_split():
         data.split(_labelled(np.repeat(np.arange(2), [30, 3])))
 
 
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [
+        (10, 3), (100, 30), (1257, 377), (6666, 1999), (6667, 2000), (10_000, 2000), (20_000, 2000),
+        (20_009, 2000), (20_010, 2001), (50_000, 5000), (1_281_167, 128_116),
+    ],
+)  # fmt: skip
+def test_how_many_are_held_out(images, size):
+    assert data.validation_size(images) == size
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.1, 100), (0.3, 300), (0.5, 500), (0.0005, 0)])
+def test_a_share_may_be_given(share, size):
+    assert data.validation_size(1000, share=share) == size
+
+
+@pytest.mark.parametrize("limit", [0, 300, 1999])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5])
+def test_every_class_is_held_out_in_proportion(limit, share):
+    counts = np.array([1200, 500, 250, 50])
+    labels = np.repeat(np.arange(4), counts)
+    train, validation = data.split(_labelled(labels), limit=limit, share=share)
+    taken = limit or 2000
+    assert len(train) + len(validation) == taken
+    assert len(validation) == data.validation_size(taken, share=share)
+    exact = len(validation) * counts / 2000
+    assert np.abs(np.bincount(labels[validation]) - exact).max() <= 1.5  # rounded twice
+    again = data.split(_labelled(labels), limit=limit, share=share)[1]
+    assert again.tolist() == validation.tolist()
+
+
+def test_of_a_small_share_each_class_has_two_images_all_the_same():
+    labels = np.arange(1000) % 10
+    train, validation = data.split(_labelled(labels), share=0.001)
+    assert np.bincount(labels[validation]).tolist() == [2] * 10
+    assert len(train) == 980
+
+
 # Dense images, and validation images of the data set's own
 
 
 def test_dense_images_are_split_at_random_by_the_seed():
     decoded = made_images.scenes(40)
     train, validation = data.split(decoded, seed=1)
-    assert len(validation) == 4
+    assert len(validation) == 12
     assert sorted([*train, *validation]) == list(range(40))
     assert train.tolist() == sorted(train)
     again, other = (data.split(decoded, seed=seed)[1] for seed in (1, 2))

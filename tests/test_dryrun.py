@@ -50,13 +50,42 @@ def test_everything_that_is_planned_is_said(capsys):
     assert found["device"] == f"{probes.cpu_name()}, 1 CPU a trial, 2 at once"
     # 8 a method: textbook, 2 random, sampled; one from the literature where there is any
     assert found["trials"] == (
-        "32: 8 a method; 4 textbook, 8 random, 2 literature, 18 proposed by tpe"
+        "32: 1 repeat of 8 for each of 4 methods; 4 textbook, 8 random, 2 literature, "
+        "18 proposed by tpe"
     )
-    assert found["stopping"] == "asha: after epoch 5 the best third of a method's trials goes on"
-    assert found["time"] == "not measured"
+    assert found["verdict"].startswith("recommends students; too few repeats for a statement")
+    assert found["stopping"] == "asha: after epoch 5 the best third of a search's trials goes on"
+    assert found["search"] == "at most 32 runs, 480 epochs: not measured"
+    # a method's winner and textbook twice each, its recommended student five times
+    assert found["confirm"] == "at most 36 runs, 540 epochs: not measured"
     assert found["lr"] == "0.01 .. 0.5 log (textbook 0.1)"
     assert found["temperature"] == "1 .. 20 log (textbook 4)"
     assert {"no_kd:", "response:", "feature:", "combined:"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "trials", "searched", "confirmed", "enough"),
+    [
+        # of each method 5 winners and 5 textbook trials twice, 5 recommended, 3 winners twice before
+        (["--trials", 160], "160: 5 repeats of 8", 160, 4 * (10 + 10 + 5 + 6), True),
+        (["--trials", 64, "--repeats", 3], "72: 3 repeats of 6", 72, 4 * (6 + 6 + 5 + 6), True),
+        (["--trials", 40], "40: 2 repeats of 5", 40, 4 * (4 + 4 + 5 + 4), False),
+        (["--trials", 160, "--repeats", 1], "160: 1 repeat of 40", 160, 4 * (2 + 2 + 5), False),
+    ],
+)
+def test_searching_and_confirming_cost_apart(capsys, arguments, trials, searched, confirmed, enough):  # fmt: skip
+    found = plan(capsys, *arguments, "--epochs", 10)
+    assert found["trials"].startswith(f"{trials} for each of 4 methods; ")
+    assert found["search"].startswith(f"at most {searched} runs, {10 * searched:,} epochs: ")
+    assert found["confirm"].startswith(f"at most {confirmed} runs, {10 * confirmed:,} epochs: ")
+    words = "enough repeats" if enough else "recommends students; too few repeats"
+    assert found["verdict"] == f"{words} for a statement about a method (at least 3)"
+
+
+def test_proposals_of_all_repeats_are_counted(capsys):
+    found = plan(capsys, "--trials", 160)["trials"]
+    # of each search of 8: a textbook trial, two random, one of the literature for two methods
+    assert found.endswith("; 20 textbook, 40 random, 10 literature, 90 proposed by tpe")
 
 
 def test_what_options_change(capsys, tmp_path):
@@ -69,7 +98,10 @@ def test_what_options_change(capsys, tmp_path):
     assert found["task"] == f"digits, images from {tmp_path / 'nowhere'}, 500 training images"
     assert found["student"].startswith("digits_student, 6 epochs")
     assert found["teacher"] == "digits_teacher, to be trained for 5 epochs"
-    assert found["trials"] == "6: 3 a method; 2 textbook, 4 proposed by random"
+    assert (
+        found["trials"]
+        == "6: 1 repeat of 3 for each of 2 methods; 2 textbook, 4 proposed by random"
+    )
     assert found["stopping"] == "none: every trial runs to the end"
     assert found["temperature"] == "4.0 (pinned)"
     assert "feature:" not in found
@@ -112,6 +144,13 @@ def lines(request, resources=Resources(max_concurrent=2)) -> dict[str, str]:  # 
     }
 
 
+def times(request, resources=Resources(max_concurrent=2)) -> tuple[str, str]:  # noqa: B008
+    """What searching and confirming take."""
+    found = lines(request, resources)
+    search, confirm = (found[name].partition(": ")[2] for name in ("search", "confirm"))
+    return search.partition(" for the")[0], confirm.partition(" for the")[0]
+
+
 def put_probe(cache: Path, step: float, *, batch: int = 64, threads: int = 1) -> None:
     """What an earlier study's probe of digits_student left in the cache."""
     key = probes.timing_key(
@@ -124,27 +163,29 @@ def put_probe(cache: Path, step: float, *, batch: int = 64, threads: int = 1) ->
 
 def test_the_time_comes_from_the_cached_probe(tmp_path, cache):
     request = asked(tmp_path, epochs=10, trials=24)
-    assert lines(request)["time"] == "not measured"
+    assert times(request) == ("not measured", "not measured")
     put_probe(cache, 0.5)
-    # 1257 images, nine tenths, 64 a batch: 17 steps an epoch, 24 trials of 10 epochs, 2 at once
-    assert lines(request)["time"].startswith("at most about 17 min 00 s ")
-    fewer = replace(request, limit_train=640)  # 9 steps
-    assert lines(fewer)["time"].startswith("at most about 9 min 00 s ")
-    assert lines(fewer, Resources(max_concurrent=1))["time"].startswith("at most about 18 min 00 s")
+    # 1257 images without 377, 64 a batch: 13 steps an epoch; 24 and 36 runs of 10 epochs, 2 at once
+    assert times(request) == ("about 13 min 00 s", "about 19 min 30 s")
+    fewer = replace(request, limit_train=640)  # 448 are fitted: 7 steps
+    assert times(fewer) == ("about 7 min 00 s", "about 10 min 30 s")
+    assert times(fewer, Resources(max_concurrent=1)) == ("about 14 min 00 s", "about 21 min 00 s")
+    shared = replace(request, space=replace(request.space, val_share=0.1))  # 1131: 17 steps
+    assert times(shared)[0] == "about 17 min 00 s"
 
 
 def test_no_time_where_the_probe_was_of_something_else(tmp_path, cache):
     put_probe(cache, 0.5)
     request = asked(tmp_path)
-    assert lines(request)["time"] != "not measured"
+    assert "not measured" not in times(request)
     for other in (
         replace(request, space=replace(request.space, batch_size=32)),
         replace(request, space=replace(request.space, student="digits_teacher")),
         replace(request, data=tmp_path),  # how many images it has is not known
     ):
-        assert lines(other)["time"] == "not measured"
-    assert lines(request, Resources(cpus=2))["time"] == "not measured"
-    assert lines(request, Resources(address="x:1"))["time"] == "not measured"
+        assert times(other) == ("not measured", "not measured")
+    assert times(request, Resources(cpus=2)) == ("not measured", "not measured")
+    assert times(request, Resources(address="x:1")) == ("not measured", "not measured")
 
 
 def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
@@ -164,7 +205,7 @@ def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
 
     threads = torch.get_num_threads()
     resources = Resources(cpus=threads, max_concurrent=1)
-    assert lines(request, resources)["time"].startswith("at most about ")
+    assert all(time.startswith("about ") for time in times(request, resources))
 
 
 def test_an_existing_study_is_said(tmp_path):
@@ -185,3 +226,12 @@ def test_a_cluster_is_named_not_asked(tmp_path):
     resources = Resources(address="head:6379", gpus=0.25, max_concurrent=0)
     found = lines(asked(tmp_path), resources)
     assert found["device"] == "the cluster at head:6379, 1 CPU and 0.25 GPU a trial"
+
+
+def test_more_repeats_of_an_existing_study(tmp_path):
+    request = asked(tmp_path, trials=60)  # 3 repeats of 5
+    made_study.begin(request)
+    assert lines(request)["trials"].startswith("60: 3 repeats of 5 for each of 4 methods")
+    more = lines(replace(request, repeats=5))
+    assert more["trials"].startswith("100: 5 repeats of 5 for each of 4 methods")
+    assert more["search"].startswith("at most 100 runs")

@@ -7,10 +7,10 @@ from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import methods, recipes, retraining, space
+from tune_kd import methods, recipes, retraining, space, teaching
 from tune_kd.asha import Judge
 from tune_kd.options import SAMPLERS
-from tune_kd.proposals import Proposal
+from tune_kd.proposals import Proposal, repeat_seed
 from tune_kd.recipe import Distill, LossWeights, Prune
 from tune_kd.study import Study
 
@@ -47,7 +47,7 @@ def test_optuna_hears_every_objective_in_its_direction(tmp_path):
     begun = searched(tmp_path, [*SCORES, (0.95, None)])
     assert begun.directions == ["maximize", "minimize"]
     for study in (begun, reopened(begun)):
-        told = study.optuna_trials("prune")
+        told = study.optuna_trials("prune", repeat=0)
         assert [t.values for t in told] == [*map(list, SCORES), None]
         assert [t.state for t in told] == [TrialState.COMPLETE] * 4 + [TrialState.FAIL]
         # Optuna cannot compare steps of several objectives
@@ -78,7 +78,7 @@ def test_the_front_takes_what_was_measured_once_of_the_plain_student(tmp_path):
     begun.put_verdict("measure-student", [{**plain, "flops": 5.0}])
     play(begun, asked, lambda proposal, step: 0.5)
     assert [row["trial"] for row in begun.front("no_kd")] == ["no_kd-r0-0000"]
-    assert begun.optuna_trials("no_kd")[0].values == [0.5, 0.5, 5.0]
+    assert begun.optuna_trials("no_kd", repeat=0)[0].values == [0.5, 0.5, 5.0]
 
 
 @pytest.mark.parametrize("name", ["test_accuracy", "compiled_latency_ms", "latency_ms_sd", "speed"])
@@ -92,7 +92,7 @@ def test_what_is_made_small_may_be_any_but_the_first_objective(tmp_path):
     begun = searched(tmp_path, SCORES, objectives=("val_accuracy", "val_loss"))
     assert numbers(begun.ranked("prune")) == [0, 3, 1, 2]
     assert begun.directions == ["maximize", "minimize"]
-    assert [t.values[1] for t in begun.optuna_trials("prune")] == pytest.approx(
+    assert [t.values[1] for t in begun.optuna_trials("prune", repeat=0)] == pytest.approx(
         [0.1, 0.2, 0.3, 0.1]
     )
     with pytest.raises(ValueError, match="must be val_accuracy or val_miou; got val_loss"):
@@ -105,7 +105,7 @@ def test_trials_that_keep_the_constraints_come_first(tmp_path):
     assert set(numbers(begun.ranked("prune"))[2:]) == {0, 3}
     assert begun.best("prune")["number"] == 1
     assert numbers(begun.front("prune")) == [1]
-    excess = [t.system_attrs["constraints"] for t in begun.optuna_trials("prune")]
+    excess = [t.system_attrs["constraints"] for t in begun.optuna_trials("prune", repeat=0)]
     assert excess == [[1.0], [-1.0], [0.0], [2.0]]
 
 
@@ -115,7 +115,7 @@ def test_what_is_the_same_for_all_trials_was_measured_before_the_first(tmp_path)
     begun = begin(asked)
     play(begun, asked, lambda proposal, step: 0.5 + proposal.number / 10)
     size = begun.verdicts["measure-student"][0]["size_mb"]
-    assert [t.values for t in begun.optuna_trials("response")] == [[0.5, size]]
+    assert [t.values for t in begun.optuna_trials("response", repeat=0)] == [[0.5, size]]
 
 
 @pytest.mark.parametrize("constraints", [(), ("size_mb <= 2",)], ids=["free", "constrained"])
@@ -214,19 +214,34 @@ def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
     assert not recipes.needs_teacher(request(tmp_path / "s", trials=1, methods=labels).space)
 
 
-def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path):
+def test_each_repeat_begins_with_a_shared_stage_of_its_own(tmp_path):
+    asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=15, repeats=3)
+    begun = begin(asked)
+    shared = teaching._shared(begun, asked)
+    assert [made.repeat for made in shared] == [0, 1, 2]
+    assert len({made.fingerprint for made in shared}) == 3
+    plan = made_study.plan(begun, asked)
+    for proposal in [plan.next() for _ in range(15)]:
+        wanted = proposal.recipe.first(proposal.shared).fingerprint(proposal.seed)
+        (mine,) = [made for made in shared if made.fingerprint == wanted]
+        assert (mine.repeat, mine.seed) == (proposal.repeat, proposal.seed)
+
+
+@pytest.mark.parametrize("repeat", [0, 1])
+def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, repeat):
     """Its patience was over before its time, and the trials that share it have no row of it."""
-    asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=8, patience=2)
+    asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=10, patience=2)
     begun = begin(asked)
     (shared,) = recipes.shared_recipes(begun.manifest, asked.space).values()
-    name = retraining.shared_trial(begun, shared.fingerprint(begun.manifest["seed"]))
+    plan, seed = made_study.plan(begun, asked), repeat_seed(begun.manifest["seed"], repeat)
+    name = retraining.shared_trial(begun, shared.fingerprint(seed))
     begun.add(
         Proposal(
-            trial=name, phase="teach", method="prune", number=0, seed=begun.manifest["seed"],
+            trial=name, phase="teach", method="prune", number=0, seed=seed,
             origin="shared", recipe=shared,
         )
     )  # fmt: skip
-    proposal = made_study.plan(begun, asked).next()
+    proposal = next(p for p in iter(plan.next, None) if p.repeat == repeat)
     mended = proposal.recipe.stages[2].epochs
     rows = [(name, (0, epoch)) for epoch in (1, 2, 3)]
     rows += [(proposal.trial, (1, 0)), *((proposal.trial, (2, e)) for e in range(1, mended + 1))]

@@ -1,11 +1,16 @@
 """What options ask for, as values."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tune_kd import cli, machine, options
+from tests import made_study
+from tune_kd import asking, cli, machine, options
 from tune_kd.errors import UsageError
+from tune_kd.plans import Budget
+
+METHODS = ["no_kd", "response", "feature", "combined"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,20 +54,129 @@ def test_the_teachers_epochs_shrink_with_the_students(arguments, epochs, teacher
 
 
 @pytest.mark.parametrize(
-    ("trials", "methods", "each"),
-    [(8, 4, 2), (9, 4, 3), (1, 4, 1), (10, 3, 4), (10, 1, 10), (11, 2, 6)],
-)
-def test_trials_are_rounded_up_to_equal_counts(trials, methods, each):
-    names = ["no_kd", "response", "feature", "combined"][:methods]
+    ("trials", "methods", "repeats", "each"),
+    [
+        (8, 4, 1, 2), (9, 4, 1, 3), (1, 4, 1, 1), (10, 3, 1, 4), (9, 1, 1, 9),
+        (10, 1, 2, 5), (11, 2, 1, 6), (24, 1, 4, 6), (25, 1, 5, 5), (26, 1, 5, 6),
+        (36, 4, 1, 9), (37, 4, 2, 5), (120, 4, 5, 6), (400, 4, 5, 20), (121, 4, 5, 7),
+    ],
+)  # fmt: skip
+def test_trials_are_rounded_up_to_equal_counts(trials, methods, repeats, each):
+    names = METHODS[:methods]
     asked = request("--trials", trials, "--methods", *names)
     assert list(asked.space.methods) == names
-    assert asked.each == each
+    assert asking.budget(asked) == Budget(repeats=repeats, each=each)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "trials", "methods", "each"),
+    [(1, 1, 4, 1), (1, 400, 4, 100), (2, 10, 1, 5), (2, 11, 1, 6), (7, 140, 4, 5), (3, 61, 4, 6)],
+)
+def test_repeats_that_are_asked_for_by_name(repeats, trials, methods, each):
+    asked = request("--trials", trials, "--repeats", repeats, "--methods", *METHODS[:methods])
+    assert asking.budget(asked) == Budget(repeats=repeats, each=each)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "trials", "methods", "says"),
+    [
+        (2, 9, 1, "9 trials are 9 for each of 1 methods.* --repeats 1 or --trials 10"),
+        (5, 96, 4, "96 trials are 24 for each of 4 methods.* --repeats 4 or --trials 100"),
+        (3, 4, 4, "4 trials are 1 for each of 4 methods.* --repeats 1 or --trials 60"),
+    ],
+)
+def test_repeats_that_do_not_fit_name_what_does(repeats, trials, methods, says):
+    words = ("--trials", trials, "--repeats", repeats, "--methods", *METHODS[:methods])
+    with pytest.raises(UsageError, match=f"--repeats {repeats}: {says}"):
+        request(*words)
+    # what is named fits
+    asked = request(*words[:2], "--repeats", says.split()[-4], *words[4:])
+    assert asking.budget(asked).repeats == int(says.split()[-4])
+    asked = request("--trials", says.split()[-1], *words[2:])
+    assert asking.budget(asked) == Budget(repeats=repeats, each=5)
+
+
+def test_a_space_may_have_fewer_repeats(tmp_path):
+    asked = made_study.request(tmp_path, trials=400, repeats=3)
+    assert asking.budget(asked) == Budget(repeats=3, each=34)
+    # named repeats may be more than those
+    assert asking.budget(replace(asked, repeats=8)) == Budget(repeats=8, each=13)
+
+
+# A study that is there: --repeats, --trials and what began it
+
+
+def begun(folder, **changes):
+    """Three repeats of six for each of four methods, and what asked for them."""
+    asked = made_study.request(folder, trials=72, repeats=3, **changes)
+    study = made_study.begin(asked)
+    assert (study.manifest["repeats"], study.manifest["trials_per_repeat"]) == (3, 6)
+    assert study.manifest["trials"] == 72
+    return asked, study
+
+
+@pytest.mark.parametrize(
+    ("repeats", "trials", "expected"),
+    [
+        (None, None, 3), (3, None, 3), (4, None, 4), (9, None, 9),
+        (None, 72, 3),  # the command that began it
+        (None, 69, 3),  # which rounds to the same
+        (None, 73, 4), (None, 96, 4), (None, 97, 5),
+        (5, 72, 5), (4, 10, 4),  # what is named counts
+    ],
+)  # fmt: skip
+def test_more_repeats_of_as_many_trials(tmp_path, repeats, trials, expected):
+    asked, study = begun(tmp_path)
+    space = replace(asked.space, trials=trials or asked.space.trials)
+    more = replace(asked, space=space, repeats=repeats, trials=trials)
+    assert asking.budget(more, study) == Budget(repeats=expected, each=6)
+
+
+@pytest.mark.parametrize(("repeats", "trials"), [(2, None), (1, 72), (None, 48), (None, 4)])
+def test_repeats_are_never_taken_away(tmp_path, repeats, trials):
+    asked, study = begun(tmp_path)
+    space = replace(asked.space, trials=trials or asked.space.trials)
+    fewer = replace(asked, space=space, repeats=repeats, trials=trials)
+    with pytest.raises(UsageError, match=r"has 3 repeats of 24 trials.*may only be raised"):
+        asking.budget(fewer, study)
+
+
+def test_a_study_that_has_grown_stays_so(tmp_path):
+    asked, study = begun(tmp_path, epochs=1)
+    made_study.play(study, replace(asked, repeats=4), lambda p, step: 0.5)
+    grown = made_study.reopened(study)
+    assert grown.manifest["repeats"] == 3
+    assert grown.repeats == 4
+    for same in (asked, replace(asked, trials=72)):  # the command that began it
+        assert asking.budget(same, grown) == Budget(repeats=4, each=6)
+    with pytest.raises(UsageError, match="has 4 repeats of 24 trials"):
+        asking.budget(replace(asked, repeats=3), grown)
+
+
+def test_a_quick_look_does_not_become_a_study_of_repeats(tmp_path):
+    asked = made_study.request(tmp_path, trials=16)
+    study = made_study.begin(asked)
+    assert asking.budget(asked, study) == Budget(repeats=1, each=4)
+    with pytest.raises(UsageError, match=r"began with 4 trials for.*--name.* --trials 60"):
+        asking.budget(replace(asked, repeats=3), study)
+
+
+def test_trials_by_set_are_trials_that_are_asked_for():
+    assert request("--set", "trials=40").trials == request("--trials", 40).trials == 40
+    assert request().trials is None
+    assert request("--trials", 120).trials == 120  # the space's own, said
+
+
+@pytest.mark.parametrize("text", ["repeats=3", " repeats = 3"])
+def test_repeats_are_not_set(text):
+    with pytest.raises(UsageError, match="write --repeats"):
+        space("--set", text)
 
 
 def test_defaults_are_the_issues():
     asked = request()
-    assert asked.each == 8
-    assert asked.space.trials == 32
+    assert asking.budget(asked) == Budget(repeats=5, each=6)
+    assert asked.space.trials == 120
     assert asked.storage.uri == str(Path("runs/digits_kd").absolute())
     assert (asked.seed, asked.limit_train, asked.data, asked.teacher) == (0, 0, None, None)
     assert (asked.sampler, asked.scheduler, asked.resume) == ("tpe", "asha", False)

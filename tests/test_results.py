@@ -4,6 +4,7 @@ import json
 import math
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
@@ -27,7 +28,7 @@ def storage(tmp_path) -> Storage:
 def verdict(trial: str = "no_kd-r0-0000", **values) -> dict:
     usual = {
         "schema": results.SCHEMA_VERSION, "study": "s", "phase": "search", "method": "no_kd",
-        "trial": trial, "number": 0, "seed": 0, "stage": 0, "status": "finished", "reason": "",
+        "repeat": 0, "trial": trial, "number": 0, "seed": 0, "stage": 0, "status": "finished", "reason": "",
         "val_accuracy": 0.5, "val_loss": 1.0, "epochs": 2, "config.lr": 0.1,
     }  # fmt: skip
     return usual | values
@@ -36,7 +37,7 @@ def verdict(trial: str = "no_kd-r0-0000", **values) -> dict:
 def epoch(trial: str, step: int, attempt: str = "1", **values) -> dict:
     usual = {
         "schema": results.SCHEMA_VERSION, "study": "s", "phase": "search", "method": "no_kd",
-        "trial": trial, "step": step, "epoch": step, "stage": 0, "attempt": attempt,
+        "repeat": 0, "trial": trial, "step": step, "epoch": step, "stage": 0, "attempt": attempt,
         "seconds": 1.0, "last": False,
     }  # fmt: skip
     return usual | values
@@ -68,6 +69,48 @@ def test_numbers_come_back_exactly():
     found, _ = decode(encode(rows, SCHEMA))
     assert [r["val_accuracy"] for r in found] == values
     assert str(found[3]["val_accuracy"]) == "-0.0"
+
+
+def test_what_single_test_images_gave_comes_back():
+    """Of 20 images in 3 bytes, and of 2 images with 3 classes; of nothing measured nothing."""
+    right = np.random.default_rng(0).random(20) < 0.5
+    correct = np.packbits(right).tobytes()
+    counts = list(range(18))
+    rows = [
+        verdict("a", test_correct=correct, repeat=3),
+        verdict("b", test_counts=counts, test_confusion=[1, 0, 2, 3], repeat=0),
+        verdict("c", test_correct=b"", test_counts=[]),
+        verdict("d"),
+    ]
+    (one, two, three, none), _ = decode(encode(rows, SCHEMA))
+    assert (one["test_correct"], one["repeat"]) == (correct, 3)
+    bits = np.unpackbits(np.frombuffer(one["test_correct"], np.uint8), count=20)
+    assert bits.astype(bool).tolist() == right.tolist()
+    assert (two["test_counts"], two["test_confusion"]) == (counts, [1, 0, 2, 3])
+    assert np.reshape(two["test_counts"], (2, 3, 3))[1, 2].tolist() == [15, 16, 17]
+    assert (three["test_correct"], three["test_counts"]) == (b"", [])
+    assert all(none[name] is None for name in results.TEST_ARRAYS)
+    assert [one["test_counts"], two["test_correct"]] == [None, None]
+    # the epochs' files have them as well: an attempt's last row is what the verdict is made from
+    for schema in (SCHEMA, epoch_schema()):
+        assert schema.field("test_correct").type == pa.binary()
+        assert schema.field("repeat").type == pa.int64()
+        assert schema.field("test_counts").type.value_type == pa.int64()
+
+
+def test_a_row_that_is_reported_is_the_row():
+    every = bytes(range(256))
+    row = epoch(
+        "confirm-x", 2, test_correct=every, test_counts=[3, 1, 2], test_confusion=[], repeat=2,
+        last=True, lr=0.1 + 0.2, val_loss=None, test_accuracy=1.0, stage_name="Größe {\"base64\": 1}",
+    )  # fmt: skip
+    text = results.dump_row(row)
+    assert results.parse_row(text) == row
+    assert json.loads(text)["test_accuracy"] == 1.0  # any JSON reader takes it
+    nan = results.parse_row(results.dump_row(epoch("x", 1, val_accuracy=math.nan)))
+    assert math.isnan(nan["val_accuracy"])
+    with pytest.raises(TypeError):
+        results.dump_row(epoch("x", 1, val_accuracy=object()))
 
 
 def test_a_column_outside_the_schema_is_a_bug():
@@ -277,11 +320,12 @@ def test_ties_go_to_the_lower_loss_then_to_the_earlier_trial():
     rows = [
         verdict("late", number=3, val_loss=0.2),
         verdict("early", number=2, val_loss=0.2),
+        verdict("later search", number=1, repeat=1, val_loss=0.2),
         verdict("lossless", number=0, val_loss=None),
         verdict("high", number=1, val_loss=0.9),
     ]
     found = [r["trial"] for r in ranked(rows, "no_kd", metric="val_accuracy")]
-    assert found == ["early", "late", "high", "lossless"]
+    assert found == ["early", "late", "later search", "high", "lossless"]
 
 
 def test_the_last_stage_of_a_trial_counts():

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from tests import made_study
+from tests import made_study, making
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import methods, results, space, spaces, study
+from tune_kd import asking, methods, results, site, space, spaces, study
 from tune_kd.errors import UsageError
 from tune_kd.manifest import differences
 from tune_kd.proposals import dump, parse
@@ -69,6 +69,8 @@ def test_the_manifest_says_what_was_asked_for(asked):
     assert manifest["schema"] == results.SCHEMA_VERSION
     assert (manifest["study"], manifest["space"], manifest["seed"]) == ("s", "digits_kd", 0)
     assert (manifest["epochs"], manifest["trials"], manifest["rungs"]) == (9, 24, [3])
+    assert (manifest["repeats"], manifest["trials_per_repeat"]) == (1, 6)
+    assert (manifest["margin"], manifest["random_start"]) == (0.005, 2)
     assert manifest["methods"]["response"]["textbook"] == asked.space.methods["response"].settings()[0]  # fmt: skip
     assert manifest["methods"]["response"]["bounds"]["temperature"] == [1.0, 20.0, True]
     assert manifest["methods"]["no_kd"]["ranges"]["lr"] == "0.01 .. 0.5 log"
@@ -78,6 +80,37 @@ def test_the_manifest_says_what_was_asked_for(asked):
         "lr", "weight_decay", "dropout", "alpha", "beta", "gamma", "temperature",
     }  # fmt: skip
     assert reopened(begin(asked)).verdicts.keys() == {"measure-teacher", "measure-student"}
+
+
+def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_path):
+    manifest = begin(request(tmp_path / "s", trials=97, margin=0.01)).manifest
+    assert (manifest["repeats"], manifest["trials_per_repeat"], manifest["trials"]) == (5, 5, 100)
+    assert (manifest["margin"], manifest["random_start"]) == (0.01, 2)
+    more = asking.described(request(tmp_path / "s", trials=400, margin=0.02), made_study.material())
+    assert differences(manifest, more) == []  # neither changes a trial
+
+
+@pytest.mark.parametrize(
+    ("share", "own", "rule", "held_out"),
+    [
+        (0.0, False, "max(n / 10, min(2,000, 3 n / 10)) of n training images", 377),
+        (0.1, False, "0.1 of the training images", 126),
+        (0.0, True, "the data set's own validation images", 100),
+    ],
+)
+def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, held_out):
+    asked = request(tmp_path / "s", val_share=share)
+    images = replace(made_study.material(), own_validation=True)
+    if not own:
+        images = asking.look_at_data(asked)
+        assert images.images.val_share == share
+        assert len(site.fold(images.images, making.site_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
+    manifest = begin(asked, images).manifest
+    assert manifest["validation_rule"] == rule
+    assert manifest["num_val"] == held_out
+    # another share is another study
+    other = asking.described(request(tmp_path / "s", val_share=0.25), images)
+    assert any("val_share" in line for line in differences(manifest, other))
 
 
 def test_ranges_survive_the_manifest(asked):
@@ -90,7 +123,7 @@ def test_a_study_of_another_schema_is_refused(asked):
     begun = begin(asked)
     text = json.dumps(begun.manifest | {"schema": 1})
     asked.storage.write("manifest.json", text.encode())
-    with pytest.raises(UsageError, match="schema 1, this program writes 2"):
+    with pytest.raises(UsageError, match="schema 1, this program writes 3"):
         reopened(begun)
 
 
@@ -253,7 +286,7 @@ def test_optuna_hears_of_stopped_failed_and_open_trials(asked):
     assert opened.trial == "combined-r0-0005"
     states = {}
     for method in asked.space.methods:
-        told = begun.optuna_trials(method)
+        told = begun.optuna_trials(method, repeat=0)
         proposals = begun.of("search", method)
         assert [t.params for t in told] == [dict(p.config) for p in proposals]
         states |= {p.trial: t for p, t in zip(proposals, told, strict=True)}
@@ -270,7 +303,8 @@ def test_optuna_hears_of_stopped_failed_and_open_trials(asked):
     assert {t.state for t in states.values()} == {*expected.values(), TrialState.RUNNING}
     fresh = reopened(begun)
     for method in asked.space.methods:
-        for ours, theirs in zip(begun.optuna_trials(method), fresh.optuna_trials(method), strict=True):  # fmt: skip
+        told = [found.optuna_trials(method, repeat=0) for found in (begun, fresh)]
+        for ours, theirs in zip(*told, strict=True):
             # those of one trial are made at different times
             assert (ours.state, ours.value, ours.params, ours.intermediate_values) == (
                 theirs.state, theirs.value, theirs.params, theirs.intermediate_values,

@@ -113,17 +113,17 @@ def restless(*, num_classes, channels):
 # The tape is the live teacher
 
 
-def _assert_tape_is_live(recipe, site, *, seed=0, epochs=(1, 2, 5)):
+def _assert_tape_is_live(recipe, site, *, epochs=(1, 2, 5)):
     frozen = places.frozen_teacher(recipe, site)
     fold = places.fold(recipe.images, site, recipe.compute.layout)
-    tape = places.teacher_tape(recipe, frozen, fold, seed=seed, site=site)
+    tape = places.teacher_tape(recipe, frozen, fold, site=site)
     shown = []
     for epoch in epochs:
         kept = tape.epoch(epoch)
         assert kept.dtype == torch.float16
         assert len(kept) == len(fold.fit)
         position = torch.randperm(len(fold.fit), generator=torch.Generator().manual_seed(epoch))
-        seen = fold.seen(seed, epoch)
+        seen = fold.seen(recipe.images.view_seed, epoch)
         for chunk in position.split(50):  # not the chunks that filled it
             index = fold.fit[chunk]
             live, _ = frozen.outputs(seen(index).images)
@@ -134,7 +134,13 @@ def _assert_tape_is_live(recipe, site, *, seed=0, epochs=(1, 2, 5)):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"limit_train": 300}, {"limit_train": 300, "fit_on": "train+val"}]
+    "changes",
+    [
+        {},
+        {"limit_train": 300},
+        {"limit_train": 300, "fit_on": "train+val"},
+        {"limit_train": 300, "view_seed": 1000},
+    ],
 )
 def test_the_tape_is_the_live_teacher_on_digits(site, changes):
     _assert_tape_is_live(making.recipe("response", images=making.digits(**changes)), site)
@@ -142,12 +148,12 @@ def test_the_tape_is_the_live_teacher_on_digits(site, changes):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_the_tape_is_the_live_teacher_on_cropped_and_mirrored_colour_images(tmp_path, layout):
-    images = _noise(tmp_path)
+    images = replace(_noise(tmp_path), view_seed=3)
     site = _noise_site(tmp_path)
     made = making.recipe(
         "response", images=images, student="resnet8", compute=Compute(layout=layout)
     )
-    _assert_tape_is_live(replace(made, teacher="resnet8"), site, seed=3)
+    _assert_tape_is_live(replace(made, teacher="resnet8"), site)
 
 
 def _noise(folder):
@@ -213,15 +219,15 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
 # Which tape
 
 
-def _keys(tmp_path, recipe, *, seed=0, name="one", file=None):
+def _keys(tmp_path, recipe, *, name="one", file=None):
     changes = {"model": lambda fingerprint: file} if file else {}
     site = making.site_in(tmp_path / name, **changes)
     frozen = places.frozen_teacher(recipe, site)
     fold = places.fold(recipe.images, site, recipe.compute.layout)
-    return places.teacher_tape(recipe, frozen, fold, seed=seed, site=site)._folder.name
+    return places.teacher_tape(recipe, frozen, fold, site=site)._folder.name
 
 
-def test_another_seed_precision_layout_subset_or_teacher_is_another_tape(tmp_path):
+def test_other_views_precision_layout_subset_or_teacher_is_another_tape(tmp_path):
     other = load_file(making.teacher_file())
     other["fc.bias"][0] += 1e-3
     save_file(other, tmp_path / "other.safetensors")
@@ -232,12 +238,13 @@ def test_another_seed_precision_layout_subset_or_teacher_is_another_tape(tmp_pat
 
     found = [
         _keys(tmp_path, plain),
-        _keys(tmp_path, plain, seed=1),
         _keys(tmp_path, plain, file=tmp_path / "other.safetensors"),
         _keys(tmp_path, replace(plain, compute=Compute(precision="bfloat16"))),
         _keys(tmp_path, replace(plain, compute=Compute(layout="channels_last"))),
         _keys(tmp_path, seen(limit_train=200)),
         _keys(tmp_path, seen(split_seed=1)),
+        _keys(tmp_path, seen(view_seed=1)),
+        _keys(tmp_path, seen(val_share=0.2)),
         _keys(tmp_path, seen(fit_on="train+val")),
         _keys(tmp_path, seen(pad=2)),
         _keys(tmp_path, seen(flip=True)),

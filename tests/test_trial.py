@@ -78,6 +78,14 @@ def test_resumed_after_any_epoch_is_uninterrupted(tmp_path, after):
     _assert_resumes(making.recipe("combined", epochs=5, dropout=0.2), tmp_path, after=after, seed=7)
 
 
+@pytest.mark.parametrize("method", ["response", "combined"])
+def test_resumed_with_the_views_of_another_seed_is_uninterrupted(tmp_path, method):
+    """As in all repeats but the first, whose weights and dropout have a seed of their own."""
+    images = making.digits(limit_train=making.LIMIT, view_seed=3)
+    made = making.recipe(method, epochs=4, dropout=0.2, images=images)
+    _assert_resumes(made, tmp_path, after=2, seed=7)
+
+
 def test_resumed_after_each_epoch_is_uninterrupted(tmp_path):
     made = making.recipe("combined", epochs=4, dropout=0.2)
     whole = making.run(made, making.site_in(tmp_path / "whole"))
@@ -159,6 +167,7 @@ def test_a_seed_gives_one_student_and_another_another(site):
     made = making.recipe("combined", dropout=0.2)
     one, same, other = (making.run(made, site, seed=seed) for seed in (4, 4, 5))
     making.assert_same(one, same)
+    assert made.fingerprint(4) != made.fingerprint(5)
     assert other.rows != one.rows
     assert not torch.equal(other.state["model.fc.weight"], one.state["model.fc.weight"])
 

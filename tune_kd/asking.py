@@ -87,14 +87,16 @@ def _fresh(request: Request) -> Budget:
 def _grown(request: Request, known: Study) -> Budget:
     each, there = known.manifest["trials_per_repeat"], known.repeats
     of_repeat = each * len(request.space.methods)
-    repeats = request.repeats
+    repeats, fewer = request.repeats, False
     if repeats is None and request.trials is not None:
-        began = _fresh(request).of_method * len(request.space.methods) == known.manifest["trials"]
-        repeats = None if began else -(-request.trials // of_repeat)
+        total = _fresh(request).of_method * len(request.space.methods)
+        if total != known.manifest["trials"]:  # not the very command that began it
+            repeats, fewer = -(-total // of_repeat), total < there * of_repeat
     repeats = there if repeats is None else repeats
-    if repeats < there:
+    if repeats < there or fewer:
+        searches = f"{there} repeats" if there > 1 else "1 repeat"
         raise UsageError(
-            f"{known.storage.uri} has {there} repeats of {of_repeat} trials; --repeats and --trials may only be "
+            f"{known.storage.uri} has {searches} of {of_repeat} trials; --repeats and --trials may only be "
             "raised"
         )
     if repeats > there and each < MIN_TRIALS:
@@ -124,6 +126,10 @@ def look_at_data(request: Request) -> Material:
     cache = worker.cache_folder()
     decoded = tasks.decode(task, "train", folder=request.data, cache=cache)
     share = request.space.val_share
+    if share and decoded.validation is not None:
+        raise UsageError(
+            f"val_share={share:g}: task {task.name} has validation images of its own; leave it out or take val_share=0"
+        )
     fit, validation = data.split(decoded, limit=request.limit_train, seed=request.seed, share=share)
     mean, std = data.normalisation(task, decoded, fit)
     images = Images(
@@ -212,9 +218,10 @@ def needs_teacher(request: Request) -> bool:
 
 
 def exists(request: Request, material: Material) -> bool:
-    """Whether the study is there already; UsageError where it may not be gone on with."""
+    """Whether the study is there already; UsageError where it may not be gone on with, or not begun."""
     request.storage.check_writable()
     if not request.storage.exists("manifest.json"):
+        budget(request)
         return False
     if not request.resume:
         raise UsageError(

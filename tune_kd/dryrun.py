@@ -32,7 +32,7 @@ def plan(request: Request, resources: Resources) -> str:
         f"student   {chosen.student}, {chosen.epochs} epochs, batch {chosen.batch_size}",
         f"teacher   {_teacher(request)}",
         f"device    {_device(resources)}",
-        f"trials    {budget.of_method * len(chosen.methods)}: {budget.repeats} repeats of {budget.each} "
+        f"trials    {budget.of_method * len(chosen.methods)}: {budget} "
         f"for each of {len(chosen.methods)} methods; {_proposals(request, budget)}",
         f"verdict   {_verdict(budget)}",
         f"stopping  {_stopping(request)}",

@@ -218,6 +218,6 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
         repeats=getattr(options, "repeats", None),
         trials=space.trials if asked_trials or getattr(options, "trials", None) else None,
     )
-    if not asked.storage.exists("manifest.json"):
+    if not asked.resume:
         budget(asked)  # what does not fit is said before anything is read
     return asked

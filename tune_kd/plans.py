@@ -42,7 +42,11 @@ class FixedPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """So many independent searches of every method, each of so many trials."""
+    """So many independent searches of every method, each of so many trials.
+
+    >>> print(Budget(repeats=5, each=8))
+    5 repeats of 8
+    """
 
     repeats: int
     each: int
@@ -51,6 +55,9 @@ class Budget:
     def of_method(self) -> int:
         """Trials of one method."""
         return self.repeats * self.each
+
+    def __str__(self) -> str:
+        return f"{self.repeats} repeat{'s' if self.repeats > 1 else ''} of {self.each}"
 
 
 class SearchPlan:

@@ -79,8 +79,7 @@ def at_quantile(range_: BaseDistribution, share: float) -> Any:
     if isinstance(range_, CategoricalDistribution):
         return range_.choices[min(int(share * len(range_.choices)), len(range_.choices) - 1)]
     assert isinstance(range_, FloatDistribution | IntDistribution), range_
-    whole = isinstance(range_, IntDistribution)
-    half = range_.step / 2 if whole and range_.step else 0.0  # a whole number's share of the range
+    half = (range_.step or 0.0) / 2  # of a range of steps each has the same share
     low, high = range_.low - half, range_.high + half
     if range_.log:
         value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
@@ -88,8 +87,8 @@ def at_quantile(range_: BaseDistribution, share: float) -> Any:
         value = low + share * (high - low)
     if range_.step:
         value = range_.low + round((value - range_.low) / range_.step) * range_.step
-    value = min(max(value, range_.low), range_.high)
-    return int(value) if whole else float(f"{value:.12g}")
+    value = min(max(float(f"{value:.12g}"), range_.low), range_.high)
+    return int(value) if isinstance(range_, IntDistribution) else value
 
 
 def sample(  # noqa: PLR0913 - a proposal's circumstances

@@ -115,7 +115,7 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
     total = budget.of_method * len(space.methods)
     progress.follow(known, "search", total)
     progress.say(
-        f"{total} trials of {space.epochs} epochs ({budget.repeats} repeats of {budget.each} for each of "
+        f"{total} trials of {space.epochs} epochs ({budget} for each of "
         f"{len(space.methods)} methods), {session.slots()} at once; rows in {known.storage.uri}"
     )
     runner.run(

@@ -25,7 +25,7 @@ from tune_kd.errors import UsageError
 
 SPACE = Path(__file__).with_name("twins_kd.py")
 TWIN = "twin"
-SILENT = (stats.NOT_SETTLED, stats.NO_DIFFERENCE)
+CLAIMS = (stats.HELPS, stats.HURTS, stats.SMALL_HELP, stats.SMALL_HURT)  # wrong, all of them
 ERROR = 0.05  # of one verdict
 RARE = 0.02  # more wrong verdicts than chance gives so rarely are a failure
 
@@ -90,11 +90,16 @@ def outcome(folder: Path, seed: int) -> Outcome:
     )
 
 
+def count_claims(outcomes: list[Outcome]) -> int:
+    """How many studies say that the twin helps or hurts."""
+    return sum(found.label in CLAIMS for found in outcomes)
+
+
 def summary(outcomes: list[Outcome]) -> Iterator[str]:
     """The counts, then a line a study, as Markdown."""
-    wrong = [found for found in outcomes if found.label not in SILENT]
+    wrong = count_claims(outcomes)
     counts = Counter(found.label for found in outcomes)
-    yield f"{len(outcomes)} A/A studies: {len(wrong)} say something, {allowed(len(outcomes))} may"
+    yield f"{len(outcomes)} A/A studies: {wrong} say something, {allowed(len(outcomes))} may"
     yield ", ".join(f"{label}: {count}" for label, count in counts.most_common())
     held = sum(o.low is not None and o.high is not None and o.low <= 0 <= o.high for o in outcomes)
     yield f"the 95 % interval holds 0 in {held} of {len(outcomes)}"
@@ -129,8 +134,7 @@ def main(arguments: list[str]) -> int:
             flush=True,
         )
     print("\n".join(summary(outcomes)))
-    wrong = sum(found.label not in SILENT for found in outcomes)
-    return int(wrong > allowed(len(outcomes)))
+    return int(count_claims(outcomes) > allowed(len(outcomes)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A made-up study, written with the project's own schema, whose numbers are known by heart."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "task": "digits", "teacher": "digits_large", "student": "digits_small",
         "methods": {m: {**lr, "fixed": {}, "textbook": {"lr": 0.1}} for m in METHODS},
         "fields": {"epochs": 6, "batch_size": 64, "optimiser": {"name": "sgd", "momentum": 0.9}},
+        "repeats": 3, "trials_per_repeat": 3, "margin": 0.005,
+        "validation_rule": "max(n/10, min(2000, 3n/10))",
         "seed": 0, "epochs": 6, "teacher_epochs": 8, "limit_train": 0,
         "images": {"task": "digits", "train_hash": "feedbeef", "num_classes": 10},
         "num_train": 1300, "num_val": 140, "rungs": [2], "sampler": "tpe", "scheduler": "asha",
@@ -45,14 +47,24 @@ def manifest(**changes: Any) -> dict[str, Any]:
 def row(**values: Any) -> Row:
     """A finished row of the schema's usual columns."""
     usual = {
-        "schema": results.SCHEMA_VERSION, "study": "made_up", "phase": "search", "method": "", "number": 0, "seed": 0,
+        "schema": results.SCHEMA_VERSION, "study": "made_up", "phase": "search", "method": "",
+        "repeat": 0, "number": 0, "seed": 0,
         "stage": 0, "status": "finished", "epochs": 6, "seconds": 30.0, "device": "Some CPU",
         "host": "node", "started": "2026-11-21T10:00:00", "ended": "2026-11-21T10:01:00",
     }  # fmt: skip
     return usual | values
 
 
-def trial(method: str, number: int, value: float | None, **values: Any) -> Row:
+def name(method: str, repeat: int, number: int) -> str:
+    """A search trial's name.
+
+    >>> name("no_kd", 1, 2)
+    'no_kd-r1-0002'
+    """
+    return f"{method}-r{repeat}-{number:04d}"
+
+
+def trial(method: str, number: int, value: float | None, *, repeat: int = 0, **values: Any) -> Row:
     """A search trial; its number 0 is the textbook setting."""
     alpha, beta, gamma, temperature = WEIGHTS[method]
     usual = {
@@ -60,19 +72,42 @@ def trial(method: str, number: int, value: float | None, **values: Any) -> Row:
         "gamma": gamma, "temperature": temperature, "val_accuracy": value, "val_loss": 0.5,
         "config.lr": 0.1,
     }  # fmt: skip
-    return row(method=method, number=number, trial=f"{method}-{number}", **(usual | values))
+    return row(
+        method=method, repeat=repeat, number=number, trial=name(method, repeat, number),
+        **(usual | values),
+    )  # fmt: skip
 
 
-def confirmation(method: str, source: int, origin: str, tests: list[float | None]) -> list[Row]:
-    """A search trial confirmed with seeds 1000, 1001, ...; None is a failed one."""
+def confirmation(
+    source: str, origin: str, tests: Sequence[float | None], *, first: int | None = None
+) -> list[Row]:
+    """A search trial confirmed with seeds from `first` on; None is a failed run.
+
+    Seeds begin at 800 for a recommended trial and at those of its repeat for others.
+    """
+    method, repeat, _ = source.rsplit("-", 2)
+    own = 800 if origin == "recommended" else 1000 * (int(repeat[1:]) + 1)
     return [
         row(
-            phase="confirm", method=method, trial=f"confirm-{method}-{source}-{seed}", seed=seed,
-            source=f"{method}-{source}", origin=origin, test_accuracy=test,
-            status="failed" if test is None else "finished",
+            phase="confirm", method=method, repeat=int(repeat[1:]),
+            trial=f"confirm-{source}-s{seed}", seed=seed, source=source, origin=origin,
+            test_accuracy=test, status="failed" if test is None else "finished",
             reason="out of memory" if test is None else None,
         )
-        for seed, test in enumerate(tests, 1000)
+        for seed, test in enumerate(tests, own if first is None else first)
+    ]  # fmt: skip
+
+
+def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
+    """A winner trained again with seeds 700, 701, ... and scored on validation."""
+    method, repeat, _ = source.rsplit("-", 2)
+    return [
+        row(
+            phase="reevaluate", method=method, repeat=int(repeat[1:]),
+            trial=f"reevaluate-{source}-s{seed}", seed=seed, source=source, val_accuracy=value,
+            status="failed" if value is None else "finished",
+        )
+        for seed, value in enumerate(values, 700)
     ]  # fmt: skip
 
 
@@ -89,22 +124,71 @@ def teacher_rows(*, val: float = 0.99, test: float | None = 0.985) -> list[Row]:
     return rows if test is None else [*rows, known]
 
 
-SEARCH = [
-    *(trial("no_kd", n, v) for n, v in enumerate((0.90, 0.92, 0.91))),
-    *(trial("response", n, v) for n, v in enumerate((0.91, 0.95, 0.93))),
-    *(trial("feature", n, v) for n, v in enumerate((0.92, 0.90, 0.91))),
-    trial("combined", 0, 0.90),
-    trial("combined", 1, 0.99, status="stopped", epochs=2, seconds=10.0),
-    trial("combined", 2, None, status="failed", epochs=1, seconds=5.0, reason="NaN\nin the loss"),
+# Validation of the trials 0, 1, 2 of each repeat. Of combined only the textbook trial of repeat 0 ends.
+VALIDATION = {
+    "no_kd": [(0.90, 0.92, 0.91), (0.90, 0.91, 0.93), (0.89, 0.92, 0.90)],
+    "response": [(0.91, 0.95, 0.93), (0.91, 0.94, 0.92), (0.92, 0.93, 0.96)],
+    "feature": [(0.92, 0.90, 0.91), (0.90, 0.91, 0.89), (0.91, 0.90, 0.92)],
+}
+# Of each repeat the trial that won, and the mean test accuracy of its two seeds (mean -+ 0.01).
+TUNED = {
+    "no_kd": [(1, 0.90), (2, 0.91), (1, 0.92)],
+    "response": [(1, 0.92), (1, 0.935), (2, 0.94)],
+    "feature": [(0, 0.89), (1, 0.92), (2, 0.91)],
+}
+TEXTBOOK = {
+    "no_kd": [0.88, 0.89, 0.90],
+    "response": [0.91, 0.92, 0.92],
+    "feature": [0.89, 0.90, 0.90],
+}
+# Of the winners the validation of two fresh seeds: that of repeat 0 is recommended everywhere.
+FRESH = {
+    "no_kd": [(0.91, 0.92), (0.90, 0.91), (0.90, 0.90)],
+    "response": [(0.94, 0.95), (0.92, 0.93), (0.93, 0.94)],
+    "feature": [(0.91, 0.92), (0.90, 0.90), (0.90, 0.90)],
+}
+RECOMMENDED = {
+    "no_kd": [0.90, 0.91, 0.92, 0.91, 0.91],
+    "response": [0.93, 0.94, 0.94, 0.93, 0.935],
+    "feature": [0.90, 0.91, 0.92, 0.91, 0.91],
+}
+UNFINISHED = [
+    {"value": 0.99, "status": "stopped", "epochs": 2, "seconds": 10.0},
+    {"value": None, "status": "failed", "epochs": 1, "seconds": 5.0, "reason": "NaN\nin the loss"},
 ]
-CONFIRM = [
-    *confirmation("no_kd", 1, "best", [0.90, 0.91, 0.92]),
-    *confirmation("no_kd", 0, "textbook", [0.88, 0.89, 0.90]),
-    *confirmation("response", 1, "best", [0.92, 0.935, 0.94]),
-    *confirmation("response", 0, "textbook", [0.91, 0.92, 0.92]),
-    *confirmation("feature", 0, "best+textbook", [0.89, 0.92, 0.91]),
-    *confirmation("combined", 0, "best+textbook", [0.88, None, None]),
-]
+
+
+def _search() -> list[Row]:
+    rows = [
+        trial(method, number, value, repeat=repeat)
+        for method, repeats in VALIDATION.items()
+        for repeat, values in enumerate(repeats)
+        for number, value in enumerate(values)
+    ]
+    for repeat in range(3):
+        ends = [*UNFINISHED, UNFINISHED[1]] if repeat else [{"value": 0.90}, *UNFINISHED]
+        rows += [trial("combined", n, repeat=repeat, **end) for n, end in enumerate(ends)]
+    return rows
+
+
+def _confirm() -> list[Row]:
+    rows = []
+    for method, won in TUNED.items():
+        for repeat, (number, mean) in enumerate(won):
+            role = "best" if number else "best+textbook"
+            rows += confirmation(name(method, repeat, number), role, [mean - 0.01, mean + 0.01])
+            book = TEXTBOOK[method][repeat]
+            if number:
+                rows += confirmation(
+                    name(method, repeat, 0), "textbook", [book - 0.01, book + 0.01]
+                )
+            rows += reevaluation(name(method, repeat, number), FRESH[method][repeat])
+        rows += confirmation(name(method, 0, won[0][0]), "recommended", RECOMMENDED[method])
+    rows += confirmation(name("combined", 0, 0), "best+textbook", [0.88, None])
+    return rows + confirmation(name("combined", 0, 0), "recommended", [0.88, *[None] * 4])
+
+
+SEARCH, CONFIRM = _search(), _confirm()
 
 
 def curves(rows: list[Row]) -> list[Row]:
@@ -115,7 +199,7 @@ def curves(rows: list[Row]) -> list[Row]:
     }.values():
         for step in range(1, verdict["epochs"] + 1):
             rise = 1 - 0.5 ** (step + 1)
-            who = ("phase", "method", "trial", "number", "seed")
+            who = ("phase", "method", "repeat", "trial", "number", "seed")
             known = {name: verdict[name] for name in who}
             for name in ("val_accuracy", "val_miou"):
                 if name == "val_accuracy" or name in verdict:
@@ -130,9 +214,14 @@ def curves(rows: list[Row]) -> list[Row]:
     return found
 
 
-def put(folder: Path | str, rows: list[Row], **changes: Any) -> str:
-    """Write a study and give its address."""
+def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **changes: Any) -> str:
+    """Write a study and give its address; its test split was looked at once if it is confirmed."""
     storage, known = Storage(folder), manifest(**changes)
+    looks = any(row["phase"] == "confirm" for row in rows) if looks is None else looks
+    for look in range(1, 1 + looks):
+        design = {"repeats": [0, 1, 2], "seeds": 1 + look, "textbook": True}
+        opening = {"time": "", "command": "", "trials": [], "design": design}
+        storage.write(f"openings/{look:04d}.json", json.dumps(opening).encode())
     storage.write("manifest.json", json.dumps(known).encode())
     schema = results.trial_schema(known["config_types"])
     storage.write("trials/all.parquet", results.encode(rows, schema))
@@ -147,11 +236,12 @@ class MadeUp:
     search, confirm = SEARCH, CONFIRM
     trial, row, teacher = staticmethod(trial), staticmethod(row), staticmethod(teacher_rows)
     confirmation, manifest = staticmethod(confirmation), staticmethod(manifest)
+    reevaluation, name = staticmethod(reevaluation), staticmethod(name)
     put: Callable[..., str] = staticmethod(put)
 
     @staticmethod
     def all_rows() -> list[Row]:
-        """Teacher, search and confirmation."""
+        """Teacher, search, re-evaluation and confirmation: three repeats, two seeds each."""
         return [*teacher_rows(), *SEARCH, *CONFIRM]
 
 
@@ -165,7 +255,11 @@ def made_up() -> type[MadeUp]:
 def dense(made_up, tmp_path):
     rows, changes = kinds.dense(made_up)
     address = made_up.put(tmp_path / "dense", rows, **changes)
-    for trial in ("confirm-teacher", "confirm-response-0-1000", "confirm-no_kd-0-1000"):
+    for trial in (
+        "confirm-teacher",
+        "confirm-response-r0-0000-s800",
+        "confirm-no_kd-r0-0000-s800",
+    ):
         kinds.put_predictions(address, trial)
     return load(address)
 

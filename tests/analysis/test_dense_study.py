@@ -15,8 +15,9 @@ from analysis import (
     tables,
     tables_comparison,
 )
-from analysis.advice import verdicts, warnings
+from analysis.advice import warnings
 from analysis.load import load
+from analysis.verdicts import verdicts
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
 
@@ -24,23 +25,30 @@ T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
 
 
 def test_a_dense_study_speaks_of_miou_everywhere(dense):
-    title, frame = tables.main_table(dense)
+    title, frame = tables.TABLES["main"](dense)
     assert title == "Test mIoU"
-    assert frame["Test mIoU, %, mean ± sd (n)"].to_list() == [
+    assert frame["Test mIoU, %, mean ± sd (n repeats)"].to_list() == [
         "70.00 (n = 1)",
         "51.00 ± 1.41 (n = 2)",
         "63.00 ± 4.24 (n = 2)",
     ]
-    assert verdicts(dense)[0].startswith("**response: too few seeds** to say: +12.00 [")
+    assert verdicts(dense)[0].startswith(
+        "**response: no verdict about the method**: the study has 2 "
+    )
     assert "percentage points of test mIoU" in verdicts(dense)[0]
     title, frame = tables.validation(dense)
     assert title.startswith("Validation mIoU of the search")
-    assert frame.iloc[:, 1].to_list() == ["71.00", "51.00", "61.00"]
+    assert frame.iloc[:, 1].to_list() == [
+        "71.00 (n = 1)",
+        "51.00 ± 0.00 (n = 2)",
+        "61.00 ± 0.00 (n = 2)",
+    ]
     raw = lines.raw(dense).set_index("method")
     assert raw["val_miou"].to_list() == [0.71, 0.51, 0.61]
     assert set(raw["metric"]) == {"test_miou"}
     assert list(report.accuracies([dense])["cnn"].values()) == pytest.approx([0.70, 0.51, 0.63])
-    assert report.details(dense)["test_miou_by_seed"]["response"] == {1000: 0.60, 1001: 0.66}
+    found = report.details(dense)["tuned_test_miou_by_seed"]["response"]
+    assert found == {0: {1000: 0.60}, 1: {2000: 0.66}}
     axis = plots.PLOTS["history"](dense).axes[0].get_ylabel()
     assert axis == "validation mIoU, %"
     assert plots.PLOTS["kd_validation_accuracy"](dense) is None
@@ -50,23 +58,27 @@ def test_a_dense_study_speaks_of_miou_everywhere(dense):
 def test_a_weak_teacher_is_judged_by_the_studys_metric(made_up, tmp_path):
     rows, changes = kinds.dense(made_up)
     rows[0]["val_miou"] = 0.40
-    said = warnings(load(made_up.put(tmp_path / "x", rows, **changes)))
-    assert "validation mIoU 40.00 % (n = 1) against 51.00 % (n = 1)" in said[0]
+    sealed = [row for row in rows if row["phase"] != "confirm"]
+    said = warnings(load(made_up.put(tmp_path / "x", sealed, **changes)))
+    assert "validation mIoU, %: 40.00 (n = 1) against 51.00 ± 0.00 (n = 2) of the base" in said[0]
+    # once confirmed the tuned baseline is what the teacher is compared with: 0.70 against 0.51
+    assert warnings(load(made_up.put(tmp_path / "y", rows, **changes))) == []
 
 
-def test_the_comparison_file_is_the_seeds_to_the_letter(made_up, tmp_path):
+def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
     foot = {"num_params": 2_812_345.0}
     rows = [made_up.row(phase="measure", trial="measure-student", latency_ms=45.23,
                         latency_ms_sd=1.52, **foot)]  # fmt: skip
     times = {"response": (45.67, 1.48), "feature": (45.89, 1.55)}
     for method, value in (("no_kd", 0.6245), ("response", 0.6387), ("feature", 0.6412)):
         rows.append(made_up.trial(method, 0, 0.9, val_miou=0.5, stage_name="Prune", **foot))
-        (row,) = made_up.confirmation(method, 0, "best", [0.9])
+        source = made_up.name(method, 0, 0)
+        (row,) = made_up.confirmation(source, "best", [0.9])
         rows.append(row | {"test_miou": value})
         if method in times:
             mean, sd = times[method]
-            rows.append(made_up.row(phase="measure", method=method, trial=f"measure-{method}-0",
-                                    source=f"{method}-0", latency_ms=mean, latency_ms_sd=sd,
+            rows.append(made_up.row(phase="measure", method=method, trial=f"measure-{source}",
+                                    source=source, latency_ms=mean, latency_ms_sd=sd,
                                     **foot))  # fmt: skip
     methods = {m: {} for m in ("no_kd", "response", "feature")}
     study = load(made_up.put(tmp_path / "x", rows, methods=methods, metric="val_miou", dense=True))
@@ -83,7 +95,7 @@ def test_the_comparison_file_is_the_seeds_to_the_letter(made_up, tmp_path):
     )
 
 
-def test_the_comparison_with_several_seeds_has_spread_and_n(dense):
+def test_the_comparison_with_several_repeats_has_spread_and_n(dense):
     title, text = tables.TABLES["comparison"](dense)
     assert "test split" in title
     assert headings(text) == [
@@ -117,7 +129,7 @@ def test_calibration_agreement_and_likeness_with_differences(dense):
     assert rows["response"][4] == "80.00 ± 0.00 (n = 2)"
     assert rows["baseline (no_kd)"][3] == "-"
     assert "not why" in text
-    assert "class similarity: too few seeds to say." in text
+    assert "class similarity: too few repeats to say." in text
 
 
 def test_class_similarity_is_spearmans_of_the_mistakes_by_hand():
@@ -149,7 +161,7 @@ def test_of_many_classes_the_ten_best_and_ten_worst_changes(made_up, tmp_path):
     for method in ("no_kd", "response"):
         right = [50 + (at if method == "response" else 15) for at in range(count)]
         cells_ = np.diag(right) + np.roll(np.diag([100 - r for r in right]), 1, axis=1)
-        (row,) = made_up.confirmation(method, 0, "best", [0.9])
+        (row,) = made_up.confirmation(made_up.name(method, 0, 0), "recommended", [0.9])
         rows.append(row | {"test_confusion": cells_.ravel().tolist()})
     methods = {"no_kd": {}, "response": {}}
     title, text = tables.TABLES["classes"](load(made_up.put(tmp_path / "x", rows, methods=methods)))
@@ -184,7 +196,7 @@ def test_predictions_are_read_by_method_and_drawn_worst_and_best(dense):
 
 def test_all_ious_of_the_test_split_are_drawn_where_the_file_has_them(dense):
     name = "predictions/confirm-{}.npz"
-    for trial in ("teacher", "no_kd-0-1000", "response-0-1000"):
+    for trial in ("teacher", "no_kd-r0-0000-s800", "response-r0-0000-s800"):
         with np.load(io.BytesIO(dense.storage.read(name.format(trial)))) as arrays:
             kept = dict(arrays)
         buffer = io.BytesIO()

@@ -61,9 +61,9 @@ def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatc
 
 def test_logs_have_the_labs_columns(made_up, tmp_path):
     found = logs(load(made_up.put(tmp_path / "x", made_up.all_rows())))
-    trials = ["teach", "no_kd-1", "response-1", "feature-0", "combined-0"]
+    trials = ["teach", "no_kd-r0-0001", "response-r0-0001", "feature-r0-0000", "combined-r0-0000"]
     assert list(found) == [f"{t}.{end}" for t in trials for end in ("csv", "json")]
-    frame = pd.read_csv(io.BytesIO(found["response-1.csv"]))
+    frame = pd.read_csv(io.BytesIO(found["response-r0-0001.csv"]))
     assert list(frame.columns) == [
         "epoch", "lr", "train_loss", "train_ce", "train_kd", "train_feature", "val_loss", "val_acc",
         "alpha", "T",
@@ -71,17 +71,17 @@ def test_logs_have_the_labs_columns(made_up, tmp_path):
     assert frame.iloc[1].to_list() == pytest.approx(
         [2, 0.05, 1.5, 1.0, 0.5, 0.0, 0.5, 0.95 * 0.875, 0.5, 4.0]
     )
-    told = json.loads(found["response-1.json"])
+    told = json.loads(found["response-r0-0001.json"])
     assert (told["method"], told["status"], len(told["epochs"])) == ("response", "finished", 6)
     assert told["epochs"][1]["train_ce"] == 1.0
-    assert math.isnan(pd.read_csv(io.BytesIO(found["no_kd-1.csv"]))["T"][0])
+    assert math.isnan(pd.read_csv(io.BytesIO(found["no_kd-r0-0001.csv"]))["T"][0])
 
 
 def test_logs_take_the_weights_of_the_epochs_own_stage(compressed):
-    rows = compressed.curves["channels-0"]
+    rows = compressed.curves["channels-r0-0000"]
     for at, row in enumerate(rows):
         row["stage"] = min(at // 2, 2)
-    frame = pd.read_csv(io.BytesIO(logs(compressed)["channels-0.csv"]))
+    frame = pd.read_csv(io.BytesIO(logs(compressed)["channels-r0-0000.csv"]))
     assert frame["alpha"].to_list()[:2] == [0.5, 0.5]
     assert frame["alpha"].isna().to_list()[2:4] == [True, True]
     assert frame["alpha"].to_list()[4:] == [1.0, 1.0]
@@ -89,4 +89,4 @@ def test_logs_take_the_weights_of_the_epochs_own_stage(compressed):
 
 
 def test_a_dense_log_has_miou_as_well(dense):
-    assert "val_miou" in logs(dense)["response-0.csv"].decode().splitlines()[0]
+    assert "val_miou" in logs(dense)["response-r0-0000.csv"].decode().splitlines()[0]

@@ -4,6 +4,7 @@ import pytest
 
 from analysis.load import load
 from tune_kd.errors import UsageError
+from tune_kd.storage import Storage
 
 
 def test_a_study_is_read_as_it_was_written(made_up, tmp_path):
@@ -12,9 +13,10 @@ def test_a_study_is_read_as_it_was_written(made_up, tmp_path):
     assert study.methods == ["no_kd", "response", "feature", "combined"]
     assert study.kd_methods == ["response", "feature", "combined"]
     assert len(study.trials) == len(made_up.all_rows())
-    assert set(study.trials["phase"]) == {"teach", "search", "measure", "confirm"}
-    # a teacher of 8 epochs, 10 finished trials of 6, one stopped after 2, one failed after 1
-    assert len(study.epochs) == 8 + 10 * 6 + 2 + 1
+    phases = {"teach", "search", "measure", "reevaluate", "confirm"}
+    assert set(study.trials["phase"]) == phases
+    # a teacher of 8 epochs, 28 finished trials of 6, three stopped after 2, five failed after 1
+    assert len(study.epochs) == 8 + 28 * 6 + 3 * 2 + 5
 
 
 def test_the_baseline_comes_first_whatever_the_order_of_the_space(made_up, tmp_path):
@@ -22,6 +24,93 @@ def test_the_baseline_comes_first_whatever_the_order_of_the_space(made_up, tmp_p
     study = load(made_up.put(tmp_path / "x", [], methods=methods))
     assert study.methods == ["no_kd", "feature", "response"]
     assert len(study.trials) == len(study.epochs) == 0
+
+
+@pytest.fixture
+def study(made_up, tmp_path):
+    return load(made_up.put(tmp_path / "x", made_up.all_rows()))
+
+
+def trials(rows):
+    return {repeat: row["trial"] for repeat, row in rows.items()}
+
+
+def test_each_repeat_has_its_winner_and_the_method_its_recommended_trial(study):
+    assert study.repeats == 3
+    assert trials(study.winners("response")) == {
+        0: "response-r0-0001",
+        1: "response-r1-0001",
+        2: "response-r2-0002",
+    }
+    assert study.winner("combined", 0)["trial"] == "combined-r0-0000"
+    assert study.winner("combined", 1) is None
+    # the winner of repeat 2 is best on validation (0.96), that of repeat 0 over fresh seeds (0.945)
+    assert study.rechecked("response") == pytest.approx(
+        {"response-r0-0001": 0.945, "response-r1-0001": 0.925, "response-r2-0002": 0.935}
+    )
+    assert study.chosen("response")["trial"] == "response-r0-0001"
+    assert study.chosen("combined")["trial"] == "combined-r0-0000"
+
+
+def test_test_values_by_repeat_and_by_seed(study):
+    assert study.tuned("no_kd") == pytest.approx({0: 0.90, 1: 0.91, 2: 0.92})
+    assert study.by_seed("no_kd", "best")[1] == pytest.approx({2000: 0.90, 2001: 0.92})
+    assert study.textbook("response") == pytest.approx(
+        {1000: 0.90, 1001: 0.92, 2000: 0.91, 2001: 0.93, 3000: 0.91, 3001: 0.93}
+    )
+    assert study.textbook_by_repeat("response") == pytest.approx({0: 0.91, 1: 0.92, 2: 0.92})
+    # the winner of repeat 0 is the textbook trial itself
+    assert study.textbook("feature")[1000] == study.by_seed("feature", "best")[0][1000] == 0.88
+    assert study.confirmed(study.chosen("response")) == {
+        800: 0.93, 801: 0.94, 802: 0.94, 803: 0.93, 804: 0.935,
+    }  # fmt: skip
+
+
+def test_failed_runs_have_no_value(study):
+    assert study.tuned("combined") == {0: 0.88}
+    assert study.confirmed(study.chosen("combined")) == {800: 0.88}
+    assert study.confirmed(None) == study.tuned("nothing") == {}
+
+
+def test_of_several_repeats_the_highest_says_how_many_there_are(made_up, tmp_path):
+    rows = [made_up.trial("no_kd", 0, 0.9, repeat=4)]
+    assert load(made_up.put(tmp_path / "x", rows)).repeats == 5
+    assert load(made_up.put(tmp_path / "y", [], repeats=2)).repeats == 2
+
+
+def test_what_was_confirmed_stands_until_the_better_one_is(made_up, tmp_path):
+    better = made_up.trial("response", 3, 0.97, repeat=1)
+    rows = [*made_up.all_rows(), better]
+    study = load(made_up.put(tmp_path / "x", rows))
+    assert study.winner("response", 1)["trial"] == "response-r1-0001"
+    assert study.best_so_far("response")[1]["trial"] == "response-r1-0003"
+    assert study.tuned("response")[1] == pytest.approx(0.935)
+    rows += made_up.confirmation("response-r1-0003", "best", [0.95, 0.97])
+    study = load(made_up.put(tmp_path / "y", rows))
+    assert study.winner("response", 1)["trial"] == "response-r1-0003"
+    assert study.tuned("response")[1] == pytest.approx(0.96)
+
+
+def test_the_recommended_trial_is_of_the_repeats_that_were_looked_at(made_up, tmp_path):
+    more = [made_up.trial("response", 0, 0.99, repeat=3)]
+    again = made_up.reevaluation("response-r3-0000", [0.99, 0.99])
+    study = load(made_up.put(tmp_path / "x", [*made_up.all_rows(), *more, *again]))
+    assert study.chosen("response")["trial"] == "response-r0-0001"
+    sealed = [r for r in made_up.all_rows() if r["phase"] != "confirm"]
+    study = load(made_up.put(tmp_path / "y", [*sealed, *more, *again]))
+    assert study.chosen("response")["trial"] == "response-r3-0000"
+
+
+def test_looks_are_counted_by_design_and_evaluations_apart(made_up, tmp_path):
+    address = made_up.put(tmp_path / "x", [], looks=2)
+    storage = Storage(address)
+    storage.write("openings/0003.json", storage.read("openings/0002.json"))  # went on after a kill
+    storage.write("openings/0004.json", b'{"weights": []}')
+    storage.write("openings/0005.json", b"torn")
+    study = load(address)
+    assert (study.looks, study.evaluations) == (2, 2)
+    assert study.openings.design["seeds"] == 3
+    assert load(made_up.put(tmp_path / "y", [])).looks == 0
 
 
 @pytest.mark.parametrize("given", ["runs/y", "runs/y/"])
@@ -47,13 +136,19 @@ def test_nothing_there_at_all(tmp_path):
 
 
 def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
-    with pytest.raises(UsageError, match="schema 99, this version reads schema 2"):
+    with pytest.raises(UsageError, match="schema 99, this version reads schema 3"):
         load(made_up.put(tmp_path / "x", [], schema=99))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "not JSON"), ("[]", "schema None"), ('{"schema": 2, "study": "x"}', "family, methods")],
+    [
+        ("{", "not JSON"),
+        ("[]", "schema None"),
+        ('{"schema": 2}', "schema 2, this version reads schema 3; report it with the version that"),
+        ('{"schema": 3, "study": "x"}', "family, methods"),
+        ('{"schema": 3, "study": "x", "family": "x", "methods": {}}', "names no method"),
+    ],
 )
 def test_a_broken_manifest_is_named(tmp_path, text, said):
     (tmp_path / "manifest.json").write_text(text)

@@ -13,34 +13,58 @@ def study(made_up, tmp_path):
 
 def test_the_history_has_all_trials_and_the_best_of_the_finished(study):
     found = [p for p in plots.history(study) if p.method in ("response", "combined")]
-    assert [tuple(p) for p in found] == [
-        ("response", 0, "finished", 0.91, 0.91),
-        ("response", 1, "finished", 0.95, 0.95),
-        ("response", 2, "finished", 0.93, 0.95),
-        ("combined", 0, "finished", 0.90, 0.90),
-        ("combined", 1, "stopped", 0.99, 0.90),
-        ("combined", 2, "failed", None, 0.90),
+    assert [tuple(p) for p in found if p.repeat < 2] == [
+        ("response", 0, 0, "finished", 0.91, 0.91),
+        ("response", 0, 1, "finished", 0.95, 0.95),
+        ("response", 0, 2, "finished", 0.93, 0.95),
+        ("response", 1, 0, "finished", 0.91, 0.91),  # each repeat begins anew
+        ("response", 1, 1, "finished", 0.94, 0.94),
+        ("response", 1, 2, "finished", 0.92, 0.94),
+        ("combined", 0, 0, "finished", 0.90, 0.90),
+        ("combined", 0, 1, "stopped", 0.99, 0.90),
+        ("combined", 0, 2, "failed", None, 0.90),
+        ("combined", 1, 0, "stopped", 0.99, None),
+        ("combined", 1, 1, "failed", None, None),
+        ("combined", 1, 2, "failed", None, None),
     ]
+    assert len(found) == 18
+
+
+def test_repeats_stand_one_after_another_in_the_history(study):
+    panel = plots.draw_history(study).axes[1]
+    assert panel.get_title(loc="left") == "response"
+    assert panel.get_xlabel() == "trial, repeats one after another"
+    steps = [list(line.get_xdata()) for line in panel.lines if line.get_drawstyle() == "steps-post"]
+    assert steps == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 def test_curves_are_of_search_trials_and_know_which_one_is_chosen(study):
     found = plots.learning_curves(study)
-    assert len(found) == 12
+    assert len(found) == 36
     assert [c.trial for c in found if c.chosen] == [
-        "no_kd-1",
-        "response-1",
-        "feature-0",
-        "combined-0",
+        "no_kd-r0-0001",
+        "response-r0-0001",
+        "feature-r0-0000",
+        "combined-r0-0000",
     ]
     stopped = next(c for c in found if c.status == "stopped")
     assert (stopped.epochs, stopped.values) == ([1, 2], [0.99 * 0.75, 0.99 * 0.875])
 
 
-def test_effects_are_differences_by_seed(study):
+def test_effects_are_differences_by_repeat(study):
     found = plots.effects(study)
     assert [e.method for e in found] == ["response", "feature", "combined"]
-    assert found[0].by_seed == pytest.approx([0.02, 0.025, 0.02])
+    assert found[0].by_repeat == pytest.approx([0.02, 0.025, 0.02])
+    assert found[0].verdict.label == "helps"
     assert found[2].difference.low is None
+
+
+def test_the_picture_of_differences_has_a_point_a_repeat(study):
+    axes = plots.draw_differences(study).axes[0]
+    small = [list(line.get_xdata()) for line in axes.lines if line.get_markersize() == 5]
+    assert small[0] == pytest.approx([2.0, 2.5, 2.0])
+    assert [len(points) for points in small] == [3, 3, 1]
+    assert any("no verdict: too few repeats" in text.get_text() for text in axes.texts)
 
 
 def test_an_empty_study_has_no_pictures(made_up, tmp_path):

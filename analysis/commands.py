@@ -1,0 +1,46 @@
+"""What to type next."""
+
+import shlex
+
+from analysis.load import Study
+
+FEWEST_TRIALS = 5  # of each method in a repeat; the search refuses to add repeats of fewer
+DROPPED = {"--repeats": 1, "--trials": 1, "--resume": 0}  # options and how many words follow them
+
+
+def confirm_command(study: Study) -> str:
+    """What confirms a study; once it was looked at, with the same number of seeds."""
+    design = study.openings.design
+    words = ["python", "-m", "tune_kd.confirm", study.address]
+    if design.get("seeds"):
+        words += ["--seeds", str(design["seeds"])]
+    if design and not design.get("textbook", True):
+        words.append("--no-textbook")
+    return shlex.join(words)
+
+
+def search_command(study: Study, *, repeats: int = 0) -> str:
+    """What goes on with the search, up to `repeats` repeats where a number is given."""
+    known = study.manifest.get("command") or ""
+    if not known:
+        known = f"python -m tune_kd.search --space {shlex.quote(str(study.manifest.get('space')))}"
+    words = [*_without(shlex.split(known), DROPPED), "--resume"]
+    return shlex.join([*words, "--repeats", str(repeats)] if repeats else words)
+
+
+def _without(words: list[str], dropped: dict[str, int]) -> list[str]:
+    """A command without some options.
+
+    >>> _without(["x", "--trials", "8", "--repeats=3", "--resume", "--quiet"], DROPPED)
+    ['x', '--quiet']
+    """
+    kept, skipped = [], 0
+    for word in words:
+        name = word.split("=")[0]
+        if skipped:
+            skipped -= 1
+        elif name in dropped:
+            skipped = 0 if "=" in word else dropped[name]
+        else:
+            kept.append(word)
+    return kept

@@ -1,0 +1,193 @@
+"""What a study says of its methods: each against the baseline, tuned and at its textbook setting.
+
+Three comparisons, each with its own claim. The difference of the tuned methods, over repeats of the
+search, is about the methods. That of the textbook settings, over seeds, has no choice in it. That of
+the recommended students, over seeds, is about two configurations and nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import scipy.stats
+
+from analysis import select, stats
+from analysis.images import Runs, image_error
+from analysis.load import Study
+from analysis.select import BASELINE, number
+from analysis.stats import Estimate, Summary, Verdict
+from tune_kd.results import Row
+
+FEWEST = 3  # trials for a rank correlation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curse:
+    """Winners on the validation that chose them, and trained again with fresh seeds (fractions).
+
+    What the first is higher is the winner's curse: a maximum over trials is too good.
+    """
+
+    chosen: Summary
+    fresh: Summary
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungCorrelation:
+    """Spearman's correlation of validation at the first rung with that at the end, in [-1, 1].
+
+    Over the n trials of a method that ended, all repeats together; stopped ones have no end.
+    """
+
+    epoch: int
+    value: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodResult:
+    """One method's numbers on the test split, as fractions; None where there are no data for one.
+
+    Differences are to the baseline and None for the baseline itself; `bought` and `curse` are not.
+    """
+
+    method: str
+    tuned: Mapping[int, float]  # by repeat: what its search chose, mean over the repeat's seeds
+    textbook: Mapping[int, float]  # by seed
+    recommended: Mapping[int, float]  # by seed
+    by_repeat: Mapping[int, float]  # tuned, minus the tuned baseline
+    difference: Estimate | None  # of by_repeat: about the method
+    verdict: Verdict | None  # on it, all methods together
+    textbook_difference: Estimate | None  # over seeds: without any choice
+    bought: Estimate | None  # tuned minus textbook, over repeats: what tuning bought this method
+    student: Estimate | None  # recommended, minus the recommended baseline, over seeds
+    student_verdict: Verdict | None  # on these two configurations, all students together
+    curse: Curse | None
+
+
+def results(study: Study) -> dict[str, MethodResult]:
+    """The numbers of every method, the baseline first."""
+    return dict(_results(study))
+
+
+@lru_cache(maxsize=8)
+def _results(study: Study) -> Mapping[str, MethodResult]:
+    differences = {method: _tuned(study, method) for method in study.kd_methods}
+    students = {method: _student(study, method) for method in study.kd_methods}
+    verdicts, on_students = _judged(study, differences), _judged(study, students)
+    return {
+        method: MethodResult(
+            method=method,
+            tuned=study.tuned(method),
+            textbook=study.textbook(method),
+            recommended=study.confirmed(study.chosen(method)),
+            by_repeat=_by_repeat(study, method),
+            difference=differences.get(method),
+            verdict=verdicts.get(method),
+            textbook_difference=_textbook(study, method),
+            bought=_bought(study, method),
+            student=students.get(method),
+            student_verdict=on_students.get(method),
+            curse=curse(study, method),
+        )
+        for method in study.methods
+    }
+
+
+def level(study: Study) -> float:
+    """The error that this look at the test split may spend on all methods together."""
+    return stats.look_level(max(1, study.looks))
+
+
+def _judged(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
+    known = {method: found for method, found in estimates.items() if found is not None}
+    return stats.judge(known, margin=study.margin, level=level(study))
+
+
+def _by_repeat(study: Study, method: str) -> dict[int, float]:
+    if method == BASELINE:
+        return {}
+    return stats.differences(study.tuned(method), study.tuned(BASELINE))
+
+
+def _tuned(study: Study, method: str) -> Estimate | None:
+    """What the searches of a method led to against those of the baseline, repeat by repeat."""
+    error = image_error(study, *(_rows(study, m, "best") for m in (method, BASELINE)))
+    return stats.paired(study.tuned(method), study.tuned(BASELINE), image_se=error or 0.0)
+
+
+def _textbook(study: Study, method: str) -> Estimate | None:
+    """Textbook setting against the baseline's, paired by seed."""
+    if method == BASELINE:
+        return None
+    runs = [_by_seed(study.runs_by_repeat(m, "textbook")) for m in (method, BASELINE)]
+    error = image_error(study, *runs)
+    return stats.paired(study.textbook(method), study.textbook(BASELINE), image_se=error or 0.0)
+
+
+def _bought(study: Study, method: str) -> Estimate | None:
+    """Tuned minus textbook of one method, over repeats; 0 where a search found nothing better."""
+    runs = [_rows(study, method, role) for role in ("best", "textbook")]
+    error = image_error(study, *runs)
+    book = study.textbook_by_repeat(method)
+    return stats.paired(study.tuned(method), book, image_se=error or 0.0)
+
+
+def _student(study: Study, method: str) -> Estimate | None:
+    """The recommended trial against the recommended baseline, over the seeds in common."""
+    trials = [study.chosen(m) for m in (method, BASELINE)]
+    runs = [
+        {seed: [stages[-1]] for seed, stages in study.runs(trial, "recommended").items()}
+        for trial in trials
+    ]
+    error = image_error(study, *runs)
+    return stats.paired(*map(study.confirmed, trials), image_se=error or 0.0)
+
+
+def _rows(study: Study, method: str, role: str) -> Runs:
+    return {r: list(runs.values()) for r, runs in study.runs_by_repeat(method, role).items()}
+
+
+def _by_seed(runs: Mapping[int, Mapping[int, Row]]) -> Runs:
+    return {seed: [row] for seeds in runs.values() for seed, row in seeds.items()}
+
+
+def curse(study: Study, method: str) -> Curse | None:
+    """How much too good validation was of the winners that were trained again."""
+    fresh = study.rechecked(method)
+    known = {row["trial"]: number(row, study.metric) for row in study.winners(method).values()}
+    chosen = {
+        trial: value for trial, value in known.items() if value is not None and trial in fresh
+    }
+    difference = stats.paired(chosen, fresh)
+    before = stats.summarise(chosen.values())
+    after = stats.summarise(fresh[trial] for trial in chosen)
+    if difference is None or before is None or after is None:
+        return None
+    return Curse(chosen=before, fresh=after, difference=difference)
+
+
+def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
+    """Whether the first rung knew how trials would end; None for fewer than three, or all alike."""
+    rungs = study.manifest.get("rungs") or ()
+    ended = [r for r in select.trials(study.rows, "search", method) if r["status"] == "finished"]
+    if not rungs:
+        return None
+    pairs = [
+        (early, late)
+        for row in ended
+        if (late := number(row, study.metric)) is not None
+        and (early := _at(study, row, int(rungs[0]))) is not None
+    ]
+    columns = list(zip(*pairs, strict=True))
+    if len(pairs) < FEWEST or any(len(set(column)) == 1 for column in columns):
+        return None
+    value = float(scipy.stats.spearmanr(*columns).statistic)
+    return RungCorrelation(epoch=int(rungs[0]), value=value, n=len(pairs))
+
+
+def _at(study: Study, trial: Row, epoch: int) -> float | None:
+    """A trial's validation after an epoch."""
+    rows = study.curves.get(trial["trial"], ())
+    return next((number(row, study.metric) for row in rows if row["step"] == epoch), None)

@@ -1,0 +1,82 @@
+"""What the teacher cost, and from how many students on it pays."""
+
+import math
+from dataclasses import dataclass
+
+from analysis import select, stats
+from analysis.lines import distils, is_compressed
+from analysis.load import Study
+from analysis.select import BASELINE, number
+from tune_kd.results import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCost:
+    """Seconds of training as the rows recorded them; None where there are no data for one.
+
+    `pays_from`: as many students as make this hold: the teacher once, and each student trained once
+    at a textbook setting with it, take less time than one whole search of the baseline for each
+    student. None where a textbook training takes as long as such a search. It says nothing of accuracy.
+    """
+
+    teacher_s: float
+    student_s: float | None  # mean of the finished trials of the baseline
+    search_s: float | None  # mean of the whole searches (repeats) of the baseline
+    textbook_s: float | None  # mean of the finished textbook trials of the methods that distil
+
+    @property
+    def students(self) -> float | None:
+        """As how many trainings of the plain student the teacher's took."""
+        return self.teacher_s / self.student_s if self.student_s else None
+
+    @property
+    def pays_from(self) -> int | None:
+        """From how many students on the teacher pays.
+
+        >>> TeacherCost(teacher_s=900, student_s=100, search_s=500, textbook_s=200).pays_from
+        3
+        """
+        if self.search_s is None or self.textbook_s is None or self.search_s <= self.textbook_s:
+            return None
+        return max(1, math.ceil(self.teacher_s / (self.search_s - self.textbook_s)))
+
+
+def teacher_cost(study: Study) -> TeacherCost | None:
+    """The cost of a study's teacher; None for one that came as a file, or whose time is not known."""
+    taught = select.teacher(study.rows, "teach")
+    seconds = number(taught, "seconds")
+    if taught is None or not seconds or not taught.get("epochs") or taught.get("origin") == "file":
+        return None
+    return TeacherCost(
+        teacher_s=seconds,
+        student_s=_mean([row for row in _searched(study, BASELINE) if row["status"] == "finished"]),
+        search_s=_mean_search(study),
+        textbook_s=_mean(
+            [
+                row
+                for method in study.kd_methods
+                if distils(study, method) and not is_compressed(study, method)
+                for row in select.textbooks(study.rows, method).values()
+            ]
+        ),
+    )
+
+
+def _searched(study: Study, method: str) -> list[Row]:
+    return select.trials(study.rows, "search", method)
+
+
+def _mean_search(study: Study) -> float | None:
+    """Mean seconds of the baseline's searches whose trials have all ended."""
+    wanted = study.trials_per_repeat
+    seconds: dict[int, list[float]] = {}
+    for row in _searched(study, BASELINE):
+        seconds.setdefault(row["repeat"], []).append(number(row, "seconds") or 0.0)
+    whole = [sum(values) for values in seconds.values() if len(values) >= wanted]
+    found = stats.summarise(whole)
+    return found.mean if found and found.mean else None
+
+
+def _mean(rows: list[Row]) -> float | None:
+    found = stats.summarise(v for row in rows if (v := number(row, "seconds")) is not None)
+    return found.mean if found and found.mean else None

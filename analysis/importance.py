@@ -1,0 +1,180 @@
+"""Which sampled parameters of a method matter: Optuna's fANOVA over bootstrapped trials, with intervals.
+
+An importance is the share of the variance of validation over a method's whole ranges that a parameter
+explains by itself (Hutter, Hoos and Leyton-Brown 2014, "An efficient approach for assessing
+hyperparameter importance"); the importances of a method add up to 1. Trials of all repeats count alike.
+An interval holds the middle 95 % of what samples of the trials, drawn with replacement, give: how much
+the answer depends on which trials there happened to be. It does not hold what other surrogates would say.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, create_trial
+
+from analysis.load import Study
+from analysis.ranges import Ranges, SearchPoint, position, ranges, search_points
+from analysis.select import number
+
+MIN_FINAL = 30  # finished trials, from which on final values are used where trials were stopped
+MIN_TRIALS = 10  # below, no importance is given
+DRAWS = 40  # bootstrap samples
+TREES, DEPTH = 4, 3  # of each sample's forest: 160 small trees in all, not the default 64 a sample
+LEVEL = 0.95
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """The importance of one parameter of a method, a fraction: mean and interval over the samples."""
+
+    method: str
+    parameter: str
+    mean: float
+    low: float
+    high: float
+    rank: int  # 1: the most important of its method
+    n: int  # trials
+    basis: str  # which values it is computed from, such as "values at epoch 5, n = 40"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importances:
+    """A method's importances, the most important first; where there are none, the reason."""
+
+    method: str
+    parameters: tuple[Importance, ...] = ()
+    reason: str = ""
+
+    @property
+    def top(self) -> list[str]:
+        """Names of the parameters in order."""
+        return [one.parameter for one in self.parameters]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Which values of a method's trials are compared: points and their values, and how to call them."""
+
+    points: Sequence[SearchPoint]
+    values: Sequence[float]
+    name: str  # "final values" or "values at epoch 5"
+
+
+def importances(study: Study, method: str) -> Importances:
+    """The importances of a method's parameters, of those with a range; the same at every call.
+
+    None with a reason: fewer than 10 trials with a value, no range, or values that do not differ.
+    """
+    known = ranges(study, method)
+    if not known:
+        return Importances(method=method, reason="no parameter was searched")
+    used = basis(study, method)
+    n = len(used.values)
+    if n < MIN_TRIALS:
+        return Importances(
+            method=method,
+            reason=f"{n} trials have {used.name}; importances need at least {MIN_TRIALS}",
+        )
+    samples = sample_importances([p.values for p in used.points], used.values, known)
+    if not len(samples):
+        return Importances(method=method, reason=f"the {used.name} of {n} trials do not differ")
+    lows, highs = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    found = sorted(
+        zip(known, samples.mean(axis=0).tolist(), lows.tolist(), highs.tolist(), strict=True),
+        key=lambda one: -one[1],
+    )
+    parameters = (
+        Importance(
+            method=method, parameter=name, mean=mean, low=low, high=high, rank=rank, n=n,
+            basis=f"{used.name}, n = {n}",
+        )
+        for rank, (name, mean, low, high) in enumerate(found, 1)
+    )  # fmt: skip
+    return Importances(method=method, parameters=tuple(parameters))
+
+
+def basis(study: Study, method: str) -> Basis:
+    """Final values where at least 30 trials have finished or none could be stopped, else the first rung's.
+
+    All trials reach the first rung, bad ones as well; those that finish are the better ones, and among
+    them what made the others bad is invisible.
+    """
+    points = search_points(study, method)
+    ended = [(point, point.final) for point in points if point.final is not None]
+    rungs = study.manifest.get("rungs") or ()
+    if len(ended) >= MIN_FINAL or not rungs:
+        kept, values = zip(*ended, strict=True) if ended else ((), ())
+        return Basis(points=kept, values=values, name="final values")
+    early = [(point, _value_at(study, point, rungs[0])) for point in points]
+    known = [(point, value) for point, value in early if value is not None]
+    return Basis(
+        points=[point for point, _ in known],
+        values=[value for _, value in known],
+        name=f"values at epoch {rungs[0]}",
+    )
+
+
+def _value_at(study: Study, point: SearchPoint, epoch: int) -> float | None:
+    """A trial's validation after an epoch of its first stage, where rungs are."""
+    rows = study.curves.get(point.trial, ())
+    found = (row for row in rows if row["stage"] == 0 and row["epoch"] == epoch)
+    return number(next(found, None), study.metric)
+
+
+def sample_importances(
+    trials: Sequence[Mapping[str, Any]], values: Sequence[float], ranges: Ranges
+) -> npt.NDArray[np.float64]:
+    """Importances [samples, parameters] of bootstrap samples of trials, parameters as in `ranges`.
+
+    Seeds are fixed. Samples in which no value differs are left out, so there may be none.
+    """
+    cube, points = _unit(ranges), [_position_values(ranges, trial) for trial in trials]
+    told = [
+        create_trial(value=value, params=point, distributions=cube)
+        for point, value in zip(points, values, strict=True)
+    ]
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(told), size=(DRAWS, len(told)))
+    found = [_evaluate([told[i] for i in sample], seed) for seed, sample in enumerate(drawn)]
+    rows = [[one[name] for name in ranges] for one in found if one]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(ranges))
+
+
+def _evaluate(trials: Sequence[FrozenTrial], seed: int) -> dict[str, float]:
+    """Optuna's importances of one sample; {} where its forest finds nothing that differs."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=seed)
+    try:
+        return dict(get_param_importances(study, evaluator=evaluator))
+    except RuntimeError as error:
+        if "zero total variance" not in str(error):
+            raise
+        return {}
+
+
+def _unit(ranges: Ranges) -> dict[str, BaseDistribution]:
+    """The ranges as positions: Optuna's fANOVA takes the values of a log range as they are.
+
+    A forest's splits do not mind, but the width of each piece does: in a linear width nearly all of
+    lr in 0.001 .. 1 lies above 0.1, and that is all that would count.
+    """
+    return {
+        name: d if isinstance(d, CategoricalDistribution) else FloatDistribution(0.0, 1.0)
+        for name, d in ranges.items()
+    }
+
+
+def _position_values(ranges: Ranges, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: values[name] if isinstance(d, CategoricalDistribution) else position(d, values[name])
+        for name, d in ranges.items()
+    }

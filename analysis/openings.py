@@ -1,0 +1,46 @@
+"""How often a study's test split was opened: each opening leaves a file in `openings/`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tune_kd.storage import Storage
+
+FOLDER = "openings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Openings:
+    """`looks`: designs that were confirmed; `evaluations`: single networks that were scored.
+
+    An interrupted confirmation that goes on has the same design and is the same look. Another number
+    of repeats or seeds is another look, and what it may say is judged more strictly. `design` is that
+    of the last look: which `repeats`, how many `seeds` each, whether `textbook` settings as well.
+    """
+
+    looks: int = 0
+    evaluations: int = 0
+    design: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_openings(storage: Storage) -> Openings:
+    """Count the openings of a study; both 0 where its test split was never opened."""
+    files = (storage.read(f"{FOLDER}/{name}") for name in storage.names(FOLDER, ".json"))
+    found = [_design(data) for data in files]
+    designs = [design for design in found if design]
+    return Openings(
+        looks=len({json.dumps(design, sort_keys=True) for design in designs}),
+        evaluations=len(found) - len(designs),
+        design=designs[-1] if designs else {},
+    )
+
+
+def _design(data: bytes) -> dict[str, Any]:
+    """What a confirmation was to consist of; empty for another opening, or a file that nobody can read."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    design = found.get("design") if isinstance(found, dict) else None
+    return dict(design) if isinstance(design, dict) else {}

@@ -1,0 +1,136 @@
+"""The ranges that a method was searched over, and its search trials as points in them.
+
+A position is where a value stands in its range, from 0 to 1, in the logarithm where the range is
+logarithmic, so that equal steps of positions are what the sampler took as equal steps. Whole numbers
+and choices stand in the middle of cells of equal width.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
+
+from analysis import select
+from analysis.load import Study
+
+Ranges = Mapping[str, BaseDistribution]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPoint:
+    """A search trial: its sampled values by parameter, and the validation metric that it reached."""
+
+    trial: str
+    number: int  # within its method and repeat
+    repeat: int
+    status: str  # finished, stopped, failed
+    epochs: int  # trained
+    values: Mapping[str, Any]  # in the order of the ranges
+    value: float | None  # a fraction, of its last epoch; None where there is none
+
+    @property
+    def final(self) -> float | None:
+        """The value of a trial that ran to the end; None of one that did not."""
+        return self.value if self.status == "finished" else None
+
+
+def ranges(study: Study, method: str) -> dict[str, BaseDistribution]:
+    """What a method was searched over, by parameter, as the sampler took it; pinned ones are left out.
+
+    From the manifest. A range of one value is none.
+    """
+    known = study.manifest["methods"][method].get("distributions", {})
+    found = {name: json_to_distribution(text) for name, text in known.items()}
+    return {name: distribution for name, distribution in found.items() if not distribution.single()}
+
+
+def search_points(study: Study, method: str) -> list[SearchPoint]:
+    """A method's search trials of all repeats in the order of its rows, failed ones as well.
+
+    Trials that lack a sampled value are left out: they tell nothing about it.
+    """
+    names = list(ranges(study, method))
+    found = []
+    for row in select.trials(study.rows, "search", method):
+        values = {name: row.get(f"config.{name}") for name in names}
+        if all(value is not None for value in values.values()):
+            found.append(
+                SearchPoint(
+                    trial=row["trial"],
+                    number=row["number"],
+                    repeat=row.get("repeat") or 0,
+                    status=row["status"],
+                    epochs=row.get("epochs") or 0,
+                    values=values,
+                    value=select.number(row, study.metric),
+                )
+            )
+    return found
+
+
+def position(distribution: BaseDistribution, value: Any) -> float:
+    """Where a value stands in its range: 0 at the lower end, 1 at the upper.
+
+    Raises ValueError for a value that is none of a range's choices.
+
+    >>> position(FloatDistribution(0.01, 1.0, log=True), 0.1), position(IntDistribution(1, 4), 1)
+    (0.5, 0.125)
+    >>> position(CategoricalDistribution(["mean", "max"]), "max")
+    0.75
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
+    low, high, log = _ends(distribution)
+    x = math.log(value) if log else float(value)
+    return min(1.0, max(0.0, (x - low) / (high - low)))
+
+
+def value_at(distribution: BaseDistribution, place: float) -> Any:
+    """The value at a position; the nearest whole number or choice where a range has only these.
+
+    >>> round(value_at(FloatDistribution(0.01, 1.0, log=True), 0.5), 9)
+    0.1
+    >>> value_at(IntDistribution(1, 4), 0.3), value_at(CategoricalDistribution(["a", "b"]), 1.0)
+    (2, 'b')
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices)
+        return distribution.choices[min(count - 1, int(place * count))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not 0 < place < 1:  # exactly, where a logarithm would round
+        return distribution.low if place <= 0 else distribution.high
+    low, high, log = _ends(distribution)
+    x = low + float(place) * (high - low)
+    plain = math.exp(x) if log else x
+    if distribution.step is not None and not log:
+        plain = distribution.low + round((plain - distribution.low) / distribution.step) * distribution.step  # fmt: skip
+    kept = min(distribution.high, max(distribution.low, plain))
+    return round(kept) if isinstance(distribution, IntDistribution) else kept
+
+
+def positions(ranges: Ranges, values: Mapping[str, Any]) -> list[float]:
+    """The positions of a trial's values in the order of the ranges."""
+    return [position(distribution, values[name]) for name, distribution in ranges.items()]
+
+
+def values_at(ranges: Ranges, places: Sequence[float]) -> dict[str, Any]:
+    """The values at positions in the order of the ranges."""
+    return {name: value_at(d, place) for (name, d), place in zip(ranges.items(), places, strict=True)}  # fmt: skip
+
+
+def _ends(distribution: BaseDistribution) -> tuple[float, float, bool]:
+    """The ends that positions 0 and 1 stand for, in the logarithm where `log`: cells of steps have width."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    half = (distribution.step or 0) / 2
+    low, high = distribution.low - half, distribution.high + half
+    if distribution.log:
+        return math.log(low), math.log(high), True
+    return low, high, False

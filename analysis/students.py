@@ -1,0 +1,36 @@
+"""What is said of the students that methods recommend: single configurations, over seeds."""
+
+from analysis import stats
+from analysis.cells import spoken
+from analysis.comparison import results
+from analysis.load import Study
+from analysis.wording import margin_words, points_words
+
+ABOUT_STUDENTS = (
+    "What can be said is about the students that the methods recommend, single configurations over seeds, and "
+    "not about the methods:"
+)
+STUDENTS = {
+    stats.HELPS: "better than",
+    stats.HURTS: "worse than",
+    stats.SMALL_HELP: "better than, by less than {margin},",
+    stats.SMALL_HURT: "worse than, by less than {margin},",
+    stats.NO_DIFFERENCE: "no further than {margin} from",
+    stats.NOT_SETTLED: "not shown to be better or worse than",
+    stats.TOO_FEW: "confirmed with too few seeds to be compared with",
+}
+
+
+def students(study: Study) -> list[str]:
+    """A sentence about each recommended student against the recommended plain student."""
+    said = []
+    for found in results(study).values():
+        trial, verdict = study.chosen(found.method), found.student_verdict
+        if trial is None or verdict is None or found.student is None:
+            continue
+        compared = STUDENTS[verdict.label].format(margin=margin_words(study.margin))
+        said.append(
+            f"The student of **{found.method}** (trial {trial['trial']}) is {compared} the best plain student: "
+            f"{points_words(found.student, 'seed')} of {spoken(study.test_metric)}."
+        )
+    return said

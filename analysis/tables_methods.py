@@ -1,0 +1,132 @@
+"""Tables that compare methods: tuned, out of the box, what to use, and how far validation is to be trusted."""
+
+import pandas as pd
+
+from analysis import stats
+from analysis.cells import (
+    NONE,
+    Table,
+    gap,
+    heading,
+    label,
+    latency,
+    mean_sd,
+    metric,
+    noted,
+)
+from analysis.comparison import results
+from analysis.lines import lines
+from analysis.load import Study
+from analysis.students import students
+from analysis.wording import words
+from tune_kd.metrics import METRICS
+from tune_kd.results import Row
+
+
+def main_table(study: Study) -> Table:
+    """Teacher, baseline and tuned methods: the test metric over repeats, difference, verdict, size."""
+    found = []
+    for line in lines(study):
+        verdict = line.result.verdict if line.result else None
+        found.append(
+            {
+                "Method": label(line.method),
+                f"{heading(study.test_metric)}, mean ± sd (n repeats)": mean_sd(line.test),
+                "Difference to the tuned baseline, pp [95 %]": gap(
+                    line.difference,
+                    pairs=bool(line.difference and line.test and line.difference.n != line.test.n),
+                ),
+                "Verdict": words(verdict, study.margin) or NONE,
+                "Parameters": metric(line.footprint, "num_params"),
+                "Latency, ms": latency(line.footprint),
+            }
+        )
+    return METRICS[study.test_metric].heading, pd.DataFrame(found)
+
+
+def tuning(study: Study) -> Table:
+    """Textbook settings against the baseline's, tuned ones against the tuned baseline, and the gain."""
+    title = "Out of the box and tuned (test split)"
+    found = results(study).values()
+    if not any(result.textbook for result in found):
+        return title, ""
+    frame = pd.DataFrame(
+        [
+            {
+                "Method": label(result.method),
+                "Textbook, % (n seeds)": mean_sd(stats.summarise(result.textbook.values())),
+                "Textbook difference, pp [95 %]": gap(result.textbook_difference),
+                "Tuned, % (n repeats)": mean_sd(stats.summarise(result.tuned.values())),
+                "Tuned difference, pp [95 %]": gap(result.difference),
+                "What tuning bought, pp [95 %]": gap(result.bought),
+            }
+            for result in found
+        ]
+    )
+    note = (
+        "Differences are to the baseline treated alike: textbook settings paired by seed, with no choice in "
+        "them; tuned methods repeat by repeat. What tuning bought a method: tuned minus its own textbook "
+        "setting, repeat by repeat."
+    )
+    return title, noted(frame, note)
+
+
+def use(study: Study) -> Table:
+    """The student that each method recommends, against the best plain student."""
+    title = "What to use"
+    found = []
+    for result in results(study).values():
+        trial = study.chosen(result.method)
+        if trial is None:
+            continue
+        foot = study.footprint(trial)
+        found.append(
+            {
+                "Method": label(result.method),
+                "Recommended trial": str(trial["trial"]),
+                "Validation, fresh seeds, %": _fresh(study, result.method, trial),
+                f"{heading(study.test_metric)}, mean ± sd (n seeds)": mean_sd(
+                    stats.summarise(result.recommended.values())
+                ),
+                "Against the best plain student, pp [95 %]": gap(result.student),
+                "Parameters": metric(foot, "num_params"),
+                "Latency, ms": latency(foot),
+            }
+        )
+    if not found:
+        return title, ""
+    note = (
+        "Recommended without the test split: of a method's best winners the one whose mean over fresh seeds on "
+        "validation is highest; where none was trained again, the winner that is best on validation. The "
+        "comparison is of these configurations, over seeds that all have in common: it says nothing of the "
+        "methods, whose searches might have found others."
+    )
+    return title, noted(pd.DataFrame(found), note, items=students(study))
+
+
+def _fresh(study: Study, method: str, trial: Row) -> str:
+    """Validation of the re-evaluations with their number; a dash where there are none."""
+    seeds = study.fresh(method).get(trial["trial"], {})
+    return mean_sd(stats.summarise(seeds.values()))
+
+
+def curse(study: Study) -> Table:
+    """How much too good the validation was that chose the winners."""
+    title = "Winner's curse (validation split)"
+    found = [
+        {
+            "Method": label(result.method),
+            "When it was chosen, %": mean_sd(result.curse.chosen),
+            "Trained again, %": mean_sd(result.curse.fresh),
+            "Too good by, pp [95 %]": gap(result.curse.difference),
+        }
+        for result in results(study).values()
+        if result.curse
+    ]
+    if not found:
+        return title, ""
+    note = (
+        "The best of several trials is partly luck: n winners on the validation that chose them, and the mean of "
+        "their fresh seeds on the same images."
+    )
+    return title, noted(pd.DataFrame(found), note)

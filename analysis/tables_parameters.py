@@ -1,0 +1,96 @@
+"""Tables of hyperparameters: which of them matter, and where validation is as good as at the best."""
+
+from functools import lru_cache
+
+import pandas as pd
+
+from analysis.cells import NONE, Table, label, noted, plain
+from analysis.importance import Importances, importances
+from analysis.landscape import FlatRegion, Landscape, Span, landscape
+from analysis.load import Study
+
+
+@lru_cache(maxsize=32)
+def known_importances(study: Study, method: str) -> Importances:
+    """The importances of a method, computed once for all forms of the report."""
+    return importances(study, method)
+
+
+@lru_cache(maxsize=32)
+def known_landscape(study: Study, method: str) -> Landscape:
+    """The flat region of a method, computed once for all forms of the report."""
+    return landscape(study, method)
+
+
+def importance(study: Study) -> Table:
+    """How much each hyperparameter of a method matters."""
+    title = "Importance of hyperparameters (validation split)"
+    found = [known_importances(study, method) for method in study.methods]
+    rows = [
+        {
+            "Method": label(one.method),
+            "Hyperparameter": one.parameter,
+            "Importance [95 %]": f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]",
+            "Computed from": one.basis,
+        }
+        for method in found
+        for one in method.parameters
+    ]
+    if not rows:
+        return title, ""
+    note = (
+        "The share of the variance of validation over a method's whole ranges that a hyperparameter explains by "
+        "itself (fANOVA; Hutter et al. 2014), all repeats together; intervals over bootstrapped trials. Importances "
+        "at an early epoch speak of learning fast, not of the end."
+    )
+    missing = [f"**{label(one.method)}**: {one.reason}." for one in found if one.reason]
+    return title, noted(pd.DataFrame(rows), note, items=missing)
+
+
+def robust(study: Study) -> Table:
+    """The flat region around each method's best, and a setting in its middle."""
+    title = "Flat region and robust setting (validation split)"
+    found = [known_landscape(study, method) for method in study.methods]
+    rows = [
+        {
+            "Method": label(one.method),
+            "Hyperparameter": span.parameter,
+            "Flat region": _spanned(span),
+            "Alone": _alone(span),
+            "Robust setting": plain(span.robust),
+        }
+        for one in found
+        if one.region
+        for span in one.region.spans
+    ]
+    if not rows:
+        return title, ""
+    note = (
+        "Where validation, as a Gaussian process predicts it from all finished trials, is within one standard "
+        "error of its best (or within the margin, if that is more). *Alone*: how far one hyperparameter may move "
+        "while the others stay at the robust setting. A prediction, not a trained student."
+    ).replace("*Alone*", "Alone")
+    said = [_sentence(one.region) for one in found if one.region]
+    missing = [f"**{label(one.method)}**: {one.reason}." for one in found if one.reason]
+    return title, noted(pd.DataFrame(rows), note, items=[*said, *missing])
+
+
+def _spanned(span: Span) -> str:
+    if span.choices:
+        return ", ".join(map(str, span.choices))
+    return f"{plain(span.low)} .. {plain(span.high)}"
+
+
+def _alone(span: Span) -> str:
+    if span.alone_low is None:
+        return NONE
+    return f"{plain(span.alone_low)} .. {plain(span.alone_high)}"
+
+
+def _sentence(region: FlatRegion) -> str:
+    return (
+        f"**{label(region.method)}**: predicted {region.value * 100:.2f} ± {region.sd * 100:.2f} % at the robust "
+        f"setting, {region.best * 100:.2f} ± {region.best_sd * 100:.2f} % at the best (mean ± standard error, "
+        f"n = {region.n} trials); the prediction explains {region.explained * 100:.0f} % of the variance of trials "
+        "that were left out."
+    )

@@ -1,0 +1,228 @@
+"""The verdict in plain words: a sentence a method, what it rests on, and what to type to know more."""
+
+from collections import Counter
+
+from analysis import images, select, stats
+from analysis.cells import counted, spoken
+from analysis.commands import FEWEST_TRIALS, confirm_command, search_command
+from analysis.comparison import MethodResult, level, results
+from analysis.lines import distils
+from analysis.load import Study
+from analysis.select import BASELINE
+from analysis.stats import Estimate
+from analysis.students import ABOUT_STUDENTS, students
+from analysis.wording import margin_words, p_words, percent_words, points_words
+
+SENTENCES = {
+    stats.HELPS: "**{method} helps**: {gap} of {metric} over the tuned baseline ({p}, {holm}).",
+    stats.HURTS: "**{method} hurts**: {gap} of {metric} against the tuned baseline ({p}, {holm}).",
+    stats.SMALL_HELP: "**{method} helps, by less than {margin}**: {gap} of {metric} over the tuned baseline "
+    "({p} for a difference, {p_equivalence} for less than {margin}; {holm}).",
+    stats.SMALL_HURT: "**{method} hurts, by less than {margin}**: {gap} of {metric} against the tuned "
+    "baseline ({p} for a difference, {p_equivalence} for less than {margin}; {holm}).",
+    stats.NO_DIFFERENCE: "**{method}: no difference larger than {margin}** to the tuned baseline: {gap} of "
+    "{metric} ({p_equivalence} in two one-sided tests, {holm}).",
+    stats.NOT_SETTLED: "**{method}: not settled**, neither that there is a difference nor that there is none "
+    "larger than {margin}: {gap} of {metric} against the tuned baseline. {needed}",
+}
+USUAL_REPEATS = 5
+MOST_ADVISED = 50  # repeats; where more are needed, the command asks for twice as many as there are
+
+
+def verdict(study: Study) -> list[str]:
+    """The paragraphs of the verdict: of each method, out of the box and tuned, what they rest on, what to do."""
+    if not any(study.winners(method) for method in study.methods):
+        return [_nothing(study)]
+    if not is_confirmed(study):
+        return [
+            f"**No verdict yet**: nothing has been confirmed on the test split. Type `{confirm_command(study)}`. "
+            "Until then there are validation values only, of single runs and chosen on that very split: they "
+            "are too good."
+        ]
+    if not study.kd_methods:
+        return [
+            f"**No verdict**: {BASELINE} is the only method, and there is nothing to compare it with."
+        ]
+    sentences = [f"- {text}" for text in verdicts(study)]
+    found = ["\n".join(sentences), summary(study)]
+    if study.repeats < stats.MIN_REPEATS and (said := students(study)):
+        found += [ABOUT_STUDENTS, "\n".join(f"- {text}" for text in said)]
+    return [text for text in (*found, basis(study), to_settle(study)) if text]
+
+
+def _nothing(study: Study) -> str:
+    """Why there is nothing at all to say."""
+    ended = select.trials(study.rows, "search")
+    if not ended:
+        return f"**No verdict yet**: no trial has ended. Type `{search_command(study)}`."
+    counts = Counter(row["status"] for row in ended)
+    return (
+        f"**No verdict**: none of {counted(len(ended), 'trial')} has finished ({counts['failed']} failed, "
+        f"{counts['stopped']} stopped). Why they failed stands under Failures; when that is mended, begin "
+        "another study (`--name`), or go on with this one: "
+        f"`{search_command(study)}`."
+    )
+
+
+def is_confirmed(study: Study) -> bool:
+    """Whether any method has a number on the test split."""
+    return any(
+        study.tuned(method) or study.textbook(method) or study.confirmed(study.chosen(method))
+        for method in study.methods
+    )
+
+
+def verdicts(study: Study) -> list[str]:
+    """A sentence or two about each method that distils, from its repeats."""
+    found = results(study)
+    return [_sentence(study, found[method]) for method in study.kd_methods]
+
+
+def _sentence(study: Study, found: MethodResult) -> str:
+    method, difference, verdict = found.method, found.difference, found.verdict
+    if difference is None or verdict is None:
+        return f"**{method}: {_why_nothing(study, found)}"
+    if verdict.label == stats.TOO_FEW:
+        return _too_few(study, method, difference)
+    return SENTENCES[verdict.label].format(
+        method=method,
+        gap=points_words(difference, "repeat"),
+        metric=spoken(study.test_metric),
+        margin=margin_words(study.margin),
+        p=p_words(verdict.p),
+        p_equivalence=p_words(verdict.p_equivalence),
+        holm=f"Holm over {counted(_judged(study), 'method')}",
+        needed=_needed(study, difference) if verdict.label == stats.NOT_SETTLED else "",
+    )
+
+
+def _why_nothing(study: Study, found: MethodResult) -> str:
+    if not study.winners(found.method):
+        return "nothing to say**, no trial has finished."
+    if not found.tuned:
+        return "not confirmed** on the test split."
+    if BASELINE not in study.methods:
+        return f"nothing to compare with**, the study has no baseline ({BASELINE})."
+    return "nothing to compare with**, no baseline is confirmed in the same repeats."
+
+
+def _too_few(study: Study, method: str, difference: Estimate) -> str:
+    """Below three repeats nothing is said about a method."""
+    seen = f"{points_words(difference, 'repeat')} of {spoken(study.test_metric)} against the tuned baseline"
+    if study.repeats < stats.MIN_REPEATS:
+        why = f"the study has {counted(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
+    else:
+        why = f"only {difference.n} of {study.repeats} repeats can be compared"
+    return f"**{method}: no verdict about the method**: {why}. {seen}."
+
+
+def _needed(study: Study, found: Estimate) -> str:
+    """With how many repeats in all a difference of the margin would be seen."""
+    margin, repeats = margin_words(study.margin), needed_repeats(study, found)
+    if repeats is None:
+        return f"Not even {stats.MOST_REPEATS:,} repeats would show a difference of {margin} here."
+    if repeats <= found.n:
+        return f"So many repeats show a difference of {margin} in 4 of 5 studies; that it is smaller takes more."
+    return (
+        f"With this spread {repeats} repeats would show a difference of {margin} in 4 of 5 studies."
+    )
+
+
+def needed_repeats(study: Study, found: Estimate) -> int | None:
+    """The same as a number, judged as the next look at the test split would be."""
+    error = stats.look_level(study.looks + 1) if study.looks else level(study)
+    return stats.repeats_needed(found, effect=study.margin, level=error / max(1, _judged(study)))
+
+
+def _judged(study: Study) -> int:
+    """How many methods the verdicts are adjusted for."""
+    known = (found.verdict for found in results(study).values())
+    return sum(verdict is not None and verdict.label != stats.TOO_FEW for verdict in known)
+
+
+def to_settle(study: Study) -> str:
+    """What to type where a method has no verdict, or is not settled; "" where nothing is open."""
+    found = [result for result in results(study).values() if result.verdict and result.difference]
+    labels = [result.verdict.label for result in found if result.verdict]
+    if not {stats.TOO_FEW, stats.NOT_SETTLED}.intersection(labels):
+        return ""
+    if study.trials_per_repeat < FEWEST_TRIALS:
+        return (
+            f"A repeat needs at least {FEWEST_TRIALS} trials of each method and this study has "
+            f"{study.trials_per_repeat}: begin another one (`--name`) with more `--trials`."
+        )
+    command = search_command(study, repeats=_wanted_repeats(study))
+    text = f"To know more: `{command}`, then `{confirm_command(study)}`."
+    if study.looks:
+        error = percent_words(stats.look_level(study.looks + 1))
+        text += (
+            f" That is another look at the test split: its verdicts may err in {error} of studies."
+        )
+    return text
+
+
+def _wanted_repeats(study: Study) -> int:
+    """As many as what is not settled needs; twice as many as there are where that is beyond reason."""
+    wanted = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
+    for result in results(study).values():
+        label = result.verdict.label if result.verdict else ""
+        if label == stats.NOT_SETTLED and result.difference:
+            needed = needed_repeats(study, result.difference) or MOST_ADVISED + 1
+            wanted.append(needed if needed <= MOST_ADVISED else 2 * study.repeats)
+    return max(wanted)
+
+
+def summary(study: Study) -> str:
+    """What each method gains at its textbook setting and after tuning; "" where neither is known."""
+    parts = [
+        f"**{found.method}** {points_words(book, 'seed', short=True)} out of the box, "
+        f"{points_words(tuned, 'repeat', short=True)} tuned"
+        for found in results(study).values()
+        if (book := found.textbook_difference) and (tuned := found.difference)
+    ]
+    if not parts:
+        return ""
+    return f"Points of {spoken(study.test_metric)} over the baseline treated alike: {'; '.join(parts)}."
+
+
+def basis(study: Study) -> str:
+    """What the sentences rest on: what the intervals hold and what not, and how often one has looked."""
+    found = [result.difference for result in results(study).values() if result.difference]
+    if not found:
+        return _looks(study)
+    held = (
+        "the luck of the searches and the choice of the test images together"
+        if images.are_known(study)
+        else "the luck of the searches, not the choice of the test images (the runs did not keep what they "
+        "predicted)"
+    )
+    text = (
+        f"Intervals are 95 % and hold {held}; they are not adjusted for comparing several methods"
+    )
+    text += ", the verdicts are (Holm). " if _judged(study) else ". "
+    if any(distils(study, method) for method in study.kd_methods):
+        text += (
+            "All is said about this teacher and this split: the teacher is one run (n = 1), whose seed no "
+            "interval holds. "
+        )
+    else:
+        text += "All is said about this split. "
+    return text + _looks(study)
+
+
+def _looks(study: Study) -> str:
+    error = percent_words(level(study))
+    times = "once" if study.looks <= 1 else counted(study.looks, "time")
+    text = f"The test split was looked at {times}"
+    if not _judged(study):
+        text += "."
+    elif study.looks <= 1:
+        text += f": the verdicts of all methods together err in at most {error} of studies."
+    else:
+        text += f": the verdicts of this look err in at most {error} of studies, those of all looks in 5 %."
+    if study.evaluations:
+        text += (
+            f" Beside that it was opened {counted(study.evaluations, 'time')} to evaluate single networks; "
+            "nothing may be chosen by what that said."
+        )
+    return text

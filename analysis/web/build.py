@@ -1,0 +1,324 @@
+"""From a study to what is on its page: the one module that knows both.
+
+Sentences and tables are those of the Markdown page; figures are made in `study_figures`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from analysis import page, select, stats, tables, tables_methods
+from analysis.advice import advice, warnings
+from analysis.cells import Noted, label
+from analysis.commands import confirm_command
+from analysis.comparison import results
+from analysis.lines import kd_winner
+from analysis.load import Study
+from analysis.select import BASELINE
+from analysis.verdicts import basis, is_confirmed, summary, to_settle, verdicts
+from analysis.web import study_figures, study_parameters
+from analysis.web.content import (
+    Block,
+    Figure,
+    Fold,
+    Items,
+    Page,
+    Picture,
+    Plot,
+    Section,
+    StudySection,
+    Table,
+    Text,
+    Verdict,
+)
+from analysis.wording import margin_words
+
+Pictures = Mapping[str, bytes]  # PNG files that lie beside the page, by name
+# A verdict's methods within the answer: one, several.
+ANSWERS = {
+    stats.HELPS: ("{names} helps", "{names} help"),
+    stats.SMALL_HELP: (
+        "{names} helps, by less than {margin}",
+        "{names} help, by less than {margin}",
+    ),
+    stats.HURTS: ("{names} hurts", "{names} hurt"),
+    stats.SMALL_HURT: (
+        "{names} hurts, by less than {margin}",
+        "{names} hurt, by less than {margin}",
+    ),
+    stats.NO_DIFFERENCE: ("no difference larger than {margin} for {names}",) * 2,
+    stats.NOT_SETTLED: ("not settled for {names}",) * 2,
+    stats.TOO_FEW: ("too few repeats to say anything of {names}",) * 2,
+}
+
+
+def build(studies: Sequence[Study], *, pictures: Sequence[Pictures], files: Iterable[str]) -> Page:
+    """The page of one or more studies, each with its pictures; `files` lie beside the page."""
+    names = " and ".join(study.name for study in studies)
+    return Page(
+        title=f"Does distillation help? {names}",
+        studies=tuple(map(section, studies, pictures)),
+        files=tuple(files),
+        made="Made by tune_kd; figures drawn by plotly.js (MIT licence).",
+    )
+
+
+def section(study: Study, pictures: Pictures) -> StudySection:
+    """A study's part."""
+    return StudySection(
+        name=study.name,
+        status=status(study),
+        answer=answer(study),
+        verdicts=tuple(_verdicts(study)),
+        notes=tuple(_notes(study)),
+        warnings=tuple(warnings(study)),
+        sections=(
+            Section(title="Differences to the baseline", blocks=_differences(study, pictures)),
+            _main(study),
+            Section(title="Out of the box and tuned", blocks=_tuning(study)),
+            Section(title="What to use", blocks=_use(study)),
+            Section(title="Hyperparameters", blocks=_hyperparameters(study)),
+            Section(title="Search", blocks=_search(study, pictures)),
+            _section(study, "curse"),
+            Section(title="Trade-offs", blocks=_front(study, pictures)),
+            *(_section(study, name) for name in page.extra(study) if name != "front"),
+            Section(title="Predictions on the test split", blocks=_predictions(study, pictures)),
+            Section(title="Training of the chosen trials", blocks=_training(study, pictures)),
+            _section(study, "teacher"),
+            Section(title="What to do next", blocks=_advice(study)),
+            _section(study, "failures"),
+            Section(title="How it was made", blocks=_provenance(study)),
+        ),
+    )
+
+
+def printed(study: Study, *, named: bool = False) -> list[Table]:
+    """The tables that belong into a paper, with their notes; `named`: the study is in the captions."""
+    about = f" ({study.name})" if named else ""
+    headed, main = tables_methods.main_table(study)
+    title, bought = tables_methods.tuning(study)
+    note = page.note(study)
+    return [
+        replace(table(main, caption=f"{headed}{about}"), notes=(note,)),
+        *([table(bought, caption=f"{title}{about}")] if len(bought) else []),
+    ]
+
+
+# ---------------------------------------------------------------- the answer
+
+
+def status(study: Study) -> str:
+    """How far the search is, where it is not complete; "" where nothing is open."""
+    ended = len(select.trials(study.rows, "search"))
+    begun = {name.removesuffix(".json") for name in study.storage.names("proposals", ".json")}
+    open_trials = len(begun - study.stages.keys())
+    total = study.trials_per_repeat * study.repeats * len(study.methods)
+    if ended and ended < total:
+        return f"{ended} of {total} trials have ended, still running or interrupted"
+    if open_trials:
+        return f"{ended} trials have ended, {open_trials} still running or interrupted"
+    return "" if ended else "no trial has ended yet"
+
+
+def answer(study: Study) -> str:
+    """All verdicts in one sentence."""
+    if not any(study.chosen(method) for method in study.methods):
+        return "**Nothing to say yet**: no trial has finished."
+    if not study.kd_methods:
+        return "**Nothing to compare**: the study has the baseline alone."
+    if not is_confirmed(study):
+        return (
+            "**No verdict yet**: nothing has been confirmed on the test split. Type "
+            f"`{confirm_command(study)}`."
+        )
+    groups: dict[str, list[str]] = {}
+    for method in study.kd_methods:
+        verdict = results(study)[method].verdict
+        groups.setdefault(verdict.label if verdict else "", []).append(f"**{method}**")
+    parts = []
+    for label_ in (*ANSWERS, ""):
+        names = groups.get(label_, [])
+        one, several = ANSWERS.get(label_, ("nothing to compare for {names}",) * 2)
+        if names:
+            text = several if len(names) > 1 else one
+            parts.append(text.format(names=_listed(names), margin=margin_words(study.margin)))
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> _listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
+
+
+def _verdicts(study: Study) -> Iterable[Verdict]:
+    if not is_confirmed(study):
+        return
+    for method, text in zip(study.kd_methods, verdicts(study), strict=True):
+        verdict = results(study)[method].verdict
+        tone = study_figures.TONES.get(verdict.label, "none") if verdict else "none"
+        yield Verdict(method=method, text=text, tone=tone)
+
+
+def _notes(study: Study) -> Iterable[str]:
+    """Out of the box and tuned, what the sentences rest on, and what to type to know more."""
+    if is_confirmed(study) and study.kd_methods:
+        yield from (text for text in (summary(study), basis(study), to_settle(study)) if text)
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _differences(study: Study, pictures: Pictures) -> tuple[Block, ...]:
+    plot = study_figures.differences(study)
+    caption = (
+        "Each open circle is one repeat: the test result of what the method's search chose minus that of the "
+        "baseline's search, means over the repeat's seeds. The filled circle is the mean over repeats, the line "
+        "its 95 % interval. Right of 0 the method is better."
+    )
+    alt = "Differences of the methods to the tuned baseline with 95 % intervals; the table below has the numbers"  # fmt: skip
+    return _figure(plot, alt, caption, _picture(pictures, "differences"))
+
+
+def _main(study: Study) -> Section:
+    title, frame = tables_methods.main_table(study)
+    main = table(frame)
+    base = tuple(at for at, row in enumerate(main.rows) if row[0] == label(BASELINE))
+    blocks: list[Block] = [replace(main, strong=base), Text(text=page.note(study), kind="note")]
+    if not is_confirmed(study):
+        headed, chosen = tables.validation(study)
+        blocks.append(table(chosen, caption=headed))
+    return Section(title=title, blocks=tuple(blocks))
+
+
+def _tuning(study: Study) -> tuple[Block, ...]:
+    alt = "What tuning bought each method on the test split, with 95 % intervals"
+    caption = "What each repeat's search chose minus the textbook setting of the same method, with the same seeds."
+    plot = study_figures.tuning(study)
+    return (*_figure(plot, alt, caption), *_section(study, "tuning").blocks)
+
+
+def _use(study: Study) -> tuple[Block, ...]:
+    """The recommended students, what is said of them, and their configurations."""
+    blocks = list(_section(study, "use").blocks)
+    headed, best = tables.configuration(study)
+    return (*blocks, *([table(best, caption=headed)] if len(best) else []))
+
+
+def _hyperparameters(study: Study) -> tuple[Block, ...]:
+    alt = "The validation metric over each hyperparameter, a dot a trial"
+    caption = (
+        "A dot is one search trial (validation, n = 1); rest on it to read its configuration. Trials that "
+        "were stopped early have their last value."
+    )
+    matter = "How much each hyperparameter matters, with 95 % intervals"
+    pairs = "The two hyperparameters of each method that matter most, the metric as colour"
+    shown: list[Block] = [
+        *_figure(study_parameters.importance(study), matter),
+        *_section(study, "importance").blocks,
+        *_figure(study_parameters.slices(study), alt, caption),
+        *_figure(study_parameters.pairs(study), pairs),
+        *_section(study, "robust").blocks,
+    ]
+    plots = {m: plot for m in study.methods if (plot := study_parameters.parallel(study, m))}
+    first = kd_winner(study)
+    lines = [
+        Fold(
+            title=f"Parallel coordinates of {label(method)}",
+            blocks=_figure(plot, f"Finished trials of {method} over their hyperparameters"),
+            open=method == first,
+        )
+        for method, plot in plots.items()
+    ]
+    return (*shown, *lines)
+
+
+def _search(study: Study, pictures: Pictures) -> tuple[Block, ...]:
+    return (
+        *_figure(
+            study_figures.history(study),
+            "Validation metric by trial number",
+            "A dot is one trial; the line is the best finished one so far.",
+            _picture(pictures, "history"),
+        ),
+        *_figure(
+            study_figures.learning_curves(study),
+            "Validation metric by epoch",
+            "Trials of one method each; a short line was stopped early.",
+            _picture(pictures, "learning_curves"),
+        ),
+        table(tables.search_summary(study)[1]),
+    )
+
+
+def _front(study: Study, pictures: Pictures) -> tuple[Block, ...]:
+    title, found = tables.TABLES["front"](study)
+    alt = "Finished trials by the first two objectives; the table below has those on the front"
+    caption = "Large marks: no other finished trial is at least as good in every objective."
+    listed = [table(found, caption=title)] if len(found) else []
+    return (*_figure(study_parameters.front(study), alt, caption, _picture(pictures, "front")), *listed)  # fmt: skip
+
+
+def _predictions(study: Study, pictures: Pictures) -> tuple[Block, ...]:
+    names = [name for kind in page.PREDICTED for name in pictures if page.kind(name) == kind]
+    return tuple(Picture(name=name, data=pictures[name], alt=_alt(study, name)) for name in names)
+
+
+def _training(study: Study, pictures: Pictures) -> tuple[Block, ...]:
+    alt = "Training loss and its parts by epoch"
+    caption = "The weighted sum that was trained, and its parts before they are weighted."
+    return _figure(study_figures.losses(study), alt, caption, _picture(pictures, "kd_loss_components"))  # fmt: skip
+
+
+def _advice(study: Study) -> tuple[Block, ...]:
+    return (Items(texts=tuple(advice(study)) or ("Nothing stands out.",)),)
+
+
+def _provenance(study: Study) -> tuple[Block, ...]:
+    found = tables.provenance(study)[1]
+    return (Fold(title="Command, seeds, data, hardware, software", blocks=(table(found),)),)
+
+
+def _section(study: Study, name: str) -> Section:
+    """One of the registered tables with its own title; empty where the study has no data for it."""
+    title, found = tables.TABLES[name](study)
+    return Section(title=title, blocks=(table(found),) if len(found) else ())
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def table(found: pd.DataFrame | str, *, caption: str = "") -> Table:
+    """A table of strings as the report makes them, with its notes."""
+    assert not isinstance(found, str) or isinstance(found, Noted), "a table without its data"
+    frame = found.frame if isinstance(found, Noted) else found
+    notes = (*found.notes, *found.items) if isinstance(found, Noted) else ()
+    return Table(
+        columns=tuple(map(str, frame.columns)),
+        rows=tuple(tuple(map(str, row)) for row in frame.itertuples(index=False)),
+        caption=caption,
+        notes=notes,
+    )
+
+
+def _figure(
+    plot: Plot | None, alt: str, caption: str = "", fallback: Picture | None = None
+) -> tuple[Figure, ...]:
+    """A figure, or nothing where there is nothing to draw."""
+    return (Figure(plot=plot, alt=alt, caption=caption, fallback=fallback),) if plot else ()
+
+
+def _picture(pictures: Pictures, kind: str) -> Picture | None:
+    found = [name for name in pictures if page.kind(name) == kind]
+    if not found:
+        return None
+    return Picture(name=found[0], data=pictures[found[0]], alt=kind.replace("_", " "))
+
+
+def _alt(study: Study, name: str) -> str:
+    return f"{study.name}: {name.removesuffix('.png').replace('_', ' ')}"

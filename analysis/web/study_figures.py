@@ -1,0 +1,318 @@
+"""A study's figures as `content` has them: values in percent or points, hover texts with configurations."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from analysis import comparison, plots, plots_training, select, stats
+from analysis.cells import gap, heading, label, plain, points, spoken
+from analysis.load import Study
+from analysis.select import BASELINE, number
+from analysis.web.content import (
+    COLOURS,
+    Axis,
+    Chart,
+    Effect,
+    Forest,
+    Key,
+    Level,
+    Mark,
+    Panel,
+    Point,
+    Series,
+    Symbol,
+    Tone,
+)
+from analysis.wording import words as words_of
+from tune_kd import results
+
+TONES: dict[str, Tone] = {
+    stats.HELPS: "good", stats.SMALL_HELP: "good", stats.HURTS: "bad", stats.SMALL_HURT: "bad",
+}  # fmt: skip
+SYMBOLS: dict[str, Symbol] = {"finished": "circle", "stopped": "circle-open", "failed": "x"}
+MOST_CURVES = 60  # of one method, beside the chosen one
+A_LINE = 3  # hyperparameters in one line of a hover text
+Item = TypeVar("Item")
+
+
+def colour_of(study: Study, method: str) -> str:
+    """A method's colour in every figure, as in the pictures."""
+    if method == BASELINE:
+        return "base"
+    return COLOURS[study.kd_methods.index(method) % len(COLOURS)]
+
+
+def words(study: Study, trial: results.Row, *more: str) -> str:
+    """What a figure says of a search trial: its name, its value, its configuration."""
+    value = number(trial, study.metric)
+    lines = [
+        f"{trial['method']}, repeat {trial['repeat']}, trial {trial['number']} ({trial['status']})",
+        *more,
+    ]
+    if value is not None:
+        lines.append(f"{spoken(study.metric)} {value * 100:.2f} %")
+    known = [
+        f"{name.removeprefix('config.')} {plain(value)}"
+        for name, value in trial.items()
+        if name.startswith("config.") and value is not None and value == value
+    ]
+    lines += [", ".join(known[at : at + A_LINE]) for at in range(0, len(known), A_LINE)]
+    if trial["status"] == "failed":
+        lines.append(" ".join((trial.get("reason") or "reason not recorded").split())[:200])
+    return "\n".join(lines)
+
+
+def methods_key(study: Study) -> tuple[Key, ...]:
+    """A legend of methods."""
+    return tuple(Key(label=label(m), colour=colour_of(study, m)) for m in study.methods)
+
+
+# ---------------------------------------------------------------- differences
+
+
+def differences(study: Study) -> Forest | None:
+    """Each tuned method minus the tuned baseline on test, with every repeat's difference."""
+    effects = tuple(
+        _effect(
+            study,
+            found.method,
+            found.difference,
+            pair=(study.tuned(found.method), study.tuned(BASELINE)),
+            verdict=found.verdict,
+        )
+        for found in comparison.results(study).values()
+        if found.difference
+    )
+    axis = f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points"
+    return Forest(effects=effects, axis=axis) if effects else None
+
+
+def tuning(study: Study) -> Forest | None:
+    """What tuning bought each method: what its searches chose minus its textbook setting, on test."""
+    effects = tuple(
+        _effect(
+            study,
+            found.method,
+            found.bought,
+            pair=(study.tuned(found.method), study.textbook_by_repeat(found.method)),
+            verdict=None,
+        )
+        for found in comparison.results(study).values()
+        if found.bought
+    )
+    axis = f"{spoken(study.test_metric)}: tuned minus textbook, percentage points"
+    return Forest(effects=effects, axis=axis) if effects else None
+
+
+def _effect(
+    study: Study,
+    method: str,
+    found: stats.Estimate,
+    *,
+    pair: tuple[Mapping[int, float], Mapping[int, float]],
+    verdict: stats.Verdict | None,
+) -> Effect:
+    """A difference over repeats, each with what it compares."""
+    own, other = pair
+    marks = tuple(
+        Mark(
+            change * 100,
+            f"{method}, repeat {repeat}: {points(change)} points ({own[repeat] * 100:.2f} against "
+            f"{other[repeat] * 100:.2f} %)\n{_winner(study, method, repeat)}",
+        )
+        for repeat, change in stats.differences(own, other).items()
+    )
+    return Effect(
+        name=label(method),
+        mean=found.mean * 100,
+        low=None if found.low is None else found.low * 100,
+        high=None if found.high is None else found.high * 100,
+        said=gap(found),
+        label=words_of(verdict, study.margin),
+        tone=TONES.get(verdict.label, "none") if verdict else "none",
+        marks=marks,
+        hover=f"{method}: {gap(found)}",
+    )
+
+
+def _winner(study: Study, method: str, repeat: int) -> str:
+    """What a repeat's search chose."""
+    trial = study.winner(method, repeat)
+    return words(study, trial) if trial else ""
+
+
+# ---------------------------------------------------------------- search
+
+
+def history(study: Study) -> Chart | None:
+    """A panel a method: its repeats one after the other, each with its best finished trial so far as a line."""
+    found = plots.history(study)
+    if not found:
+        return None
+    low, high = plots.window(found)
+    key = [Key(label=status, symbol=symbol) for status, symbol in SYMBOLS.items()]
+    return Chart(
+        panels=tuple(_history(study, method, found) for method in study.methods),
+        x=Axis(title="trials of all repeats, in their order", whole=True),
+        y=Axis(title=titled(study.metric), low=low, high=high),
+        key=(
+            *key,
+            Key(label="below the axis", symbol="triangle-down"),
+            Key(label="best of the repeat so far", look="line"),
+        ),
+    )
+
+
+def _history(study: Study, method: str, found: Sequence[plots.Point]) -> Panel:
+    trials = {row["trial"]: row for row in select.trials(study.rows, "search", method)}
+    rows = {(row["repeat"], row["number"]): row for row in trials.values()}
+    own, colour = [p for p in found if p.method == method], colour_of(study, method)
+    place = {(p.repeat, p.number): at for at, p in enumerate(own)}
+    lines = [
+        Series(
+            points=tuple(
+                Point(place[p.repeat, p.number], p.best * 100)
+                for p in own
+                if p.repeat == repeat and p.best is not None
+            ),
+            look="step",
+            colour=colour,
+        )
+        for repeat in sorted({p.repeat for p in own})
+    ]
+    dots = [
+        Series(
+            points=tuple(
+                Point(
+                    place[p.repeat, p.number],
+                    _percent(p.value),
+                    words(study, rows[p.repeat, p.number]),
+                )
+                for p in own
+                if p.status == status
+            ),
+            colour=colour,
+            symbol=symbol,
+            size=8,
+        )
+        for status, symbol in SYMBOLS.items()
+    ]
+    return Panel(title=label(method), colour=colour, series=(*lines, *dots))
+
+
+def _percent(value: float | None) -> float:
+    """In percent; a failed trial, which has none, stands below the axis."""
+    return -math.inf if value is None else value * 100
+
+
+CHOSEN = Series(points=(), look="line", width=3.5)
+OTHER = Series(points=(), look="line", width=1.2, opacity=0.45)
+COMPARED = Series(points=(), look="line", colour="base", dashed=True)
+
+
+def learning_curves(study: Study) -> Chart | None:
+    """A panel a method: its trials faint, the chosen one bold, the baseline's dashed."""
+    curves = plots.learning_curves(study)
+    if not curves:
+        return None
+    base = [c for c in curves if c.chosen and c.method == BASELINE]
+    taught = number(select.teacher(study.rows, "teach"), study.metric)
+    level = () if taught is None else (Level(value=taught * 100, hover="teacher"),)
+    panels = []
+    for method in study.methods:
+        colour = colour_of(study, method)
+        own = [c for c in curves if c.method == method]
+        others = thinned([c for c in own if not c.chosen], MOST_CURVES)
+        drawn = [_curve(study, c, replace(OTHER, colour=colour)) for c in others]
+        drawn += [_curve(study, c, COMPARED) for c in base if method != BASELINE]
+        drawn += [_curve(study, c, replace(CHOSEN, colour=colour)) for c in own if c.chosen]
+        panels.append(Panel(title=label(method), colour=colour, series=tuple(drawn), levels=level))
+    low, high = _floor(curves, taught)
+    return Chart(
+        panels=tuple(panels),
+        x=Axis(title="epoch", whole=True),
+        y=Axis(title=titled(study.metric), low=low, high=high),
+        key=(
+            _key("chosen trial of the method", CHOSEN),
+            _key("other trials", OTHER),
+            _key("chosen trial of the baseline", COMPARED),
+        ),
+    )
+
+
+def _key(text: str, like: Series) -> Key:
+    return Key(
+        label=text,
+        look="line",
+        colour=like.colour,
+        width=like.width,
+        dashed=like.dashed,
+        opacity=like.opacity,
+    )
+
+
+def _curve(study: Study, curve: plots.Curve, like: Series) -> Series:
+    """A trial's curve that looks like a given series."""
+    stages = study.stages.get(curve.trial)
+    hover = words(study, stages[-1]) if stages else f"{curve.trial} (running)"
+    steps = zip(curve.epochs, curve.values, strict=True)
+    return replace(like, points=tuple(Point(step, value * 100, hover) for step, value in steps))
+
+
+def _floor(curves: Sequence[plots.Curve], taught: float | None) -> tuple[float, float]:
+    """The worst of the chosen curves is the floor, so that a trial that diverged does not flatten the rest."""
+    chosen = [value for c in curves if c.chosen for value in c.values]
+    every = [value for c in curves for value in c.values]
+    low, high = min(chosen or every) * 100, max([*every, taught or 0.0]) * 100
+    room = 0.06 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def thinned(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many items, evenly spaced."""
+    step = max(1, math.ceil(len(items) / most))
+    return list(items[::step])
+
+
+LOSSES = {
+    "train_loss": Series(points=(), look="line", width=4.0, opacity=0.4),
+    "hard_loss": Series(points=(), look="line", colour="c1"),
+    "soft_loss": Series(points=(), look="line", colour="c2"),
+    "feature_loss": Series(points=(), look="line", colour="c3"),
+}
+
+
+def losses(study: Study) -> Chart | None:
+    """A panel a method: the weighted sum and its terms, each before it is weighted."""
+    panels = [
+        Panel(
+            title=label(method),
+            colour=colour_of(study, method),
+            series=tuple(_loss(study, method, column) for column in LOSSES),
+        )
+        for method in study.methods
+    ]
+    if not any(one.points for panel in panels for one in panel.series):
+        return None
+    return Chart(
+        panels=tuple(panels),
+        x=Axis(title="epoch", whole=True),
+        y=Axis(title="training loss"),
+        key=tuple(_key(plots_training.LOSSES[name][0], like) for name, like in LOSSES.items()),
+    )
+
+
+def _loss(study: Study, method: str, column: str) -> Series:
+    found, name = plots_training.series(study, method, column), plots_training.LOSSES[column][0]
+    points = tuple(
+        Point(step, value, f"{name}, epoch {step}: {value:.4g}")
+        for step, value in zip(found.steps, found.values, strict=True)
+    )
+    return replace(LOSSES[column], points=points)
+
+
+def titled(metric: str) -> str:
+    """A metric as an axis is named: "validation accuracy, %"."""
+    text = heading(metric)
+    return text[0].lower() + text[1:]

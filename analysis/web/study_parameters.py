@@ -1,0 +1,246 @@
+"""A study's trials as points: by what it was searched for, and by their hyperparameters."""
+
+from collections.abc import Sequence
+
+from analysis import plots, select
+from analysis.cells import heading, label, spoken
+from analysis.load import Study
+from analysis.select import number
+from analysis.slices import pair
+from analysis.tables_front import best_trials, front_trials
+from analysis.tables_parameters import known_importances
+from analysis.web.content import (
+    Axis,
+    Bar,
+    Chart,
+    Graded,
+    Importance,
+    Importances,
+    Key,
+    Level,
+    Pair,
+    Pairs,
+    Panel,
+    Parallel,
+    Point,
+    Row,
+    Scale,
+    Series,
+    Slice,
+    Slices,
+)
+from analysis.web.study_figures import SYMBOLS, colour_of, methods_key, titled, words
+from tune_kd import fronts, results
+from tune_kd.metrics import METRICS
+
+
+def front(study: Study) -> Chart | None:
+    """All finished trials: objective 2 to the right, objective 1 upwards, those on the front large."""
+    if len(study.objectives) < 2:
+        return None
+    up, right = study.objectives[:2]
+    ended = front_trials(study)
+    known = [t for t in ended if number(t, up) is not None and number(t, right) is not None]
+    if not known:
+        return None
+    kept = {trial["trial"] for trial in best_trials(study, known)}
+    looks = [(on, broken) for on in (False, True) for broken in (False, True)]
+    series = tuple(
+        Series(
+            points=tuple(
+                Point(_value(t, right), _value(t, up), _objectives(study, t))
+                for t in known
+                if t["method"] == method
+                and (t["trial"] in kept, bool(fronts.broken(t, study.constraints))) == (on, broken)
+            ),
+            colour=colour_of(study, method),
+            size=13 if on else 8,
+            symbol="x" if broken else "circle",
+            opacity=1 if on else 0.6,
+        )
+        for method in study.methods
+        for on, broken in looks
+    )
+    return Chart(
+        panels=(Panel(title="", series=series, levels=_constraints(study)),),
+        x=Axis(title=heading(right)),
+        y=Axis(title=heading(up)),
+        key=(*methods_key(study), *(CONSTRAINED if study.constraints else ())),
+    )
+
+
+CONSTRAINED = (
+    Key(label="breaks a constraint", symbol="x"),
+    Key(label="constraint", look="line", dashed=True),
+)
+
+
+def _constraints(study: Study) -> tuple[Level, ...]:
+    """The constraints on the two objectives as lines."""
+    up, right = study.objectives[:2]
+    return tuple(
+        Level(value=c.bound * METRICS[c.name].scale, upright=c.name == right, hover=str(c))
+        for c in study.constraints
+        if c.name in (up, right)
+    )
+
+
+def _value(trial: results.Row, name: str) -> float:
+    return (number(trial, name) or 0.0) * METRICS[name].scale
+
+
+def _objectives(study: Study, trial: results.Row) -> str:
+    values = [
+        f"{spoken(name)} {_value(trial, name):.4g} {METRICS[name].unit}".rstrip()
+        for name in study.objectives
+    ]
+    broken = [str(c) for c in fronts.broken(trial, study.constraints)]
+    return words(study, trial, *values, *(["breaks " + ", ".join(broken)] if broken else []))
+
+
+# ---------------------------------------------------------------- hyperparameters
+
+
+def slices(study: Study) -> Slices | None:
+    """The metric of all search trials over each hyperparameter that was searched."""
+    rows = [r for r in select.trials(study.rows, "search") if number(r, study.metric) is not None]
+    shown = tuple(
+        Slice(
+            parameter=_roomy(name, *ends),
+            series=tuple(
+                _dots(study, rows, f"config.{name}", method=method, status=status)
+                for method in study.methods
+                for status in ("stopped", "finished")
+            ),
+        )
+        for name, ends in _bounds(study).items()
+        if any(row.get(f"config.{name}") is not None for row in rows)
+    )
+    if not shown:
+        return None
+    low, high = plots.window(plots.history(study))
+    return Slices(
+        slices=shown,
+        y=Axis(title=titled(study.metric), low=low, high=high),
+        key=(
+            *methods_key(study),
+            Key(label="stopped early", symbol="circle-open"),
+            Key(label="below the axis", symbol="triangle-down"),
+        ),
+    )
+
+
+def _roomy(name: str, low: float, high: float, log: bool) -> Axis:
+    """An axis somewhat wider than a range."""
+    if log:
+        room = (high / low) ** 0.04
+        return Axis(title=name, log=True, low=low / room, high=high * room)
+    room = 0.04 * (high - low)
+    return Axis(title=name, low=low - room, high=high + room)
+
+
+def _dots(
+    study: Study, rows: Sequence[results.Row], column: str, *, method: str, status: str
+) -> Series:
+    """The trials of a method that ended alike, over one hyperparameter."""
+    return Series(
+        points=tuple(
+            Point(row[column], row[study.metric] * 100, words(study, row))
+            for row in rows
+            if (row["method"], row["status"]) == (method, status) and row.get(column) is not None
+        ),
+        colour=colour_of(study, method),
+        symbol=SYMBOLS[status],
+        opacity=1 if status == "finished" else 0.5,
+    )
+
+
+def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
+    """The widest range of each hyperparameter over the methods that search it."""
+    found: dict[str, tuple[float, float, bool]] = {}
+    for method in study.methods:
+        for name, (low, high, log) in study.manifest["methods"][method].get("bounds", {}).items():
+            known = found.get(name, (low, high, log))
+            found[name] = (min(low, known[0]), max(high, known[1]), bool(log))
+    return {name: ends for name, ends in found.items() if ends[0] < ends[1]}
+
+
+def importance(study: Study) -> Importances | None:
+    """A panel of bars for each method whose importances are known."""
+    known = [known_importances(study, method) for method in study.methods]
+    found = tuple(
+        Importance(
+            method=label(one.method),
+            bars=tuple(
+                Bar(parameter=bar.parameter, mean=bar.mean, low=bar.low, high=bar.high)
+                for bar in one.parameters
+            ),
+            basis=one.parameters[0].basis,
+            colour=colour_of(study, one.method),
+        )
+        for one in known
+        if one.parameters
+    )
+    return Importances(methods=found) if found else None
+
+
+def pairs(study: Study) -> Pairs | None:
+    """The plane of the two hyperparameters that matter most, of each method where both are numbers."""
+    rows = {row["trial"]: row for row in select.trials(study.rows, "search")}
+    found = []
+    for method in study.methods:
+        plane = pair(study, known_importances(study, method))
+        ends = study.manifest["methods"][method].get("bounds", {})
+        if plane is None or not {plane.x, plane.y} <= ends.keys():
+            continue
+        points = tuple(
+            Graded(point.x, point.y, point.value * 100, words(study, rows[point.trial]))
+            for point in plane.points
+        )
+        found.append(
+            Pair(
+                title=label(method),
+                x=_roomy(plane.x, *ends[plane.x]),
+                y=_roomy(plane.y, *ends[plane.y]),
+                value=titled(study.metric),
+                points=points,
+            )
+        )
+    return Pairs(pairs=tuple(found)) if found else None
+
+
+def parallel(study: Study, method: str) -> Parallel | None:
+    """A method's finished trials over all that was searched, the metric on the last axis."""
+    ended = [r for r in select.trials(study.rows, "search", method) if r["status"] == "finished"]
+    rows = sorted(
+        (r for r in ended if number(r, study.metric) is not None), key=lambda r: -r[study.metric]
+    )
+    bounds = study.manifest["methods"][method].get("bounds", {})
+    if len(rows) < 3 or len(bounds) < 2:
+        return None
+    chosen, colour = study.chosen(method), colour_of(study, method)
+    values = [row[study.metric] * 100 for row in rows]
+    scales = [Scale(title=n, low=low, high=high, log=log) for n, (low, high, log) in bounds.items()]
+    scales.append(Scale(title=spoken(study.metric), low=values[-1], high=values[0]))
+    lines = [
+        Row(
+            values=(*(row.get(f"config.{name}") for name in bounds), value),
+            hover=words(study, row),
+            rank="best"
+            if chosen and row["trial"] == chosen["trial"]
+            else "good"
+            if at < len(rows) / 4
+            else "other",
+            colour=colour,
+        )
+        for at, (row, value) in enumerate(zip(rows, values, strict=True))
+    ]
+    return Parallel(
+        scales=tuple(scales),
+        rows=tuple(lines),
+        key=(
+            Key(label="chosen trial", look="line", colour=colour, width=4),
+            Key(label="best quarter", look="line", colour=colour, width=1.6),
+            Key(label="others", look="line", colour="base", width=1, opacity=0.6),
+        ),
+    )

@@ -1,0 +1,168 @@
+"""A headless Chromium for tests, spoken to over its debugging pipe: standard library only."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)  # fmt: skip
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-background-networking", "--disable-extensions", "--hide-scrollbars",
+)  # fmt: skip
+MOST_SECONDS = 60
+
+
+class Browser:
+    """One tab: commands of the DevTools protocol, and what the page said and asked for."""
+
+    def __init__(self, to: int, back: int) -> None:
+        self._to, self._back, self._rest, self._last = to, back, b"", 0
+        self._session = ""
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]  # fmt: skip
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """A command's result; events that come meanwhile are kept."""
+        self._last += 1
+        message: dict[str, Any] = {"id": self._last, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while True:
+            found = self._read()
+            if found.get("id") == self._last:
+                assert "error" not in found, (method, found["error"])
+                return dict(found["result"])
+            self.events.append(found)
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            part = os.read(self._back, 1 << 16)
+            assert part, "the browser has ended"
+            self._rest += part
+        text, _, self._rest = self._rest.partition(b"\0")
+        return dict(json.loads(text))
+
+    def open(self, path: Path, *, width: int = 1280, dark: bool = False, touch: bool = False, scripts: bool = True) -> None:  # fmt: skip
+        """Show a file and wait until its plots are drawn."""
+        self.events.clear()
+        self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=touch)  # fmt: skip
+        self.send("Emulation.setTouchEmulationEnabled", enabled=touch)
+        self.theme(dark=dark)
+        self.send("Page.navigate", url=path.resolve().as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._read())
+        if scripts:
+            self.value(DRAWN)
+
+    def theme(self, *, dark: bool) -> None:
+        """The reader's colours."""
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.send("Emulation.setEmulatedMedia", features=features)
+
+    def value(self, script: str) -> Any:
+        """What a JavaScript expression (or the promise that it is) gives."""
+        done = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)  # fmt: skip
+        assert "exceptionDetails" not in done, done["exceptionDetails"]
+        return done["result"].get("value")
+
+    def press(self, key: str, code: int) -> None:
+        """A key on whatever has the focus."""
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text if kind == "keyDown" else "")  # fmt: skip
+
+    def rest_on(self, x: float, y: float) -> None:
+        """The pointer, at a place of the window."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x - 1, y=y)
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def shot(self, *, whole: bool = True) -> bytes:
+        """A PNG picture of the page."""
+        size = self.send("Page.getLayoutMetrics")["cssContentSize"] if whole else None
+        clip = {"clip": {**size, "scale": 1}} if size else {}
+        data = self.send("Page.captureScreenshot", captureBeyondViewport=whole, **clip)["data"]
+        return base64.b64decode(data)
+
+    def paper(self) -> bytes:
+        """The page as it is printed on A4, PDF."""
+        done = self.send("Page.printToPDF", preferCSSPageSize=False, paperWidth=8.27, paperHeight=11.69, printBackground=True)  # fmt: skip
+        return base64.b64decode(done["data"])
+
+    @property
+    def errors(self) -> list[str]:
+        """What went wrong in the page: exceptions, errors and warnings on its console, refused requests."""
+        found = []
+        for event in self.events:
+            params = event.get("params", {})
+            if event.get("method") == "Runtime.exceptionThrown":
+                found.append(json.dumps(params["exceptionDetails"])[:500])
+            elif event.get("method") == "Log.entryAdded":
+                found.append(f"{params['entry']['level']}: {params['entry']['text']}")
+            elif event.get("method") == "Runtime.consoleAPICalled":
+                found.append(f"{params['type']}: {json.dumps(params['args'])[:500]}")
+        return found
+
+    @property
+    def requests(self) -> list[str]:
+        """The addresses that the page asked for, itself and data within it left out."""
+        sent = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]  # fmt: skip
+        return [url for url in sent[1:] if not url.startswith(("data:", "blob:"))]
+
+
+DRAWN = """new Promise((resolve, reject) => {
+  const begun = Date.now();
+  (function look() {
+    if (!document.getElementById("plots") || document.documentElement.dataset.plots)
+      setTimeout(resolve, 100);
+    else if (Date.now() - begun > 45000) reject("the plots were not drawn");
+    else setTimeout(look, 50);
+  })();
+})"""
+
+
+# It reads commands from its file 3 and writes to its file 4; numbers that are in use are moved first.
+BEGIN = """
+import fcntl, os, sys
+there, here = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
+os.dup2(there, 3)
+os.dup2(here, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A Chromium of this test's own, ended with it."""
+    assert PROGRAM
+    there, to = os.pipe()
+    back, here = os.pipe()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        begin = [sys.executable, "-c", BEGIN, str(there), str(here)]
+        command = [*begin, PROGRAM, *QUIET, f"--user-data-dir={home}", "--remote-debugging-pipe"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, pass_fds=(there, here), **quiet)
+        os.close(there)
+        os.close(here)
+        try:
+            yield Browser(to, back)
+        finally:
+            os.close(to)  # without its pipe it ends by itself
+            os.close(back)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
