@@ -19,6 +19,7 @@ from tune_kd import asha, space, spaces
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE, _ = spaces.load("digits_kd")
+PRODUCT = "ASHA half, 3"  # what tune_kd.asha does
 IMAGES = {"fitted": 880, "validation": 400, "test": 500}
 
 
@@ -73,7 +74,7 @@ def made_surface() -> surface.Surface:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 15, 30, 100])
 def test_the_present_rungs_are_the_products(epochs):
-    assert STOPPING["ASHA third, 3"].rungs(epochs) == asha.rungs(epochs)
+    assert STOPPING[PRODUCT].rungs(epochs) == asha.rungs(epochs)
 
 
 def test_a_replayed_search_stops_whom_the_products_judge_stops(tmp_path):
@@ -87,7 +88,7 @@ def test_a_replayed_search_stops_whom_the_products_judge_stops(tmp_path):
         ended = replay.run_trials(
             lambda heard: {"number": len(heard)},
             lambda number, _, method=method: dict(enumerate(scores[method][number].tolist(), 1)),
-            stopping=STOPPING["ASHA third, 3"],
+            stopping=STOPPING[PRODUCT],
             epochs=9,
             trials=20,
         )
