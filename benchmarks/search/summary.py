@@ -109,7 +109,7 @@ COLUMNS = {
     "epochs": "epochs",
     "finished": "finished",
     "regret": "regret, points",
-    "less_than_default": "less than the present default",
+    "less_than_default": "less than the former default",
     "less_than_same_epochs": "less than TPE without stopping, same epochs",
     "sd_between_searches": "sd between searches",
     "worse_than_textbook": "worse than textbook",
