@@ -287,6 +287,7 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     made_recording(tmp_path / "made.parquet")
     monkeypatch.setattr(curves, "RECORDINGS", {"digits": tmp_path / "made.parquet"})
     monkeypatch.setattr(grid, "TRIALS", (4,))
+    monkeypatch.setattr(grid, "BETWEEN", ())
     monkeypatch.setattr(grid, "FRONTIER", (2,))
     options = ["--recordings", "digits", "--repeats", "3", "--samplers", "random", "--work", str(tmp_path), "--out", str(tmp_path)]  # fmt: skip
     assert command.main(options) == 0

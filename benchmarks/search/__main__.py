@@ -20,6 +20,7 @@ from benchmarks.search.policies import STOPPING
 from tune_kd import cli, opening
 
 CHECKED_TRIALS = 8  # of the searches among recorded configurations
+WRITTEN_EVERY = 20  # cells
 
 
 def parser() -> cli.Parser:
@@ -38,12 +39,11 @@ def parser() -> cli.Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Replay what was not replayed yet, and write the tables after every cell."""
+    """Replay what was not replayed yet, and write the tables now and then."""
     given = parser().parse(arguments)
     wanted = grid.cells(repeats=given.repeats, slow_repeats=given.gp_repeats)
     if given.samplers:
         wanted = [cell for cell in wanted if cell.sampler in given.samplers.split(",")]
-    given.out.mkdir(parents=True, exist_ok=True)
     about = {
         "command": cli.command_line("benchmarks.search", arguments),
         "commit": opening.commit(),
@@ -53,14 +53,23 @@ def main(arguments: list[str]) -> int:
     for name in given.recordings:
         task = grid.Task(name, curves.RECORDINGS[name])
         part: dict[str, Any] = {"recording": task.about, **_checks(task, given.repeats)}
-        found = dict(grid.run(task, wanted, given.work))
-        part["searches"] = summary.rows(found)
         results["recordings"][name] = part
-        text = json.dumps(results, indent=1)
-        (given.out / "search.json").write_text(text + "\n", encoding="utf-8")
-        (given.out / "search.md").write_text(_page(results), encoding="utf-8")
+        found: dict[grid.Cell, pd.DataFrame] = {}
+        for cell, outcomes in grid.run(task, wanted, given.work):
+            found[cell] = outcomes
+            if len(found) % WRITTEN_EVERY == 0 or len(found) == len(wanted):
+                part["searches"] = summary.rows(found)
+                _write(results, given.out)
     print(_page(results))
     return 0
+
+
+def _write(results: dict[str, Any], folder: Path) -> None:
+    """The tables so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1)
+    (folder / "search.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "search.md").write_text(_page(results), encoding="utf-8")
 
 
 def _checks(task: grid.Task, repeats: int) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from tune_kd import spaces
 from tune_kd.recipe import digest
 from tune_kd.storage import write_whole
 
-TRIALS = (8, 4, 16, 6, 5)
-FRONTIER = (2, 3, 7, 12)  # without stopping as well: what the same epochs buy otherwise
-SLOW = "gp"  # a proposal takes a quarter of a second
-SLOW_TRIALS = (8, 16)
-SLOW_LONG = ("none", "ASHA third, 3", "ASHA half, 2")  # what is replayed at the last of them
+TRIALS = (8, 4, 16)  # of a search, what decides first
+BETWEEN = (5, 6)  # with few ways of stopping
+FRONTIER = (2, 3, 7, 12)  # without stopping: what the same epochs buy otherwise
+FEW = ("none", "ASHA third, 3", "ASHA half, 3", "ASHA half, 2")
+ONCE = "tpe+prior"  # is replayed at the first length only
+SLOW = ("gp", "gp+stopped")  # a proposal takes a quarter of a second
+SLOW_TRIALS = (8, 16)  # at the second one with few ways of stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +47,25 @@ class Cell:
 
 
 def cells(*, repeats: int, slow_repeats: int) -> list[Cell]:
-    """All of them, the quick ones and the length that matters most first."""
-    found = []
-    for trials in (*TRIALS, *FRONTIER):
-        for sampler in SAMPLERS:
-            if not sampler.startswith(SLOW):
-                kinds = ["none"] if trials in FRONTIER else list(STOPPING)
-                found += [
-                    Cell(sampler=sampler, stopping=kind, trials=trials, repeats=repeats)
-                    for kind in kinds
-                ]
-    for trials in SLOW_TRIALS:
-        kinds = list(STOPPING) if trials == SLOW_TRIALS[0] else list(SLOW_LONG)
-        found += [
-            Cell(sampler=sampler, stopping=kind, trials=trials, repeats=slow_repeats)
-            for sampler in SAMPLERS
-            if sampler.startswith(SLOW)
-            for kind in kinds
-            if _differs(sampler, STOPPING[kind])
-        ]
-    return found
+    """All of them, what decides first."""
+    quick = [name for name in SAMPLERS if name not in (*SLOW, ONCE)]
+    first, *others = TRIALS
+    wanted = [(name, kind, first) for name in (*quick, ONCE) for kind in STOPPING]
+    wanted += [(name, kind, SLOW_TRIALS[0]) for name in SLOW for kind in STOPPING]
+    wanted += [(name, "none", n) for n in (*others, *BETWEEN, *FRONTIER) for name in quick]
+    wanted += [(name, kind, n) for n in others for name in quick for kind in STOPPING]
+    wanted += [(name, kind, n) for n in BETWEEN for name in quick for kind in FEW]
+    wanted += [(name, kind, SLOW_TRIALS[1]) for name in SLOW for kind in FEW]
+    return [
+        Cell(
+            sampler=name,
+            stopping=kind,
+            trials=trials,
+            repeats=slow_repeats if name in SLOW else repeats,
+        )
+        for name, kind, trials in dict.fromkeys(wanted)
+        if name not in SLOW or _differs(name, STOPPING[kind])
+    ]
 
 
 def _differs(sampler: str, stopping: Stopping) -> bool:
