@@ -1,0 +1,82 @@
+"""How much a recording carries: seeds' noise, what a surface predicts, and what rungs say of the end."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from sklearn.model_selection import GroupKFold
+
+from benchmarks.search.surface import Floats, Process, Surface
+
+FOLDS = 10
+
+
+def row(
+    method: str, rows: pd.DataFrame, surface: Surface, images: Mapping[str, int]
+) -> dict[str, Any]:
+    """A method's line: accuracies in percent, differences in points, rank correlations."""
+    last = rows[rows["epoch"] == surface.epochs].sort_values(["number", "seed"])
+    both = images["validation"] + images["test"]
+    weight = images["validation"] / both
+    true = (weight * last["val_accuracy"] + (1 - weight) * last["test_accuracy"]).to_numpy(float)
+    numbers = last["number"].to_numpy()
+    predicted = _predicted(surface.points, true, numbers, images=both)
+    good = true >= np.median(true)
+    by_number = pd.Series(true).groupby(numbers)
+    spreads = by_number.std()[by_number.mean() >= np.median(true)].dropna()
+    found: dict[str, Any] = {
+        "method": method,
+        "configurations": len(set(numbers.tolist())),
+        "optimum": 100 * surface.optimum(),
+        "textbook": 100
+        * float(surface.true_accuracy(surface.cube.point(surface.settings[0])[None])[0]),
+        "sd_seeds": 100 * float(np.sqrt((spreads**2).mean())),
+        "rmse": 100 * float(np.sqrt(((true - predicted)[good] ** 2).mean())),
+        "rank": float(spearmanr(true, predicted).statistic),
+        "rank_good": float(spearmanr(true[good], predicted[good]).statistic),
+    }
+    end = _validation(rows, surface.epochs)
+    better = end >= np.median(end)
+    for epoch in [e for e in surface.validation if e < surface.epochs]:
+        early = _validation(rows, epoch)
+        found[f"epoch_{epoch}"] = float(spearmanr(early, end).statistic)
+        found[f"epoch_{epoch}_good"] = float(spearmanr(early[better], end[better]).statistic)
+    return found
+
+
+def columns(surface: Surface) -> dict[str, str]:
+    """Headings of the rows."""
+    made = {
+        "method": "method",
+        "configurations": "configurations",
+        "optimum": "optimum, %",
+        "textbook": "textbook, %",
+        "sd_seeds": "sd over seeds, better half",
+        "rmse": "error of the surface, better half",
+        "rank": "rank correlation of the surface",
+        "rank_good": "the same, better half",
+    }
+    for epoch in [e for e in surface.validation if e < surface.epochs]:
+        made[f"epoch_{epoch}"] = f"rank correlation of epoch {epoch} with {surface.epochs}"
+        made[f"epoch_{epoch}_good"] = "the same, better half"
+    return made
+
+
+def _predicted(points: Floats, true: Floats, numbers: np.ndarray, *, images: int) -> Floats:
+    """What surfaces say that have not seen a configuration: cross-validated, whole configurations."""
+    predicted = np.empty(len(true))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seen, left_out in GroupKFold(FOLDS).split(points, groups=numbers):
+            process = Process(points[seen], true[seen], images=images)
+            predicted[left_out] = process.shares(points[left_out])
+    return predicted
+
+
+def _validation(rows: pd.DataFrame, epoch: int) -> Floats:
+    """Validation accuracy of the first seed of each configuration at an epoch."""
+    first = rows[(rows["seed"] == 0) & (rows["epoch"] == epoch)].sort_values("number")
+    return first["val_accuracy"].to_numpy(float)

@@ -1,0 +1,307 @@
+"""Records learning curves of random configurations, each trained by the product's own code.
+
+    python -m benchmarks.search.record --space digits_kd --out benchmarks/search/digits.parquet
+
+Configuration 0 of a method is its textbook setting, then come the literature's, then random ones. All
+have seed 0, the first `--repeated` have `--seeds` seeds, each with weights, dropout, views and batch order
+of its own, as confirming runs have. The teacher is trained once, as a study trains it, and the split is a
+study's. Validation accuracy is that of every epoch, test accuracy that of the last one. A killed recording
+goes on where it was when the same command is given again.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmarks import common
+from benchmarks.search import curves
+from tune_kd import (
+    asking,
+    cli,
+    data,
+    exam,
+    opening,
+    recipes,
+    site,
+    spaces,
+    train,
+    trial,
+    worker,
+)
+from tune_kd.errors import UsageError
+from tune_kd.recipe import Recipe, stream
+from tune_kd.results import EpochReport
+from tune_kd.scoring import Scores
+from tune_kd.space import SearchSpace
+from tune_kd.storage import Storage
+
+TEACHER_SEED = 0
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One configuration to train with one seed."""
+
+    method: str
+    number: int
+    seed: int
+    origin: str
+    config: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What names it within a recording."""
+        return self.method, self.number, self.seed
+
+
+def planned(space: SearchSpace, *, configurations: int, repeated: int, seeds: int) -> list[Run]:
+    """All runs, those of low numbers first, so that a part of them is a smaller recording."""
+    found = []
+    for number in range(configurations):
+        for method in space.methods:
+            origin, config = configuration(space, method, number)
+            for seed in range(seeds if number < repeated else 1):
+                found.append(
+                    Run(method=method, number=number, seed=seed, origin=origin, config=config)
+                )
+    return found
+
+
+def configuration(space: SearchSpace, method: str, number: int) -> tuple[str, dict[str, Any]]:
+    """Where a method's configuration `number` comes from, and its sampled values."""
+    settings = space.methods[method].settings()
+    if number < len(settings):
+        return ("literature" if number else "textbook"), settings[number]
+    seed = stream("recording", method, number) % 2**32
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return "random", dict(study.ask(dict(space.methods[method].ranges)).params)
+
+
+class Studio:
+    """A space's images, teacher and networks on one thread of this process's CPU."""
+
+    def __init__(self, space: SearchSpace, file: Path, *, folder: Path | None, limit: int) -> None:
+        """Trains the teacher, unless the cache has it."""
+        cache = worker.cache_folder()
+        request = asking.Request(
+            space=space,
+            file=file,
+            storage=Storage(cache / "recording"),
+            data=folder,
+            limit_train=limit,
+            seed=SPLIT_SEED,
+            sampler="random",
+            scheduler="none",
+            teacher=None,
+            start=None,
+            resume=False,
+            command="",
+        )
+        material = asking.look_at_data(request)
+        self._space = space
+        self._site = site.Site(
+            cache=cache,
+            data=folder,
+            code=file.parent,
+            model=lambda fingerprint: cache / "models" / f"{fingerprint}.safetensors",
+        )
+        self._manifest: dict[str, Any] = {
+            "images": dataclasses.asdict(material.images),
+            "compute": {},
+            "sources": {},
+            "seed": TEACHER_SEED,
+            "teacher_hash": "",
+            "teacher_model": "",
+        }
+        self.images = {"fitted": material.num_train, "validation": material.num_val}
+        self.teacher = self._teacher() if recipes.needs_teacher(space) else {}
+        self._fold: train.Fold | None = None
+        self._exam: exam.Exam | None = None
+
+    def _teacher(self) -> dict[str, Any]:
+        """Train the teacher or find it; its fingerprint and what it reaches."""
+        recipe = recipes.teacher_recipe(self._manifest, self._space)
+        fingerprint = recipe.fingerprint(TEACHER_SEED)
+        assert self._site.model is not None
+        path = self._site.model(fingerprint)
+        if not path.exists():
+            *_, last = trial.run(recipe, seed=TEACHER_SEED, site=self._site)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.contiguous() for k, v in _model_of(last).items()}, path)
+        self._manifest["teacher_model"] = fingerprint
+        model = site.load_model(self._space.teacher, recipe, self._site, fingerprint)
+        fold = site.fold(recipe.images, self._site, recipe.compute.layout)
+        opened = exam.prepare(recipe, self._site, reference=None)
+        return {
+            "network": self._space.teacher,
+            "fingerprint": fingerprint,
+            "seed": TEACHER_SEED,
+            "epochs": self._space.teacher_epochs,
+            "val_accuracy": train.evaluate(model, fold, fold.validation).accuracy,
+            "test_accuracy": opened.take(model).accuracy,
+        }
+
+    def rows(self, run: Run) -> list[curves.Row]:
+        """Train one configuration to its end; a row an epoch."""
+        recipe = recipes.student_recipe(
+            self._manifest, self._space, method=run.method, config=run.config
+        )
+        images = dataclasses.replace(recipe.images, view_seed=run.seed)
+        recipe = dataclasses.replace(recipe, images=images)
+        plain = {"method": run.method, "number": run.number, "origin": run.origin, "seed": run.seed}
+        plain |= {f"config.{name}": value for name, value in run.config.items()}
+        found = []
+        for report in trial.run(recipe, seed=run.seed, site=self._site):
+            values = {"epoch": report.epoch, "val_accuracy": report.values["val_accuracy"]}
+            found.append({**plain, **values})
+        found[-1] |= self._examined(recipe, report, found[-1]["val_accuracy"])
+        return found
+
+    def _examined(self, recipe: Recipe, last: EpochReport, accuracy: float) -> curves.Row:
+        """What the trained network gets right of the validation and of the test images."""
+        if self._fold is None or self._exam is None:
+            self._fold = site.fold(recipe.images, self._site, recipe.compute.layout)
+            self._exam = exam.prepare(recipe, self._site, reference=None)
+            self.images["test"] = len(self._exam.images.fit)
+        sample = site.sample_of(self._fold)
+        count = len(recipe.stages)
+        model = site.rebuilt(
+            recipe, _model_of(last), stages=count, site=self._site, sample=sample
+        ).eval()
+        val = train.evaluate(model, self._fold, self._fold.validation, each_image=True)
+        test = self._exam.take(model)
+        assert val.accuracy == accuracy, "the network scored is not the one that was trained"
+        return {
+            "test_accuracy": test.accuracy,
+            "val_correct": _packed(val),
+            "test_correct": _packed(test),
+        }
+
+
+def _model_of(report: EpochReport) -> dict[str, Tensor]:
+    assert report.state is not None
+    return {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
+
+
+def _packed(scores: Scores) -> bytes:
+    """Which images were classified correctly, a bit an image."""
+    assert scores.images is not None
+    return np.packbits(scores.images.numpy()).tobytes()
+
+
+def record(
+    studio: Studio, runs: Sequence[Run], done: list[curves.Row]
+) -> Iterator[list[curves.Row]]:
+    """All rows so far, after each run that was missing; progress on stderr."""
+    there = {(r["method"], r["number"], r["seed"]) for r in done}
+    missing = [run for run in runs if run.key not in there]
+    began, rows = time.monotonic(), list(done)
+    for count, run in enumerate(missing, 1):
+        rows += studio.rows(run)
+        each = (time.monotonic() - began) / count
+        left = each * (len(missing) - count)
+        told = f"{len(runs) - len(missing) + count}/{len(runs)} runs, {each:.1f} s each, {left / 60:.0f} min left"
+        accuracy = (
+            f"{run.method} {run.number} seed {run.seed}: {100 * rows[-1]['val_accuracy']:.1f} %"
+        )
+        print(f"{told}; {accuracy}", file=sys.stderr, flush=True)
+        yield rows
+
+
+def parser() -> cli.Parser:
+    """The options."""
+    made = cli.Parser(
+        prog="python -m benchmarks.search.record", description=(__doc__ or "").split("\n")[0]
+    )
+    add = made.add_argument
+    add("--space", required=True, metavar="NAME", help="a shipped space, or a file")
+    add("--methods", metavar="NAMES", help="separated by commas [all of the space]")
+    add(
+        "--configurations",
+        type=cli.positive_int,
+        default=150,
+        metavar="N",
+        help="of each method [150]",
+    )
+    add(
+        "--repeated",
+        type=cli.whole,
+        default=40,
+        metavar="N",
+        help="of these with several seeds [40]",
+    )
+    add("--seeds", type=cli.positive_int, default=3, metavar="N", help="of those [3]")
+    add("--epochs", type=cli.positive_int, metavar="N", help="of a student [the space's]")
+    add("--teacher-epochs", type=cli.positive_int, metavar="N", help="[the space's]")
+    add(
+        "--limit-train",
+        type=cli.whole,
+        default=0,
+        metavar="N",
+        help="training images, 0 for all [0]",
+    )
+    add("--data", type=Path, metavar="DIR", help="where the images are")
+    add("--out", type=Path, required=True, metavar="FILE", help="the recording")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Record, or go on recording; the exit code."""
+    given = parser().parse(arguments)
+    space, file = spaces.load(given.space)
+    if given.methods:
+        space = spaces.subset(space, given.methods.split(","))
+    lengths = {"epochs": given.epochs, "teacher_epochs": given.teacher_epochs}
+    space = dataclasses.replace(space, **{k: v for k, v in lengths.items() if v})
+    torch.set_num_threads(1)
+    runs = planned(
+        space, configurations=given.configurations, repeated=given.repeated, seeds=given.seeds
+    )
+    wanted = {
+        "space": space.name,
+        "methods": list(space.methods),
+        "epochs": space.epochs,
+        "teacher_epochs": space.teacher_epochs,
+        "limit_train": given.limit_train,
+        "split_seed": SPLIT_SEED,
+        "test_accuracy": "of the last epoch",
+    }
+    done: list[curves.Row] = []
+    if given.out.exists():
+        done, known = curves.read_rows(given.out)
+        differing = sorted(k for k, v in wanted.items() if known.get(k) != v)
+        if differing:
+            raise UsageError(
+                f"{given.out} is a recording with {differing[0]} {known.get(differing[0])}, but "
+                f"{wanted[differing[0]]} is asked for; choose another --out"
+            )
+    studio = Studio(space, file, folder=given.data, limit=given.limit_train)
+    names = sorted({name for method in space.methods.values() for name in method.ranges})
+    print(f"teacher: {studio.teacher}", file=sys.stderr, flush=True)
+    about = {
+        **wanted,
+        "command": cli.command_line("benchmarks.search.record", arguments),
+        "commit": opening.commit(),
+        "machine": common.about(),
+        "teacher": studio.teacher,
+        "validation_rule": data.VALIDATION_RULE,
+    }
+    for rows in record(studio, runs, done):
+        curves.write(given.out, rows, names=names, about={**about, "images": studio.images})
+    print(f"{given.out}: {len(runs)} runs, {given.out.stat().st_size / 1e3:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
