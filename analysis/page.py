@@ -29,7 +29,7 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
         return [heading(title, level), *found] if found else []
 
     parts = [f"> **{escaping.sentence(text)}**" for text in warnings(study)]
-    parts += [heading("Verdict", level), *map(escaping.sentence, verdict(study))]
+    parts += [heading("Verdict", level), *map(_paragraph, verdict(study))]
     parts += [*_table(study, "main", level), note(study), *shown("differences")]
     for name in (*_often(study), *extra(study)):
         parts += _table(study, name, level)
@@ -83,6 +83,11 @@ def note(study: Study) -> str:
         later=", students of another shape after the search" if own else "",
     )
     return escaping.sentence(note)
+
+
+def _paragraph(text: str) -> str:
+    """A paragraph or a list, a line for each of its points."""
+    return "\n".join(map(escaping.sentence, text.split("\n")))
 
 
 def _rung_note(study: Study) -> str:

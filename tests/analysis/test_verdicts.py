@@ -192,3 +192,13 @@ def test_as_many_repeats_are_asked_for_as_are_needed(made_up, tmp_path):
     # sd 0.4 points, 0.5 points at the level of a second look (0.5 %): power 0.77 with 12, 0.83 with 13
     assert needed == 13
     assert f"`{SEARCH} --repeats 13`" in said.to_settle(study)
+
+
+def test_each_method_has_a_point_of_its_own_on_the_markdown_page(made_up, tmp_path):
+    from analysis import page
+
+    study = load(made_up.put(tmp_path / "points", made_up.all_rows()))
+    lines = page.section(study, pictures=[]).splitlines()
+    assert [line for line in lines if line.startswith("- **response")]
+    assert len([line for line in lines if line.startswith("- **feature:")]) >= 1
+    assert not [line for line in lines if line.count("- **") > 1]
