@@ -221,10 +221,9 @@ def test_options_in_the_readme_exist(module: str) -> None:
 
 
 def test_what_the_readme_links_to_is_there() -> None:
-    """The report's picture may be missing until a report has been made for it."""
     links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
     missing = [link for link in links if not (ROOT / link).exists()]
-    assert set(missing) <= {"docs/report.png"}
+    assert not missing
 
 
 def names_of(text: str, pattern: str) -> set[str]:
