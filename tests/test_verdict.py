@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.search import curves
-from benchmarks.search.policies import STOPPING
 from scipy.stats import multivariate_normal, norm
 
 from analysis import stats
+from benchmarks.search import curves
+from benchmarks.search.policies import STOPPING
 from benchmarks.verdict import __main__ as verdict
 from benchmarks.verdict import noise, tally, world
 from benchmarks.verdict.studies import METHODS, Asked, Simulation
