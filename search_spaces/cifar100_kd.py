@@ -7,8 +7,8 @@ SGD with Nesterov momentum, cosine, gradients clipped at norm 1; both networks h
 The teacher may begin with ImageNet's weights, where they can be downloaded.
 """
 
-from tune_kd.methods import kd_methods
 from tune_kd.space import SearchSpace, log_uniform, uniform
+from tune_kd.space.methods import kd_methods
 
 SPACE = SearchSpace(
     name="cifar100_kd",

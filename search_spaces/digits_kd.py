@@ -5,8 +5,8 @@
 A small CNN teaches a tiny one. What it reached, on what and over how many seeds: README.md.
 """
 
-from tune_kd.methods import kd_methods
 from tune_kd.space import SearchSpace, log_uniform, uniform
+from tune_kd.space.methods import kd_methods
 
 SPACE = SearchSpace(
     name="digits_kd",

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tune_kd import environment, recipes, results, space, spaces
+from tune_kd import environment, recipes, results
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Images
+from tune_kd.space import loader, search_space
 from tune_kd.storage import Storage
 from tune_kd.study import Study
 
@@ -55,9 +56,11 @@ def request(folder: Path, **changes: Any) -> asking.Request:
 
     A change of a field of the space goes into the space.
     """
-    chosen, file = spaces.load("digits_kd")
+    chosen, file = loader.load("digits_kd")
     fields = {"epochs": 9, "trials": 24} | {
-        k: changes.pop(k) for k in list(changes) if k in (*space.plain_fields(chosen), "methods")
+        k: changes.pop(k)
+        for k in list(changes)
+        if k in (*search_space.plain_fields(chosen), "methods")
     }
     asked = {
         "space": replace(chosen, **fields), "file": file, "storage": Storage(folder), "data": None,

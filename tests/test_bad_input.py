@@ -24,7 +24,7 @@ from tests import made_study
 from tune_kd import asking, cli, confirm, models, search, teach
 from tune_kd.errors import UsageError
 
-SPACE = """from tune_kd.methods import kd_methods
+SPACE = """from tune_kd.space.methods import kd_methods
 from tune_kd.space import *
 
 SPACE = SearchSpace(

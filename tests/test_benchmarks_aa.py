@@ -6,7 +6,7 @@ import pytest
 
 from analysis import stats
 from benchmarks.aa import __main__ as aa
-from tune_kd import spaces
+from tune_kd.space import loader
 
 QUIET = aa.Outcome(
     seed=1, label=stats.NOT_SETTLED, mean=0.001, low=-0.01, high=0.012, repeats=5,
@@ -15,8 +15,8 @@ QUIET = aa.Outcome(
 
 
 def test_both_methods_of_the_space_are_the_baseline_with_its_trials():
-    space, _ = spaces.load(str(aa.SPACE))
-    digits, _ = spaces.load("digits_kd")
+    space, _ = loader.load(str(aa.SPACE))
+    digits, _ = loader.load("digits_kd")
     assert space.methods == {"no_kd": digits.methods["no_kd"], aa.TWIN: digits.methods["no_kd"]}
     assert space.trials / 2 == digits.trials / 4
     assert (space.task, space.student, space.epochs) == (digits.task, digits.student, digits.epochs)

@@ -15,10 +15,11 @@ from benchmarks.search import __main__ as command
 from benchmarks.search import curves, grid, policies, record, recorded, replay, summary, surface
 from benchmarks.search.policies import STOPPING, Stopping, Trial
 from tests import made_study
-from tune_kd import asha, space, spaces
+from tune_kd import asha
+from tune_kd.space import loader, search_space
 
 ROOT = Path(__file__).resolve().parents[1]
-SPACE, _ = spaces.load("digits_kd")
+SPACE, _ = loader.load("digits_kd")
 PRODUCT = "ASHA half, 3"  # what tune_kd.asha does
 IMAGES = {"fitted": 880, "validation": 400, "test": 500}
 
@@ -200,7 +201,7 @@ def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
     """While few trials were heard the rest lies around the textbook's setting, whose dropout is 0."""
     heard = [Trial(config=made_surface.settings[0], scores={15: 0.9}, finished=True)]
     drawn = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
-    for name, (low, high, _) in space.bounds(made_surface.ranges).items():
+    for name, (low, high, _) in search_space.bounds(made_surface.ranges).items():
         assert all(low <= config[name] <= high for config in drawn)
     # of random settings a half has a dropout above the middle, of a normal one two deviations off 0.046
     far = np.mean([config["dropout"] > 0.15 for config in drawn])

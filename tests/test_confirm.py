@@ -22,7 +22,6 @@ from tune_kd import (
     results,
     runner,
     selection,
-    spaces,
     teaching,
     trial,
     worker,
@@ -32,6 +31,7 @@ from tune_kd.confirming import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 from tune_kd.errors import UsageError
 from tune_kd.proposals import Proposal, dump, search_trial
 from tune_kd.recipe import stream
+from tune_kd.space import loader
 from tune_kd.storage import Storage
 from tune_kd.study import Study
 
@@ -52,7 +52,7 @@ def _score(proposal, step):
 
 
 def _asked(folder, **changes):
-    known = spaces.load("digits_kd")[0].methods
+    known = loader.load("digits_kd")[0].methods
     changes = {"trials": 5 * len(METHODS) * REPEATS, "repeats": REPEATS, **changes}
     methods = {name: known[name] for name in METHODS}
     return made_study.request(
@@ -483,7 +483,7 @@ def _openings(known):
 
 def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
     """Really trained: two methods in three repeats, then more seeds, then more repeats."""
-    methods = {name: spaces.load("digits_kd")[0].methods[name] for name in ("no_kd", "response")}
+    methods = {name: loader.load("digits_kd")[0].methods[name] for name in ("no_kd", "response")}
     asked = made_study.request(
         tmp_path / "runs" / "x", epochs=1, trials=30, repeats=3, limit_train=60, methods=methods
     )

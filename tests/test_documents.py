@@ -13,10 +13,10 @@ import ray
 
 from analysis.plots import PLOTS
 from analysis.tables import TABLES
-from tune_kd import cli, foreign, options, plugins, results, search, spaces
+from tune_kd import cli, foreign, options, plugins, results, search
 from tune_kd.errors import UsageError
 from tune_kd.models import MODELS
-from tune_kd.space import plain_fields
+from tune_kd.space import loader, plain_fields
 from tune_kd.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,7 @@ GUIDE, SYSTEMS = (ROOT / "docs" / name for name in ("guide.md", "reference-syste
 DOCUMENTS = (GUIDE, SYSTEMS)
 ROWS = {"000": 44, "001": 54, "002": 64, "003": 39, "004": 20}  # of the checklist, by seed
 
-SPACES = {name: spaces.load(name)[0] for name in spaces.names()}
+SPACES = {name: loader.load(name)[0] for name in loader.names()}
 METHODS = {name: method for space in SPACES.values() for name, method in space.methods.items()}
 KINDS = {
     "space": set(SPACES),
@@ -114,9 +114,9 @@ def test_what_is_set_can_be_set() -> None:
         assert any(accepts(space, assignment) for space in SPACES.values()), assignment
 
 
-def accepts(space: spaces.SearchSpace, assignment: str) -> bool:
+def accepts(space: loader.SearchSpace, assignment: str) -> bool:
     try:
-        spaces.change(space, assignment).check()
+        loader.change(space, assignment).check()
     except UsageError:
         return False
     return True
@@ -258,7 +258,7 @@ def test_one_trial_a_method_is_the_textbook_setting() -> None:
 
 @pytest.mark.usefixtures("_plain")
 def test_the_study_of_a_teacher_compares_its_learning_rates() -> None:
-    space, _ = spaces.load("./resnet152_lr.py")
+    space, _ = loader.load("./resnet152_lr.py")
     assert list(space.methods) == ["no_kd"]
     assert (space.student, space.task) == ("resnet152", "cifar10")
     assert space.student == SPACES["cifar10_mobilenet_quant"].teacher

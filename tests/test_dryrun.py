@@ -119,8 +119,8 @@ def test_nothing_to_search(capsys):
 
 def test_spaces_with_choices_and_whole_numbers(capsys):
     Path("mine.py").write_text(
-        "from tune_kd.methods import no_kd\n"
-        "from tune_kd.space import *\n"
+        "from tune_kd.space.methods import no_kd\n"
+        "from tune_kd.space.search_space import *\n"
         "def stages(space, *, kind, depth, **training):\n"
         "    return no_kd(space, **training)\n"
         "TRAINING = {'lr': log_uniform(0.01, 1), 'weight_decay': uniform(0, 1), 'dropout': uniform(0, 0.5)}\n"

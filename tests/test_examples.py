@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_kd import data, losses, models, plugins, site, spaces, tasks, trial
+from tune_kd import data, losses, models, plugins, site, tasks, trial
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Images, Recipe
-from tune_kd.space import SearchSpace
+from tune_kd.space import SearchSpace, loader
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples" / "own_data_and_network"
@@ -35,7 +35,7 @@ def run(command: list[str], *, cwd: Path = ROOT) -> subprocess.CompletedProcess[
 @pytest.fixture
 def example(cache: Path) -> tuple[SearchSpace, Images, trial.Site]:
     """The example's space, cut to one epoch, and its images."""
-    found, file = spaces.load(str(FILE))
+    found, file = loader.load(str(FILE))
     assert file == FILE
     found = dataclasses.replace(found, epochs=1, teacher_epochs=1)
     task = tasks.find(found.task, base=FOLDER)
@@ -96,14 +96,14 @@ def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
 
 
 def test_the_methods_are_the_four_and_one_of_its_own() -> None:
-    found, _ = spaces.load(str(FILE))
+    found, _ = loader.load(str(FILE))
     assert list(found.methods) == ["no_kd", "response", "feature", "combined", "soft_only"]
     (stage,) = found.stages("soft_only", found.methods["soft_only"].settings()[0])
     assert (stage.weights.alpha, stage.weights.beta, stage.weights.gamma) == (0.0, 1.0, 0.0)
 
 
 def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient() -> None:
-    found, _ = spaces.load(str(FILE))
+    found, _ = loader.load(str(FILE))
     loss = losses.find_feature_loss(found.feature_loss, base=FOLDER)
     drawn = torch.Generator().manual_seed(0)
     one, two = (torch.rand(4, 6, 5, 5, generator=drawn).requires_grad_() for _ in range(2))
@@ -164,7 +164,7 @@ def test_a_search_ships_the_files_of_the_example(tmp_path: Path, cache: Path) ->
     assert {path.name for path in (study / "space").iterdir()} == {"shapes.py", "shapes_kd.py"}
     rows = pq.read_table(study / "trials").to_pylist()
     searched = {row["method"]: row["status"] for row in rows if row["phase"] == "search"}
-    assert searched == dict.fromkeys(spaces.load(str(FILE))[0].methods, "finished")
+    assert searched == dict.fromkeys(loader.load(str(FILE))[0].methods, "finished")
 
 
 # The README
@@ -197,7 +197,7 @@ def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     assert [name for name, code in FILES.items() if "SPACE = " in code] == ["leaves_kd.py"]
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
-    found, file = spaces.load(str(tmp_path / "leaves_kd.py"))
+    found, file = loader.load(str(tmp_path / "leaves_kd.py"))
     assert found.methods.keys() == {"no_kd", "response", "feature", "combined"}
     task = tasks.find(found.task, base=file.parent)
     images = torch.zeros(2, task.channels, *task.sides)

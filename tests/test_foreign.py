@@ -13,7 +13,6 @@ from tune_kd import (
     asking,
     confirming,
     foreign,
-    methods,
     models,
     opening,
     recipes,
@@ -24,6 +23,7 @@ from tune_kd import (
 from tune_kd.errors import UsageError
 from tune_kd.proposals import Proposal, search_trial
 from tune_kd.recipe import Distill, Prune, stages_from_json
+from tune_kd.space import methods
 from tune_kd.study import Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}

@@ -7,11 +7,12 @@ from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import methods, recipes, retraining, space, teaching
+from tune_kd import recipes, retraining, teaching
 from tune_kd.asha import Judge
 from tune_kd.options import SAMPLERS
 from tune_kd.proposals import Proposal, repeat_seed
 from tune_kd.recipe import Distill, LossWeights, Prune
+from tune_kd.space import methods, search_space
 from tune_kd.study import Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
@@ -138,7 +139,7 @@ def test_proposals_of_several_objectives_are_a_pure_function_of_the_record(
     assert one.config == other.config
     ranges = PRUNE["prune"].ranges
     assert one.config.keys() == ranges.keys()
-    for key, (low, high, _) in space.bounds(ranges).items():
+    for key, (low, high, _) in search_space.bounds(ranges).items():
         assert low <= one.config[key] <= high
     assert one.config["prune_method"] in ("channel", "magnitude")
 
@@ -182,9 +183,9 @@ def lightly(space_, *, recover):
     return (main, space_.finetune(weights, lr=0.1, epochs=1))
 
 
-LIGHTLY = space.Method(
+LIGHTLY = search_space.Method(
     stages=lightly,
-    ranges={"recover": space.choice("labels", "teacher")},
+    ranges={"recover": search_space.choice("labels", "teacher")},
     textbook={"recover": "labels"},
     shared=1,
 )

@@ -6,10 +6,10 @@ import pytest
 
 from tests import made_study
 from tests.made_study import begin, play, reopened, request, uneven_score
-from tune_kd import spaces
 from tune_kd.options import SAMPLERS
 from tune_kd.plans import FixedPlan
 from tune_kd.proposals import Proposal, search_trial
+from tune_kd.space import loader
 
 
 def settings(study) -> dict[str, dict]:
@@ -29,7 +29,7 @@ def test_methods_take_turns_and_get_equal_counts(tmp_path):
 
 
 def two_methods():
-    return {name: spaces.load("digits_kd")[0].methods[name] for name in ("no_kd", "response")}
+    return {name: loader.load("digits_kd")[0].methods[name] for name in ("no_kd", "response")}
 
 
 def several(folder, *, repeats, **changes):

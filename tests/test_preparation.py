@@ -8,9 +8,9 @@ import pytest
 from safetensors.torch import save_file
 
 from tests import made_study, making
-from tune_kd import measure, models, preparation, recipe
+from tune_kd import measure, models, preparation
 from tune_kd.errors import UsageError
-from tune_kd.recipe import Prune
+from tune_kd.recipe import Prune, recipe
 
 
 @pytest.fixture

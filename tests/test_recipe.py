@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tune_kd import recipe
 from tune_kd.recipe import (
     Compute,
     Distill,
@@ -23,6 +22,7 @@ from tune_kd.recipe import (
     digest,
     from_json,
     rebuild,
+    recipe,
     stream,
     to_json,
 )
@@ -144,7 +144,7 @@ def test_a_number_and_the_same_number_of_another_type_are_one_model():
 
 
 def test_fingerprints_are_the_same_in_every_process():
-    code = "from tune_kd.recipe import *; print(from_json(input()).fingerprint(3), stream(3, 'order', 1))"
+    code = "from tune_kd.recipe.recipe import *; print(from_json(input()).fingerprint(3), stream(3, 'order', 1))"
     found = [
         subprocess.run(
             [sys.executable, "-c", code],

@@ -6,12 +6,21 @@ from pathlib import Path
 import pytest
 from optuna.distributions import json_to_distribution
 
-from tune_kd import methods, space, spaces
 from tune_kd.errors import UsageError
-from tune_kd.space import Method, SearchSpace, choice, integer, log_uniform, uniform
+from tune_kd.space import (
+    Method,
+    SearchSpace,
+    choice,
+    integer,
+    loader,
+    log_uniform,
+    methods,
+    search_space,
+    uniform,
+)
 
-DIGITS = spaces.load("digits_kd")[0]
-MINE = """from tune_kd.methods import kd_methods
+DIGITS = loader.load("digits_kd")[0]
+MINE = """from tune_kd.space.methods import kd_methods
 from tune_kd.space import SearchSpace, log_uniform, uniform
 
 SPACE = SearchSpace(
@@ -29,11 +38,11 @@ def plain(chosen: SearchSpace, *, lr: float, kind: str = "a", depth: int = 1, **
 
 
 def test_shipped_spaces_are_found_by_name():
-    assert {"cifar10_kd", "cifar10_small_kd", "digits_kd"} <= set(spaces.names())
-    for name in spaces.names():
-        found, file = spaces.load(name)
+    assert {"cifar10_kd", "cifar10_small_kd", "digits_kd"} <= set(loader.names())
+    for name in loader.names():
+        found, file = loader.load(name)
         assert found.name == name
-        assert file == spaces.folder() / f"{name}.py"
+        assert file == loader.folder() / f"{name}.py"
 
 
 def test_by_path_absolute_relative_and_in_the_home_folder(tmp_path, monkeypatch):
@@ -43,7 +52,7 @@ def test_by_path_absolute_relative_and_in_the_home_folder(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for given in ("a.py", "./a.py", "~/a.py", str(tmp_path / "a.py")):
-        found, file = spaces.load(given)
+        found, file = loader.load(given)
         assert found.name == "mine"
         assert file == tmp_path / "a.py"
 
@@ -51,27 +60,27 @@ def test_by_path_absolute_relative_and_in_the_home_folder(tmp_path, monkeypatch)
 def test_a_file_beside_does_not_shadow_a_shipped_name(tmp_path, monkeypatch):
     (tmp_path / "digits_kd.py").write_text("SPACE = 1")
     monkeypatch.chdir(tmp_path)
-    assert spaces.load("digits_kd")[0].name == "digits_kd"
+    assert loader.load("digits_kd")[0].name == "digits_kd"
     with pytest.raises(UsageError, match="defines no SPACE"):
-        spaces.load("./digits_kd.py")
+        loader.load("./digits_kd.py")
 
 
 def test_an_edited_file_is_read_anew(tmp_path):
     file = tmp_path / "a.py"
-    shipped = (spaces.folder() / "digits_kd.py").read_text()
+    shipped = (loader.folder() / "digits_kd.py").read_text()
     for epochs in (15, 25, 26):
         file.write_text(shipped.replace("    epochs=15", f"    epochs={epochs}"))
-        assert spaces.load(str(file))[0].epochs == epochs
+        assert loader.load(str(file))[0].epochs == epochs
 
 
 def test_an_error_names_the_users_line(tmp_path):
     file = tmp_path / "a.py"
     file.write_text(MINE)  # no weight_decay, no dropout
     with pytest.raises(UsageError, match=rf"{file}, line 6: ValueError: .*weight_decay"):
-        spaces.load(str(file))
+        loader.load(str(file))
     file.write_text("x = 1\ny = (\n")
     with pytest.raises(UsageError, match=rf"{file}, line 2: SyntaxError"):
-        spaces.load(str(file))
+        loader.load(str(file))
 
 
 # Methods
@@ -168,19 +177,19 @@ def test_a_field_is_changed_and_keeps_its_type():
         ("levels=high", "levels", ("high",)),
         ("student=nets.py:small", "student", "nets.py:small"),
     ]:
-        changed = spaces.change(DIGITS, given)
+        changed = loader.change(DIGITS, given)
         assert getattr(changed, name) == value
         assert type(getattr(changed, name)) is type(value)
         assert dataclasses.replace(changed, **{name: getattr(DIGITS, name)}) == DIGITS
 
 
 def test_every_plain_field_can_be_set_to_what_it_is():
-    for name, value in space.plain_fields(DIGITS).items():
-        assert spaces.change(DIGITS, f"{name}={value}") == DIGITS, name
+    for name, value in search_space.plain_fields(DIGITS).items():
+        assert loader.change(DIGITS, f"{name}={value}") == DIGITS, name
 
 
 def test_a_range_is_pinned_in_every_method_that_has_it():
-    pinned = spaces.change(DIGITS, "temperature=4")
+    pinned = loader.change(DIGITS, "temperature=4")
     for name, before in DIGITS.methods.items():
         after = pinned.methods[name]
         assert "temperature" not in after.ranges
@@ -191,7 +200,7 @@ def test_a_range_is_pinned_in_every_method_that_has_it():
         assert stage.weights.temperature == (4.0 if has else 1.0)
     # without temperature two of the literature's settings are the same
     assert [s["alpha"] for s in pinned.methods["response"].settings()] == [0.5, 0.1, 0.3]
-    again = spaces.change(pinned, "temperature=2")
+    again = loader.change(pinned, "temperature=2")
     assert dict(again.methods["combined"].fixed) == {"temperature": 2.0}
 
 
@@ -199,17 +208,17 @@ def test_pinned_values_keep_the_type_of_their_range():
     made = dataclasses.replace(DIGITS, methods={"m": method()})
     fixed = {}
     for given in ("lr=1", "depth=3", "kind=b"):
-        fixed |= spaces.change(made, given).methods["m"].fixed
+        fixed |= loader.change(made, given).methods["m"].fixed
     assert fixed == {"lr": 1.0, "depth": 3, "kind": "b"}
     assert [type(v) for v in fixed.values()] == [float, int, str]
     with pytest.raises(UsageError, match=r"2\.5"):
-        spaces.change(made, "depth=2.5")
+        loader.change(made, "depth=2.5")
 
 
 def test_all_ranges_pinned_is_one_setting():
     pinned = DIGITS
     for given in ("lr=0.1", "weight_decay=0", "dropout=0"):
-        pinned = spaces.change(pinned, given)
+        pinned = loader.change(pinned, given)
     assert pinned.methods["no_kd"].ranges == {}
     assert pinned.methods["no_kd"].settings() == [{}]
     assert pinned.stages("no_kd", {})[0].optimiser.lr == 0.1
@@ -223,14 +232,14 @@ def test_what_is_set_is_checked():
         ("methods=no_kd", "unknown name"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=says):
-            spaces.change(DIGITS, given)
+            loader.change(DIGITS, given)
 
 
 def test_a_subset_keeps_the_spaces_order():
-    chosen = spaces.subset(DIGITS, ["combined", "no_kd"])
+    chosen = loader.subset(DIGITS, ["combined", "no_kd"])
     assert list(chosen.methods) == ["no_kd", "combined"]
     with pytest.raises(UsageError, match="did you mean 'feature'"):
-        spaces.subset(DIGITS, ["features"])
+        loader.subset(DIGITS, ["features"])
 
 
 @pytest.mark.parametrize("field", ["trials", "epochs", "teacher_epochs"])
@@ -253,7 +262,7 @@ def test_a_space_without_methods_or_with_a_name_twice():
 
 def test_check_names_the_method_that_cannot_be_built():
     with pytest.raises(UsageError, match=r"space digits_kd, method no_kd: .*momentum=2"):
-        spaces.change(DIGITS, "momentum=2").check()
+        loader.change(DIGITS, "momentum=2").check()
 
 
 # Ranges
@@ -273,14 +282,14 @@ def test_check_names_the_method_that_cannot_be_built():
     ],
 )
 def test_ranges_in_words_numbers_columns_and_json(made, shown, bounds, kind):
-    assert space.shown(made) == shown
-    assert space.bounds({"x": made}) == ({"x": bounds} if bounds else {})
-    assert space.column_type(made) == kind
-    assert json_to_distribution(space.to_json(made)) == made
+    assert search_space.shown(made) == shown
+    assert search_space.bounds({"x": made}) == ({"x": bounds} if bounds else {})
+    assert search_space.column_type(made) == kind
+    assert json_to_distribution(search_space.to_json(made)) == made
 
 
 def test_stages_are_a_pure_function():
     for name, chosen in DIGITS.methods.items():
         config = chosen.settings()[0]
         assert DIGITS.stages(name, config) == DIGITS.stages(name, dict(config))
-    assert Path(space.__file__).parent != spaces.folder()
+    assert Path(search_space.__file__).parent != loader.folder()

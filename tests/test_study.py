@@ -11,10 +11,11 @@ from optuna.trial import TrialState
 
 from tests import made_images, made_study, making
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import asking, methods, results, site, space, spaces, study, tasks
+from tune_kd import asking, results, site, study, tasks
 from tune_kd.errors import UsageError
 from tune_kd.manifest import differences
 from tune_kd.proposals import dump, parse
+from tune_kd.space import loader, methods, search_space
 from tune_kd.storage import Storage, locked
 from tune_kd.study import Study
 
@@ -114,7 +115,7 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
 
 
 def test_a_share_is_not_taken_where_the_data_set_says_which_images_validate(tmp_path):
-    chosen, file = spaces.load("camvid_seg_kd")
+    chosen, file = loader.load("camvid_seg_kd")
     folder = made_images.of_task(tasks.find("camvid"), tmp_path / "set")
     asked = request(tmp_path / "s", space=chosen, file=file, data=folder)
     images = asking.look_at_data(asked)
@@ -149,7 +150,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
         ({"seed": 1}, "seed is 0 there, but 1 is asked for"),
         ({"epochs": 8}, "fields.epochs is 9 there, but 8 is asked for"),
         ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
-        ({"space": spaces.change(asked.space, "temperature=4")}, "methods.combined"),
+        ({"space": loader.change(asked.space, "temperature=4")}, "methods.combined"),
     ]:
         other = made_study.asking.described(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.asking.described(replace(asked, **changes), made_study.material())  # fmt: skip
         found = differences(known, other)
@@ -330,10 +331,10 @@ def test_a_mixed_choice_is_written_and_proposed_again(tmp_path, values):
     def stages(chosen, *, kind, **training):
         return methods.no_kd(chosen, **training)
 
-    base = spaces.load("digits_kd")[0].methods["no_kd"]
-    mixed = space.Method(
+    base = loader.load("digits_kd")[0].methods["no_kd"]
+    mixed = search_space.Method(
         stages=stages,
-        ranges={**base.ranges, "kind": space.choice(*values)},
+        ranges={**base.ranges, "kind": search_space.choice(*values)},
         textbook={**base.textbook, "kind": values[0]},
     )
     asked = request(tmp_path / "s", methods={"m": mixed}, trials=4, epochs=1)

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import crops, measure, models, recipes, spaces, tasks, train, trial
+from tune_kd import crops, measure, models, recipes, tasks, train, trial
 from tune_kd import site as places
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
+from tune_kd.space import loader
 
 METHODS = list(making.WEIGHTS)
 OPTIMISERS = {
@@ -189,7 +190,7 @@ def test_a_baseline_does_not_depend_on_the_teacher(tmp_path):
 
 def test_a_searchs_baseline_names_no_teacher_so_its_fingerprint_is_the_same_for_all():
 
-    chosen, _ = spaces.load("digits_kd")
+    chosen, _ = loader.load("digits_kd")
     found = {}
     for teacher in ("aaaa", "bbbb"):
         manifest = {

@@ -16,8 +16,6 @@ from tune_kd import (
     recipes,
     results,
     site,
-    space,
-    spaces,
     tasks,
     weights,
     worker,
@@ -27,7 +25,7 @@ from tune_kd.foreign import Foreign
 from tune_kd.metrics import METRICS
 from tune_kd.plans import Budget
 from tune_kd.recipe import Images, digest
-from tune_kd.space import SearchSpace
+from tune_kd.space import SearchSpace, loader, search_space
 from tune_kd.storage import Storage
 from tune_kd.study import Study
 
@@ -40,7 +38,7 @@ MIN_TRIALS = 5  # of a repeat: its textbook setting and four more
 class Request:
     """What is asked for, checked as far as that goes without data."""
 
-    space: SearchSpace
+    search_space: SearchSpace
     file: Path  # that defines the space
     storage: Storage
     data: Path | None
@@ -165,7 +163,7 @@ def user_files(request: Request) -> dict[str, bytes]:
     chosen = request.space
     references = [chosen.task, chosen.teacher, chosen.student, chosen.feature_loss]
     paths = [plugins.path_of(r, base=request.file.parent) for r in references if plugins.is_reference(r)]  # fmt: skip
-    if request.file.parent != spaces.folder():
+    if request.file.parent != loader.folder():
         paths.append(request.file)
     found: dict[str, bytes] = {}
     for path in dict.fromkeys(paths):
@@ -178,12 +176,12 @@ def user_files(request: Request) -> dict[str, bytes]:
 def described(request: Request, material: Material) -> dict[str, Any]:
     """The manifest as far as a resumed study must agree with it."""
     chosen = request.space
-    fields = {k: v for k, v in space.plain_fields(chosen).items() if k not in TOLD_LATER}
+    fields = {k: v for k, v in search_space.plain_fields(chosen).items() if k not in TOLD_LATER}
     methods = {
         name: {
-            "ranges": {k: space.shown(d) for k, d in method.ranges.items()},
-            "bounds": space.bounds(method.ranges),
-            "distributions": {k: space.to_json(d) for k, d in method.ranges.items()},
+            "ranges": {k: search_space.shown(d) for k, d in method.ranges.items()},
+            "bounds": search_space.bounds(method.ranges),
+            "distributions": {k: search_space.to_json(d) for k, d in method.ranges.items()},
             "fixed": dict(method.fixed),
             "textbook": method.settings()[0],
             "settings": method.settings(),

@@ -1,23 +1,13 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import (
-    asking,
-    confirming,
-    data,
-    opening,
-    probes,
-    samplers,
-    space,
-    tasks,
-    teaching,
-    worker,
-)
+from tune_kd import asking, confirming, data, opening, probes, samplers, tasks, teaching, worker
 from tune_kd.asking import Request
 from tune_kd.errors import UsageError
 from tune_kd.plans import Budget
 from tune_kd.progress import clock
 from tune_kd.recipe import digest
 from tune_kd.session import Resources
+from tune_kd.space import search_space
 from tune_kd.storage import Storage
 from tune_kd.study import Study
 
@@ -52,7 +42,9 @@ def plan(request: Request, resources: Resources) -> str:
         for parameter, distribution in method.ranges.items():
             book = method.textbook[parameter]
             textbook = f"{book:g}" if isinstance(book, float) else book
-            lines.append(f"  {parameter:<13} {space.shown(distribution)} (textbook {textbook})")
+            lines.append(
+                f"  {parameter:<13} {search_space.shown(distribution)} (textbook {textbook})"
+            )
         lines += [
             f"  {parameter:<13} {value} (pinned)" for parameter, value in method.fixed.items()
         ]

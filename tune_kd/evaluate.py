@@ -91,11 +91,11 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
 
 
 def _request(given: Namespace, command: str) -> "Request":
-    from tune_kd import spaces
     from tune_kd.asking import Request
+    from tune_kd.space import loader
     from tune_kd.storage import Storage
 
-    space, file = spaces.load(given.space)
+    space, file = loader.load(given.space)
     space.check()
     return Request(
         space=space,

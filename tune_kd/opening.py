@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import asha, data, recipes, results, samplers, space, worker
+from tune_kd import asha, data, recipes, results, samplers, worker
 from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
 from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
 from tune_kd.proposals import Proposal, dump
 from tune_kd.recipe import Images, digest
 from tune_kd.session import Resources, Session
-from tune_kd.space import SearchSpace
+from tune_kd.space import SearchSpace, search_space
 from tune_kd.study import Study
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
@@ -206,7 +206,9 @@ def study_rungs(chosen: SearchSpace, scheduler: str) -> list[int]:
 def config_types(chosen: SearchSpace) -> dict[str, str]:
     """Arrow types of all values that the methods sample."""
     return {
-        name: space.column_type(d) for m in chosen.methods.values() for name, d in m.ranges.items()
+        name: search_space.column_type(d)
+        for m in chosen.methods.values()
+        for name, d in m.ranges.items()
     }
 
 

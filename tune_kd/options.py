@@ -141,11 +141,11 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
     """The space with all that the options change, checked, and the file that defines it."""
     import dataclasses
 
-    from tune_kd import spaces
+    from tune_kd.space import loader
 
-    space, file = spaces.load(options.space)
+    space, file = loader.load(options.space)
     if getattr(options, "methods", None):
-        space = spaces.subset(space, options.methods)
+        space = loader.subset(space, options.methods)
     if options.epochs:
         shrunk = max(1, round(space.teacher_epochs * options.epochs / space.epochs))
         space = dataclasses.replace(space, epochs=options.epochs, teacher_epochs=shrunk)
@@ -154,7 +154,7 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
     for assignment in options.set:
         if assignment.partition("=")[0].strip() == "repeats":
             raise UsageError(f"--set {assignment}: write --repeats {assignment.partition('=')[2]}")
-        space = spaces.change(space, assignment)
+        space = loader.change(space, assignment)
     space.check()
     return space, file
 
@@ -190,12 +190,13 @@ def wanted_resources(options: Namespace) -> "Resources":
 
 def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     """What is asked for, as one value; `name` is the study's where --name says nothing."""
-    from tune_kd import foreign, spaces
+    from tune_kd import foreign
     from tune_kd.asking import Request, budget
+    from tune_kd.space import loader
     from tune_kd.storage import Storage
 
     space, file = chosen_space(options)
-    asked_trials = space.trials != spaces.load(options.space)[0].trials
+    asked_trials = space.trials != loader.load(options.space)[0].trials
     name = options.name or name or space.name
     if "/" in name or name.startswith("."):
         raise UsageError(

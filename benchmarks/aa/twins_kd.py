@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from tune_kd import spaces
+from tune_kd.space import loader
 
-_DIGITS, _ = spaces.load("digits_kd")
+_DIGITS, _ = loader.load("digits_kd")
 _BASELINE = _DIGITS.methods["no_kd"]
 # as many trials of a method and repeat as the space of the demonstration has
 _EACH = _DIGITS.trials // len(_DIGITS.methods)

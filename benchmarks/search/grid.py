@@ -17,8 +17,8 @@ from benchmarks.search import curves, surface
 from benchmarks.search.policies import SAMPLERS, STOPPING, Stopping
 from benchmarks.search.replay import search
 from benchmarks.search.surface import Surface
-from tune_kd import spaces
 from tune_kd.recipe import digest
+from tune_kd.space import loader
 from tune_kd.storage import write_whole
 
 TRIALS = (8, 4, 16)  # of a search, what decides first
@@ -85,7 +85,7 @@ class Task:
     def __init__(self, name: str, recording: Path) -> None:
         """Fits the surfaces."""
         rows, self.about = curves.read(recording)
-        space, _ = spaces.load(self.about["space"])
+        space, _ = loader.load(self.about["space"])
         epochs = int(self.about["epochs"])
         looked_at = {e for stopping in STOPPING.values() for e in stopping.rungs(epochs)}
         self.name, self.rows = name, rows

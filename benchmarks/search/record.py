@@ -25,24 +25,12 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.search import curves
-from tune_kd import (
-    asking,
-    cli,
-    data,
-    exam,
-    opening,
-    recipes,
-    site,
-    spaces,
-    train,
-    trial,
-    worker,
-)
+from tune_kd import asking, cli, data, exam, opening, recipes, site, train, trial, worker
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Recipe, stream
 from tune_kd.results import EpochReport
 from tune_kd.scoring import Scores
-from tune_kd.space import SearchSpace
+from tune_kd.space import SearchSpace, loader
 from tune_kd.storage import Storage
 
 TEACHER_SEED = 0
@@ -259,9 +247,9 @@ def parser() -> cli.Parser:
 def main(arguments: list[str]) -> int:
     """Record, or go on recording; the exit code."""
     given = parser().parse(arguments)
-    space, file = spaces.load(given.space)
+    space, file = loader.load(given.space)
     if given.methods:
-        space = spaces.subset(space, given.methods.split(","))
+        space = loader.subset(space, given.methods.split(","))
     lengths = {"epochs": given.epochs, "teacher_epochs": given.teacher_epochs}
     space = dataclasses.replace(space, **{k: v for k, v in lengths.items() if v})
     torch.set_num_threads(1)

@@ -23,8 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from tune_kd import space
-from tune_kd.space import Method
+from tune_kd.space import Method, search_space
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,7 +45,7 @@ class Cube:
     def __init__(self, ranges: Mapping[str, BaseDistribution]) -> None:
         """Ranges that are numbers."""
         self.names = list(ranges)
-        limits = [space.bounds(ranges)[name] for name in self.names]
+        limits = [search_space.bounds(ranges)[name] for name in self.names]
         self._log = np.array([log for _, _, log in limits])
         self._low = self._scaled(np.array([low for low, _, _ in limits]))
         self._high = self._scaled(np.array([high for _, high, _ in limits]))

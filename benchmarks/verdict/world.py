@@ -22,7 +22,7 @@ from benchmarks.search import surface
 from benchmarks.search.policies import STOPPING
 from benchmarks.search.surface import Floats, Surface
 from benchmarks.verdict.noise import Latent, Noise, latent, measure
-from tune_kd import spaces
+from tune_kd.space import loader
 
 WAVES = 48  # random Fourier features of each image's process
 WIDTH = 0.7  # over which a method's taste in images changes, in shares of a range
@@ -47,7 +47,7 @@ class World:
 
 def build(rows: pd.DataFrame, about: Mapping[str, Any], *, stopping: str) -> World:
     """The world of a recording: its baseline's surface, and the noise of all its methods."""
-    space, _ = spaces.load(str(about["space"]))
+    space, _ = loader.load(str(about["space"]))
     images: Mapping[str, int] = about["images"]
     fitted = surface.fit(
         rows[rows["method"] == BASELINE],

@@ -23,8 +23,6 @@ from tune_kd import (
     models,
     recipes,
     results,
-    space,
-    spaces,
     tasks,
     teaching,
     train,
@@ -47,10 +45,11 @@ from tune_kd.recipe import (
     training_of,
 )
 from tune_kd.samplers import random_config, sample
+from tune_kd.space import loader, search_space
 from tune_kd.study import Study
 
-NAMES = spaces.names()
-SPACES = {name: spaces.load(name)[0] for name in NAMES}
+NAMES = loader.names()
+SPACES = {name: loader.load(name)[0] for name in NAMES}
 METHODS = [(name, method) for name in NAMES for method in SPACES[name].methods]
 LIGHT = {  # all methods of a space train within ten seconds on a CPU core
     "digits_teacher", "digits_student", "digits_medium", "resnet8", "resnet20", "resnet8x4",
@@ -115,11 +114,11 @@ def test_has_the_baseline_first_and_a_budget_for_every_method(name, tmp_path):
     assert 5 <= budget.each <= 8
     assert budget.of_method * len(chosen.methods) == chosen.trials  # nothing is rounded
     baseline = chosen.methods["no_kd"]
-    assert set(baseline.ranges) == set(space.TRAINING)
+    assert set(baseline.ranges) == set(search_space.TRAINING)
     for method in chosen.methods.values():
-        own = {key: method.ranges.get(key) for key in space.TRAINING}
+        own = {key: method.ranges.get(key) for key in search_space.TRAINING}
         if method.shared:  # one student for all trials: nothing of its training is searched
-            assert own == dict.fromkeys(space.TRAINING)
+            assert own == dict.fromkeys(search_space.TRAINING)
         else:  # the baseline is tuned over the same ranges
             assert own == dict(baseline.ranges)
 
@@ -127,7 +126,7 @@ def test_has_the_baseline_first_and_a_budget_for_every_method(name, tmp_path):
 @pytest.mark.parametrize(("name", "method"), METHODS)
 def test_settings_lie_inside_the_ranges(name, method):
     chosen = SPACES[name].methods[method]
-    numbers = space.bounds(chosen.ranges)
+    numbers = search_space.bounds(chosen.ranges)
     for setting in chosen.settings():
         assert setting.keys() == chosen.ranges.keys()
         for key, (low, high, log) in numbers.items():
@@ -143,7 +142,7 @@ def test_settings_lie_inside_the_ranges(name, method):
 def test_stages_build_at_settings_corners_and_samples_and_survive_json(name, method):
     chosen = SPACES[name]
     known = chosen.methods[method]
-    ends = space.bounds(known.ranges)
+    ends = search_space.bounds(known.ranges)
     corners = [{k: v[at] for k, v in ends.items()} for at in (0, 1)]
     corners = [{**known.settings()[0], **corner} for corner in corners]
     drawn = [
@@ -205,13 +204,13 @@ def _assert_pruned(config, later, *, finetune: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_columns_and_optunas_json_hold_all_ranges(name):
     methods = SPACES[name].methods.values()
-    types = {k: space.column_type(d) for m in methods for k, d in m.ranges.items()}
+    types = {k: search_space.column_type(d) for m in methods for k, d in m.ranges.items()}
     for method in methods:
         row = {f"config.{k}": v for k, v in method.settings()[0].items()}
         (found,), _ = results.decode(results.encode([row], results.trial_schema(types)))
         assert {k: found[k] for k in row} == row
         for distribution in method.ranges.values():
-            text = space.to_json(distribution)
+            text = search_space.to_json(distribution)
             assert optuna.distributions.json_to_distribution(text) == distribution
 
 
@@ -231,7 +230,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
     asked = made_study.request(
         tmp_path / name,
         space=chosen,
-        file=spaces.load(name)[1],
+        file=loader.load(name)[1],
         data=made_images.of_task(tasks.find(chosen.task), tmp_path / "set"),
     )
     study = made_study.begin(asked, asking.look_at_data(asked))
@@ -272,7 +271,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         assert title in page
 
 
-def _teacher(study: Study, chosen: space.SearchSpace) -> Proposal:
+def _teacher(study: Study, chosen: search_space.SearchSpace) -> Proposal:
     name = teaching.teacher_trial(study)
     recipe = recipes.teacher_recipe(study.manifest, chosen)
     assert recipe.fingerprint(0) == study.manifest["teacher_model"]
@@ -281,7 +280,7 @@ def _teacher(study: Study, chosen: space.SearchSpace) -> Proposal:
     )
 
 
-def _searched(study: Study, chosen: space.SearchSpace) -> Iterator[Proposal]:
+def _searched(study: Study, chosen: search_space.SearchSpace) -> Iterator[Proposal]:
     """Of each method the textbook's trial, and where a method prunes one for each other setting.
 
     Each stands for a repeat of its own, so that all of them are winners.

@@ -9,21 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import (
-    data,
-    evaluate,
-    findings,
-    foreign,
-    models,
-    site,
-    spaces,
-    subject,
-    tasks,
-    trial,
-    worker,
-)
+from tune_kd import data, evaluate, findings, foreign, models, site, subject, tasks, trial, worker
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
+from tune_kd.space import loader
 
 SHAPE = models.Shape(num_classes=10, channels=1, size=(8, 8))
 LIMIT = 600
@@ -123,7 +112,7 @@ def by_hand(network: str, state: dict[str, Any], images: Images) -> tuple[np.nda
 
 def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     """An evaluation without timing: scored on the test split, and its alarms."""
-    chosen, file = spaces.load(space)
+    chosen, file = loader.load(space)
     where = site.Site(cache=session_cache(), code=file.parent)
     wanted = subject.Wanted(space=chosen, images=digits(), site=where)
     one = subject.load(foreign.find(str(path), what="--weights"), wanted)

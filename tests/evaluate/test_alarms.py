@@ -17,12 +17,9 @@ from tests.evaluate.checking import (
     digits,
     written,
 )
-from tune_kd import (
-    findings,
-    sheet,
-    spaces,
-)
+from tune_kd import findings, sheet
 from tune_kd.recipe import Recipe, to_json
+from tune_kd.space import loader
 
 
 def _always(number: int) -> Callable[[Any], None]:
@@ -130,7 +127,7 @@ def test_a_space_may_expect_so_much(student: Path, tmp_path: Path) -> None:
 
 
 def test_the_reference_pair_of_cifar10_expects_what_it_says() -> None:
-    space, _ = spaces.load("cifar10_mobilenet_quant")
+    space, _ = loader.load("cifar10_mobilenet_quant")
     assert (space.expected_teacher, space.expected_student) == (0.94, 0.88)
     with pytest.raises(ValueError, match="0 <= expected_student <= 1"):
         replace(space, expected_student=88.0)

@@ -4,7 +4,8 @@ import pytest
 
 from tests import made_images
 from tests.search import studies
-from tune_kd import results, spaces, tasks
+from tune_kd import results, tasks
+from tune_kd.space import loader
 from tune_kd.storage import Storage
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ def small(task: tasks.Task) -> dict[str, str]:
 
 def space_of(task: str) -> str:
     """A shipped space of the task."""
-    return next(n for n in spaces.names() if spaces.load(n)[0].task == task)
+    return next(n for n in loader.names() if loader.load(n)[0].task == task)
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from tune_kd.errors import UsageError, unknown
-from tune_kd.space import SearchSpace, plain_fields, shown
+from tune_kd.space.search_space import SearchSpace, plain_fields, shown
 
 
 def folder() -> Path:

@@ -11,7 +11,15 @@ from typing import NamedTuple
 from optuna.distributions import BaseDistribution
 
 from tune_kd.recipe import LossWeights, Prune, Quantize, Stage
-from tune_kd.space import Config, Method, SearchSpace, choice, integer, log_uniform, uniform
+from tune_kd.space.search_space import (
+    Config,
+    Method,
+    SearchSpace,
+    choice,
+    integer,
+    log_uniform,
+    uniform,
+)
 
 RESPONSE = {
     "alpha": 0.3,
