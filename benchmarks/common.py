@@ -11,8 +11,9 @@ import numpy as np
 import torch
 import torchvision
 
-from tune_kd import cli, probes, tasks, worker
-from tune_kd.tasks import Decoded
+from tune_kd import cli, probes, worker
+from tune_kd.data import tasks
+from tune_kd.data.tasks import Decoded
 
 T = TypeVar("T")
 

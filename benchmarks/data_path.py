@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks import common
-from tune_kd import cli, data
+from tune_kd import cli
+from tune_kd.data import splits
+from tune_kd.data.tasks import Decoded
 from tune_kd.recipe import Images
-from tune_kd.tasks import Decoded
 
 PAD = 4
 
@@ -47,7 +48,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         return self._transform(Image.fromarray(self._images[index])), self._labels[index]
 
 
-def gathered(images: data.Resident, batch_size: int, epoch: int) -> int:
+def gathered(images: splits.Resident, batch_size: int, epoch: int) -> int:
     """An epoch of ours; how many images it had."""
     everything = torch.arange(len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
         std=common.STD,
         pad=PAD,
     )
-    images = data.resident(decoded, images=known, layout=given.layout)
+    images = splits.resident(decoded, images=known, layout=given.layout)
     loader = DataLoader(PerImage(decoded), batch_size=given.batch_size, shuffle=True)
 
     def ours() -> int:

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, data, losses, models, site, teacher, train
+from tune_kd import cli, losses, models, site, teacher, train
+from tune_kd.data import splits
+from tune_kd.data.tasks import Decoded
 from tune_kd.recipe import Distill, Images, LossWeights, Optimiser, Recipe, stream
-from tune_kd.tasks import Decoded
 
 SEED = 0
 
@@ -31,7 +32,7 @@ SEED = 0
 class Remembered:
     """Images whose last batch is not made twice: the live teacher and its student see the same one."""
 
-    def __init__(self, images: data.Resident) -> None:
+    def __init__(self, images: splits.Resident) -> None:
         self._images, self.labels = images, images.labels
         self._last: tuple[int, Tensor, losses.Batch] | None = None
 
@@ -102,7 +103,7 @@ class Bench:
 
     def __init__(self, recipe: Recipe, decoded: Decoded) -> None:
         count = len(decoded.labels)
-        images = data.resident(decoded, images=recipe.images)
+        images = splits.resident(decoded, images=recipe.images)
         self.recipe, self._site = recipe, site.Site(cache=Path())
         self.fold = train.Fold(
             images=images,

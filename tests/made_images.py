@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tune_kd.decoded import Decoded
+from tune_kd.data.decoded import Decoded
 from tune_kd.recipe import Images
 
 GARBAGE = b"this is no image"

@@ -12,7 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tune_kd import data, models, tasks, teacher, train, trial, worker
+from tune_kd import models, teacher, train, trial, worker
+from tune_kd.data import splits, tasks
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe
 from tune_kd.results import EpochReport
 
@@ -239,7 +240,7 @@ def numbers(epoch: int, positions: np.ndarray) -> Tensor:
     return torch.from_numpy(np.stack([positions, np.full(len(positions), epoch)], 1)).float()
 
 
-def scored(model: nn.Module, images: data.Resident, labels: Tensor) -> float:
+def scored(model: nn.Module, images: splits.Resident, labels: Tensor) -> float:
     """Accuracy computed apart from the package: one image at a time."""
     model.eval()
     with torch.no_grad():

@@ -9,7 +9,8 @@ import pytest
 import torchvision.datasets
 
 from tests import made_images
-from tune_kd import readers, tasks
+from tune_kd.data import tasks
+from tune_kd.data.readers import base
 from tune_kd.errors import UsageError
 
 
@@ -57,7 +58,7 @@ def _packed(folder, place, monkeypatch):
 
 def test_cifar100_is_torchvisions(cifar100, cache):
     tasks.check(tasks.find("cifar100"), cifar100)
-    for split in readers.SPLITS:
+    for split in base.SPLITS:
         expected = torchvision.datasets.CIFAR100(cifar100, train=split == "train")
         decoded = _decode(cifar100, split, cache)
         np.testing.assert_array_equal(decoded.images, expected.data)

@@ -8,7 +8,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 
 from tests.made_images import classified, seen
-from tune_kd import crops, tasks, views
+from tune_kd.data import augmentation, classification, tasks
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -31,7 +31,7 @@ def _one_by_one(decoded, index, view, *, pad, mean, std):
 def test_a_batch_is_torchvisions_image_by_image(size, channels, pad, layout):
     decoded = classified(size=(size, size + 3), channels=channels)
     mean, std = MEAN[:channels], STD[:channels]
-    images = crops.Crops(decoded, images=seen(decoded, pad=pad), layout=layout)
+    images = classification.Crops(decoded, images=seen(decoded, pad=pad), layout=layout)
     every_view = torch.arange(2 * (2 * pad + 1) ** 2)
     index = torch.arange(len(every_view)) % len(decoded.labels)
     expected = _one_by_one(decoded, index, every_view, pad=pad, mean=mean, std=std)
@@ -46,20 +46,22 @@ def test_a_batch_is_torchvisions_image_by_image(size, channels, pad, layout):
 @pytest.mark.parametrize("pad", [0, 1, 4])
 def test_no_view_is_the_centre_and_the_whole_image(pad):
     decoded = classified()
-    images = crops.Crops(
+    images = classification.Crops(
         decoded, images=seen(decoded, pad=pad, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     )
     index = torch.tensor([3, 0, 3])
     whole = torch.from_numpy(decoded.images[index.numpy()]).permute(0, 3, 1, 2).float()
     torch.testing.assert_close(images.batch(index, None), whole)
-    torch.testing.assert_close(images.batch(index, torch.full((3,), views.centre(pad))), whole)
+    torch.testing.assert_close(
+        images.batch(index, torch.full((3,), augmentation.centre(pad))), whole
+    )
 
 
 def test_both_layouts_hold_the_same_numbers():
     decoded, index = classified(), torch.arange(12)
-    view = views.crops(12, seed=0, epoch=1, pad=4, flip=True)
+    view = augmentation.crops(12, seed=0, epoch=1, pad=4, flip=True)
     one, other = (
-        crops.Crops(decoded, images=seen(decoded, pad=4), layout=layout).batch(index, view)
+        classification.Crops(decoded, images=seen(decoded, pad=4), layout=layout).batch(index, view)
         for layout in ("contiguous", "channels_last")
     )
     assert torch.equal(one, other)
@@ -69,9 +71,9 @@ def test_both_layouts_hold_the_same_numbers():
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_gpu_sees_what_the_cpu_sees(layout):
     decoded, index = classified(), torch.arange(12)
-    view = views.crops(12, seed=0, epoch=1, pad=4, flip=True)
+    view = augmentation.crops(12, seed=0, epoch=1, pad=4, flip=True)
     one, other = (
-        crops.Crops(decoded, images=seen(decoded, pad=4), device=device, layout=layout)
+        classification.Crops(decoded, images=seen(decoded, pad=4), device=device, layout=layout)
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(other.batch(index, view).cpu(), one.batch(index, view))
@@ -82,15 +84,15 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
     task = tasks.find("digits")
     decoded = tasks.decode(task, "train", folder=None, cache=tmp_path)
     kept, own = (
-        crops.Crops(d, images=seen(d, pad=1))
+        classification.Crops(d, images=seen(d, pad=1))
         for d in (decoded, dataclasses.replace(decoded, folder=None))
     )
-    view = views.crops(len(decoded.labels), seed=0, epoch=0, pad=1, flip=False)
+    view = augmentation.crops(len(decoded.labels), seed=0, epoch=0, pad=1, flip=False)
     index = torch.arange(len(decoded.labels))
     assert torch.equal(kept.batch(index, view), own.batch(index, view))
     file = decoded.folder / "padded-1.npy"
     before = file.stat().st_mtime_ns
-    again = crops.Crops(decoded, images=seen(decoded, pad=1))
+    again = classification.Crops(decoded, images=seen(decoded, pad=1))
     assert torch.equal(again.batch(index, view), own.batch(index, view))
     assert file.stat().st_mtime_ns == before
     assert np.load(file).shape == (1257, 10, 10, 1)
@@ -102,7 +104,7 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
 
 def _resident(**changes):
     decoded = classified(60)
-    return crops.Crops(decoded, images=seen(decoded, pad=4, flip=True, **changes))
+    return classification.Crops(decoded, images=seen(decoded, pad=4, flip=True, **changes))
 
 
 ALL = torch.arange(60)
@@ -112,7 +114,7 @@ MIXED = ["none", "mixup", "cutmix"]
 def test_an_epoch_is_seen_as_its_crops_say():
     images = _resident()
     batch = images.seen(seed=1, epoch=2, among=ALL)(ALL)
-    view = views.crops(60, seed=1, epoch=2, pad=4, flip=True)
+    view = augmentation.crops(60, seed=1, epoch=2, pad=4, flip=True)
     assert torch.equal(batch.images, images.batch(ALL, view))
     assert torch.equal(batch.labels, images.labels)
     assert torch.equal(batch.index, ALL)
@@ -134,7 +136,7 @@ def test_whole_images_are_not_mixed():
 def test_what_is_seen_depends_on_no_batch(mix, layout):
     decoded, among = classified(60), torch.arange(0, 60, 2)
     known = seen(decoded, pad=4, flip=True, mix=mix)
-    images = crops.Crops(decoded, images=known, layout=layout)
+    images = classification.Crops(decoded, images=known, layout=layout)
     whole = images.seen(seed=1, epoch=2, among=among)(ALL)
     strides = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert whole.images.is_contiguous(memory_format=strides)
@@ -155,10 +157,10 @@ def test_what_is_seen_depends_on_no_batch(mix, layout):
 def test_a_batch_is_mixed_as_by_hand(mix):
     images, among = _resident(mix=mix, mix_alpha=0.8), torch.tensor([4, 8, 15, 16, 23, 42])
     batch = images.seen(seed=1, epoch=2, among=among)(ALL)
-    view = views.crops(60, seed=1, epoch=2, pad=4, flip=True)
-    partner = views.partners(60, seed=1, epoch=2, among=among)
-    share = views.shares(60, seed=1, epoch=2, alpha=0.8)
-    boxes = views.boxes(share, (32, 32), seed=1, epoch=2)
+    view = augmentation.crops(60, seed=1, epoch=2, pad=4, flip=True)
+    partner = augmentation.partners(60, seed=1, epoch=2, among=among)
+    share = augmentation.shares(60, seed=1, epoch=2, alpha=0.8)
+    boxes = augmentation.boxes(share, (32, 32), seed=1, epoch=2)
     plain = images.batch(ALL, view)
     assert set(partner.tolist()) <= set(among.tolist())
     assert batch.other.tolist() == [int(images.labels[i]) for i in partner]
@@ -184,7 +186,9 @@ def test_a_cutmix_share_is_the_area_that_is_left():
         classified(60), images=np.broadcast_to(values, (60, 10, 12, 3)).copy()
     )
     known = seen(decoded, mix="cutmix", mean=(0.0,) * 3, std=(1 / 255,) * 3)
-    batch = crops.Crops(decoded, images=known).seen(seed=0, epoch=1, among=torch.tensor([59]))(ALL)
+    batch = classification.Crops(decoded, images=known).seen(
+        seed=0, epoch=1, among=torch.tensor([59])
+    )(ALL)
     own = (batch.images[:, 0] - ALL.view(-1, 1, 1)).abs() < 0.5
     torch.testing.assert_close(own.float().mean((1, 2))[:59], batch.share[:59])
     assert (batch.images[:, 0][~own] - 59).abs().max() < 0.5
@@ -196,7 +200,9 @@ def test_a_gpu_mixes_as_the_cpu_does(mix):
     decoded = classified(60)
     known = seen(decoded, pad=4, flip=True, mix=mix)
     one, other = (
-        crops.Crops(decoded, images=known, device=device).seen(seed=0, epoch=1, among=ALL)(ALL)
+        classification.Crops(decoded, images=known, device=device).seen(seed=0, epoch=1, among=ALL)(
+            ALL
+        )
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(other.images.cpu(), one.images)

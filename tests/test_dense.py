@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from tests.made_images import scenes, seen
-from tune_kd import dense, tasks, views
+from tune_kd.data import augmentation, segmentation, tasks
 from tune_kd.losses import IGNORE
 
 SCALE = (0.5, 2.0)
@@ -19,7 +19,7 @@ ALL = torch.arange(6)
 
 def _scenes(decoded=None, *, layout="contiguous", **changes):
     decoded = decoded or scenes()
-    return dense.Scenes(decoded, images=seen(decoded, **changes), layout=layout)
+    return segmentation.Scenes(decoded, images=seen(decoded, **changes), layout=layout)
 
 
 def _normalised(decoded):
@@ -66,7 +66,7 @@ def test_without_resizing_and_mirroring_the_view_is_the_whole_image():
 def test_mirrored_views_are_torchvisions():
     decoded = scenes()
     batch = _scenes(decoded, flip=True).seen(seed=0, epoch=1, among=ALL)(ALL)
-    mirrored = views.geometry(6, seed=0, epoch=1, scale=(1.0, 1.0), flip=True)[:, 3]
+    mirrored = augmentation.geometry(6, seed=0, epoch=1, scale=(1.0, 1.0), flip=True)[:, 3]
     assert set(mirrored.tolist()) == {0.0, 1.0}
     for i in range(6):
         image, mask = _normalised(decoded)[i], tv_tensors.Mask(_labels(decoded)[i])
@@ -113,7 +113,7 @@ def test_a_view_is_the_one_by_hand(scale):
     decoded, everything = scenes(20), torch.arange(20)
     images = _scenes(decoded, scale=scale, flip=True)
     batch = images.seen(seed=0, epoch=1, among=everything)(everything)
-    drawn = views.geometry(20, seed=0, epoch=1, scale=scale, flip=True)
+    drawn = augmentation.geometry(20, seed=0, epoch=1, scale=scale, flip=True)
     known, labels = _normalised(decoded).double().numpy(), _labels(decoded).numpy()
     compared = []
     for i, view in enumerate(drawn.tolist()):
@@ -165,7 +165,7 @@ def test_beyond_the_image_is_the_mean_colour_and_void():
     far = torch.stack([_eroded(v) for v in void])
     assert far.any()
     assert not batch.images.permute(0, 2, 3, 1)[far].any()
-    drawn = views.geometry(50, seed=0, epoch=1, scale=(0.5, 0.5), flip=False)
+    drawn = augmentation.geometry(50, seed=0, epoch=1, scale=(0.5, 0.5), flip=False)
     for labels, (_, down, right, _) in zip(void, drawn.tolist(), strict=True):
         rows, columns = (~labels).any(1), (~labels).any(0)
         top, left = int(rows.int().argmax()), int(columns.int().argmax())
@@ -214,7 +214,9 @@ def test_a_gpu_sees_what_the_cpu_sees():
     decoded = scenes()
     known = seen(decoded, scale=SCALE, flip=True)
     one, other = (
-        dense.Scenes(decoded, images=known, device=device).seen(seed=0, epoch=1, among=ALL)(ALL)
+        segmentation.Scenes(decoded, images=known, device=device).seen(seed=0, epoch=1, among=ALL)(
+            ALL
+        )
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(other.images.cpu(), one.images, atol=1e-3, rtol=0)

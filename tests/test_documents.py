@@ -14,10 +14,10 @@ import ray
 from analysis.plots import PLOTS
 from analysis.tables import TABLES
 from tune_kd import cli, foreign, options, plugins, results, search
+from tune_kd.data.tasks import TASKS
 from tune_kd.errors import UsageError
 from tune_kd.models import MODELS
 from tune_kd.space import loader, plain_fields
-from tune_kd.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE, SYSTEMS = (ROOT / "docs" / name for name in ("guide.md", "reference-systems.md"))
@@ -208,7 +208,7 @@ def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iter
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray, "init", never)
-    monkeypatch.setattr("tune_kd.tasks.decode", never)
+    monkeypatch.setattr("tune_kd.data.splits.tasks.decode", never)
     monkeypatch.setattr("tune_kd.machine.gpus", lambda: 1)
     monkeypatch.setattr("tune_kd.probes.gpu_name", lambda: "cuda: made")
     monkeypatch.setattr(foreign, "find", found)

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from tests import made_images, making
-from tune_kd import data, exam, models, tasks, train, trial
+from tune_kd import exam, models, train, trial
 from tune_kd import site as places
+from tune_kd.data import splits, tasks
 from tune_kd.recipe import Recipe
 
 
@@ -142,7 +143,7 @@ def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
     assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
 
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
-    images = data.resident(decoded, images=making.digits()).whole(torch.arange(540)).images
+    images = splits.resident(decoded, images=making.digits()).whole(torch.arange(540)).images
     student = places.build("digits_medium", made, site, seed=0).eval()
     student.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
     teacher = places.load_model("digits_teacher", made, site, making.TEACHER).eval()
@@ -157,7 +158,7 @@ def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
     made = making.recipe(student="digits_teacher", epochs=1)
     ran = making.run(made, site, opening=trial.Opening())
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
-    images = data.resident(decoded, images=making.digits())
+    images = splits.resident(decoded, images=making.digits())
     model = places.build("digits_teacher", made, site, seed=0)
     model.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
     assert len(images) == 540

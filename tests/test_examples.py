@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_kd import data, losses, models, plugins, site, tasks, trial
+from tune_kd import losses, models, plugins, site, trial
+from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Images, Recipe
 from tune_kd.space import SearchSpace, loader
@@ -40,8 +41,8 @@ def example(cache: Path) -> tuple[SearchSpace, Images, trial.Site]:
     found = dataclasses.replace(found, epochs=1, teacher_epochs=1)
     task = tasks.find(found.task, base=FOLDER)
     decoded = tasks.decode(task, "train", folder=None, cache=cache)
-    fit, _ = data.split(decoded)
-    mean, std = data.normalisation(task, decoded, fit)
+    fit, _ = splits.split(decoded)
+    mean, std = splits.normalisation(task, decoded, fit)
     images = Images(
         task=found.task,
         train_hash=decoded.hash,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests import made_images
-from tune_kd import plugins, tasks
+from tune_kd import plugins
+from tune_kd.data import tasks
 from tune_kd.errors import UsageError
 
 OWN_TASK = """

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 
 from tests import made_images, made_study, making
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import asking, results, site, study, tasks
+from tune_kd import asking, results, site, study
+from tune_kd.data import tasks
 from tune_kd.errors import UsageError
 from tune_kd.manifest import differences
 from tune_kd.proposals import dump, parse

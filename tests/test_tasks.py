@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from tests import made_images
-from tune_kd import pixels, readers, tasks
+from tune_kd.data import arrays, tasks
+from tune_kd.data.readers import base
 from tune_kd.errors import UsageError
 
 
@@ -139,7 +140,7 @@ print(decoded.hash)
 def test_an_old_column_naming_and_the_hubs_data_folder_are_known(tmp_path, cache):
     images, labels = made_images.of_classes(4)
     encoded = [made_images.encoded(image) for image in images]
-    for split in readers.SPLITS:
+    for split in base.SPLITS:
         path = tmp_path / "data" / f"{split}-00000-of-00001.parquet"
         made_images.parquet(path, encoded, labels, names=(), image="img", label="fine_label")
     decoded = _decode(tmp_path, "train", cache)
@@ -164,7 +165,7 @@ def test_every_kind_of_image_is_brought_to_size_and_channels(mode, size, channel
         image = Image.fromarray(np.full((20, 28), 51 * 257, np.uint16))
     else:
         image = Image.new("L", (28, 20), 51).convert(mode)
-    fitted = pixels.fit(image, (size, size + 2), channels)
+    fitted = arrays.fit(image, (size, size + 2), channels)
     assert fitted.shape == (size, size + 2, channels)
     assert fitted.dtype == np.uint8
     if mode != "1":
@@ -174,7 +175,7 @@ def test_every_kind_of_image_is_brought_to_size_and_channels(mode, size, channel
 def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 200
-    middle = pixels.fit(stripes, (8, 8), 1)[:, 1:-1]
+    middle = arrays.fit(stripes, (8, 8), 1)[:, 1:-1]
     assert np.abs(middle.astype(int) - 100).max() <= 5
 
 
@@ -184,7 +185,7 @@ def test_shrinking_is_antialiased():
 def test_digits_are_scikit_learns_with_a_fixed_test_split(cache):
     from sklearn.datasets import load_digits
 
-    train, test = (_decode(None, split, cache, task="digits") for split in readers.SPLITS)
+    train, test = (_decode(None, split, cache, task="digits") for split in base.SPLITS)
     assert train.images.shape == (1257, 8, 8, 1)
     assert test.images.shape == (540, 8, 8, 1)
     counts = np.bincount(test.labels)
@@ -250,7 +251,7 @@ def test_a_folder_without_data_says_what_is_expected(tmp_path):
     assert "cifar" not in _refused(tmp_path, task="digits")
 
 
-@pytest.mark.parametrize("split", readers.SPLITS)
+@pytest.mark.parametrize("split", base.SPLITS)
 def test_a_missing_split_is_refused(folders, parquet, split):
     (folders / split).rename(folders / "elsewhere")
     for path in parquet.glob(f"{split}*"):
@@ -261,7 +262,7 @@ def test_a_missing_split_is_refused(folders, parquet, split):
 
 def test_one_class_is_refused(tmp_path):
     images, _ = made_images.of_classes(2)
-    for split in readers.SPLITS:
+    for split in base.SPLITS:
         made_images.class_folders(tmp_path / "a", split, images, [0] * 6)
         made_images.parquet(
             tmp_path / "b" / f"{split}.parquet",

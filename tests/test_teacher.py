@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import making
-from tune_kd import models, tasks, teacher, train, trial, weights
+from tune_kd import models, teacher, train, trial, weights
 from tune_kd import site as places
+from tune_kd.data import tasks
 from tune_kd.recipe import Compute, Images, Optimiser
 
 ROOT = Path(__file__).resolve().parents[1]

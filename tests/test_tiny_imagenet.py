@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.made_images import GARBAGE, placed, tiny_imagenet
-from tune_kd import tasks
+from tune_kd.data import tasks
 from tune_kd.errors import UsageError
 
 FORMS = ["folder", "zip", "tar.gz"]

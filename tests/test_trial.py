@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import crops, measure, models, recipes, tasks, train, trial
+from tune_kd import measure, models, recipes, train, trial
 from tune_kd import site as places
+from tune_kd.data import classification, tasks
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
 from tune_kd.space import loader
@@ -376,14 +377,14 @@ def test_confirming_fits_on_all_images_and_validates_on_none(site):
 
 def test_validation_images_are_never_trained_on(site, monkeypatch):
     trained = set()
-    batch = crops.Crops.batch
+    batch = classification.Crops.batch
 
     def spy(self, index, view=None):
         if view is not None:
             trained.update(index.tolist())
         return batch(self, index, view)
 
-    monkeypatch.setattr(crops.Crops, "batch", spy)
+    monkeypatch.setattr(classification.Crops, "batch", spy)
     making.run(making.recipe("combined", epochs=4, batch_size=16), site)
     fold = places.fold(making.digits(limit_train=making.LIMIT), site, "contiguous")
     assert trained == set(fold.fit.tolist())

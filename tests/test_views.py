@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from tune_kd import views
+from tune_kd.data import augmentation
 
 AMONG = torch.arange(0, 1000, 3)
 
 DRAWN = {
-    "crops": lambda seed, epoch: views.crops(1000, seed=seed, epoch=epoch, pad=4, flip=True),
-    "partners": lambda seed, epoch: views.partners(1000, seed=seed, epoch=epoch, among=AMONG),
-    "shares": lambda seed, epoch: views.shares(1000, seed=seed, epoch=epoch, alpha=0.7),
-    "boxes": lambda seed, epoch: views.boxes(
+    "crops": lambda seed, epoch: augmentation.crops(1000, seed=seed, epoch=epoch, pad=4, flip=True),
+    "partners": lambda seed, epoch: augmentation.partners(
+        1000, seed=seed, epoch=epoch, among=AMONG
+    ),
+    "shares": lambda seed, epoch: augmentation.shares(1000, seed=seed, epoch=epoch, alpha=0.7),
+    "boxes": lambda seed, epoch: augmentation.boxes(
         torch.full((1000,), 0.5), (20, 30), seed=seed, epoch=epoch
     ),
-    "geometry": lambda seed, epoch: views.geometry(
+    "geometry": lambda seed, epoch: augmentation.geometry(
         1000, seed=seed, epoch=epoch, scale=(0.5, 2.0), flip=True
     ),
 }
@@ -32,13 +34,13 @@ def test_what_is_drawn_is_a_function_of_seed_and_epoch(name):
 
 
 def test_the_crops_of_earlier_studies_are_the_same():
-    drawn = views.crops(6, seed=0, epoch=1, pad=4, flip=True)
+    drawn = augmentation.crops(6, seed=0, epoch=1, pad=4, flip=True)
     assert drawn.tolist() == [12, 100, 67, 35, 32, 114]
 
 
 @pytest.mark.parametrize(("pad", "flip", "kinds"), [(0, False, 1), (0, True, 2), (4, True, 162)])
 def test_views_are_uniform(pad, flip, kinds):
-    drawn = views.crops(100_000, seed=0, epoch=0, pad=pad, flip=flip)
+    drawn = augmentation.crops(100_000, seed=0, epoch=0, pad=pad, flip=flip)
     counts = torch.bincount(drawn, minlength=kinds)
     assert len(counts) == kinds
     spread = (100_000 / kinds) ** 0.5
@@ -50,7 +52,7 @@ def test_views_are_uniform(pad, flip, kinds):
 
 def test_partners_are_uniform_among_those_named():
     among = torch.tensor([2, 5, 11, 12])
-    drawn = views.partners(40_000, seed=0, epoch=0, among=among)
+    drawn = augmentation.partners(40_000, seed=0, epoch=0, among=among)
     found, counts = drawn.unique(return_counts=True)
     assert found.tolist() == among.tolist()
     assert (counts - 10_000).abs().max() < 5 * 100
@@ -58,7 +60,7 @@ def test_partners_are_uniform_among_those_named():
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_shares_are_those_of_a_beta_distribution(alpha):
-    drawn = views.shares(100_000, seed=0, epoch=0, alpha=alpha)
+    drawn = augmentation.shares(100_000, seed=0, epoch=0, alpha=alpha)
     assert drawn.min() >= 0
     assert drawn.max() <= 1
     assert float(drawn.mean()) == pytest.approx(0.5, abs=0.01)
@@ -67,7 +69,7 @@ def test_shares_are_those_of_a_beta_distribution(alpha):
 
 def test_boxes_lie_within_the_image_and_have_the_area_that_the_share_leaves():
     share = torch.rand(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    top, bottom, left, right = views.boxes(share, (20, 30), seed=0, epoch=0).T
+    top, bottom, left, right = augmentation.boxes(share, (20, 30), seed=0, epoch=0).T
     assert ((top >= 0) & (top <= bottom) & (bottom <= 20)).all()
     assert ((left >= 0) & (left <= right) & (right <= 30)).all()
     height, width = (((1 - share).sqrt() * side).long() for side in (20, 30))
@@ -79,7 +81,7 @@ def test_boxes_lie_within_the_image_and_have_the_area_that_the_share_leaves():
 
 
 def test_a_whole_share_leaves_no_box_and_none_covers_what_is_around_the_centre():
-    boxes = views.boxes(torch.tensor([1.0, 0.0]).repeat(50), (20, 30), seed=0, epoch=0)
+    boxes = augmentation.boxes(torch.tensor([1.0, 0.0]).repeat(50), (20, 30), seed=0, epoch=0)
     area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
     assert not area[::2].any()
     assert area[1::2].min() >= 10 * 15
@@ -89,7 +91,7 @@ def test_a_whole_share_leaves_no_box_and_none_covers_what_is_around_the_centre()
 
 
 def test_factors_offsets_and_mirroring_are_uniform():
-    factor, down, right, mirrored = views.geometry(
+    factor, down, right, mirrored = augmentation.geometry(
         40_000, seed=0, epoch=0, scale=(0.5, 2.0), flip=True
     ).T
     for drawn, low, high in ((factor, 0.5, 2.0), (down, 0, 1), (right, 0, 1)):
@@ -97,13 +99,13 @@ def test_factors_offsets_and_mirroring_are_uniform():
         assert abs(counts - 4000).max() < 5 * 63
     assert set(mirrored.tolist()) == {0.0, 1.0}
     assert float(mirrored.mean()) == pytest.approx(0.5, abs=0.02)
-    still = views.geometry(40, seed=0, epoch=0, scale=(0.5, 2.0), flip=False)
+    still = augmentation.geometry(40, seed=0, epoch=0, scale=(0.5, 2.0), flip=False)
     assert not still[:, 3].any()
 
 
 def test_a_factor_of_1_is_the_identity_wherever_the_crop_lies():
     view = torch.tensor([[1.0, 0.3, 0.8, 0.0], [1.0, 0.3, 0.8, 1.0]])
-    same, mirrored = views.affine(view)
+    same, mirrored = augmentation.affine(view)
     assert same.tolist() == [[1, 0, 0], [0, 1, 0]]
     assert mirrored.tolist() == [[-1, 0, 0], [0, 1, 0]]
 
@@ -111,6 +113,6 @@ def test_a_factor_of_1_is_the_identity_wherever_the_crop_lies():
 @pytest.mark.parametrize(("down", "right"), [(0.0, 0.0), (1.0, 1.0), (0.25, 0.5)])
 def test_a_crop_of_an_enlarged_image_begins_where_it_says(down, right):
     """Twice as big: the view's corner at (-1, -1) is `right` of what is cut off, half the image."""
-    matrix = views.affine(torch.tensor([[2.0, down, right, 0.0]]))[0]
+    matrix = augmentation.affine(torch.tensor([[2.0, down, right, 0.0]]))[0]
     corner = matrix @ torch.tensor([-1.0, -1.0, 1.0])
     assert corner.tolist() == [-1 + right, -1 + down]

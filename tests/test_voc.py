@@ -16,9 +16,9 @@ from PIL import Image
 from torchvision.datasets import voc as source
 
 from tests.made_images import GARBAGE, encoded, placed, voc
-from tune_kd import data, tasks
+from tune_kd.data import splits, tasks
+from tune_kd.data.readers.voc import CLASSES
 from tune_kd.errors import UsageError
-from tune_kd.voc import CLASSES
 
 FORMS = ["folder", "zip", "tar", "tar.gz"]
 SIZE = (180, 240)
@@ -52,7 +52,7 @@ def test_train_and_val_are_decoded_together_and_test_apart(made, form, tmp_path,
     _holds(train, *both)
     assert train.validation.tolist() == [4, 5]
     assert train.class_names == tuple(f"class {number}" for number in range(11))
-    fit, validation = data.split(train)
+    fit, validation = splits.split(train)
     assert (fit.tolist(), validation.tolist()) == ([0, 1, 2, 3], [4, 5])
     test = _decode(place, "test", cache)
     _holds(test, *held["test"])
@@ -84,7 +84,7 @@ def test_without_test_masks_val_is_the_sealed_split(form, masks, tmp_path, cache
     train = _decode(place, "train", cache)
     _holds(train, *held["train"])
     assert train.validation is None
-    assert len(data.split(train)[1]) == 6  # of 20
+    assert len(splits.split(train)[1]) == 6  # of 20
     _holds(_decode(place, "test", cache), *held["val"])
 
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from tune_kd import (
     compress,
-    data,
     losses,
     manifest,
     models,
@@ -16,10 +15,10 @@ from tune_kd import (
     recipes,
     results,
     site,
-    tasks,
     weights,
     worker,
 )
+from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
 from tune_kd.metrics import METRICS
@@ -41,7 +40,7 @@ class Request:
     search_space: SearchSpace
     file: Path  # that defines the space
     storage: Storage
-    data: Path | None
+    splits: Path | None
     limit_train: int
     seed: int
     sampler: str
@@ -128,8 +127,10 @@ def look_at_data(request: Request) -> Material:
         raise UsageError(
             f"val_share={share:g}: task {task.name} has validation images of its own; leave it out or take val_share=0"
         )
-    fit, validation = data.split(decoded, limit=request.limit_train, seed=request.seed, share=share)
-    mean, std = data.normalisation(task, decoded, fit)
+    fit, validation = splits.split(
+        decoded, limit=request.limit_train, seed=request.seed, share=share
+    )
+    mean, std = splits.normalisation(task, decoded, fit)
     images = Images(
         task=request.space.task,
         train_hash=decoded.hash,

@@ -1,7 +1,8 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import asking, confirming, data, opening, probes, samplers, tasks, teaching, worker
+from tune_kd import asking, confirming, opening, probes, samplers, teaching, worker
 from tune_kd.asking import Request
+from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.plans import Budget
 from tune_kd.progress import clock
@@ -157,5 +158,5 @@ def _epoch_seconds(request: Request, resources: Resources) -> float | None:
     found = probes.read_probe(worker.cache_folder(), key)
     if found is None or resources.address:
         return None
-    fitted = images - data.validation_size(images, share=chosen.val_share)
+    fitted = images - splits.validation_size(images, share=chosen.val_share)
     return float(found["train_step_s"]) * (fitted // chosen.batch_size)

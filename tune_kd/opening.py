@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import asha, data, recipes, results, samplers, worker
+from tune_kd import asha, recipes, results, samplers, worker
 from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
+from tune_kd.data import splits
 from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
 from tune_kd.proposals import Proposal, dump
@@ -190,7 +191,9 @@ def validation_rule(chosen: SearchSpace, material: Material) -> str:
     if material.own_validation:
         return "the data set's own validation images"
     return (
-        f"{chosen.val_share:g} of the training images" if chosen.val_share else data.VALIDATION_RULE
+        f"{chosen.val_share:g} of the training images"
+        if chosen.val_share
+        else splits.VALIDATION_RULE
     )
 
 

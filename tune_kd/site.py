@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, data, int8, layers, models, tasks, teacher, train, weights
+from tune_kd import compress, int8, layers, models, teacher, train, weights
+from tune_kd.data import splits, tasks
 from tune_kd.recipe import (
     RECIPE_VERSION,
     Compute,
@@ -27,7 +28,7 @@ class Site:
     """Where a recipe runs: nothing here changes what it gives."""
 
     cache: Path  # on the node's own disk
-    data: Path | None = None  # --data; None = the task's own
+    splits: Path | None = None  # --data; None = the task's own
     code: Path | None = None  # the folder of a user's own files
     device: str = "cpu"
     model: Callable[[str], Path] | None = None  # a trained model's weights by fingerprint
@@ -52,7 +53,7 @@ def load_train(images: Images, site: Site) -> tasks.Decoded:
 def fold(images: Images, site: Site, layout: str) -> train.Fold:
     """The images that a recipe is fitted and validated on, on its device."""
     decoded = load_train(images, site)
-    fit, validation = data.split(
+    fit, validation = splits.split(
         decoded, limit=images.limit_train, seed=images.split_seed, share=images.val_share
     )
     if images.fit_on == "train+val":
@@ -66,14 +67,14 @@ def folded(
     site: Site,
     *,
     layout: str,
-    parts: tuple[data.Ints, data.Ints],
+    parts: tuple[splits.Ints, splits.Ints],
 ) -> train.Fold:
     """A decoded split on the device, with the images to fit and those to validate on."""
     device = torch.device(site.device)
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
     return train.Fold(
-        images=data.resident(decoded, images=images, device=device, layout=layout),
+        images=splits.resident(decoded, images=images, device=device, layout=layout),
         fit=fit,
         validation=validation,
         num_classes=images.num_classes,

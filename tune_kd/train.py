@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import data, losses, models, scoring, segmentation
+from tune_kd import losses, models, scoring, segmentation
+from tune_kd.data import splits
 from tune_kd.recipe import Compute, Distill, Optimiser, stream
 from tune_kd.teacher import Frozen, Tape, autocast
 
@@ -25,7 +26,7 @@ FINITE_EVERY = 64  # steps between looks at the loss: each look waits for the de
 class Fold:
     """Images on the device and which of them are fitted on and validated on, by index in the set."""
 
-    images: data.Resident
+    images: splits.Resident
     fit: Tensor  # int64, sorted
     validation: Tensor  # int64, may be empty
     num_classes: int

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.search import curves
-from tune_kd import asking, cli, data, exam, opening, recipes, site, train, trial, worker
+from tune_kd import asking, cli, exam, opening, recipes, site, train, trial, worker
+from tune_kd.data import splits
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Recipe, stream
 from tune_kd.results import EpochReport
@@ -283,7 +284,7 @@ def main(arguments: list[str]) -> int:
         "commit": opening.commit(),
         "machine": common.about(),
         "teacher": studio.teacher,
-        "validation_rule": data.VALIDATION_RULE,
+        "validation_rule": splits.VALIDATION_RULE,
     }
     for rows in record(studio, runs, done):
         curves.write(given.out, rows, names=names, about={**about, "images": studio.images})

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tune_kd.data.tasks import Raw, Task
 from tune_kd.losses import Batch, Outputs
-from tune_kd.tasks import Raw, Task
 
 CLASSES = ("disk", "square", "triangle")
 SIDE = 16

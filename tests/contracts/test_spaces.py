@@ -23,7 +23,6 @@ from tune_kd import (
     models,
     recipes,
     results,
-    tasks,
     teaching,
     train,
     trial,
@@ -31,6 +30,7 @@ from tune_kd import (
     worker,
 )
 from tune_kd import site as places
+from tune_kd.data import tasks
 from tune_kd.options import SAMPLERS
 from tune_kd.proposals import Proposal, repeat_seed, search_trial
 from tune_kd.recipe import (

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests import made_images
-from tune_kd import data, tasks
+from tune_kd.data import splits, tasks
+from tune_kd.data.tasks import TASKS, Task
 from tune_kd.losses import IGNORE
 from tune_kd.recipe import Images
-from tune_kd.tasks import TASKS, Task
 
 NAMES = sorted(TASKS)
 CLASSES = ("ant", "bee", "cow")
@@ -85,7 +85,7 @@ def test_images_of_the_tasks_shape_decode_to_what_they_are(name, tmp_path):
         assert found.dense == task.dense
         assert len(found.class_names) == (task.num_classes if task.dense else len(CLASSES))
     found = decoded(task, "train", tmp_path)
-    fit, validation = data.split(found)
+    fit, validation = splits.split(found)
     assert sorted([*fit, *validation]) == list(range(len(found.labels)))
     assert len(validation) >= 2
 
@@ -104,10 +104,10 @@ def test_images_of_another_shape_are_brought_to_the_tasks(name, channels, tmp_pa
         assert set(np.unique(found.labels)) == {0, 1, 2, 255}
 
 
-def resident(task: Task, found: tasks.Decoded, **changes: object) -> data.Resident:
+def resident(task: Task, found: tasks.Decoded, **changes: object) -> splits.Resident:
     """The images as a search of this task would see them."""
     index = np.arange(len(found.labels))
-    mean, std = data.normalisation(task, found, index)  # noise is none of the published sets
+    mean, std = splits.normalisation(task, found, index)  # noise is none of the published sets
     known = {
         "task": task.name,
         "train_hash": found.hash,
@@ -121,7 +121,7 @@ def resident(task: Task, found: tasks.Decoded, **changes: object) -> data.Reside
         "dense": task.dense,
         "scale": task.scale,
     }
-    return data.resident(found, images=Images(**{**known, **changes}))
+    return splits.resident(found, images=Images(**{**known, **changes}))
 
 
 @pytest.mark.parametrize("name", NAMES)

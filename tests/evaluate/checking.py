@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import data, evaluate, findings, foreign, models, site, subject, tasks, trial, worker
+from tune_kd import evaluate, findings, foreign, models, site, subject, trial, worker
+from tune_kd.data import splits, tasks
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
 from tune_kd.space import loader
@@ -31,8 +32,8 @@ def digits() -> Images:
     """The digits as a search over some of them sees them: with statistics of their own."""
     task = tasks.find("digits")
     decoded = tasks.decode(task, "train", folder=None, cache=session_cache())
-    fit, _ = data.split(decoded, limit=LIMIT, seed=0)
-    mean, std = data.normalisation(task, decoded, fit)
+    fit, _ = splits.split(decoded, limit=LIMIT, seed=0)
+    mean, std = splits.normalisation(task, decoded, fit)
     return Images(
         task="digits",
         train_hash=decoded.hash,

@@ -21,15 +21,8 @@ from tests.evaluate.checking import (
     session_cache,
     written,
 )
-from tune_kd import (
-    cli,
-    data,
-    evaluate,
-    results,
-    site,
-    tasks,
-    weights,
-)
+from tune_kd import cli, evaluate, results, site, weights
+from tune_kd.data import splits, tasks
 from tune_kd.foreign import Foreign
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Prune, Quantize, Recipe, from_json, to_json
@@ -144,8 +137,8 @@ def test_a_students_own_statistics_normalise_its_images(run: Run, student: Path,
     assert guessed["stages"] == []
     assert guessed["network"] == "digits_student"
     decoded = tasks.decode(tasks.find("digits"), "train", folder=None, cache=session_cache())
-    fit, _ = data.split(decoded, limit=0, seed=0)
-    mean, std = data.normalisation(tasks.find("digits"), decoded, fit)
+    fit, _ = splits.split(decoded, limit=0, seed=0)
+    mean, std = splits.normalisation(tasks.find("digits"), decoded, fit)
     assert (mean, std) != (digits().mean, digits().std)
     scores, labels = by_hand("digits_student", state, replace(digits(), mean=mean, std=std))
     loss = F.cross_entropy(torch.tensor(scores), torch.tensor(labels)).item()
@@ -372,7 +365,7 @@ def test_of_every_pixel_iou_by_class_without_void(run: Run, tmp_path: Path) -> N
     (tmp_path / "scenes.py").write_text(SCENES)
     task = tasks.find("scenes.py:task", base=tmp_path)
     decoded = tasks.decode(task, "train", folder=None, cache=session_cache())
-    mean, std = data.normalisation(task, decoded, data.split(decoded)[0])
+    mean, std = splits.normalisation(task, decoded, splits.split(decoded)[0])
     red = (torch.tensor([0.0, 100.0, 200.0]) / 255 - mean[0]) / std[0]
     state = {"weight": torch.zeros(3, 3, 1, 1), "bias": -(red**2)}
     state["weight"][:, 0, 0, 0] = 2 * red  # the nearest: |x - c|^2 = x^2 - (2 x c - c^2)

@@ -4,7 +4,8 @@ import pytest
 
 from tests import made_images
 from tests.search import studies
-from tune_kd import results, tasks
+from tune_kd import results
+from tune_kd.data import tasks
 from tune_kd.space import loader
 from tune_kd.storage import Storage
 

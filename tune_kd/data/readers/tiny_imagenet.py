@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from tune_kd import archives
-from tune_kd.archives import Files
+from tune_kd.data.readers import archives
+from tune_kd.data.readers.archives import Files
+from tune_kd.data.readers.base import Layout, Raw, open_image
 from tune_kd.errors import UsageError
-from tune_kd.readers import Layout, Raw, open_image
 
 NAME = "tiny-imagenet-200"
 EXPECTED = (

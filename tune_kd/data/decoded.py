@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tune_kd.data.arrays import VOID, ImageFile, Pixels, fit, fit_mask
+from tune_kd.data.readers.base import Raw
 from tune_kd.errors import UsageError
-from tune_kd.pixels import VOID, ImageFile, Pixels, fit, fit_mask
-from tune_kd.readers import Raw
 from tune_kd.recipe import digest
 from tune_kd.storage import write_whole
 

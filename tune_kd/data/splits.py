@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tune_kd import strata
-from tune_kd.crops import Crops
-from tune_kd.decoded import Decoded
-from tune_kd.dense import Scenes
+from tune_kd.data import stratify
+from tune_kd.data.classification import Crops
+from tune_kd.data.decoded import Decoded
+from tune_kd.data.segmentation import Scenes
+from tune_kd.data.tasks import Task
 from tune_kd.errors import UsageError
 from tune_kd.losses import Batch
 from tune_kd.recipe import Images
-from tune_kd.tasks import Task
 
 Ints = npt.NDArray[np.int64]
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
@@ -68,11 +68,11 @@ def split(
     needed = MIN_TRAIN + MIN_VALIDATION
     _demand_images(classes, counts, needed, dense=decoded.dense)
     _demand_limit(limit, needed * len(classes), len(labels))
-    kept = strata.shares(counts, limit or len(labels), at_least=needed)
-    chosen = strata.pick(labels, _by_class(classes, kept), seed=(seed, "split", "subset"))
+    kept = stratify.shares(counts, limit or len(labels), at_least=needed)
+    chosen = stratify.pick(labels, _by_class(classes, kept), seed=(seed, "split", "subset"))
     total = max(validation_size(int(kept.sum()), share=share), MIN_VALIDATION * len(classes))
-    held_out = strata.shares(kept, total, at_least=MIN_VALIDATION)
-    mine = strata.pick(labels[chosen], _by_class(classes, held_out), seed=(seed, "split", "val"))
+    held_out = stratify.shares(kept, total, at_least=MIN_VALIDATION)
+    mine = stratify.pick(labels[chosen], _by_class(classes, held_out), seed=(seed, "split", "val"))
     return np.delete(chosen, mine), chosen[mine]
 
 
@@ -108,8 +108,8 @@ def _some(
 ) -> Ints:
     """So many of some images, in proportion to their classes."""
     classes, counts = np.unique(labels[index], return_counts=True)
-    kept = strata.shares(counts, total, at_least=at_least)
-    return np.sort(index[strata.pick(labels[index], _by_class(classes, kept), seed=seed)])
+    kept = stratify.shares(counts, total, at_least=at_least)
+    return np.sort(index[stratify.pick(labels[index], _by_class(classes, kept), seed=seed)])
 
 
 def _demand_images(classes: Ints, counts: Ints, needed: int, *, dense: bool) -> None:

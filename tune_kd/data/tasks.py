@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_kd import decoded, plugins, readers, sources, tiny_imagenet, voc
-from tune_kd.decoded import Decoded as Decoded
+from tune_kd import plugins
+from tune_kd.data import decoded
+from tune_kd.data.arrays import lock
+from tune_kd.data.datasets import locations
+from tune_kd.data.decoded import Decoded as Decoded
+from tune_kd.data.readers import base as readers
+from tune_kd.data.readers import tiny_imagenet, voc
+from tune_kd.data.readers.base import SPLITS, Layout, named_files
+from tune_kd.data.readers.base import Raw as Raw  # for users' own tasks
 from tune_kd.errors import UsageError, unknown
-from tune_kd.pixels import lock
-from tune_kd.readers import SPLITS, Layout, named_files
-from tune_kd.readers import Raw as Raw  # for users' own tasks
 from tune_kd.recipe import digest
 
 DECODE_VERSION = 2  # of the cache's files; raised when decoding changes
@@ -88,7 +92,7 @@ class Task:
 def _cifar_layout(folder: str, files: tuple[str, ...], *, name: str) -> Layout:
     archive = folder.removesuffix("-batches-py").removesuffix("-python") + "-python.tar.gz"
     inside = tuple(f"{folder}/{file}" for file in files)
-    return named_files(inside, (archive,), read=sources.cifar_reader(name))
+    return named_files(inside, (archive,), read=locations.cifar_reader(name))
 
 
 _CIFAR10_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
@@ -101,7 +105,7 @@ TASKS: dict[str, Task] = {
         channels=1,
         pad=1,
         flip=False,
-        read=sources.read_digits,
+        read=locations.read_digits,
         num_train=1257,
         num_classes=10,
     ),
@@ -113,7 +117,7 @@ TASKS: dict[str, Task] = {
         flip=True,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
-        read=sources.cifar_reader("CIFAR10"),
+        read=locations.cifar_reader("CIFAR10"),
         num_train=50_000,
         num_classes=10,
         own_layouts=(_cifar_layout("cifar-10-batches-py", _CIFAR10_FILES, name="CIFAR10"),),
@@ -126,7 +130,7 @@ TASKS: dict[str, Task] = {
         flip=True,
         mean=(0.5071, 0.4867, 0.4408),
         std=(0.2675, 0.2565, 0.2761),
-        read=sources.cifar_reader("CIFAR100"),
+        read=locations.cifar_reader("CIFAR100"),
         num_train=50_000,
         num_classes=100,
         own_layouts=(_cifar_layout("cifar-100-python", _CIFAR100_FILES, name="CIFAR100"),),
@@ -137,7 +141,7 @@ TASKS: dict[str, Task] = {
         channels=3,
         pad=8,
         flip=True,
-        locate=sources.find_tiny_imagenet,
+        locate=locations.find_tiny_imagenet,
         num_train=100_000,
         num_classes=200,
         own_layouts=(tiny_imagenet.LAYOUT,),
@@ -150,7 +154,7 @@ TASKS: dict[str, Task] = {
         flip=True,
         dense=True,
         scale=(0.5, 2.0),
-        locate=sources.find_voc,
+        locate=locations.find_voc,
         num_train=1464,
         num_classes=21,
     ),
@@ -162,7 +166,7 @@ TASKS: dict[str, Task] = {
         flip=True,
         dense=True,
         scale=(0.75, 1.5),
-        locate=sources.find_camvid,
+        locate=locations.find_camvid,
         num_train=468,
         num_classes=11,
     ),
@@ -182,7 +186,7 @@ def find(name: str, *, base: Path | None = None) -> Task:
     task = plugins.load_function(name, base=base)()
     if not isinstance(task, Task):
         raise UsageError(
-            f"'{name}' returned a {type(task).__name__}; a tune_kd.tasks.Task is needed"
+            f"'{name}' returned a {type(task).__name__}; a tune_kd.data.splits.tasks.Task is needed"
         )
     source = plugins.source_hash(
         name, base=base

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tune_kd import strata, tiny_imagenet, voc
+from tune_kd.data import stratify
+from tune_kd.data.arrays import lock
+from tune_kd.data.readers import tiny_imagenet, voc
+from tune_kd.data.readers.base import EXPECTED, Raw
 from tune_kd.errors import UsageError
-from tune_kd.pixels import lock
-from tune_kd.readers import EXPECTED, Raw
 
 DIGITS_TEST_SEED = 20250101  # fixed for ever: the test split belongs to the data, not to a study
 
@@ -23,8 +24,10 @@ def read_digits(split: str, folder: Path | None, cache: Path) -> Raw:
 
     bunch = load_digits()
     labels = bunch.target.astype(np.int64)
-    shares = strata.shares(np.bincount(labels), 540)
-    test = strata.pick(labels, dict(enumerate(shares.tolist())), seed=(DIGITS_TEST_SEED, "digits"))
+    shares = stratify.shares(np.bincount(labels), 540)
+    test = stratify.pick(
+        labels, dict(enumerate(shares.tolist())), seed=(DIGITS_TEST_SEED, "digits")
+    )
     chosen = test if split == "test" else np.setdiff1d(np.arange(len(labels)), test)
     images = np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
     names = tuple(str(name) for name in bunch.target_names)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tune_kd import pixels, views
-from tune_kd.decoded import Decoded
+from tune_kd.data import arrays, augmentation
+from tune_kd.data.decoded import Decoded
 from tune_kd.losses import Batch
 from tune_kd.recipe import Images
 
@@ -68,7 +68,7 @@ class Crops:
         self._images, self._size = images, size
         self._normalise = Normaliser(images, device=device, layout=layout)
         self.labels = torch.tensor(decoded.labels, dtype=torch.int64, device=device)
-        around = torch.from_numpy(pixels.padded(decoded.images, images.pad, folder=decoded.folder))
+        around = torch.from_numpy(arrays.padded(decoded.images, images.pad, folder=decoded.folder))
         self._windows = _windows(around.to(device), size, 2 * images.pad + 1)
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Crops:
     def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """How training sees images int64 [B] in an epoch; `among` [M] are those to mix with."""
         known, device = self._images, self.labels.device
-        view = views.crops(len(self), seed=seed, epoch=epoch, pad=known.pad, flip=known.flip)
+        view = augmentation.crops(len(self), seed=seed, epoch=epoch, pad=known.pad, flip=known.flip)
         view = view.to(device)
 
         def plain(index: Tensor) -> Batch:
@@ -92,12 +92,14 @@ class Crops:
 
         if known.mix == "none":
             return plain
-        partner = views.partners(len(self), seed=seed, epoch=epoch, among=among).to(device)
-        share = views.shares(len(self), seed=seed, epoch=epoch, alpha=known.mix_alpha)
+        partner = augmentation.partners(len(self), seed=seed, epoch=epoch, among=among).to(device)
+        share = augmentation.shares(len(self), seed=seed, epoch=epoch, alpha=known.mix_alpha)
         if known.mix == "mixup":
             return _mixup(plain, partner, share.float().to(device))
         sides = (known.size[0], known.size[1])
-        return _cutmix(plain, partner, views.boxes(share, sides, seed=seed, epoch=epoch).to(device))
+        return _cutmix(
+            plain, partner, augmentation.boxes(share, sides, seed=seed, epoch=epoch).to(device)
+        )
 
     def batch(self, index: Tensor, view: Tensor | None = None) -> Tensor:
         """Normalised float32 [B, C, H, W] in the layout, on the device.

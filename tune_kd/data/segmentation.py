@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tune_kd import pixels, views
-from tune_kd.crops import Normaliser
-from tune_kd.decoded import Decoded
+from tune_kd.data import arrays, augmentation
+from tune_kd.data.classification import Normaliser
+from tune_kd.data.decoded import Decoded
 from tune_kd.losses import IGNORE, Batch
 from tune_kd.recipe import Images
 
@@ -37,8 +37,8 @@ class Scenes:
         assert images.pad == 0, "dense images are resized, not padded"
         self._images, self._channels_last = images, layout == "channels_last"
         self._normalise = Normaliser(images, device=device, layout=layout)
-        stored = pixels.shared(decoded.folder, decoded.images, "images.npy")
-        masks = pixels.shared(
+        stored = arrays.shared(decoded.folder, decoded.images, "images.npy")
+        masks = arrays.shared(
             decoded.folder, decoded.labels.astype("uint8", copy=False), "labels.npy"
         )
         self._pixels = torch.from_numpy(stored).to(device)
@@ -57,12 +57,12 @@ class Scenes:
     def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """How training sees images int64 [B] in an epoch; nothing is mixed, so `among` is not asked."""
         known, device = self._images, self.labels.device
-        drawn = views.geometry(
+        drawn = augmentation.geometry(
             len(self), seed=seed, epoch=epoch, scale=known.scale, flip=known.flip
         )
         if known.scale == (1.0, 1.0):  # nothing between pixels is needed
             return self._mirrored(drawn[:, 3].bool().to(device))
-        matrices = views.affine(drawn).float().to(device)
+        matrices = augmentation.affine(drawn).float().to(device)
 
         def seen(index: Tensor) -> Batch:
             index = index.to(device)
@@ -90,11 +90,11 @@ class Scenes:
         masks = self.labels[index][:, None].float() + 1
         masks = F.grid_sample(masks, grid, mode="nearest", align_corners=False)[:, 0]
         labels = masks.long() - 1
-        labels = labels.masked_fill(labels < 0, pixels.VOID)
+        labels = labels.masked_fill(labels < 0, arrays.VOID)
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
         return Batch(images.contiguous(memory_format=layout), _classes(labels), index)
 
 
 def _classes(labels: Tensor) -> Tensor:
     """Labels with IGNORE for void."""
-    return labels.masked_fill(labels == pixels.VOID, IGNORE)
+    return labels.masked_fill(labels == arrays.VOID, IGNORE)

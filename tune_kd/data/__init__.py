@@ -1,0 +1,1 @@
+"""Data sets, their splits, and the augmentation of images on a device."""

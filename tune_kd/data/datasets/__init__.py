@@ -1,0 +1,1 @@
+"""Where the data sets with a name are found and read."""

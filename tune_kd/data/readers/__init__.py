@@ -1,0 +1,1 @@
+"""Readers of image files: class folders, Parquet, archives, VOC and Tiny ImageNet."""
