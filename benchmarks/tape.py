@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, losses, models, site, teacher, train
+from tune_kd import cli, losses, site, teacher, train
 from tune_kd.data import splits
 from tune_kd.data.tasks import Decoded
+from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, LossWeights, Optimiser, Recipe, stream
 
 SEED = 0
@@ -180,14 +181,14 @@ def main(arguments: list[str]) -> int:
     add("--repeats", type=cli.positive_int, default=3, help="rounds, both sides in each [3]")
     add(
         "--teacher",
-        choices=list(models.MODELS),
+        choices=list(registry.MODELS),
         default="resnet18",
         metavar="NAME",
         help="[resnet18]",
     )
     add(
         "--student",
-        choices=list(models.MODELS),
+        choices=list(registry.MODELS),
         default="resnet8",
         metavar="NAME",
         help="[resnet8]",

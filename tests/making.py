@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tune_kd import models, teacher, train, trial, worker
+from tune_kd import teacher, train, trial, worker
 from tune_kd.data import splits, tasks
+from tune_kd.models import registry
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe
 from tune_kd.results import EpochReport
 
@@ -211,9 +212,9 @@ def task():
     return "noise.py:task"
 
 
-def untrained(name: str, shape: models.Shape, path: Path) -> Path:
+def untrained(name: str, shape: registry.Shape, path: Path) -> Path:
     """A network whose normalisation has seen some images, as a file."""
-    model = models.build(name, shape=shape, seed=5).train()
+    model = registry.build(name, shape=shape, seed=5).train()
     seen = torch.randn((64, shape.channels, 32, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         model(seen)

@@ -21,8 +21,9 @@ import torch.utils.cpp_extension  # now, while nobody looks: it warns where a CU
 from PIL import Image
 
 from tests import made_study
-from tune_kd import asking, cli, confirm, models, search, teach
+from tune_kd import asking, cli, confirm, search, teach
 from tune_kd.errors import UsageError
+from tune_kd.models import registry
 
 SPACE = """from tune_kd.space.methods import kd_methods
 from tune_kd.space import *
@@ -330,7 +331,7 @@ def saved(name: str, value: object) -> str:
 
 
 def test_a_checkpoint_of_another_architecture():
-    student = models.build("digits_student", shape=models.Shape(num_classes=10, channels=1))
+    student = registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1))
     said = digits(
         "--teacher", saved("student.pt", student.state_dict()), says=("student.pt", "shape", "[4]")
     )

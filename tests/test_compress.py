@@ -8,8 +8,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tune_kd import compress, models, weights
+from tune_kd import compress
 from tune_kd.errors import UsageError
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Prune
 
 SHAPES = {"digits_student": (1, 8, 8)}
@@ -21,7 +22,7 @@ def network(name: str, *, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return getattr(torchvision.models, name)(num_classes=10)
-    return models.build(name, shape=models.Shape(num_classes=10, channels=images(name).shape[1]), seed=seed)  # fmt: skip
+    return registry.build(name, shape=registry.Shape(num_classes=10, channels=images(name).shape[1]), seed=seed)  # fmt: skip
 
 
 def images(name: str, count: int = 2) -> Tensor:
@@ -77,9 +78,9 @@ def test_a_fresh_network_takes_the_shapes_and_gives_the_same_scores(name: str) -
 
 def test_an_unpruned_checkpoint_changes_nothing() -> None:
     model = network("resnet8")
-    before = weights.fingerprint(model)
+    before = checkpoints.fingerprint(model)
     compress.reshape(model, network("resnet8").state_dict())
-    assert weights.fingerprint(model) == before
+    assert checkpoints.fingerprint(model) == before
 
 
 def test_what_a_channel_held_goes_or_stays_whole() -> None:
@@ -123,7 +124,7 @@ def test_the_same_network_loses_the_same(method: str) -> None:
     for _ in range(2):
         model = network("resnet8")
         compress.prune(model, Prune(method=method, ratio=0.37), sample=images("resnet8"))
-        prints.add(weights.fingerprint(model))
+        prints.add(checkpoints.fingerprint(model))
     assert len(prints) == 1
 
 
@@ -286,10 +287,10 @@ def changed(name: str, **values: Tensor) -> dict[str, Tensor]:
 )  # fmt: skip
 def test_a_checkpoint_that_is_no_pruned_one_is_refused(state: dict[str, Tensor], said: str) -> None:
     model = network("digits_student")
-    before = weights.fingerprint(model)
+    before = checkpoints.fingerprint(model)
     with pytest.raises(UsageError, match=f"not a pruned SmallCNN: .*{said}"):
         compress.reshape(model, state)
-    assert weights.fingerprint(model) == before
+    assert checkpoints.fingerprint(model) == before
 
 
 def test_a_layer_of_another_kind_cannot_be_reshaped() -> None:

@@ -16,7 +16,7 @@ from analysis.tables import TABLES
 from tune_kd import cli, foreign, options, plugins, results, search
 from tune_kd.data.tasks import TASKS
 from tune_kd.errors import UsageError
-from tune_kd.models import MODELS
+from tune_kd.models.registry import MODELS
 from tune_kd.space import loader, plain_fields
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -271,27 +271,27 @@ def test_the_study_of_a_teacher_compares_its_learning_rates() -> None:
 def test_torchvisions_fcn_fits_without_its_auxiliary_head() -> None:
     from torchvision.models.segmentation import fcn_resnet50
 
-    from tune_kd import models, weights
+    from tune_kd.models import checkpoints, registry
 
     theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
     kept = {k: v for k, v in theirs.state_dict().items() if not k.startswith("aux_classifier.")}
     assert len(kept) < len(theirs.state_dict())
-    ours = models.build("fcn_resnet50", shape=models.Shape(num_classes=21))
-    weights.checked_load(ours, kept, what="torchvision's")
+    ours = registry.build("fcn_resnet50", shape=registry.Shape(num_classes=21))
+    checkpoints.checked_load(ours, kept, what="torchvision's")
     assert 'startswith("aux_classifier.")' in FILES["voc_teacher.py"]
 
 
 def test_parameters_that_are_counted_are_right() -> None:
     """`network` (1,234,567 ...) or `network` ...: 1,234,567 in the tables."""
-    from tune_kd import models
+    from tune_kd.models import registry
 
     said = re.findall(r"`(\w+)`:? \(?(\d{1,3}(?:,\d{3})+)", PROSE[SYSTEMS])
     said = [(name, int(count.replace(",", ""))) for name, count in said if name in MODELS]
     assert len(said) > 5
     dense = ("fcn", "aspp", "lraspp")
     for name, count in said:
-        shape = models.Shape(num_classes=21 if name.startswith(dense) else 10)
-        model = models.build(name, shape=shape)
+        shape = registry.Shape(num_classes=21 if name.startswith(dense) else 10)
+        model = registry.build(name, shape=shape)
         assert sum(p.numel() for p in model.parameters()) == count, name
 
 

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from tests import made_images, making
-from tune_kd import exam, models, train, trial
+from tune_kd import exam, train, trial
 from tune_kd import site as places
 from tune_kd.data import splits, tasks
+from tune_kd.models import registry
 from tune_kd.recipe import Recipe
 
 
@@ -17,7 +18,7 @@ def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_wo
     decoded.labels[1] = 255
     images = made_images.seen(decoded)
     where = making.site_in(tmp_path)
-    model = models.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
+    model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     for count, shown in ((4, {0, 2, 3}), (1, {0})):
         every = np.arange(count)
         fold = places.folded(decoded, images, where, layout="contiguous", parts=(every, every[:0]))
@@ -178,7 +179,7 @@ def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypat
     decoded = made_images.scenes(5, size=(32, 32))
     decoded.labels[3] = 255  # nothing counts in it
     images = made_images.seen(decoded)
-    model = models.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
+    model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     every = np.arange(5)
     fold = places.folded(
         decoded, images, making.site_in(tmp_path), layout="contiguous", parts=(every, every[:0])

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_kd import losses, models, plugins, site, trial
+from tune_kd import losses, plugins, site, trial
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
+from tune_kd.models import registry
 from tune_kd.recipe import Images, Recipe
 from tune_kd.space import SearchSpace, loader
 
@@ -203,9 +204,9 @@ def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     task = tasks.find(found.task, base=file.parent)
     images = torch.zeros(2, task.channels, *task.sides)
     for network in (found.teacher, found.student):
-        shape = models.Shape(num_classes=5, channels=task.channels)
-        model = models.build(network, shape=shape, dropout=0.1, base=file.parent).eval()
-        with torch.no_grad(), models.Taps(model, found.levels) as taps:
+        shape = registry.Shape(num_classes=5, channels=task.channels)
+        model = registry.build(network, shape=shape, dropout=0.1, base=file.parent).eval()
+        with torch.no_grad(), registry.Taps(model, found.levels) as taps:
             assert model(images).shape == (2, 5)
         assert list(taps.features) == list(found.levels)
     with pytest.raises(UsageError, match="--data DIR"):

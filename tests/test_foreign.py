@@ -9,18 +9,9 @@ from safetensors.torch import save_file
 
 from tests import made_study, making
 from tests.made_study import begin, play, request
-from tune_kd import (
-    asking,
-    confirming,
-    foreign,
-    models,
-    opening,
-    recipes,
-    retraining,
-    trial,
-    weights,
-)
+from tune_kd import asking, confirming, foreign, opening, recipes, retraining, trial
 from tune_kd.errors import UsageError
+from tune_kd.models import checkpoints, registry
 from tune_kd.proposals import Proposal, search_trial
 from tune_kd.recipe import Distill, Prune, stages_from_json
 from tune_kd.space import methods
@@ -31,8 +22,8 @@ PRUNE = methods.prune_methods(RECIPE)
 
 
 def student(seed: int, name: str = "digits_medium") -> dict[str, torch.Tensor]:
-    return models.build(
-        name, shape=models.Shape(num_classes=10, channels=1), seed=seed
+    return registry.build(
+        name, shape=registry.Shape(num_classes=10, channels=1), seed=seed
     ).state_dict()
 
 
@@ -71,7 +62,7 @@ def test_a_file_is_its_bytes_and_nothing_else_is_known(tmp_path):
         described = given.described()
         assert (described["name"], described["model"]) == (str(tmp_path / name), given.model)
         assert described["stages"] == ""
-        assert given.model == weights.file_fingerprint(given.hash)
+        assert given.model == checkpoints.file_fingerprint(given.hash)
 
 
 def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):

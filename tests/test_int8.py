@@ -10,16 +10,17 @@ import torchvision
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tune_kd import compiled, compress, int8, measure, models, weights
+from tune_kd import compiled, compress, int8, measure
 from tune_kd.errors import UsageError
 from tune_kd.int8 import Int8Report
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Prune
 
 
 def network(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     """Three convolutions, normalisations and a linear layer, with statistics as after training."""
-    model = models.build("digits_student", shape=models.Shape(num_classes=10, channels=1), seed=seed, dropout=dropout)  # fmt: skip
-    models.set_dropout(model, dropout, generator=torch.Generator().manual_seed(0))
+    model = registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1), seed=seed, dropout=dropout)  # fmt: skip
+    registry.set_dropout(model, dropout, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for step in range(5):
             model.train()(images(32, seed=step + 1))
@@ -89,13 +90,13 @@ def test_static_int8_is_close_to_float_and_all_of_it_is_int8() -> None:
 
 def test_the_float_network_stays_as_it_is() -> None:
     model = network(dropout=0.5).train()
-    before, modes = weights.fingerprint(model), [m.training for m in model.modules()]
+    before, modes = checkpoints.fingerprint(model), [m.training for m in model.modules()]
     random = torch.get_rng_state()
     for qat in (False, True):
         int8.prepare(model, sample=images(2), qat=qat)
-    assert weights.fingerprint(model) == before
+    assert checkpoints.fingerprint(model) == before
     assert [m.training for m in model.modules()] == modes
-    assert isinstance(model.fc, models.Classifier)
+    assert isinstance(model.fc, registry.Classifier)
     assert torch.equal(torch.get_rng_state(), random)
 
 
@@ -411,8 +412,8 @@ def test_compiled_networks_compute_the_same_with_int8_kernels() -> None:
 )
 def test_networks_of_many_layers(name: str, counts: Int8Report, qat: bool) -> None:
     def build(seed: int) -> nn.Module:
-        if name in models.MODELS:
-            return models.build(name, shape=models.Shape(num_classes=10), seed=seed)
+        if name in registry.MODELS:
+            return registry.build(name, shape=registry.Shape(num_classes=10), seed=seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return getattr(torchvision.models, name)(num_classes=10)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd import models
 from tune_kd.errors import UsageError
-from tune_kd.layers import placed
-from tune_kd.models import Dropout, Shape, build
+from tune_kd.models import registry
+from tune_kd.models.layers import placed
+from tune_kd.models.registry import Dropout, Shape, build
 
 GREY = Shape(num_classes=10, channels=1)
 
@@ -55,19 +55,19 @@ def test_training_with_dropout_repeats_with_its_generator() -> None:
     model, image = small(dropout=0.5).train(), torch.randn(4, 1, 8, 8, generator=generator())
     scores = []
     for seed in (1, 1, 2):
-        models.set_dropout(model, 0.5, generator=generator(seed))
+        registry.set_dropout(model, 0.5, generator=generator(seed))
         scores.append(model(image))
     assert torch.equal(scores[0], scores[1])
     assert not torch.equal(scores[0], scores[2])
-    models.set_dropout(model, 0.0, generator=None)
+    registry.set_dropout(model, 0.0, generator=None)
     assert torch.equal(model(image), small().train()(image))
 
 
 def test_dropout_needs_a_layer() -> None:
     model = nn.Linear(2, 2)
-    models.set_dropout(model, 0.0, generator=None)
+    registry.set_dropout(model, 0.0, generator=None)
     with pytest.raises(UsageError, match=r"dropout 0.2: Linear has no dropout layer"):
-        models.set_dropout(model, 0.2, generator=None)
+        registry.set_dropout(model, 0.2, generator=None)
 
 
 @pytest.mark.parametrize("channels", [1, 4, 7, 15, 16])

@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd import measure, models, probes, weights
+from tune_kd import measure, probes
 from tune_kd.measure import COMBINATIONS, Step, choose, look_up
 from tune_kd.metrics import METRICS
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute
 
 SHAPE = (1, 8, 8)
 
 
 def network() -> nn.Module:
-    return models.build("digits_student", shape=models.Shape(num_classes=10, channels=1))
+    return registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1))
 
 
 def step() -> Step:
@@ -35,14 +36,14 @@ def test_a_measurement_has_the_metrics_and_leaves_the_network_alone() -> None:
     model = network().train()
     model.stage1.eval()
     flags = [module.training for module in model.modules()]
-    before, threads = weights.fingerprint(model), torch.get_num_threads()
+    before, threads = checkpoints.fingerprint(model), torch.get_num_threads()
     random = torch.get_rng_state()
     values = measure.measure(model, shape=SHAPE, device="cpu")
     elsewhere = ("val_", "test_", "compiled_", "nonzero_")  # scores, and what compresses
     assert values.keys() == {n for n in METRICS if not n.startswith(elsewhere)}
     assert all(isinstance(v, float) and v > 0 for v in values.values())
     assert [module.training for module in model.modules()] == flags
-    assert weights.fingerprint(model) == before
+    assert checkpoints.fingerprint(model) == before
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), random)
 
@@ -63,7 +64,7 @@ def test_the_footprint_counts_each_tensor_once() -> None:
     }
     half = copy.deepcopy(tied).half()
     assert measure.footprint(half)["size_mb"] < measure.footprint(tied)["size_mb"]
-    dropped = models.build("resnet8", shape=models.Shape(num_classes=10), dropout=0.5)
+    dropped = registry.build("resnet8", shape=registry.Shape(num_classes=10), dropout=0.5)
     state = sum(t.numel() * t.element_size() for t in dropped.state_dict().values())
     assert measure.footprint(dropped) == {"num_params": 78_042.0, "size_mb": state / 1e6}
 

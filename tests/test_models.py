@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, resnet18
 
-from tune_kd import models
 from tune_kd.errors import UsageError
-from tune_kd.models import Shape, Taps, build
-from tune_kd.weights import fingerprint
+from tune_kd.models import registry
+from tune_kd.models.checkpoints import fingerprint
+from tune_kd.models.registry import Shape, Taps, build
 
 TEN = Shape(num_classes=10)
 GREY = Shape(num_classes=10, channels=1)
@@ -164,9 +164,9 @@ def test_a_users_network_is_seeded_and_its_dropout_becomes_ours(folder: Path) ->
     assert fingerprint(first) == fingerprint(again)
     assert list(first.state_dict()) == ["1.weight", "1.bias", "3.weight", "3.bias"]
     image = torch.ones(4, 1, 8, 8)
-    models.set_dropout(first.train(), 0.0, generator=generator(3))
+    registry.set_dropout(first.train(), 0.0, generator=generator(3))
     scores = first(image)
-    models.set_dropout(first, 0.0, generator=generator(3))
+    registry.set_dropout(first, 0.0, generator=generator(3))
     assert torch.equal(first(image), scores)
     assert torch.equal(torch.get_rng_state(), before)
     assert float(first[2].rate) == 0.25  # its own rate stays
@@ -189,9 +189,9 @@ def test_a_users_dropout_follows_the_stage_and_what_is_the_networks_own_stays(fo
         "    return nn.Sequential(nn.Dropout(0.25), nn.Flatten(), nn.Dropout(dropout))\n"
     )
     for built in (0.5, 0.0):
-        model = models.build("two.py:two", shape=GREY, dropout=built, base=folder)
+        model = registry.build("two.py:two", shape=GREY, dropout=built, base=folder)
         for rate in (0.5, 0.0, 0.125):
-            models.set_dropout(model, rate, generator=generator())
+            registry.set_dropout(model, rate, generator=generator())
             assert [float(model[at].rate) for at in (0, 2)] == [0.25, rate]
             assert [model[at].active for at in (0, 2)] == [True, rate > 0]
 
@@ -204,9 +204,9 @@ def test_imagenet_weights_fill_all_but_the_stem_and_the_classifier(name, monkeyp
         for k, v in get_model(name, num_classes=1000).state_dict().items()
     }
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **options: given)
-    model = models.build(name, shape=models.Shape(num_classes=10))
+    model = registry.build(name, shape=registry.Shape(num_classes=10))
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
-    models.load_imagenet(model, name)
+    registry.load_imagenet(model, name)
     kept = {k for k, v in model.state_dict().items() if torch.equal(v, fresh[k])}
     filled = {k for k, v in model.state_dict().items() if bool((v == given[k].flatten()[0]).all())}
     assert kept | filled == fresh.keys()
@@ -220,11 +220,11 @@ def test_imagenet_weights_that_cannot_be_had_are_said(monkeypatch) -> None:
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
-    model = models.build("resnet18", shape=models.Shape(num_classes=10))
+    model = registry.build("resnet18", shape=registry.Shape(num_classes=10))
     with pytest.raises(UsageError, match=r"put resnet18-\w+\.pth into .*teacher_weights=none"):
-        models.load_imagenet(model, "resnet18")
+        registry.load_imagenet(model, "resnet18")
     with pytest.raises(UsageError, match="network with ImageNet weights"):
-        models.load_imagenet(small(), "digits_student")
+        registry.load_imagenet(small(), "digits_student")
 
 
 def test_wrong_networks_are_refused(folder: Path) -> None:

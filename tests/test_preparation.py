@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import save_file
 
 from tests import made_study, making
-from tune_kd import measure, models, preparation
+from tune_kd import measure, preparation
 from tune_kd.errors import UsageError
+from tune_kd.models import registry
 from tune_kd.recipe import Prune, recipe
 
 
@@ -44,10 +45,10 @@ def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatc
     assert found["layout"] in ("contiguous", "channels_last")
     assert found["device"] == measure.device_name("cpu")
     assert found["measured"].keys() == {"teacher", "student"}
-    shape = models.Shape(num_classes=10, channels=1)
+    shape = registry.Shape(num_classes=10, channels=1)
     for role in ("teacher", "student"):
         values = found["measured"][role]
-        expected = measure.footprint(models.build(config[role], shape=shape))
+        expected = measure.footprint(registry.build(config[role], shape=shape))
         assert {name: values[name] for name in expected} == expected
         assert min(values["latency_ms"], values["throughput_per_s"], values["flops"]) > 0
     assert json.loads(json.dumps(found)) == found  # it travels from a worker to the driver

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tests import making
-from tune_kd import compress, exam, measure, site, trial, weights, worker
+from tune_kd import compress, exam, measure, site, trial, worker
+from tune_kd.models import checkpoints
 from tune_kd.recipe import (
     Compute,
     Distill,
@@ -152,7 +153,7 @@ def test_pruned_channels_are_gone_and_the_network_loads_again(where):
     state = safetensors.torch.load(plain(ran.state))
     fresh = site.rebuilt(made, state, stages=3, site=where, sample=sample(where))
     assert measure.footprint(fresh)["num_params"] == after["num_params"]
-    weights.checked_load(fresh, state, what="again")
+    checkpoints.checked_load(fresh, state, what="again")
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -297,6 +298,6 @@ def test_a_worker_saves_a_pruned_network_with_its_shapes(where):
     state = making.run(made, where).state
     data = worker._save({k[6:]: v for k, v in state.items() if k.startswith("model.")})
     again = site.rebuilt(
-        made, weights.parse(data, what="x"), stages=3, site=where, sample=sample(where)
+        made, checkpoints.parse(data, what="x"), stages=3, site=where, sample=sample(where)
     )
     assert isinstance(again, nn.Module)

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import making
-from tune_kd import models, teacher, train, trial, weights
 from tune_kd import site as places
+from tune_kd import teacher, train, trial
 from tune_kd.data import tasks
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Optimiser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def test_a_frozen_teacher_says_what_its_network_says_in_evaluation_mode(frozen, 
     model = places.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
     model.eval()
     scores, features = frozen.outputs(_sample())
-    with torch.no_grad(), models.Taps(model, ["low", "mid", "high"]) as taps:
+    with torch.no_grad(), registry.Taps(model, ["low", "mid", "high"]) as taps:
         expected = model(_sample())
     assert torch.equal(scores, expected)
     assert features.keys() == taps.features.keys()
@@ -86,7 +87,11 @@ def test_training_leaves_the_teacher_as_it_was(site, monkeypatch, method):
     making.run(making.recipe(method, epochs=2), site)
     (frozen,) = kept
     fresh = places.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
-    assert weights.fingerprint(frozen.model) == frozen.fingerprint == weights.fingerprint(fresh)
+    assert (
+        checkpoints.fingerprint(frozen.model)
+        == frozen.fingerprint
+        == checkpoints.fingerprint(fresh)
+    )
     assert not any(module.training for module in frozen.model.modules())
     assert all(p.grad is None for p in frozen.model.parameters())
 
@@ -164,7 +169,9 @@ def _noise(folder):
 
 
 def _noise_site(folder):
-    file = making.untrained("resnet8", models.Shape(num_classes=3), folder / "teacher.safetensors")
+    file = making.untrained(
+        "resnet8", registry.Shape(num_classes=3), folder / "teacher.safetensors"
+    )
     return trial.Site(cache=folder, code=folder, model=lambda fingerprint: file)
 
 

@@ -8,8 +8,9 @@ import safetensors.torch
 import torch
 
 from tests import making
-from tune_kd import losses, models, train, weights, worker
+from tune_kd import losses, train, worker
 from tune_kd import site as places
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser
 
 FIT = 270  # of making.LIMIT images
@@ -343,7 +344,7 @@ def test_a_users_feature_loss_gets_both_networks_and_the_batch(tmp_path):
         assert student.features["high"].shape == teacher.features["high"].shape
         assert torch.equal(batch.images, seen(batch.index).images)
         assert torch.equal(batch.labels, bench.work.fold.images.labels[batch.index])
-        with torch.no_grad(), models.Taps(network, ["high"]) as taps:
+        with torch.no_grad(), registry.Taps(network, ["high"]) as taps:
             assert torch.equal(teacher.logits, network(batch.images))  # live, not from a tape
         assert torch.equal(teacher.features["high"], taps.features["high"])
     expected = sum((s.logits - t.logits).pow(2).mean().item() for s, t, _ in calls) / len(calls)
@@ -409,10 +410,10 @@ def test_evaluation_is_in_evaluation_mode_over_every_image_once(site):
     model, fold = bench.learner.model, bench.work.fold
     _trained(bench)
     model.train()
-    before = weights.fingerprint(model)
+    before = checkpoints.fingerprint(model)
     found = train.evaluate(model, fold, fold.validation)
     assert model.training
-    assert weights.fingerprint(model) == before
+    assert checkpoints.fingerprint(model) == before
     model.eval()
     with torch.no_grad():
         scores = torch.cat([model(fold.images.whole(i[None]).images) for i in fold.validation])

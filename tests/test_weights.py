@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tune_kd.errors import UsageError
-from tune_kd.models import Shape, build
-from tune_kd.weights import checked_load, fingerprint, load_weights
+from tune_kd.models.checkpoints import checked_load, fingerprint, load_weights
+from tune_kd.models.registry import Shape, build
 
 GREY = Shape(num_classes=10, channels=1)
 

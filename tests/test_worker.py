@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from tests import made_study
 from tests.made_study import reopened, request
-from tune_kd import asking, models, opening, results, weights, worker
+from tune_kd import asking, opening, results, worker
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import from_json
 from tune_kd.storage import Storage
 
@@ -76,8 +77,8 @@ def test_an_attempt_commits_each_epoch_before_it_reports(study):
     assert from_json(header["recipe"]) == proposal.recipe
     assert (header["network"], header["seed"]) == ("digits_student", "0")
     assert header["fingerprint"] == proposal.fingerprint
-    model = models.build("digits_student", shape=models.Shape(num_classes=10, channels=1))
-    weights.checked_load(model, weights.load_weights(path), what="student")
+    model = registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1))
+    checkpoints.checked_load(model, checkpoints.load_weights(path), what="student")
 
 
 @pytest.mark.parametrize("after", [1, 2])

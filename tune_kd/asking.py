@@ -6,22 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import (
-    compress,
-    losses,
-    manifest,
-    models,
-    plugins,
-    recipes,
-    results,
-    site,
-    weights,
-    worker,
-)
+from tune_kd import compress, losses, manifest, plugins, recipes, results, site, worker
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
 from tune_kd.metrics import METRICS
+from tune_kd.models import checkpoints, registry
 from tune_kd.plans import Budget
 from tune_kd.recipe import Images, digest
 from tune_kd.space import SearchSpace, loader, search_space
@@ -248,21 +238,21 @@ def check_networks(request: Request, material: Material) -> None:
     methods = chosen.methods.values()
     wanted = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
     dropout = 0.1 if wanted else 0.0
-    student = models.build(chosen.student, shape=shape, dropout=dropout, base=base)
-    teacher = models.build(chosen.teacher, shape=shape, dropout=chosen.teacher_dropout, base=base)
+    student = registry.build(chosen.student, shape=shape, dropout=dropout, base=base)
+    teacher = registry.build(chosen.teacher, shape=shape, dropout=chosen.teacher_dropout, base=base)
     losses.find_feature_loss(chosen.feature_loss, base=base)
     for name, model in ((chosen.student, student), (chosen.teacher, teacher)):
         _check_kind(name, model, material.images)
-        models.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()
+        registry.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()
     if request.teacher is not None:
-        weights.checked_load(
+        checkpoints.checked_load(
             teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}"
         )
     if request.start is not None:
         state = request.start.state()
         if compress.is_pruned(student, state):
             compress.reshape(student, state)
-        weights.checked_load(student, state, what=f"start={request.start.name}")
+        checkpoints.checked_load(student, state, what=f"start={request.start.name}")
     if "val_miou" in chosen.objectives and not material.images.dense:
         raise UsageError(
             f"objective val_miou: task {chosen.task} has one label an image; take val_accuracy"

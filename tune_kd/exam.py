@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import plugins, scoring, segmentation, site, teacher, train
+from tune_kd import plugins, scoring, site, teacher, train
 from tune_kd.data import tasks
+from tune_kd.models import segmentation
 from tune_kd.recipe import RECIPE_VERSION, Recipe, digest, to_json
 
 SHOWN = 10  # images of the best and of the worst predictions

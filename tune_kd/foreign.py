@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tune_kd import weights
 from tune_kd.errors import UsageError, unknown
+from tune_kd.models import checkpoints
 from tune_kd.recipe import Recipe, stages_to_json
 from tune_kd.results import Row
 from tune_kd.retraining import anew
@@ -32,11 +32,11 @@ class Foreign:
     @property
     def model(self) -> str:
         """The fingerprint that it has in a study."""
-        return weights.file_fingerprint(self.hash)
+        return checkpoints.file_fingerprint(self.hash)
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors; UsageError where it is no checkpoint."""
-        return weights.parse(self.data, what=self.name)
+        return checkpoints.parse(self.data, what=self.name)
 
     def described(self) -> dict[str, Any]:
         """For the manifest: where it came from, and the stages that made it, where all are known."""

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tune_kd import graphs, models
+from tune_kd import graphs
 from tune_kd.errors import UsageError
+from tune_kd.models import registry
 
 aten = torch.ops.aten
 MULTIPLIERS = (aten.conv2d.default, aten.linear.default)  # the operators that int8 is for
@@ -166,10 +167,10 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
 
 def _plain(model: nn.Module) -> nn.Module:
     """Dropout taken out, and our `Classifier` a linear layer: the quantiser looks for that very class."""
-    kinds = (models.Dropout, nn.modules.dropout._DropoutNd)
+    kinds = (registry.Dropout, nn.modules.dropout._DropoutNd)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, models.Classifier):
+            if isinstance(child, registry.Classifier):
                 linear = nn.utils.skip_init(nn.Linear, child.in_features, child.out_features)
                 linear.weight, linear.bias = child.weight, child.bias
                 parent._modules[name] = linear

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_kd import layers, probes
+from tune_kd import probes
+from tune_kd.models import layers
 from tune_kd.recipe import Compute
 from tune_kd.storage import write_whole
 

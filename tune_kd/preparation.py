@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from tune_kd import compiled, compress, int8, machine, measure, models, weights
+from tune_kd import compiled, compress, int8, machine, measure
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
 from tune_kd.site import Site, rebuilt, shape_of
 
@@ -21,7 +22,7 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
     device = torch.device(site.device)
 
     def network(name: str) -> torch.nn.Module:
-        return models.build(name, shape=shape_of(images), base=site.code).to(device)
+        return registry.build(name, shape=shape_of(images), base=site.code).to(device)
 
     def label(name: str) -> str:
         parts = [name, f"{images.num_classes} classes", *config["sources"]]
@@ -67,7 +68,7 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
     images = recipe.images
     shape, device = (images.channels, *images.size), torch.device(site.device)
     sample = torch.zeros((2, *shape), device=device)
-    state = weights.load_weights(file)
+    state = checkpoints.load_weights(file)
     model = rebuilt(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
     where = "cpu" if isinstance(model, int8.Converted) else device
     values: dict[str, Any] = {"device": measure.device_name(where)}

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, int8, layers, models, teacher, train, weights
+from tune_kd import compress, int8, teacher, train
 from tune_kd.data import splits, tasks
+from tune_kd.models import checkpoints, layers, registry
 from tune_kd.recipe import (
     RECIPE_VERSION,
     Compute,
@@ -36,7 +37,7 @@ class Site:
     def weights(self, fingerprint: str) -> dict[str, Tensor]:
         """A trained model's tensors."""
         assert self.model is not None, "this recipe needs a trained model"
-        return weights.load_weights(self.model(fingerprint))
+        return checkpoints.load_weights(self.model(fingerprint))
 
 
 def load_train(images: Images, site: Site) -> tasks.Decoded:
@@ -83,17 +84,17 @@ def folded(
     )
 
 
-def shape_of(images: Images) -> models.Shape:
+def shape_of(images: Images) -> registry.Shape:
     """What a network is built for."""
     height, width = images.size
-    return models.Shape(
+    return registry.Shape(
         num_classes=images.num_classes, channels=images.channels, size=(height, width)
     )
 
 
 def build(name: str, recipe: Recipe, site: Site, *, dropout: float = 0.0, seed: int) -> nn.Module:
     """A network of the recipe's image shape on the site's device, in the recipe's layout."""
-    model = models.build(
+    model = registry.build(
         name, shape=shape_of(recipe.images), dropout=dropout, seed=seed, base=site.code
     )
     return place(model, site, recipe.compute)
@@ -119,7 +120,7 @@ def begun(recipe: Recipe, site: Site, *, sample: Tensor, seed: int, shared: int)
     weights_seed = stream(seed, "weights")
     model = build(recipe.student, recipe, site, dropout=_dropout(recipe), seed=weights_seed)
     if recipe.initial:
-        models.load_imagenet(model, recipe.student)
+        registry.load_imagenet(model, recipe.student)
     return model
 
 
@@ -146,14 +147,14 @@ def rebuilt(
     pruned = any(isinstance(stage, Prune) for stage in recipe.stages[:stages])
     if pruned or (recipe.start and compress.is_pruned(model, state)):
         compress.reshape(model, state)
-    weights.checked_load(model, state, what=f"the state of {recipe.student}")
+    checkpoints.checked_load(model, state, what=f"the state of {recipe.student}")
     return place(model, site, recipe.compute)
 
 
 def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Module:
     """A trained network by its fingerprint."""
     model = build(name, recipe, site, seed=0)
-    weights.checked_load(model, site.weights(fingerprint), what=fingerprint)
+    checkpoints.checked_load(model, site.weights(fingerprint), what=fingerprint)
     return model
 
 

@@ -9,22 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import (
-    compiled,
-    compress,
-    exam,
-    int8,
-    measure,
-    plugins,
-    recipes,
-    scoring,
-    site,
-    weights,
-)
+from tune_kd import compiled, compress, exam, int8, measure, plugins, recipes, scoring, site
 from tune_kd import train as training
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
 from tune_kd.losses import IGNORE, hard_loss
+from tune_kd.models import checkpoints
 from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace
 
@@ -116,7 +106,7 @@ def _parameters(recipe: Recipe, model: nn.Module, where: site.Site) -> int:
 
 def _told(given: Foreign, wanted: Wanted) -> Recipe | None:
     """The recipe of a file of ours, its network and task named as the space names them."""
-    recipe, text = given.recipe, weights.header(given.data).get("recipe")
+    recipe, text = given.recipe, checkpoints.header(given.data).get("recipe")
     if recipe is None and text is None:
         return None
     try:
@@ -159,7 +149,7 @@ def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Rec
         integers = int8.ACTIVATIONS in state  # whose names are no network's
         try:
             if not pruned and not integers:
-                weights.checked_load(model, state, what=given.name)
+                checkpoints.checked_load(model, state, what=given.name)
             return recipe
         except UsageError as error:
             reasons.append(f"{name} ({str(error).partition(chr(10))[0].partition('; ')[2]})")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import models, weights
+from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import digest
 from tune_kd.storage import write_whole
 
@@ -42,8 +42,8 @@ class Frozen:
     def __init__(self, model: nn.Module, *, levels: Sequence[str] = (), precision: str) -> None:
         self.model = model.requires_grad_(False).eval()
         self.precision = precision
-        self.fingerprint = weights.fingerprint(model)
-        self._taps = models.Taps(model, levels) if levels else None
+        self.fingerprint = checkpoints.fingerprint(model)
+        self._taps = registry.Taps(model, levels) if levels else None
         self._device = next(model.parameters()).device
 
     def outputs(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -56,7 +56,7 @@ class Frozen:
 
     def assert_unchanged(self) -> None:
         """Weights and buffers are those it came with; AssertionError else."""
-        assert weights.fingerprint(self.model) == self.fingerprint, "the teacher has changed"
+        assert checkpoints.fingerprint(self.model) == self.fingerprint, "the teacher has changed"
 
 
 class Tape:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import losses, models, scoring, segmentation
+from tune_kd import losses, scoring
 from tune_kd.data import splits
+from tune_kd.models import registry, segmentation
 from tune_kd.recipe import Compute, Distill, Optimiser, stream
 from tune_kd.teacher import Frozen, Tape, autocast
 
@@ -148,7 +149,7 @@ def train(work: Training, learner: Learner, *, done: int = 0) -> Iterator[Epoch]
     """Train from epoch `done` + 1 on, and hand over each epoch."""
     stage, fold = work.stage, work.fold
     weights = losses.Weights(stage.weights, device=fold.fit.device)
-    taps = models.Taps(learner.model, stage.levels if weights.uses_features else ())
+    taps = registry.Taps(learner.model, stage.levels if weights.uses_features else ())
     end = stage.stop_after or stage.epochs
     try:
         for number in range(done + 1, end + 1):
@@ -179,7 +180,7 @@ def _out_of_patience(
 
 
 def _epoch(
-    work: Training, learner: Learner, *, weights: losses.Weights, taps: models.Taps, epoch: int
+    work: Training, learner: Learner, *, weights: losses.Weights, taps: registry.Taps, epoch: int
 ) -> dict[str, Any]:
     """One pass over the fitted images; mean losses and the last lr."""
     stage, fold, device = work.stage, work.fold, work.fold.fit.device
@@ -189,7 +190,7 @@ def _epoch(
         soft = work.tape.epoch(work.first_step + epoch).to(device)
     order = _generator(work, epoch, "order", torch.device("cpu"))
     shuffled = torch.randperm(len(fold.fit), generator=order).to(device)
-    models.set_dropout(
+    registry.set_dropout(
         learner.model, stage.dropout, generator=_generator(work, epoch, "dropout", device)
     )
     size = min(stage.batch_size, len(fold.fit))
@@ -213,7 +214,7 @@ def _epoch(
 
 
 def _step(  # noqa: PLR0913 - a step's operands
-    work: Training, learner: Learner, *, weights: losses.Weights, taps: models.Taps, batch: losses.Batch, teacher: Tensor | None
+    work: Training, learner: Learner, *, weights: losses.Weights, taps: registry.Taps, batch: losses.Batch, teacher: Tensor | None
 ) -> losses.Parts:  # fmt: skip
     """Forward, losses in float32, backward, update."""
     images = batch.images

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, exam, int8, losses, measure, models, site, train
+from tune_kd import compress, exam, int8, losses, measure, site, train
+from tune_kd.models import registry
 from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
 from tune_kd.results import EpochReport
 from tune_kd.site import Site as Site  # where callers find it
@@ -254,7 +255,7 @@ def _projections(work: _Run, model: nn.Module, stage: Distill) -> nn.Module:
         return nn.Module()
     _, wanted = work.teacher.outputs(work.sample)
     was_training = model.training
-    taps = models.Taps(model, stage.levels)
+    taps = registry.Taps(model, stage.levels)
     model.eval()
     with torch.no_grad():
         model(work.sample)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd import losses, models, segmentation, weights
-from tune_kd.models import MODELS, Shape
+from tune_kd import losses
+from tune_kd.models import checkpoints, registry, segmentation
+from tune_kd.models.registry import MODELS, Shape
 
 NAMES = sorted(MODELS)
 # Every network takes any size (a ViT the one that it is built for); small, so that the deep ones are quick.
@@ -18,7 +19,7 @@ DENSE_SIDES = (32, 48)  # of the networks that score every pixel
 @functools.cache
 def is_dense(name: str) -> bool:
     """Networks of every pixel are those with scores at a stride of their own."""
-    return hasattr(models.build(name, shape=Shape(num_classes=2)), "coarse")
+    return hasattr(registry.build(name, shape=Shape(num_classes=2)), "coarse")
 
 
 DENSE = [name for name in NAMES if is_dense(name)]
@@ -31,7 +32,7 @@ def shape(name: str, *, channels: int = 3) -> Shape:
 @functools.cache
 def built(name: str, *, channels: int = 3, seed: int = 0) -> nn.Module:
     """A network that the tests below leave as it is."""
-    return models.build(name, shape=shape(name, channels=channels), seed=seed)
+    return registry.build(name, shape=shape(name, channels=channels), seed=seed)
 
 
 def images(name: str, count: int, channels: int = 3) -> torch.Tensor:
@@ -52,7 +53,7 @@ def test_which_networks_score_every_pixel() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gives_scores_and_features_of_falling_size(name: str) -> None:
     model = built(name).eval()
-    with torch.no_grad(), models.Taps(model, tuple(model.taps)) as taps:
+    with torch.no_grad(), registry.Taps(model, tuple(model.taps)) as taps:
         scores = model(images(name, 2))
     assert scores.shape == expected(name, 2)
     assert {"low", "mid", "high"} <= taps.features.keys()
@@ -92,12 +93,12 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
 ) -> None:
     before = torch.get_rng_state()
     torch.rand(1)
-    again = models.build(name, shape=shape(name))
+    again = registry.build(name, shape=shape(name))
     torch.set_rng_state(before)
-    other = models.build(name, shape=shape(name), seed=1)
+    other = registry.build(name, shape=shape(name), seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert weights.fingerprint(again) == weights.fingerprint(built(name))
-    assert weights.fingerprint(other) != weights.fingerprint(again)
+    assert checkpoints.fingerprint(again) == checkpoints.fingerprint(built(name))
+    assert checkpoints.fingerprint(other) != checkpoints.fingerprint(again)
     drawn = [n for n, m in other.named_modules() if isinstance(m, nn.Conv2d)]
     assert drawn
     for layer in drawn:
@@ -107,7 +108,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_learns(name: str) -> None:
-    model = models.build(name, shape=shape(name)).train()
+    model = registry.build(name, shape=shape(name)).train()
     labels = torch.arange(4).view(4, *(1 for _ in expected(name, 4)[2:]))
     labels = labels.expand(4, *expected(name, 4)[2:])
     # a ViT's head begins with zeros (torchvision's), so the rest of it learns from the second step on
@@ -124,17 +125,17 @@ def test_every_parameter_learns(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> None:
     plain = built(name)
-    model = models.build(name, shape=shape(name), dropout=0.5).train()
+    model = registry.build(name, shape=shape(name), dropout=0.5).train()
     assert list(model.state_dict()) == list(plain.state_dict())
-    assert weights.fingerprint(model) == weights.fingerprint(plain)
-    found = [module for module in model.modules() if isinstance(module, models.Dropout)]
+    assert checkpoints.fingerprint(model) == checkpoints.fingerprint(plain)
+    found = [module for module in model.modules() if isinstance(module, registry.Dropout)]
     assert found
     assert {float(module.rate) for module in found} == {0.5}
     assert len(found) == 1 or name.startswith("vit_")  # whose blocks have it as well
     assert not [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     found[-1].register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
-    models.set_dropout(model, 0.5, generator=torch.Generator().manual_seed(0))
+    registry.set_dropout(model, 0.5, generator=torch.Generator().manual_seed(0))
     model(images(name, 4))
     ((given, kept),) = seen
     dropped = float(((kept == 0) & (given != 0)).float().mean() / (given != 0).float().mean())
@@ -143,6 +144,6 @@ def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_survive_their_state_dict(name: str) -> None:
-    model = models.build(name, shape=shape(name), seed=5)
-    weights.checked_load(model, built(name).state_dict(), what="a copy")
-    assert weights.fingerprint(model) == weights.fingerprint(built(name))
+    model = registry.build(name, shape=shape(name), seed=5)
+    checkpoints.checked_load(model, built(name).state_dict(), what="a copy")
+    assert checkpoints.fingerprint(model) == checkpoints.fingerprint(built(name))

@@ -15,22 +15,10 @@ from analysis.load import load
 from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
-from tune_kd import (
-    confirming,
-    exam,
-    int8,
-    losses,
-    models,
-    recipes,
-    results,
-    teaching,
-    train,
-    trial,
-    weights,
-    worker,
-)
+from tune_kd import confirming, exam, int8, losses, recipes, results, teaching, train, trial, worker
 from tune_kd import site as places
 from tune_kd.data import tasks
+from tune_kd.models import checkpoints, registry
 from tune_kd.options import SAMPLERS
 from tune_kd.proposals import Proposal, repeat_seed, search_trial
 from tune_kd.recipe import (
@@ -86,12 +74,12 @@ def test_is_named_as_its_file_and_of_known_parts(name):
     assert chosen.name == name
     chosen.check()
     task = tasks.find(chosen.task)
-    shape = models.Shape(
+    shape = registry.Shape(
         num_classes=task.num_classes or 10, channels=task.channels, size=task.sides
     )
     sizes = {}
     for role in ("teacher", "student"):
-        network = models.build(getattr(chosen, role), shape=shape, dropout=0.1)
+        network = registry.build(getattr(chosen, role), shape=shape, dropout=0.1)
         assert set(chosen.levels) <= set(network.taps)
         assert hasattr(network, "coarse") == task.dense
         sizes[role] = sum(p.numel() for p in network.parameters())
@@ -363,7 +351,7 @@ def _assert_loads(study: Study, proposal: Proposal, site: trial.Site, last: resu
     fold = places.fold(recipe.images, site, recipe.compute.layout)
     network = places.rebuilt(
         recipe,
-        weights.load_weights(file),
+        checkpoints.load_weights(file),
         stages=len(recipe.stages),
         site=site,
         sample=places.sample_of(fold),

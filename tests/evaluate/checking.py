@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import evaluate, findings, foreign, models, site, subject, trial, worker
+from tune_kd import evaluate, findings, foreign, site, subject, trial, worker
 from tune_kd.data import splits, tasks
+from tune_kd.models import registry
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
 from tune_kd.space import loader
 
-SHAPE = models.Shape(num_classes=10, channels=1, size=(8, 8))
+SHAPE = registry.Shape(num_classes=10, channels=1, size=(8, 8))
 LIMIT = 600
 
 
@@ -68,7 +69,7 @@ def put(path: Path, content: bytes) -> Path:
 
 def checkpoint(path: Path, network: str, change: Callable[[Any], None] | None = None) -> Path:
     """A state dict as any script writes it, of fresh or of changed weights."""
-    model = models.build(network, shape=SHAPE, seed=1)
+    model = registry.build(network, shape=SHAPE, seed=1)
     if change:
         with torch.no_grad():
             change(model)
@@ -98,7 +99,7 @@ Run = Callable[..., Ran]
 
 def by_hand(network: str, state: dict[str, Any], images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Scores [N, 10] of the test images one by one, and their labels: apart from the package's loop."""
-    model = models.build(network, shape=SHAPE)
+    model = registry.build(network, shape=SHAPE)
     model.load_state_dict(state)
     model.eval()
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=session_cache())

@@ -21,9 +21,10 @@ from tests.evaluate.checking import (
     session_cache,
     written,
 )
-from tune_kd import cli, evaluate, results, site, weights
+from tune_kd import cli, evaluate, results, site
 from tune_kd.data import splits, tasks
 from tune_kd.foreign import Foreign
+from tune_kd.models import checkpoints
 from tune_kd.proposals import Proposal
 from tune_kd.recipe import Prune, Quantize, Recipe, from_json, to_json
 from tune_kd.storage import Storage
@@ -226,7 +227,7 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
     for method, epochs, reached in (("no_kd", 3, 0.5), ("response", 30, 0.9)):
         content = written(epochs=epochs)
         storage.write(f"students/{method}-r0-0000.safetensors", content)
-        recipe = from_json(weights.header(content)["recipe"])
+        recipe = from_json(checkpoints.header(content)["recipe"])
         trial_ = {"trial": f"{method}-r0-0000", "phase": "search", "method": method, "number": 0, "repeat": 0}  # fmt: skip
         known.add(Proposal(**trial_, seed=0, origin="textbook", recipe=recipe))
         row = {
@@ -414,7 +415,7 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, stude
     where = site.Site(cache=session_cache())
     model = int8.restore(
         site.build("digits_student", recipe, where, seed=0).eval(),
-        weights.parse(content, what="int8"),
+        checkpoints.parse(content, what="int8"),
         sample=torch.zeros(2, 1, 8, 8),
     )
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=session_cache())

@@ -94,7 +94,7 @@ def set_dropout(model: nn.Module, rate: float, *, generator: torch.Generator | N
     found = [module for module in model.modules() if isinstance(module, Dropout)]
     if rate and not found:
         raise UsageError(
-            f"dropout {rate:g}: {type(model).__name__} has no dropout layer; use 0, or give it a `tune_kd.models.Dropout`"
+            f"dropout {rate:g}: {type(model).__name__} has no dropout layer; use 0, or give it a `tune_kd.models.registry.Dropout`"
         )
     for module in found:
         module.generator = generator

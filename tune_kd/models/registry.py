@@ -14,12 +14,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tune_kd import networks, segmentation
 from tune_kd.errors import UsageError, unknown
-from tune_kd.layers import Classifier as Classifier  # these two for users' own networks
-from tune_kd.layers import Dropout as Dropout
-from tune_kd.layers import set_dropout as set_dropout
-from tune_kd.networks import CifarResNet, SmallCNN, SmallImageResNet, SmallViT
+from tune_kd.models import classification, segmentation
+from tune_kd.models.classification import CifarResNet, SmallCNN, SmallImageResNet, SmallViT
+from tune_kd.models.layers import Classifier as Classifier  # these two for users' own networks
+from tune_kd.models.layers import Dropout as Dropout
+from tune_kd.models.layers import set_dropout as set_dropout
 from tune_kd.plugins import is_reference, load_function
 from tune_kd.recipe import stream
 
@@ -41,8 +41,8 @@ MODELS: dict[str, Builder] = {
     "resnet32x4": functools.partial(CifarResNet, 32, widths=_X4),
     "vit_tiny": functools.partial(SmallViT, 12),  # 5,362,762 at 32 pixels
     "vit_tiny_6": functools.partial(SmallViT, 6),  # 2,693,578
-    "mobilenet_v2": networks.small_mobilenet_v2,  # 2,236,682
-    "mobilenet_v3_small": networks.small_mobilenet_v3,
+    "mobilenet_v2": classification.small_mobilenet_v2,  # 2,236,682
+    "mobilenet_v3_small": classification.small_mobilenet_v3,
     "digits_teacher": functools.partial(SmallCNN, (32, 64, 64)),  # 56,554; about 99 % on digits
     "digits_student": functools.partial(SmallCNN, (4, 8, 8)),  # 1,030; 94 to 98 %
     "digits_medium": functools.partial(SmallCNN, (8, 16, 32)),  # 6,274; to be pruned

@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from tune_kd.errors import UsageError
-from tune_kd.models import Dropout
+from tune_kd.models.registry import Dropout
 from tune_kd.recipe import digest
 
 

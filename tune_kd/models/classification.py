@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer, mobilenet_v2, mobilenet_v3_sma
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tune_kd.errors import UsageError
-from tune_kd.layers import Classifier, Dropout, norm_of_mobilenet_v3
+from tune_kd.models.layers import Classifier, Dropout, norm_of_mobilenet_v3
 
 
 class SmallImageResNet(ResNet):  # type: ignore[misc] # torchvision has no types

@@ -16,7 +16,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
-from tune_kd.layers import Dropout, norm_of_mobilenet_v3
+from tune_kd.models.layers import Dropout, norm_of_mobilenet_v3
 
 SMALL_TAPS = {"low": "backbone.1", "mid": "backbone.3", "high": "backbone.8"}
 

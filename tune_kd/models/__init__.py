@@ -1,0 +1,1 @@
+"""Networks by name, their features and their checkpoints."""
