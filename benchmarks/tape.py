@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, losses, site, teacher, train
+from tune_kd import cli, site, teacher, train
 from tune_kd.data import splits
 from tune_kd.data.tasks import Decoded
+from tune_kd.losses import total as losses
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, LossWeights, Optimiser, Recipe, stream
 

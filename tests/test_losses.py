@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tune_kd.errors import UsageError
-from tune_kd.losses import (
+from tune_kd.losses.total import (
     IGNORE,
     Batch,
     Outputs,

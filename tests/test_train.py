@@ -8,8 +8,9 @@ import safetensors.torch
 import torch
 
 from tests import making
-from tune_kd import losses, train, worker
 from tune_kd import site as places
+from tune_kd import train, worker
+from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser
 

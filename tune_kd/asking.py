@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import compress, losses, manifest, plugins, recipes, results, site, worker
+from tune_kd import compress, manifest, plugins, recipes, results, site, worker
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
+from tune_kd.losses import total as losses
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry
 from tune_kd.plans import Budget

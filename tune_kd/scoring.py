@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tune_kd.losses import IGNORE, hard_loss
+from tune_kd.losses.total import IGNORE, hard_loss
 
 BINS = 15  # of the calibration error
 

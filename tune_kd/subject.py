@@ -13,7 +13,7 @@ from tune_kd import compiled, compress, exam, int8, measure, plugins, recipes, s
 from tune_kd import train as training
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
-from tune_kd.losses import IGNORE, hard_loss
+from tune_kd.losses.total import IGNORE, hard_loss
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import losses, scoring
+from tune_kd import scoring
 from tune_kd.data import splits
+from tune_kd.losses import total as losses
 from tune_kd.models import registry, segmentation
 from tune_kd.recipe import Compute, Distill, Optimiser, stream
 from tune_kd.teacher import Frozen, Tape, autocast

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, exam, int8, losses, measure, site, train
+from tune_kd import compress, exam, int8, measure, site, train
+from tune_kd.losses import total as losses
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
 from tune_kd.results import EpochReport

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tune_kd.data.tasks import Raw, Task
-from tune_kd.losses import Batch, Outputs
+from tune_kd.losses.total import Batch, Outputs
 
 CLASSES = ("disk", "square", "triangle")
 SIDE = 16

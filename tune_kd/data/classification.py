@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tune_kd.data import arrays, augmentation
 from tune_kd.data.decoded import Decoded
-from tune_kd.losses import Batch
+from tune_kd.losses.total import Batch
 from tune_kd.recipe import Images
 
 

@@ -18,7 +18,7 @@ from tune_kd.data.decoded import Decoded
 from tune_kd.data.segmentation import Scenes
 from tune_kd.data.tasks import Task
 from tune_kd.errors import UsageError
-from tune_kd.losses import Batch
+from tune_kd.losses.total import Batch
 from tune_kd.recipe import Images
 
 Ints = npt.NDArray[np.int64]
