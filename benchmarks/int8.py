@@ -17,7 +17,8 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, compiled, int8, measure
+from tune_kd import cli, compiled, measure
+from tune_kd.compress import int8
 
 SHAPE = (3, 32, 32)
 Forward = Callable[[Tensor], Tensor]

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tune_kd import compress
+from tune_kd.compress import pruning
 from tune_kd.errors import UsageError
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Prune
@@ -42,7 +42,7 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
 def pruned(name: str, *ratios: float, seed: int = 0) -> nn.Module:
     model = network(name, seed=seed)
     for ratio in ratios:
-        compress.prune(model, Prune(ratio=ratio), sample=images(name))
+        pruning.prune(model, Prune(ratio=ratio), sample=images(name))
     return model
 
 
@@ -67,7 +67,7 @@ def test_a_fresh_network_takes_the_shapes_and_gives_the_same_scores(name: str) -
     with torch.no_grad():
         model.train()(images(name, 4))  # statistics that are not the initial ones
     fresh = network(name, seed=9)
-    compress.reshape(fresh, model.state_dict())
+    pruning.reshape(fresh, model.state_dict())
     fresh.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(outputs(fresh, images(name)), outputs(model, images(name)))
     for one, other in zip(fresh.modules(), model.modules(), strict=True):
@@ -79,7 +79,7 @@ def test_a_fresh_network_takes_the_shapes_and_gives_the_same_scores(name: str) -
 def test_an_unpruned_checkpoint_changes_nothing() -> None:
     model = network("resnet8")
     before = checkpoints.fingerprint(model)
-    compress.reshape(model, network("resnet8").state_dict())
+    pruning.reshape(model, network("resnet8").state_dict())
     assert checkpoints.fingerprint(model) == before
 
 
@@ -94,7 +94,7 @@ def test_what_a_channel_held_goes_or_stays_whole() -> None:
         norm.running_var.copy_(torch.arange(4.0) + 1)
         norm.bias.copy_(torch.arange(4.0) + 20)
         last.weight.copy_(torch.arange(12.0).view(3, 4) / 100)
-    compress.prune(model, Prune(ratio=0.5), sample=torch.zeros(1, 1, 1, 1))
+    pruning.prune(model, Prune(ratio=0.5), sample=torch.zeros(1, 1, 1, 1))
     assert first.weight.flatten().tolist() == [3.0, 4.0]
     assert first.bias.tolist() == [0.0, 3.0]
     assert norm.running_mean.tolist() == [10.0, 13.0]
@@ -110,7 +110,7 @@ def test_modes_gradients_layout_and_random_numbers_stay() -> None:
     model.bn1.weight.requires_grad_(False)
     modes = [module.training for module in model.modules()]
     random = torch.get_rng_state()
-    compress.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
+    pruning.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
     assert [module.training for module in model.modules()] == modes
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"bn1.weight"}
     assert model.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
@@ -123,7 +123,7 @@ def test_the_same_network_loses_the_same(method: str) -> None:
     prints = set()
     for _ in range(2):
         model = network("resnet8")
-        compress.prune(model, Prune(method=method, ratio=0.37), sample=images("resnet8"))
+        pruning.prune(model, Prune(method=method, ratio=0.37), sample=images("resnet8"))
         prints.add(checkpoints.fingerprint(model))
     assert len(prints) == 1
 
@@ -133,7 +133,7 @@ def test_the_same_network_loses_the_same(method: str) -> None:
 )
 def test_rounding_leaves_at_least_one_channel(width: int, ratio: float, left: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, width, 1), nn.ReLU(), nn.Flatten(), nn.Linear(width, 5))
-    compress.prune(model, Prune(ratio=ratio), sample=torch.zeros(1, 1, 1, 1))
+    pruning.prune(model, Prune(ratio=ratio), sample=torch.zeros(1, 1, 1, 1))
     assert (model[0].out_channels, model[3].in_features) == (left, left)
 
 
@@ -154,12 +154,12 @@ class Dense(nn.Module):
 
 def test_a_network_of_dense_scores_keeps_its_last_convolution_only() -> None:
     model = Dense()
-    compress.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
+    pruning.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
     widths = (model.stem.out_channels, model.down.out_channels, model.head.in_channels)
     assert widths == (4, 8, 12)
     assert model(images("resnet8")).shape == (2, 8, 64, 64)
     fresh = Dense()
-    compress.reshape(fresh, model.state_dict())
+    pruning.reshape(fresh, model.state_dict())
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(images("resnet8")), model(images("resnet8")))
 
@@ -170,9 +170,9 @@ def test_grouped_convolutions_keep_their_groups() -> None:
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     model, fresh = grouped(), grouped()
-    compress.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
+    pruning.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
     assert (model[1].groups, model[1].in_channels, model[1].out_channels) == (4, 8, 8)
-    compress.reshape(fresh, model.state_dict())
+    pruning.reshape(fresh, model.state_dict())
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(images("resnet8")), model(images("resnet8")))
 
@@ -187,16 +187,16 @@ def test_a_network_that_cannot_be_followed_is_refused() -> None:
             return self.layer(x), x
 
     with pytest.raises(UsageError, match="one tensor of scores"):
-        compress.prune(Two(), Prune(ratio=0.5), sample=torch.zeros(1, 4))
+        pruning.prune(Two(), Prune(ratio=0.5), sample=torch.zeros(1, 4))
     with pytest.raises(UsageError, match="no convolution or linear layer gives the 4"):
-        compress.prune(nn.Sequential(nn.Flatten()), Prune(ratio=0.5), sample=torch.zeros(1, 4))
+        pruning.prune(nn.Sequential(nn.Flatten()), Prune(ratio=0.5), sample=torch.zeros(1, 4))
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(UsageError, match=r"pip install -e '\.\[compress\]'"):
-        compress.prune(network("digits_student"), Prune(), sample=images("digits_student"))
-    compress.prune(network("digits_student"), Prune(method="magnitude"), sample=images("digits_student"))  # fmt: skip
+        pruning.prune(network("digits_student"), Prune(), sample=images("digits_student"))
+    pruning.prune(network("digits_student"), Prune(method="magnitude"), sample=images("digits_student"))  # fmt: skip
 
 
 def by_hand() -> nn.Sequential:
@@ -213,10 +213,10 @@ def test_the_smallest_weights_of_all_layers_become_zero() -> None:
     """Seven weights are not zero: round(0.5 * 7) = 4 go, then round(0.5 * 3) = 2 of the rest."""
     model = by_hand()
     stage = Prune(method="magnitude", ratio=0.5)
-    compress.prune(model, stage, sample=torch.zeros(1, 1, 1, 1))
+    pruning.prune(model, stage, sample=torch.zeros(1, 1, 1, 1))
     assert model[0].weight.flatten().tolist() == [0.0, -4.0]
     assert model[3].weight.tolist() == [[1.0, 0.0], [0.0, 3.0], [0.0, 0.0]]
-    compress.prune(model, stage, sample=torch.zeros(1, 1, 1, 1))
+    pruning.prune(model, stage, sample=torch.zeros(1, 1, 1, 1))
     assert model[0].weight.flatten().tolist() == [0.0, -4.0]
     assert model[3].weight.tolist() == [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     assert model[0].bias.tolist() == model[1].weight.tolist() == [pytest.approx(0.001)] * 2
@@ -224,29 +224,29 @@ def test_the_smallest_weights_of_all_layers_become_zero() -> None:
 
 def test_half_twice_leaves_a_quarter() -> None:
     model = network("resnet8")
-    count = sum(w.numel() for w in compress._weights(model))
+    count = sum(w.numel() for w in pruning._weights(model))
     others = sum(p.numel() for p in model.parameters()) - count
     untouched = sum(int(p.count_nonzero()) for p in model.parameters() if p.dim() < 2)
     for _ in range(2):
-        compress.prune(model, Prune(method="magnitude", ratio=0.5), sample=images("resnet8"))
-    assert compress.nonzero_params(model) == count / 4 + untouched
+        pruning.prune(model, Prune(method="magnitude", ratio=0.5), sample=images("resnet8"))
+    assert pruning.nonzero_params(model) == count / 4 + untouched
     assert others > untouched > 0  # fresh biases of the normalisations are zero
 
 
 def test_of_equal_weights_no_more_go_than_asked() -> None:
     model = nn.Linear(10, 10)
     nn.init.ones_(model.weight)
-    compress.prune(model, Prune(method="magnitude", ratio=0.3), sample=torch.zeros(1, 10))
+    pruning.prune(model, Prune(method="magnitude", ratio=0.3), sample=torch.zeros(1, 10))
     assert int(model.weight.count_nonzero()) == 70
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_zeros_stay_zero_through_training_and_the_others_move(momentum: float) -> None:
     model = network("resnet8")
-    compress.prune(model, Prune(method="magnitude", ratio=0.5), sample=images("resnet8"))
+    pruning.prune(model, Prune(method="magnitude", ratio=0.5), sample=images("resnet8"))
     zero = {n: p == 0 for n, p in model.named_parameters() if p.dim() > 1}
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    again = compress.keep_zeros(model)
+    again = pruning.keep_zeros(model)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
     for step in range(3):
         model(images("resnet8", 4)).square().mean().backward()
@@ -262,7 +262,7 @@ def test_zeros_stay_zero_through_training_and_the_others_move(momentum: float) -
 
 def test_a_network_without_zeros_is_left_alone() -> None:
     model = network("digits_student")
-    again = compress.keep_zeros(model)
+    again = pruning.keep_zeros(model)
     with torch.no_grad():
         model.fc.weight.zero_()
     versions = [p._version for p in model.parameters()]
@@ -289,11 +289,11 @@ def test_a_checkpoint_that_is_no_pruned_one_is_refused(state: dict[str, Tensor],
     model = network("digits_student")
     before = checkpoints.fingerprint(model)
     with pytest.raises(UsageError, match=f"not a pruned SmallCNN: .*{said}"):
-        compress.reshape(model, state)
+        pruning.reshape(model, state)
     assert checkpoints.fingerprint(model) == before
 
 
 def test_a_layer_of_another_kind_cannot_be_reshaped() -> None:
     model = nn.Embedding(4, 4)
     with pytest.raises(UsageError, match="Embedding"):
-        compress.reshape(model, {"weight": torch.zeros(4, 2)})
+        pruning.reshape(model, {"weight": torch.zeros(4, 2)})

@@ -10,9 +10,10 @@ import torchvision
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tune_kd import compiled, compress, int8, measure
+from tune_kd import compiled, measure
+from tune_kd.compress import int8, pruning
+from tune_kd.compress.int8 import Int8Report
 from tune_kd.errors import UsageError
-from tune_kd.int8 import Int8Report
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Prune
 
@@ -261,22 +262,22 @@ def test_a_state_holds_all_of_an_int8_network(qat: bool) -> None:
 
 def test_a_pruned_network_in_int8_survives_a_file() -> None:
     model = network()
-    compress.prune(model, Prune(ratio=0.3), sample=images(2))
+    pruning.prune(model, Prune(ratio=0.3), sample=images(2))
     pruned, converted = model.state_dict(), static(model)
     state = int8.state_of(converted)
     fresh = network(seed=3)
     with pytest.raises(UsageError, match="does not fit SmallCNN"):
         int8.restore(fresh, state, sample=images(2))
-    compress.reshape(fresh, pruned)
+    pruning.reshape(fresh, pruned)
     restored = int8.restore(fresh, state, sample=images(2))
     assert torch.equal(scores(restored, images(16)), scores(converted, images(16)))
 
 
 def test_weights_that_were_pruned_to_zero_stay_zero_through_training_and_in_int8() -> None:
     model = network()
-    compress.prune(model, Prune(method="magnitude", ratio=0.5), sample=images(2))
+    pruning.prune(model, Prune(method="magnitude", ratio=0.5), sample=images(2))
     prepared = int8.prepare(model, sample=images(2), qat=True)
-    again = compress.keep_zeros(prepared)
+    again = pruning.keep_zeros(prepared)
     train(prepared, 2)
     again()
     layers = ("stage1.0", "stage2.0", "stage3.0", "fc")

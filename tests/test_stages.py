@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tests import making
-from tune_kd import compress, exam, measure, site, trial, worker
+from tune_kd import exam, measure, site, trial, worker
+from tune_kd.compress import pruning
 from tune_kd.models import checkpoints
 from tune_kd.recipe import (
     Compute,
@@ -173,7 +174,7 @@ def test_zeros_stay_zero_while_the_network_recovers(where):
     last = ran.rows[-1]
     assert first["nonzero_params"] == last["nonzero_params"] < 0.6 * last["num_params"]
     fresh = site.rebuilt(made, safetensors.torch.load(plain(ran.state)), stages=3, site=where, sample=sample(where))  # fmt: skip
-    assert compress.nonzero_params(fresh) == last["nonzero_params"]
+    assert pruning.nonzero_params(fresh) == last["nonzero_params"]
 
 
 def test_patience_ends_a_stage_and_confirming_trains_exactly_so_many(where):

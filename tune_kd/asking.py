@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import compress, manifest, plugins, recipes, results, site, worker
+from tune_kd import manifest, plugins, recipes, results, site, worker
+from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
@@ -251,15 +252,15 @@ def check_networks(request: Request, material: Material) -> None:
         )
     if request.start is not None:
         state = request.start.state()
-        if compress.is_pruned(student, state):
-            compress.reshape(student, state)
+        if pruning.is_pruned(student, state):
+            pruning.reshape(student, state)
         checkpoints.checked_load(student, state, what=f"start={request.start.name}")
     if "val_miou" in chosen.objectives and not material.images.dense:
         raise UsageError(
             f"objective val_miou: task {chosen.task} has one label an image; take val_accuracy"
         )
     if recipes.compresses(chosen):
-        compress.check_installed(chosen.name)
+        pruning.check_installed(chosen.name)
         timed = [name for name in chosen.objectives if METRICS[name].timed]
         if timed:
             raise UsageError(

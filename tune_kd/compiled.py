@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tune_kd import graphs, int8, measure
+from tune_kd import measure
+from tune_kd.compress import fx_passes, int8
 from tune_kd.errors import UsageError
 
 
@@ -47,7 +48,7 @@ def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
     if isinstance(copied, int8.Converted):
         graph = copied.graph
     else:  # a graph of its own: networks of one class would share Dynamo's bound on versions
-        with graphs.quiet():
+        with fx_passes.quiet():
             graph = torch.export.export(copied, (sample,)).module(check_guards=False)
     compiled = torch.compile(graph, dynamic=False)
 
@@ -56,7 +57,10 @@ def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
         scores: Tensor = compiled(x)
         return scores
 
-    with graphs.quiet(), config.patch(freezing=True):  # as an option of `compile` it comes too late
+    with (
+        fx_passes.quiet(),
+        config.patch(freezing=True),
+    ):  # as an option of `compile` it comes too late
         forward(sample)
     return forward
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from tune_kd import compiled, compress, int8, machine, measure
+from tune_kd import compiled, machine, measure
+from tune_kd.compress import int8, pruning
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
 from tune_kd.site import Site, rebuilt, shape_of
@@ -77,7 +78,7 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
         values |= measure.measure_once(
             model, name=name, shape=shape, device=device, cache=site.cache
         )
-        values["nonzero_params"] = float(compress.nonzero_params(model))
+        values["nonzero_params"] = float(pruning.nonzero_params(model))
         return values
     values["size_mb"] = int8.size_mb(model)
     return {**values, **_compiled(model, key=f"{name} compiled", shape=shape, site=site)}

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, int8, teacher, train
+from tune_kd import teacher, train
+from tune_kd.compress import int8, pruning
 from tune_kd.data import splits, tasks
 from tune_kd.models import checkpoints, layers, registry
 from tune_kd.recipe import (
@@ -145,8 +146,8 @@ def rebuilt(
     if any(isinstance(stage, Quantize) for stage in recipe.stages[:stages]):
         return int8.restore(model.eval(), state, sample=sample.cpu())
     pruned = any(isinstance(stage, Prune) for stage in recipe.stages[:stages])
-    if pruned or (recipe.start and compress.is_pruned(model, state)):
-        compress.reshape(model, state)
+    if pruned or (recipe.start and pruning.is_pruned(model, state)):
+        pruning.reshape(model, state)
     checkpoints.checked_load(model, state, what=f"the state of {recipe.student}")
     return place(model, site, recipe.compute)
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compiled, compress, exam, int8, measure, plugins, recipes, scoring, site
+from tune_kd import compiled, exam, measure, plugins, recipes, scoring, site
 from tune_kd import train as training
+from tune_kd.compress import int8, pruning
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
 from tune_kd.losses.total import IGNORE, hard_loss
@@ -145,7 +146,7 @@ def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Rec
     for name in dict.fromkeys(name for name in names if name):
         recipe = Recipe(images=wanted.images, student=name, start=given.model)
         model = site.build(name, recipe, replace(wanted.site, device="cpu"), seed=0)
-        pruned = bool(wanted.network) and compress.is_pruned(model, state)
+        pruned = bool(wanted.network) and pruning.is_pruned(model, state)
         integers = int8.ACTIVATIONS in state  # whose names are no network's
         try:
             if not pruned and not integers:
@@ -238,7 +239,7 @@ def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
     else:
         measured = measure.measure(subject.model, shape=subject.shape, device=subject.site.device)
         found |= {name: value for name, value in measured.items() if name != "num_params"}
-        found["nonzero_params"] = compress.nonzero_params(subject.model)
+        found["nonzero_params"] = pruning.nonzero_params(subject.model)
     if not compiled and not subject.quantised:
         return found
     return found | _compiled(subject)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compress, exam, int8, measure, site, train
+from tune_kd import exam, measure, site, train
+from tune_kd.compress import int8, pruning
 from tune_kd.losses import total as losses
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
@@ -207,7 +208,7 @@ def _told(  # noqa: PLR0913 - a report's parts
 def _compressed(work: _Run, model: nn.Module, stage: Stage) -> nn.Module:
     """The network after a stage that does not train."""
     if isinstance(stage, Prune):
-        compress.prune(model, stage, sample=work.sample)
+        pruning.prune(model, stage, sample=work.sample)
         return site.place(model, work.site, work.recipe.compute)
     assert isinstance(stage, Quantize), stage
     prepared = int8.prepare(model, sample=work.sample.cpu(), qat=False)
@@ -246,7 +247,7 @@ def _training(work: _Run, number: int, model: nn.Module, *, stage: Distill) -> t
         teacher=frozen,
         tape=tape,
         feature_loss=losses.find_feature_loss(stage.feature_loss, base=work.site.code),
-        after_step=compress.keep_zeros(model) if sparse else None,
+        after_step=pruning.keep_zeros(model) if sparse else None,
     )
 
 
@@ -295,7 +296,7 @@ def _footprint(work: _Run, model: nn.Module, *, before: nn.Module) -> dict[str, 
 def _sizes(work: _Run, model: nn.Module) -> dict[str, float]:
     """All sizes of a float network, whatever was cut off it."""
     values = measure.footprint(model)
-    values["nonzero_params"] = float(compress.nonzero_params(model))
+    values["nonzero_params"] = float(pruning.nonzero_params(model))
     values["flops"] = measure.flops(model, work.sample[:1])
     return values
 

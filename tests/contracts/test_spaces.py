@@ -15,8 +15,9 @@ from analysis.load import load
 from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
-from tune_kd import confirming, exam, int8, recipes, results, teaching, train, trial, worker
+from tune_kd import confirming, exam, recipes, results, teaching, train, trial, worker
 from tune_kd import site as places
+from tune_kd.compress import int8
 from tune_kd.data import tasks
 from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry

@@ -401,7 +401,8 @@ def test_of_every_pixel_iou_by_class_without_void(run: Run, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, student: Path, tmp_path: Path) -> None:  # fmt: skip
-    from tune_kd import compiled, int8
+    from tune_kd import compiled
+    from tune_kd.compress import int8
 
     content = written(after=(Quantize(calibration_images=100),))
     path = put(tmp_path / "int8.safetensors", content)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tune_kd import graphs
+from tune_kd.compress import fx_passes
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
 
@@ -57,7 +57,7 @@ class Prepared(nn.Module):
         if self.trained:
             # Not torchao's own switch: it puts eps = 1e-5 and momentum = 0.1 in place of the network's.
             for node in self.graph.graph.nodes:
-                if node.target in graphs.NORMS:
+                if node.target in fx_passes.NORMS:
                     node.update_arg(5, mode)
             self.graph.recompile()
             for observer in observers(self).values():
@@ -137,7 +137,7 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     copied = _plain(copy.deepcopy(model).to(device="cpu", memory_format=torch.contiguous_format)).train(qat)  # type: ignore[call-overload]  # fmt: skip
     batches = ({0: torch.export.Dim.DYNAMIC},)
     try:
-        with graphs.quiet():
+        with fx_passes.quiet():
             program = torch.export.export(copied, (sample.cpu(),), dynamic_shapes=batches)
     except Exception as error:  # export raises many kinds
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
@@ -146,17 +146,17 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
             "\nits forward may not branch on values, and wants a sample of two images or more"
         ) from error
     graph = program.module(check_guards=False)
-    graphs.name_calls(graph, copied)
-    norms = sum(node.target in graphs.NORMS for node in graph.graph.nodes)
+    fx_passes.name_calls(graph, copied)
+    norms = sum(node.target in fx_passes.NORMS for node in graph.graph.nodes)
     quantiser = x86.X86InductorQuantizer()
     quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
-    with graphs.quiet():
+    with fx_passes.quiet():
         if qat:
             graph = quantize.prepare_qat_pt2e(graph, quantiser)
-            graphs.own_normalisation(graph, copied)
+            fx_passes.own_normalisation(graph, copied)
         else:
             graph = quantize.prepare_pt2e(graph, quantiser)
-    left = graphs.unfolded(graph)
+    left = fx_passes.unfolded(graph)
     if left:
         raise UsageError(
             f"{type(model).__name__}: {left} of {norms} batch normalisations do not follow a convolution,"
@@ -251,13 +251,13 @@ def convert(prepared: Prepared) -> Converted:
     _, quantize = _torchao()
     copied = copy.deepcopy(prepared).to("cpu").eval()
     graph = copied.graph
-    graphs.fold(graph)
+    fx_passes.fold(graph)
     for rounding in observers(copied).values() if copied.trained else ():
         # What training rounded by. torchao would compute it anew: for weights 0.4 % smaller.
         rounding.calculate_qparams = functools.partial(_as_trained, rounding)
-    with graphs.quiet():
+    with fx_passes.quiet():
         graph = quantize.convert_pt2e(graph)
-    graphs.drop_unread(graph)
+    fx_passes.drop_unread(graph)
     for tensor in graph.parameters():
         tensor.requires_grad_(False)
     return Converted(graph, trained=prepared.trained, norms=prepared.norms)
@@ -289,7 +289,7 @@ def report(converted: Converted) -> Int8Report:
 
 def size_mb(converted: Converted) -> float:
     """Megabytes (1e6 bytes) of the tensors that the graph reads: int8 weights, their scales, biases."""
-    return sum(t.numel() * t.element_size() for t in graphs.read(converted.graph).values()) / 1e6
+    return sum(t.numel() * t.element_size() for t in fx_passes.read(converted.graph).values()) / 1e6
 
 
 def state_of(converted: Converted) -> dict[str, Tensor]:
@@ -298,8 +298,8 @@ def state_of(converted: Converted) -> dict[str, Tensor]:
     "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in the
     graph's order; "int8.trained" says whether fake quantisation was trained.
     """
-    state = {name: t.clone().contiguous() for name, t in graphs.read(converted.graph).items()}
-    rows = [node.args[1:3] for node in graphs.roundings(converted.graph)]
+    state = {name: t.clone().contiguous() for name, t in fx_passes.read(converted.graph).items()}
+    rows = [node.args[1:3] for node in fx_passes.roundings(converted.graph)]
     state[ACTIVATIONS] = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
     state[TRAINED] = torch.tensor(converted.trained)
     return state
@@ -326,7 +326,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
     prepared = prepare(blank, sample=sample, qat=bool(state[TRAINED]))
     prepared(sample)  # shapes of scales follow from what was seen
     converted = convert(prepared)
-    own, nodes = graphs.read(converted.graph), graphs.roundings(converted.graph)
+    own, nodes = fx_passes.read(converted.graph), fx_passes.roundings(converted.graph)
     given = {name: t for name, t in state.items() if name not in (ACTIVATIONS, TRAINED)}
     wrong = [f"'{name}'" for name in own.keys() ^ given.keys()]
     wrong += [
@@ -353,7 +353,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
 def _torchao() -> tuple[Any, Any]:
     """The x86 quantiser's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
     try:
-        with graphs.quiet():
+        with fx_passes.quiet():
             import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
             from torchao.quantization.pt2e import quantize_pt2e
     except ImportError:

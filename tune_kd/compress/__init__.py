@@ -1,0 +1,1 @@
+"""Smaller students: channels pruned, weights in int8."""
