@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torchvision
 
-from tune_kd import cli, probes, worker
+from tune_kd import cli, worker
 from tune_kd.data import tasks
 from tune_kd.data.tasks import Decoded
+from tune_kd.measure import timing_cache
 
 T = TypeVar("T")
 
@@ -71,6 +72,6 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
 def about() -> str:
     """Device, threads and versions."""
     return (
-        f"{probes.cpu_name()}, {torch.get_num_threads()} thread; python {platform.python_version()}, "
+        f"{timing_cache.cpu_name()}, {torch.get_num_threads()} thread; python {platform.python_version()}, "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     )

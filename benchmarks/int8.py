@@ -17,8 +17,9 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, compiled, measure
+from tune_kd import cli
 from tune_kd.compress import int8
+from tune_kd.measure import inductor, profile
 
 SHAPE = (3, 32, 32)
 Forward = Callable[[Tensor], Tensor]
@@ -63,17 +64,17 @@ def main(arguments: list[str]) -> int:
     state = int8.state_of(converted)
     timed("restore", lambda: int8.restore(mobilenet(), state, sample=images[:2]), took)
     forwards: dict[str, Forward] = {"float32, eager": model, "int8, eager": converted}
-    why = compiled.why_no_compiler()
+    why = inductor.why_no_compiler()
     if not why:
         for name, network in (("float32, compiled", model), ("int8, compiled", converted)):
-            made = timed(f"compile {name.split(',')[0]}", lambda n=network: compiled.for_cpu(n, image), took)  # type: ignore[misc]  # fmt: skip
+            made = timed(f"compile {name.split(',')[0]}", lambda n=network: inductor.for_cpu(n, image), took)  # type: ignore[misc]  # fmt: skip
             forwards[name] = made  # type: ignore[assignment]
 
     milliseconds: dict[str, list[float]] = {name: [] for name in forwards}
     with torch.inference_mode(False), torch.no_grad():
         for _ in range(given.repeats):
             for name, forward in forwards.items():
-                blocks = measure.forward_seconds(forward, image, at_least=0.2)
+                blocks = profile.forward_seconds(forward, image, at_least=0.2)
                 milliseconds[name].append(sorted(blocks)[len(blocks) // 2] * 1e3)
 
     print(common.about())
@@ -88,7 +89,7 @@ def main(arguments: list[str]) -> int:
             print(f"ratio {one} / {other:<20} {common.spread(found)}")
     if why:
         print(f"nothing compiled: {why}")
-    sizes = measure.footprint(model)["size_mb"], int8.size_mb(converted)
+    sizes = profile.footprint(model)["size_mb"], int8.size_mb(converted)
     print(f"size {sizes[0]:.2f} MB in float32, {sizes[1]:.2f} MB in int8: {sizes[0] / sizes[1]:.2f} times less")  # fmt: skip
     print(f"{int8.report(converted)}")
     if not why:

@@ -209,8 +209,8 @@ def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iter
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray, "init", never)
     monkeypatch.setattr("tune_kd.data.splits.tasks.decode", never)
-    monkeypatch.setattr("tune_kd.machine.gpus", lambda: 1)
-    monkeypatch.setattr("tune_kd.probes.gpu_name", lambda: "cuda: made")
+    monkeypatch.setattr("tune_kd.measure.hardware.gpus", lambda: 1)
+    monkeypatch.setattr("tune_kd.measure.profile.timing_cache.gpu_name", lambda: "cuda: made")
     monkeypatch.setattr(foreign, "find", found)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with mock.patch.dict(os.environ):

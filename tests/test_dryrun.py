@@ -10,8 +10,9 @@ import pytest
 import ray
 
 from tests import made_study
-from tune_kd import cli, dryrun, probes, search, teaching
+from tune_kd import cli, dryrun, search, teaching
 from tune_kd.foreign import Foreign
+from tune_kd.measure import timing_cache
 from tune_kd.session import Resources
 
 
@@ -47,7 +48,7 @@ def test_everything_that_is_planned_is_said(capsys):
     assert found["student"] == "digits_student, 15 epochs, batch 64"
     assert found["teacher"] == "digits_teacher, to be trained for 12 epochs"
     assert found["task"] == "digits, images from the task itself, all training images"
-    assert found["device"] == f"{probes.cpu_name()}, 1 CPU a trial, 2 at once"
+    assert found["device"] == f"{timing_cache.cpu_name()}, 1 CPU a trial, 2 at once"
     # 8 a method: textbook, 2 random, sampled; one from the literature where there is any
     assert found["trials"] == (
         "32: 1 repeat of 8 for each of 4 methods; 4 textbook, 8 random, 2 literature, "
@@ -153,8 +154,8 @@ def times(request, resources=Resources(max_concurrent=2)) -> tuple[str, str]:  #
 
 def put_probe(cache: Path, step: float, *, batch: int = 64, threads: int = 1) -> None:
     """What an earlier study's probe of digits_student left in the cache."""
-    key = probes.timing_key(
-        "digits_student, 10 classes", shape=(1, 8, 8), device=probes.cpu_name(), threads=threads,
+    key = timing_cache.timing_key(
+        "digits_student, 10 classes", shape=(1, 8, 8), device=timing_cache.cpu_name(), threads=threads,
         detail=f"batch {batch}",
     )  # fmt: skip
     cache.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ import torchvision
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tune_kd import compiled, measure
 from tune_kd.compress import int8, pruning
 from tune_kd.compress.int8 import Int8Report
 from tune_kd.errors import UsageError
+from tune_kd.measure import inductor, profile
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Prune
 
@@ -295,7 +295,7 @@ def test_the_size_is_that_of_what_the_graph_reads() -> None:
     # a weight is a byte; each output channel has a bias (4), a scale (4) and a zero point (8)
     expected = sum(count + outputs * (4 + 4 + 8) for outputs, count in layers)
     assert int8.size_mb(converted) == expected / 1e6
-    assert measure.footprint(converted)["size_mb"] == expected / 1e6
+    assert profile.footprint(converted)["size_mb"] == expected / 1e6
 
 
 def test_an_int8_network_stays_in_evaluation_mode_and_can_be_measured() -> None:
@@ -305,7 +305,7 @@ def test_an_int8_network_stays_in_evaluation_mode_and_can_be_measured() -> None:
     assert not converted.training
     assert torch.equal(scores(converted, images(4)), before)
     assert not any(p.requires_grad for p in converted.parameters())
-    values = measure.measure(converted, shape=(1, 8, 8), device="cpu")
+    values = profile.measure(converted, shape=(1, 8, 8), device="cpu")
     assert values["latency_ms"] > 0
 
 
@@ -372,30 +372,30 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_without_a_compiler_a_sentence_says_so() -> None:
     from torch._inductor import config
 
-    before = compiled.why_no_compiler()
+    before = inductor.why_no_compiler()
     with config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        assert "no C++ compiler works here" in compiled.why_no_compiler()
+        assert "no C++ compiler works here" in inductor.why_no_compiler()
         with pytest.raises(UsageError, match="install g"):
-            compiled.latency(network(), shape=(1, 8, 8))
-    assert compiled.why_no_compiler() == before
+            inductor.latency(network(), shape=(1, 8, 8))
+    assert inductor.why_no_compiler() == before
 
 
 @pytest.mark.slow
 def test_compiled_networks_compute_the_same_with_int8_kernels() -> None:
     from torch._inductor.utils import run_and_get_code
 
-    if why := compiled.why_no_compiler():
+    if why := inductor.why_no_compiler():
         pytest.skip(why)
     model, x = network(), images(1)
-    fast = compiled.for_cpu(model, x)
+    fast = inductor.for_cpu(model, x)
     assert torch.allclose(fast(x), scores(model, x), atol=1e-4)
     converted = static(model)
-    found, code = run_and_get_code(lambda: compiled.for_cpu(converted, x))
+    found, code = run_and_get_code(lambda: inductor.for_cpu(converted, x))
     assert "qconv" in "".join(code)
     exact = scores(converted, x)
     # sums in another order move some roundings by a step; CPUs without VNNI also saturate
     assert (found(x) - exact).abs().max() < 0.1 * exact.std()
-    latency = compiled.latency(converted, shape=(1, 8, 8))
+    latency = inductor.latency(converted, shape=(1, 8, 8))
     assert latency.keys() == {"compiled_latency_ms", "compiled_latency_ms_sd"}
     assert latency["compiled_latency_ms"] > 0
 
@@ -431,7 +431,7 @@ def test_networks_of_many_layers(name: str, counts: Int8Report, qat: bool) -> No
     int8.assert_active(prepared, before)
     converted = int8.convert(prepared)
     assert int8.report(converted) == counts
-    float_mb = measure.footprint(model)["size_mb"]
+    float_mb = profile.footprint(model)["size_mb"]
     assert int8.size_mb(converted) < 0.35 * float_mb
     restored = int8.restore(build(1), through_a_file(int8.state_of(converted)), sample=x[:2])
     assert torch.equal(scores(restored, x), scores(converted, x))

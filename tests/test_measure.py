@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd import measure, probes
-from tune_kd.measure import COMBINATIONS, Step, choose, look_up
+from tune_kd.measure import profile, timing_cache
+from tune_kd.measure.profile import COMBINATIONS, Step, choose, look_up
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute
@@ -38,7 +38,7 @@ def test_a_measurement_has_the_metrics_and_leaves_the_network_alone() -> None:
     flags = [module.training for module in model.modules()]
     before, threads = checkpoints.fingerprint(model), torch.get_num_threads()
     random = torch.get_rng_state()
-    values = measure.measure(model, shape=SHAPE, device="cpu")
+    values = profile.measure(model, shape=SHAPE, device="cpu")
     elsewhere = ("val_", "test_", "compiled_", "nonzero_")  # scores, and what compresses
     assert values.keys() == {n for n in METRICS if not n.startswith(elsewhere)}
     assert all(isinstance(v, float) and v > 0 for v in values.values())
@@ -50,7 +50,7 @@ def test_a_measurement_has_the_metrics_and_leaves_the_network_alone() -> None:
 
 def test_flops_are_two_a_multiply_add() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 5))
-    values = measure.measure(model, shape=(3, 4, 4), device="cpu")
+    values = profile.measure(model, shape=(3, 4, 4), device="cpu")
     assert values["flops"] == 2 * (3 * 8 * 9 * 16 + 8 * 16 * 5)
 
 
@@ -58,15 +58,15 @@ def test_the_footprint_counts_each_tensor_once() -> None:
     layer = nn.Linear(10, 10, bias=False)
     tied = nn.Sequential(layer, nn.BatchNorm1d(10), layer)
     buffers = 4 * (10 + 10) + 8  # running mean and variance, an int64 counter
-    assert measure.footprint(tied) == {
+    assert profile.footprint(tied) == {
         "num_params": 120.0,
         "size_mb": (4 * 120 + buffers) / 1e6,
     }
     half = copy.deepcopy(tied).half()
-    assert measure.footprint(half)["size_mb"] < measure.footprint(tied)["size_mb"]
+    assert profile.footprint(half)["size_mb"] < profile.footprint(tied)["size_mb"]
     dropped = registry.build("resnet8", shape=registry.Shape(num_classes=10), dropout=0.5)
     state = sum(t.numel() * t.element_size() for t in dropped.state_dict().values())
-    assert measure.footprint(dropped) == {"num_params": 78_042.0, "size_mb": state / 1e6}
+    assert profile.footprint(dropped) == {"num_params": 78_042.0, "size_mb": state / 1e6}
 
 
 def counted(result: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], list[int]]:
@@ -87,7 +87,7 @@ def test_a_result_is_computed_once_and_others_stay(tmp_path: Path) -> None:
     assert look_up("two", file=file, compute=second) == {"b": "text"}
     assert look_up("one", file=file, compute=second) == {"a": 1.5}
     assert (len(first_calls), len(second_calls)) == (1, 1)
-    assert probes.read_all(file) == {"one": {"a": 1.5}, "two": {"b": "text"}}
+    assert timing_cache.read_all(file) == {"one": {"a": 1.5}, "two": {"b": "text"}}
 
 
 def test_two_that_start_together_compute_once(tmp_path: Path) -> None:
@@ -125,17 +125,17 @@ def test_a_failed_computation_leaves_nothing_and_a_torn_file_is_made_anew(tmp_pa
 
 
 def test_measure_once_looks_up_what_was_measured(tmp_path: Path) -> None:
-    first = measure.measure_once(network(), name="n", shape=SHAPE, device="cpu", cache=tmp_path)
-    again = measure.measure_once(network(), name="n", shape=SHAPE, device="cpu", cache=tmp_path)
+    first = profile.measure_once(network(), name="n", shape=SHAPE, device="cpu", cache=tmp_path)
+    again = profile.measure_once(network(), name="n", shape=SHAPE, device="cpu", cache=tmp_path)
     assert first == again
-    (key,) = probes.read_all(tmp_path / "measure.json")
+    (key,) = timing_cache.read_all(tmp_path / "measure.json")
     assert key.startswith("n | 1x8x8 | cpu: ")
     assert key.endswith("| 1 threads")
 
 
 def test_the_device_has_a_name() -> None:
-    assert measure.device_name("cpu") == probes.cpu_name()
-    assert len(probes.cpu_name()) > len("cpu: ")
+    assert profile.device_name("cpu") == timing_cache.cpu_name()
+    assert len(timing_cache.cpu_name()) > len("cpu: ")
 
 
 def table(*seconds: float) -> dict[tuple[str, str], float]:
@@ -165,7 +165,7 @@ def test_a_choice_must_be_worth_it(
 
 def test_every_combination_trains_and_the_first_is_always_timed() -> None:
     random = torch.get_rng_state()
-    seconds = measure.step_seconds(network, step=step(), rounds=3)
+    seconds = profile.step_seconds(network, step=step(), rounds=3)
     assert COMBINATIONS[0] in seconds
     assert set(seconds) <= set(COMBINATIONS)
     assert all(value > 0 for value in seconds.values())
@@ -173,12 +173,12 @@ def test_every_combination_trains_and_the_first_is_always_timed() -> None:
 
 
 def test_a_probe_is_made_once_and_read_without_torch(tmp_path: Path) -> None:
-    chosen = measure.probe(network, step=step(), cache=tmp_path)
+    chosen = profile.probe(network, step=step(), cache=tmp_path)
 
     def never() -> nn.Module:
         raise AssertionError("probed again")
 
-    assert measure.probe(never, step=step(), cache=tmp_path) == chosen
+    assert profile.probe(never, step=step(), cache=tmp_path) == chosen
     code = (
         "import sys; from pathlib import Path; from tune_kd import probes;"
         f"key = probes.timing_key('digits_student', shape=(1, 8, 8), device=probes.cpu_name(), threads={torch.get_num_threads()}, detail='batch 8');"
@@ -187,4 +187,4 @@ def test_a_probe_is_made_once_and_read_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [chosen.precision, chosen.layout, "True", "False"]
-    assert probes.read_probe(tmp_path, "another key") is None
+    assert timing_cache.read_probe(tmp_path, "another key") is None

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests import made_study
-from tune_kd import asking, cli, machine, options
+from tune_kd import asking, cli, options
 from tune_kd.errors import UsageError
+from tune_kd.measure import hardware
 from tune_kd.plans import Budget
 
 METHODS = ["no_kd", "response", "feature", "combined"]
@@ -200,8 +201,8 @@ def test_sets_are_applied_in_their_order_after_all_else():
 
 
 def test_resources_of_this_machine(monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: 8)
-    monkeypatch.setattr(machine, "gpus", lambda: 2)
+    monkeypatch.setattr(hardware, "cores", lambda: 8)
+    monkeypatch.setattr(hardware, "gpus", lambda: 2)
 
     def found(*arguments):
         r = options.wanted_resources(given(*arguments))
@@ -219,12 +220,12 @@ def test_resources_of_this_machine(monkeypatch):
         found("--gpus-per-trial", 3)
     with pytest.raises(UsageError, match="this machine has 8 cores"):
         found("--cpus-per-trial", 9)
-    monkeypatch.setattr(machine, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     assert found() == (1.0, 0.0, 8)
 
 
 def test_with_an_address_gpus_must_be_said(monkeypatch):
-    monkeypatch.setattr(machine, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     with pytest.raises(UsageError, match="--gpus-per-trial must be said"):
         options.wanted_resources(given("--address", "head:6379"))
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")

@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import save_file
 
 from tests import made_study, making
-from tune_kd import measure, preparation
+from tune_kd import preparation
 from tune_kd.errors import UsageError
+from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Prune, recipe
 
@@ -29,10 +30,10 @@ def config():
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
     """Timings are not what is tested here: three rounds instead of fifteen, a twentieth of the time."""
-    monkeypatch.setattr(measure.step_seconds, "__kwdefaults__", {"rounds": 3, "budget_s": 0.1})
-    forward = measure.forward_seconds
+    monkeypatch.setattr(profile.step_seconds, "__kwdefaults__", {"rounds": 3, "budget_s": 0.1})
+    forward = profile.forward_seconds
     monkeypatch.setattr(
-        measure,
+        profile,
         "forward_seconds",
         lambda model, images, at_least: forward(model, images, at_least=at_least / 20),
     )
@@ -43,12 +44,12 @@ def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatc
     found = preparation.prepare(config, site)
     assert found["precision"] in ("float32", "bfloat16")
     assert found["layout"] in ("contiguous", "channels_last")
-    assert found["device"] == measure.device_name("cpu")
+    assert found["device"] == profile.device_name("cpu")
     assert found["measured"].keys() == {"teacher", "student"}
     shape = registry.Shape(num_classes=10, channels=1)
     for role in ("teacher", "student"):
         values = found["measured"][role]
-        expected = measure.footprint(registry.build(config[role], shape=shape))
+        expected = profile.footprint(registry.build(config[role], shape=shape))
         assert {name: values[name] for name in expected} == expected
         assert min(values["latency_ms"], values["throughput_per_s"], values["flops"]) > 0
     assert json.loads(json.dumps(found)) == found  # it travels from a worker to the driver
@@ -57,7 +58,7 @@ def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatc
         raise AssertionError("timed again")
 
     for name in ("step_seconds", "measure"):
-        monkeypatch.setattr(measure, name, never)
+        monkeypatch.setattr(profile, name, never)
     assert preparation.prepare(config, site) == found
     with pytest.raises(AssertionError, match="timed again"):
         preparation.prepare({**config, "batch_size": 9}, site)
@@ -67,13 +68,13 @@ def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
     """Another source under the same name is another network."""
     site = making.site_in(tmp_path / "cache")
     timed = []
-    seconds = measure.step_seconds
+    seconds = profile.step_seconds
 
     def count(build, *, step):
         timed.append(step.network)
         return seconds(build, step=step)
 
-    monkeypatch.setattr(measure, "step_seconds", count)
+    monkeypatch.setattr(profile, "step_seconds", count)
     for sources in (["one"], ["one"], ["two"]):
         preparation.prepare({**config, "sources": sources}, site)
     assert len(timed) == len(set(timed)) == 2
@@ -96,8 +97,8 @@ def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
     made = making.recipe(student="digits_medium", epochs=1)
     site = making.site_in(tmp_path)
     timed = []
-    seconds = measure.measure
-    monkeypatch.setattr(measure, "measure", lambda *a, **k: timed.append(1) or seconds(*a, **k))
+    seconds = profile.measure
+    monkeypatch.setattr(profile, "measure", lambda *a, **k: timed.append(1) or seconds(*a, **k))
     found = {}
     for method, ratio in (
         ("channel", 0.5),
@@ -140,7 +141,7 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     kept = json.loads((cache / "probe.json").read_text())
     ((_, chosen),) = kept.items()
     assert compute == recipe.Compute(precision=chosen["precision"], layout=chosen["layout"])
-    assert study.manifest["device"] == measure.device_name("cpu")
+    assert study.manifest["device"] == profile.device_name("cpu")
     measured = {name: rows[0] for name, rows in study.verdicts.items()}
     assert measured.keys() == {"measure-teacher", "measure-student"}
     assert measured["measure-student"]["num_params"] == 1030

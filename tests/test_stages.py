@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from tests import making
-from tune_kd import exam, measure, site, trial, worker
+from tune_kd import exam, site, trial, worker
 from tune_kd.compress import pruning
+from tune_kd.measure import profile
 from tune_kd.models import checkpoints
 from tune_kd.recipe import (
     Compute,
@@ -153,7 +154,7 @@ def test_pruned_channels_are_gone_and_the_network_loads_again(where):
     assert cut["flops"] < 0.5 * before["flops"]
     state = safetensors.torch.load(plain(ran.state))
     fresh = site.rebuilt(made, state, stages=3, site=where, sample=sample(where))
-    assert measure.footprint(fresh)["num_params"] == after["num_params"]
+    assert profile.footprint(fresh)["num_params"] == after["num_params"]
     checkpoints.checked_load(fresh, state, what="again")
 
 

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import measure, recipes, train, trial
+from tune_kd import recipes, train, trial
 from tune_kd import site as places
 from tune_kd.data import classification, tasks
 from tune_kd.errors import UsageError
+from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
 from tune_kd.space import loader
@@ -289,7 +290,7 @@ def test_the_last_report_has_the_measurements_and_only_it(site):
     assert ["num_params" in row for row in rows] == [False, False, True]
     assert all("val_accuracy" in row and "test_accuracy" not in row for row in rows)
     student = registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1))
-    size = measure.footprint(student)  # without the projections
+    size = profile.footprint(student)  # without the projections
     assert {name: rows[-1][name] for name in size} == size
 
 

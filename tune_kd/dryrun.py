@@ -1,9 +1,10 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import asking, confirming, opening, probes, samplers, teaching, worker
+from tune_kd import asking, confirming, opening, samplers, teaching, worker
 from tune_kd.asking import Request
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
+from tune_kd.measure import timing_cache
 from tune_kd.plans import Budget
 from tune_kd.progress import clock
 from tune_kd.recipe import digest
@@ -78,7 +79,7 @@ def _teacher(request: Request) -> str:
 def _device(resources: Resources) -> str:
     if resources.address:
         return f"the cluster at {resources.address}, {_share(resources)}"
-    name = probes.gpu_name() if resources.gpus else probes.cpu_name()
+    name = timing_cache.gpu_name() if resources.gpus else timing_cache.cpu_name()
     return f"{name}, {_share(resources)}, {resources.max_concurrent} at once"
 
 
@@ -148,14 +149,14 @@ def _epoch_seconds(request: Request, resources: Resources) -> float | None:
     if not images or task.num_classes is None:
         return None
     files = [digest(code) for code in asking.user_files(request).values()]
-    key = probes.timing_key(
+    key = timing_cache.timing_key(
         ", ".join([chosen.student, f"{task.num_classes} classes", *files]),
         shape=(task.channels, *task.sides),
-        device=probes.gpu_name() if resources.gpus else probes.cpu_name(),
+        device=timing_cache.gpu_name() if resources.gpus else timing_cache.cpu_name(),
         threads=max(1, int(resources.cpus)),
         detail=f"batch {chosen.batch_size}",
     )
-    found = probes.read_probe(worker.cache_folder(), key)
+    found = timing_cache.read_probe(worker.cache_folder(), key)
     if found is None or resources.address:
         return None
     fitted = images - splits.validation_size(images, share=chosen.val_share)

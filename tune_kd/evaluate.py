@@ -42,9 +42,10 @@ def main(arguments: list[str]) -> int:
     add("--quiet", action="store_true", help="results only")
     given = parser.parse(arguments)
 
-    from tune_kd import environment, machine
+    from tune_kd import environment
+    from tune_kd.measure import hardware
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(machine.cores()))  # nothing else runs beside it
+    os.environ.setdefault("OMP_NUM_THREADS", str(hardware.cores()))  # nothing else runs beside it
     environment.prepare(None)
     from tune_kd import sheet
 
@@ -115,13 +116,14 @@ def _request(given: Namespace, command: str) -> "Request":
 
 def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted":
     """What the weights are taken for, on a GPU where there is one."""
-    from tune_kd import machine, site, subject, worker
+    from tune_kd import site, subject, worker
+    from tune_kd.measure import hardware
 
     where = site.Site(
         cache=worker.cache_folder(),
         data=asked.data,
         code=asked.file.parent,
-        device="cuda:0" if machine.gpus() else "cpu",
+        device="cuda:0" if hardware.gpus() else "cpu",
     )
     name = subject.from_here(network) if network else ""
     return subject.Wanted(space=asked.space, images=images, site=where, network=name)

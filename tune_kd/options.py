@@ -161,7 +161,7 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
 
 def wanted_resources(options: Namespace) -> "Resources":
     """What a trial gets and how many run at once; UsageError where this machine has not so much."""
-    from tune_kd import machine
+    from tune_kd.measure import hardware
     from tune_kd.session import Resources
 
     address, gpus, cpus = address_of(options), options.gpus_per_trial, options.cpus_per_trial
@@ -174,14 +174,14 @@ def wanted_resources(options: Namespace) -> "Resources":
             )
         at_once = options.max_concurrent or 0  # 0: what the cluster has room for
         return Resources(cpus=cpus, gpus=gpus, max_concurrent=at_once, address=address)
-    have = machine.gpus() if gpus is None or gpus > 0 else 0
+    have = hardware.gpus() if gpus is None or gpus > 0 else 0
     gpus = float(have > 0) if gpus is None else gpus
     if gpus > have:
         raise UsageError(
             f"--gpus-per-trial {gpus:g}: this machine has {have} GPUs; ask for at most that, "
             "or join a cluster by --address"
         )
-    cores = machine.cores()
+    cores = hardware.cores()
     if cpus > cores:
         raise UsageError(f"--cpus-per-trial {cpus:g}: this machine has {cores} cores")
     slots = int(have / gpus + 1e-9) if gpus else int(cores / cpus)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tune_kd import compiled, machine, measure
 from tune_kd.compress import int8, pruning
+from tune_kd.measure import hardware, inductor, profile
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
 from tune_kd.site import Site, rebuilt, shape_of
@@ -29,20 +29,20 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
         parts = [name, f"{images.num_classes} classes", *config["sources"]]
         return ", ".join(parts)
 
-    step = measure.Step(
+    step = profile.Step(
         network=label(config["student"]),
         shape=shape,
         batch_size=config["batch_size"],
         device=device,
         dense=images.dense,
     )
-    compute: Compute = measure.probe(
+    compute: Compute = profile.probe(
         lambda: network(config["student"]), step=step, cache=site.cache
     )
     measured = {}
     for role in ("teacher", "student"):
         name = config[role]
-        measured[role] = measure.measure_once(
+        measured[role] = profile.measure_once(
             network(name), name=label(name), shape=shape, device=device, cache=site.cache
         )
         measured[role]["nonzero_params"] = measured[role]["num_params"]  # of fresh weights all
@@ -53,8 +53,8 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
         "precision": compute.precision,
         "layout": compute.layout,
         "measured": measured,
-        "device": measure.device_name(device),
-        "hardware": machine.hardware(),
+        "device": profile.device_name(device),
+        "hardware": hardware.hardware(),
     }
 
 
@@ -72,10 +72,10 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
     state = checkpoints.load_weights(file)
     model = rebuilt(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
     where = "cpu" if isinstance(model, int8.Converted) else device
-    values: dict[str, Any] = {"device": measure.device_name(where)}
+    values: dict[str, Any] = {"device": profile.device_name(where)}
     name = f"{recipe.student} {_architecture(recipe, state)}"
     if not isinstance(model, int8.Converted):
-        values |= measure.measure_once(
+        values |= profile.measure_once(
             model, name=name, shape=shape, device=device, cache=site.cache
         )
         values["nonzero_params"] = float(pruning.nonzero_params(model))
@@ -94,11 +94,11 @@ def _compiled(
     model: torch.nn.Module, *, key: str, shape: tuple[int, ...], site: Site
 ) -> dict[str, Any]:
     """The compiled network's latency, once a machine; a `reason` where there is no compiler."""
-    if why := compiled.why_no_compiler():
+    if why := inductor.why_no_compiler():
         return {"reason": why}
-    name = measure.timing_name(key, shape=shape, device="cpu")  # what int8 runs on, and its rivals
-    return measure.look_up(
+    name = profile.timing_name(key, shape=shape, device="cpu")  # what int8 runs on, and its rivals
+    return profile.look_up(
         name,
         file=site.cache / "measure.json",
-        compute=lambda: compiled.latency(model.eval(), shape=shape),
+        compute=lambda: inductor.latency(model.eval(), shape=shape),
     )

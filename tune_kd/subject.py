@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import compiled, exam, measure, plugins, recipes, scoring, site
+from tune_kd import exam, plugins, recipes, scoring, site
 from tune_kd import train as training
 from tune_kd.compress import int8, pruning
 from tune_kd.errors import UsageError
 from tune_kd.foreign import Foreign
 from tune_kd.losses.total import IGNORE, hard_loss
+from tune_kd.measure import inductor
+from tune_kd.measure import profile as measure
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace
@@ -247,10 +249,10 @@ def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
 
 def _compiled(subject: Subject) -> dict[str, Any]:
     """The compiled latency, or the `reason` why there is none: what was scored is not lost for it."""
-    if why := compiled.why_no_compiler():
+    if why := inductor.why_no_compiler():
         return {"reason": why}
     try:
-        return dict(compiled.latency(subject.model, shape=subject.shape))
+        return dict(inductor.latency(subject.model, shape=subject.shape))
     except Exception as error:  # the compiler raises many kinds
         return {"reason": f"{type(error).__name__}: {error}".partition("\n")[0][:160]}
 

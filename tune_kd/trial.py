@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import exam, measure, site, train
+from tune_kd import exam, site, train
 from tune_kd.compress import int8, pruning
 from tune_kd.losses import total as losses
+from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
 from tune_kd.results import EpochReport
@@ -287,17 +288,17 @@ def _footprint(work: _Run, model: nn.Module, *, before: nn.Module) -> dict[str, 
 
     `before` is the network of which an int8 one was made: it has as many parameters.
     """
-    values = measure.footprint(before)
+    values = profile.footprint(before)
     if isinstance(model, int8.Converted):
         return {**values, "size_mb": int8.size_mb(model)}
-    return _sizes(work, model) if work.recipe.compresses else measure.footprint(model)
+    return _sizes(work, model) if work.recipe.compresses else profile.footprint(model)
 
 
 def _sizes(work: _Run, model: nn.Module) -> dict[str, float]:
     """All sizes of a float network, whatever was cut off it."""
-    values = measure.footprint(model)
+    values = profile.footprint(model)
     values["nonzero_params"] = float(pruning.nonzero_params(model))
-    values["flops"] = measure.flops(model, work.sample[:1])
+    values["flops"] = profile.flops(model, work.sample[:1])
     return values
 
 

@@ -186,7 +186,7 @@ def _resume(storage: Storage, trial: str, rows: list[Row]) -> "Resume | None":
 def _row(
     proposal: Proposal, report: EpochReport, *, attempt: str, site: "Site", study_name: str
 ) -> Row:
-    from tune_kd.measure import device_name
+    from tune_kd.measure.profile import device_name
 
     return {
         "schema": results.SCHEMA_VERSION,

@@ -401,8 +401,8 @@ def test_of_every_pixel_iou_by_class_without_void(run: Run, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, student: Path, tmp_path: Path) -> None:  # fmt: skip
-    from tune_kd import compiled
     from tune_kd.compress import int8
+    from tune_kd.measure import inductor
 
     content = written(after=(Quantize(calibration_images=100),))
     path = put(tmp_path / "int8.safetensors", content)
@@ -430,7 +430,7 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, stude
     assert (profile["int8_operators"], profile["float_operators"]) == (4, 0)
     assert "4 of 4 convolutions and linear layers" in ran.out
     assert "latency_ms" not in profile  # of the eager graph: it would say nothing
-    if compiled.why_no_compiler():
+    if inductor.why_no_compiler():
         assert "compiled_latency_ms" not in profile
         assert "no_faster" not in ran.alarms
         return

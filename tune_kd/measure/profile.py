@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_kd import probes
+from tune_kd.measure import timing_cache
 from tune_kd.models import layers
 from tune_kd.recipe import Compute
 from tune_kd.storage import write_whole
@@ -44,7 +44,7 @@ def device_name(device: torch.device | str) -> str:
     """What a timing is valid for, for example `cpu: AMD EPYC 9654` or `cuda: NVIDIA H200`."""
     device = torch.device(device)
     if device.type == "cpu":
-        return probes.cpu_name()
+        return timing_cache.cpu_name()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return f"{device.type}: {name}".removesuffix(": ")
 
@@ -145,16 +145,16 @@ def look_up(key: str, *, file: Path, compute: Callable[[], dict[str, Any]]) -> d
     A lock beside the file, which ends with its process, lets one compute at a time: two studies that
     start together get one answer, and their timings do not disturb each other.
     """
-    found = probes.read_all(file).get(key)
+    found = timing_cache.read_all(file).get(key)
     if found is not None:
         return found
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = probes.read_all(file).get(key)
+        found = timing_cache.read_all(file).get(key)
         if found is None:
             found = compute()
-            kept = {**probes.read_all(file), key: found}
+            kept = {**timing_cache.read_all(file), key: found}
             write_whole(file, json.dumps(kept, indent=1, sort_keys=True).encode())
     return found
 
@@ -178,7 +178,7 @@ def measure_once(
 
 def timing_name(name: str, *, shape: Sequence[int], device: torch.device | str) -> str:
     """The key in measure.json of a network of that name on this device, with one thread."""
-    return probes.timing_key(name, shape=shape, device=device_name(device), threads=1)
+    return timing_cache.timing_key(name, shape=shape, device=device_name(device), threads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class Step:
     @property
     def key(self) -> str:
         """Its name in the cache, for the CPU threads that torch has now."""
-        return probes.timing_key(
+        return timing_cache.timing_key(
             self.network,
             shape=self.shape,
             device=device_name(self.device),

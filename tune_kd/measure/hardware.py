@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from tune_kd import probes
+from tune_kd.measure import timing_cache
 
 
 def cores() -> int:
@@ -25,7 +25,7 @@ def hardware() -> dict[str, int | float | str]:
     """Cores, memory in GB (1e9 bytes) and the GPU, where there is one, of this machine; imports torch."""
     import torch
 
-    found: dict[str, int | float | str] = {"cpu": probes.cpu_name(), "cores": cores()}
+    found: dict[str, int | float | str] = {"cpu": timing_cache.cpu_name(), "cores": cores()}
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not on every system
         bytes_ = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         found["memory_gb"] = round(bytes_ / 1e9, 1)

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tune_kd import measure
 from tune_kd.compress import fx_passes, int8
 from tune_kd.errors import UsageError
+from tune_kd.measure import profile
 
 
 def why_no_compiler() -> str:
@@ -74,9 +74,9 @@ def latency(model: nn.Module, *, shape: Sequence[int]) -> dict[str, float]:
     Raises:
         UsageError: there is no C++ compiler.
     """
-    image = measure.random_images(1, shape, torch.device("cpu"))
-    with measure.threads(1):
-        seconds = measure.forward_seconds(for_cpu(model, image), image, at_least=0.4)
+    image = profile.random_images(1, shape, torch.device("cpu"))
+    with profile.threads(1):
+        seconds = profile.forward_seconds(for_cpu(model, image), image, at_least=0.4)
     return {
         "compiled_latency_ms": statistics.median(seconds) * 1e3,
         "compiled_latency_ms_sd": statistics.stdev(seconds) * 1e3,

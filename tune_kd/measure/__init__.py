@@ -1,0 +1,1 @@
+"""Size, FLOPs, latency, and the time of a training step."""
