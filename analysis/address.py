@@ -5,9 +5,9 @@ import urllib.parse
 from pathlib import PurePath
 from typing import Any
 
-from tune_kd import results
 from tune_kd.errors import UsageError
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
 
 MANIFEST = "manifest.json"
 _REQUIRED = ("study", "family", "methods")

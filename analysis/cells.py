@@ -7,7 +7,7 @@ import pandas as pd
 from analysis import escaping, stats
 from analysis.select import BASELINE, number
 from tune_kd.metrics import METRICS, shown
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 NONE = "-"
 Table = tuple[str, pd.DataFrame | str]  # title, and cells ready to print or Markdown

@@ -16,7 +16,7 @@ from analysis.images import Runs, image_error
 from analysis.load import Study
 from analysis.select import BASELINE, number
 from analysis.stats import Estimate, Summary, Verdict
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 FEWEST = 3  # trials for a rank correlation
 

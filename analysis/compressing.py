@@ -9,7 +9,7 @@ from analysis import select, stats
 from analysis.load import Study
 from analysis.select import number
 from tune_kd.recipe import Quantize, Stage, from_json
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import scipy.stats
 
 from analysis import select
 from analysis.load import Study
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 Matrix = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

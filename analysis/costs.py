@@ -7,7 +7,7 @@ from analysis import select, stats
 from analysis.lines import distils, is_compressed
 from analysis.load import Study
 from analysis.select import BASELINE, number
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from analysis import select
 from analysis.openings import Openings, read_openings
 from tune_kd import fronts
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 MARGIN = (
     0.005  # a difference below half a point matters to nobody, where the space says nothing else

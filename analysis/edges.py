@@ -16,7 +16,7 @@ from scipy.stats import irwinhall
 
 from analysis.load import Study
 from analysis.ranges import Ranges, position, ranges
-from tune_kd.results import Row, ranked
+from tune_kd.study.results import Row, ranked
 
 SENTENCES = 0.04  # expected in a report in which no parameter matters, at all ends together
 MIN_REPEATS = 3

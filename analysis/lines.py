@@ -9,7 +9,7 @@ from analysis.comparison import MethodResult, results
 from analysis.compressing import stages_of
 from analysis.load import Study
 from analysis.select import number
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 _FOOTPRINT = ("size_mb", "flops", "latency_ms", "latency_ms_sd")
 

@@ -11,9 +11,10 @@ import pandas as pd
 from analysis import address as places
 from analysis import select
 from analysis.description import Description
-from tune_kd import fronts, results, selection
-from tune_kd.results import Row
-from tune_kd.storage import Storage
+from tune_kd import fronts
+from tune_kd.study import results, selection
+from tune_kd.study.results import Row
+from tune_kd.study.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -205,12 +206,12 @@ class Study(Description):
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row a verdict, columns as in tune_kd/results.py."""
+        """One row a verdict, columns as in tune_kd/study/results.py."""
         return pd.DataFrame(list(self.rows))
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """One row an epoch, columns as in tune_kd/results.py."""
+        """One row an epoch, columns as in tune_kd/study/results.py."""
         return pd.DataFrame([row for rows in self.curves.values() for row in rows])
 
 

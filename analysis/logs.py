@@ -11,7 +11,7 @@ from analysis.compressing import stages_of
 from analysis.load import Study
 from analysis.select import number
 from tune_kd.recipe import Stage, training_of
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 # Columns and where their numbers come from; training accuracy is not measured.
 SOURCES = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 FOLDER = "openings"
 

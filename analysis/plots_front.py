@@ -12,7 +12,7 @@ from analysis.select import number
 from analysis.tables_front import best_trials, front_trials
 from tune_kd import fronts
 from tune_kd.metrics import METRICS
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 
 def draw_front(study: Study) -> Figure | None:

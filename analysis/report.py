@@ -22,7 +22,7 @@ from tune_kd.errors import UsageError
 # usage errors come at once.
 if TYPE_CHECKING:
     from analysis.load import Study
-    from tune_kd.storage import Storage
+    from tune_kd.study.storage import Storage
 
 
 def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
@@ -210,7 +210,7 @@ def run(addresses: Sequence[str], out: str | None) -> None:
     from analysis.page import extra
     from analysis.tables_methods import main_table
     from analysis.verdicts import is_confirmed
-    from tune_kd.storage import Storage
+    from tune_kd.study.storage import Storage
 
     if len(set(addresses)) < len(addresses):
         raise UsageError(f"a study is named twice: {' '.join(addresses)}; name each once")

@@ -1,13 +1,13 @@
 """Rows by what they are: trials of a phase, teacher, textbook setting, roles, sizes. Pure functions.
 
-Rows are those of `tune_kd.results.read_trials`. Which trial stands for a method is decided in
-tune_kd/selection.py, on validation and never on test.
+Rows are those of `tune_kd.study.study.results.read_trials`. Which trial stands for a method is decided in
+tune_kd/study/selection.py, on validation and never on test.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from tune_kd.results import Row, ranked
+from tune_kd.study.results import Row, ranked
 
 BASELINE = "no_kd"  # the method with beta = gamma = 0
 

@@ -26,7 +26,7 @@ from analysis.lines import lines
 from analysis.load import Study
 from analysis.select import number
 from tune_kd.metrics import METRICS
-from tune_kd.results import STATUSES, Row
+from tune_kd.study.results import STATUSES, Row
 
 WEIGHTS = ("alpha", "beta", "gamma", "temperature")
 FAILURES_SHOWN = 20

@@ -9,7 +9,7 @@ from analysis.cells import NONE, Table, mean_sd, metric, noted, ratio, short, ti
 from analysis.lines import Line, kd_winner, lines
 from analysis.load import Study
 from analysis.select import BASELINE, number
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 NAMES = {
     BASELINE: "Without KD (Baseline)",

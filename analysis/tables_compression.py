@@ -13,7 +13,7 @@ from analysis.lines import is_compressed, kd_winner
 from analysis.load import Study
 from analysis.select import BASELINE, number
 from tune_kd.recipe import Prune
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 CSV_COLUMNS = (
     "experiment", "prune_method", "prune_ratio", "params_before", "params_after", "size_mb_before",

@@ -6,7 +6,7 @@ from analysis import select, stats
 from analysis.cells import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
 from analysis.load import Study
 from tune_kd import fronts
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 
 def front_trials(study: Study) -> list[Row]:

@@ -20,7 +20,7 @@ from analysis.load import Study
 from analysis.students import students
 from analysis.wording import words
 from tune_kd.metrics import METRICS
-from tune_kd.results import Row
+from tune_kd.study.results import Row
 
 
 def main_table(study: Study) -> Table:

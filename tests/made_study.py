@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tune_kd import environment, recipes, results
-from tune_kd.proposals import Proposal
+from tune_kd import environment
 from tune_kd.recipe import Images
 from tune_kd.space import loader, search_space
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, results
+from tune_kd.study.proposal import Proposal
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 with mock.patch.dict(
     os.environ
@@ -88,7 +89,7 @@ def plan(study: Study, asked: asking.Request) -> plans.SearchPlan:
         study,
         asked.space,
         budget=asking.budget(asked, study),
-        recipe=lambda method, config: recipes.student_recipe(
+        recipe=lambda method, config: recipe_builder.student_recipe(
             study.manifest, asked.space, method=method, config=config
         ),
     )

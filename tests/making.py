@@ -16,7 +16,7 @@ from tune_kd import teacher, train, trial, worker
 from tune_kd.data import splits, tasks
 from tune_kd.models import registry
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe
-from tune_kd.results import EpochReport
+from tune_kd.study.results import EpochReport
 
 WEIGHTS = {
     "no_kd": LossWeights(),

@@ -480,7 +480,7 @@ def test_a_study_of_another_schema(known):
 
 
 def test_a_study_that_another_driver_has_open(known):
-    from tune_kd.storage import Storage, locked
+    from tune_kd.study.storage import Storage, locked
 
     with locked(Storage(known)):
         digits(*SAME, "--resume", says=("another search or confirmation is running", "--name"))

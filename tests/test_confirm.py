@@ -13,27 +13,16 @@ import pytest
 from PIL import Image
 
 from tests import made_study, making
-from tune_kd import (
-    asking,
-    confirm,
-    confirming,
-    opening,
-    recipes,
-    results,
-    runner,
-    selection,
-    teaching,
-    trial,
-    worker,
-)
+from tune_kd import asking, confirm, confirming, opening, runner, teaching, trial, worker
 from tune_kd import site as places
 from tune_kd.confirming import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 from tune_kd.errors import UsageError
-from tune_kd.proposals import Proposal, dump, search_trial
 from tune_kd.recipe import stream
 from tune_kd.space import loader
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, results, selection
+from tune_kd.study.proposal import Proposal, dump, search_trial
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 METHODS = ("no_kd", "response", "feature")
 REPEATS = 4
@@ -92,7 +81,7 @@ def _put_teacher(study, asked):
         number=0,
         seed=0,
         origin="textbook",
-        recipe=recipes.teacher_recipe(study.manifest, asked.space),
+        recipe=recipe_builder.teacher_recipe(study.manifest, asked.space),
     )
     study.put_verdict(proposal.trial, [{**study.describe(proposal, stage=0), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
 
@@ -319,7 +308,7 @@ def test_the_teacher_is_the_searchs_and_is_measured_as_it_is(known):
     assert teacher.recipe.stages == ()
     assert teacher.recipe.start == known.manifest["teacher_model"]
     assert teacher.recipe.student == "digits_teacher"
-    assert teacher.recipe.images == recipes.images_of(known.manifest)
+    assert teacher.recipe.images == recipe_builder.images_of(known.manifest)
     assert teacher.open_test
     assert teacher.seed == known.manifest["seed"]
     models = {p.method: p.recipe.teacher_model for p in students}

@@ -9,13 +9,14 @@ from safetensors.torch import save_file
 
 from tests import made_study, making
 from tests.made_study import begin, play, request
-from tune_kd import asking, confirming, foreign, opening, recipes, retraining, trial
+from tune_kd import asking, confirming, foreign, opening, trial
 from tune_kd.errors import UsageError
 from tune_kd.models import checkpoints, registry
-from tune_kd.proposals import Proposal, search_trial
 from tune_kd.recipe import Distill, Prune, stages_from_json
 from tune_kd.space import methods
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, refit
+from tune_kd.study.proposal import Proposal, search_trial
+from tune_kd.study.study import Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)
@@ -198,7 +199,7 @@ def test_trials_begin_with_what_was_given_instead_of_the_shared_stages(earlier, 
     given = found(earlier)
     begun, asked = starting(tmp_path / "p", given)
     assert begun.manifest["start_hash"] == given.hash
-    assert recipes.shared_recipes(begun.manifest, asked.space) == {}
+    assert recipe_builder.shared_recipes(begun.manifest, asked.space) == {}
     plan = made_study.plan(begun, asked)
     for proposal in (plan.next() for _ in range(4)):
         assert proposal.shared == 0
@@ -218,7 +219,7 @@ def _ended(begun, asked):
 def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(earlier, tmp_path):
     begun, asked = starting(tmp_path / "p", found(earlier))
     proposal = _ended(begun, asked)
-    anew = retraining.anew(begun, proposal)
+    anew = refit.anew(begun, proposal)
     lead = earlier.proposals["response-r0-0001"].recipe
     assert anew.start == ""
     assert anew.stages == (*lead.stages, *proposal.recipe.stages)
@@ -228,7 +229,7 @@ def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(e
 
 def test_a_teacher_is_needed_where_what_is_trained_anew_listened_to_one(earlier, tmp_path):
     begun, asked = starting(tmp_path / "p", found(earlier), names=("prune",))
-    assert not recipes.needs_teacher(asked.space)  # no stage of its own listens
+    assert not recipe_builder.needs_teacher(asked.space)  # no stage of its own listens
     assert begun.manifest["needs_teacher"]
     file = tmp_path / "mine"
     save_file(student(0), file)
@@ -251,7 +252,7 @@ def test_an_earlier_student_is_trained_anew_for_as_long_as_it_was(tmp_path):
         f"students/{proposal.trial}.safetensors", safetensors.torch.save(student(0))
     )
     begun, asked = starting(tmp_path / "p", found(patient))
-    first = retraining.anew(begun, _ended(begun, asked)).stages[0]
+    first = refit.anew(begun, _ended(begun, asked)).stages[0]
     assert first == replace(proposal.recipe.stages[0], patience=0, stop_after=3)
 
 
@@ -270,7 +271,7 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
     given = foreign.find(str(tmp_path / "mine"), what="--set start")
     begun, asked = starting(tmp_path / "p", given)
     proposal = _ended(begun, asked)
-    assert retraining.anew(begun, proposal) == proposal.recipe
+    assert refit.anew(begun, proposal) == proposal.recipe
     assert begun.manifest["start_file"] == given.name
     # so does what began from a student that began from a file
     begun.storage.write(
@@ -280,7 +281,7 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
     assert later.manifest["start"]["stages"] == ""
     assert later.manifest["start_file"] == found(begun).name
     next_ = _ended(later, asked)
-    assert retraining.anew(later, next_) == next_.recipe
+    assert refit.anew(later, next_) == next_.recipe
 
 
 def confirmed(known: Study) -> list[Proposal]:

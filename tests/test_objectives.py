@@ -7,13 +7,14 @@ from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import recipes, retraining, teaching
+from tune_kd import teaching
 from tune_kd.asha import Judge
 from tune_kd.options import SAMPLERS
-from tune_kd.proposals import Proposal, repeat_seed
 from tune_kd.recipe import Distill, LossWeights, Prune
 from tune_kd.space import methods, search_space
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, refit
+from tune_kd.study.proposal import Proposal, repeat_seed
+from tune_kd.study.study import Study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)
@@ -147,7 +148,7 @@ def test_proposals_of_several_objectives_are_a_pure_function_of_the_record(
 def test_shared_stages_are_one_recipe_for_all_trials_of_a_method(tmp_path):
     asked = request(tmp_path / "s", trials=12, methods=PRUNE)
     begun = begin(asked)
-    shared = recipes.shared_recipes(begun.manifest, asked.space)
+    shared = recipe_builder.shared_recipes(begun.manifest, asked.space)
     assert shared.keys() == {"prune", "kd+prune"}
     assert [r.listens for r in shared.values()] == [False, True]
     assert [r.teacher_model for r in shared.values()] == ["", begun.manifest["teacher_model"]]
@@ -199,9 +200,9 @@ def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp
         "images": asdict(made_study.IMAGES), "compute": {}, "teacher_model": "f00d", "start": {},
         "sources": {"nets.py": "h"}, "teacher_hash": "",
     }  # fmt: skip
-    (shared,) = recipes.shared_recipes(manifest, asked.space).values()
+    (shared,) = recipe_builder.shared_recipes(manifest, asked.space).values()
     for value in ("labels", "teacher"):
-        whole = recipes.student_recipe(
+        whole = recipe_builder.student_recipe(
             manifest, asked.space, method="lightly", config={"recover": value}
         )
         assert whole.listens == (value == "teacher")
@@ -210,9 +211,9 @@ def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp
 
 def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
     asked = request(tmp_path / "s", trials=1, methods={"lightly": LIGHTLY})
-    assert recipes.needs_teacher(asked.space)
+    assert recipe_builder.needs_teacher(asked.space)
     labels = {"lightly": LIGHTLY.pin("recover", "labels")}
-    assert not recipes.needs_teacher(request(tmp_path / "s", trials=1, methods=labels).space)
+    assert not recipe_builder.needs_teacher(request(tmp_path / "s", trials=1, methods=labels).space)
 
 
 def test_each_repeat_begins_with_a_shared_stage_of_its_own(tmp_path):
@@ -233,9 +234,9 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
     """Its patience was over before its time, and the trials that share it have no row of it."""
     asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=10, patience=2)
     begun = begin(asked)
-    (shared,) = recipes.shared_recipes(begun.manifest, asked.space).values()
+    (shared,) = recipe_builder.shared_recipes(begun.manifest, asked.space).values()
     plan, seed = made_study.plan(begun, asked), repeat_seed(begun.manifest["seed"], repeat)
-    name = retraining.shared_trial(begun, shared.fingerprint(seed))
+    name = refit.shared_trial(begun, shared.fingerprint(seed))
     begun.add(
         Proposal(
             trial=name, phase="teach", method="prune", number=0, seed=seed,
@@ -252,6 +253,6 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
         begun.hear(one)
     for trial in (name, proposal.trial):
         begun.end(trial, "finished")
-    anew = retraining.anew(begun, proposal)
+    anew = refit.anew(begun, proposal)
     assert anew.stages[0] == replace(shared.stages[0], patience=0, stop_after=3)
     assert anew.stages[1:] == proposal.recipe.stages[1:]

@@ -7,7 +7,7 @@ import torch
 
 from tests import making
 from tune_kd import teacher, train
-from tune_kd.proposals import repeat_seed
+from tune_kd.study.proposal import repeat_seed
 
 SEEDS = [repeat_seed(0, repeat) for repeat in range(3)]
 

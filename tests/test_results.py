@@ -11,10 +11,10 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from tune_kd import results
 from tune_kd.metrics import METRICS
-from tune_kd.results import decode, encode, epoch_schema, ranked, trial_schema
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.results import decode, encode, epoch_schema, ranked, trial_schema
+from tune_kd.study.storage import Storage
 
 CONFIG = {"lr": "double", "depth": "int64", "kind": "string"}
 SCHEMA = trial_schema(CONFIG)

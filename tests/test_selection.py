@@ -1,6 +1,6 @@
 """Who is chosen: hand-made rows of search and re-evaluation."""
 
-from tune_kd import selection
+from tune_kd.study import selection
 
 METRIC = "val_accuracy"
 

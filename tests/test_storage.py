@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tune_kd import storage as storages
 from tune_kd.errors import UsageError
-from tune_kd.storage import Storage, write_whole
+from tune_kd.study import storage as storages
+from tune_kd.study.storage import Storage, write_whole
 
 
 @pytest.fixture

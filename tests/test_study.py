@@ -11,14 +11,15 @@ from optuna.trial import TrialState
 
 from tests import made_images, made_study, making
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import asking, results, site, study
+from tune_kd import asking, site
 from tune_kd.data import tasks
 from tune_kd.errors import UsageError
-from tune_kd.manifest import differences
-from tune_kd.proposals import dump, parse
 from tune_kd.space import loader, methods, search_space
-from tune_kd.storage import Storage, locked
-from tune_kd.study import Study
+from tune_kd.study import results, study
+from tune_kd.study.manifest import differences
+from tune_kd.study.proposal import dump, parse
+from tune_kd.study.storage import Storage, locked
+from tune_kd.study.study import Study
 
 
 def score(proposal, step):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tune_kd import storage, teach
-from tune_kd.study import Study
+from tune_kd import teach
+from tune_kd.study import storage
+from tune_kd.study.study import Study
 
 ROOT = str(Path(storage.__file__).parents[1])
 SAME = [

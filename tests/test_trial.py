@@ -11,14 +11,15 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import recipes, train, trial
 from tune_kd import site as places
+from tune_kd import train, trial
 from tune_kd.data import classification, tasks
 from tune_kd.errors import UsageError
 from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
 from tune_kd.space import loader
+from tune_kd.study import recipe_builder
 
 METHODS = list(making.WEIGHTS)
 OPTIMISERS = {
@@ -204,7 +205,7 @@ def test_a_searchs_baseline_names_no_teacher_so_its_fingerprint_is_the_same_for_
         }
         for method in chosen.methods:
             config = chosen.methods[method].settings()[0]
-            made = recipes.student_recipe(manifest, chosen, method=method, config=config)
+            made = recipe_builder.student_recipe(manifest, chosen, method=method, config=config)
             found.setdefault(method, set()).add(made.fingerprint(0))
     assert {method: len(names) for method, names in found.items()} == {
         "no_kd": 1,

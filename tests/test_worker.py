@@ -11,10 +11,11 @@ from safetensors import safe_open
 
 from tests import made_study
 from tests.made_study import reopened, request
-from tune_kd import asking, opening, results, worker
+from tune_kd import asking, opening, worker
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import from_json
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
 
 WHERE = ("seconds", "pid", "host", "attempt", "checkpoint")
 
@@ -40,8 +41,8 @@ def study(tmp_path):
 
 
 def config(study, trial: str = "no_kd-r0-0000", **changes) -> dict:
-    from tune_kd.proposals import dump
     from tune_kd.session import Resources
+    from tune_kd.study.proposal import dump
 
     base = opening.base_config(study, None, Resources())
     return {**base, "trial": trial, "proposal": dump(study.proposals[trial]), **changes}

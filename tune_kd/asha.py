@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill
-from tune_kd.results import Row, parse_row
-from tune_kd.study import Study
+from tune_kd.study.proposal import Proposal
+from tune_kd.study.results import Row, parse_row
+from tune_kd.study.study import Study
 
 REDUCTION = 3  # of trials that reach a rung, the best third goes on
 

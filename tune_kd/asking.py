@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import manifest, plugins, recipes, results, site, worker
+from tune_kd import plugins, site, worker
 from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
@@ -17,8 +17,9 @@ from tune_kd.models import checkpoints, registry
 from tune_kd.plans import Budget
 from tune_kd.recipe import Images, digest
 from tune_kd.space import SearchSpace, loader, search_space
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study import manifest, recipe_builder, results
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 # fields of a space that change no trial
 TOLD_LATER = ("trials", "repeats", "margin", "tables", "expected_teacher", "expected_student")
@@ -205,7 +206,9 @@ def needs_teacher(request: Request) -> bool:
     """
     chosen, given = request.space, request.start
     began = given is not None and given.recipe is not None and given.recipe.listens
-    return recipes.needs_teacher(chosen) or (began and any(map(chosen.starts, chosen.methods)))
+    return recipe_builder.needs_teacher(chosen) or (
+        began and any(map(chosen.starts, chosen.methods))
+    )
 
 
 def exists(request: Request, material: Material) -> bool:
@@ -245,7 +248,7 @@ def check_networks(request: Request, material: Material) -> None:
     losses.find_feature_loss(chosen.feature_loss, base=base)
     for name, model in ((chosen.student, student), (chosen.teacher, teacher)):
         _check_kind(name, model, material.images)
-        registry.Taps(model, chosen.levels if recipes.uses_features(chosen) else ()).remove()
+        registry.Taps(model, chosen.levels if recipe_builder.uses_features(chosen) else ()).remove()
     if request.teacher is not None:
         checkpoints.checked_load(
             teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}"
@@ -259,7 +262,7 @@ def check_networks(request: Request, material: Material) -> None:
         raise UsageError(
             f"objective val_miou: task {chosen.task} has one label an image; take val_accuracy"
         )
-    if recipes.compresses(chosen):
+    if recipe_builder.compresses(chosen):
         pruning.check_installed(chosen.name)
         timed = [name for name in chosen.objectives if METRICS[name].timed]
         if timed:

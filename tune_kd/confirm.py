@@ -21,9 +21,9 @@ from tune_kd.errors import UsageError
 if TYPE_CHECKING:
     from tune_kd.confirming import Design
     from tune_kd.progress import Progress
-    from tune_kd.proposals import Proposal
     from tune_kd.session import Resources, Session
-    from tune_kd.study import Study
+    from tune_kd.study.proposal import Proposal
+    from tune_kd.study.study import Study
 
 MODULE = "tune_kd.confirm"
 ROLES = {
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> int:
 
 def open_study(address: str) -> "Study":
     """A study by its folder; UsageError where there is none."""
-    from tune_kd.storage import Storage
-    from tune_kd.study import Study
+    from tune_kd.study.storage import Storage
+    from tune_kd.study.study import Study
 
     storage = Storage(address)
     try:
@@ -68,7 +68,7 @@ def open_study(address: str) -> "Study":
 def confirm(given: Namespace, resources: "Resources", again: str) -> int:
     """Run what is missing: first on validation, then, once the test split is opened, on test."""
     from tune_kd import confirming, progress, session
-    from tune_kd.storage import locked
+    from tune_kd.study.storage import locked
 
     with locked(open_study(given.study).storage):
         known = open_study(given.study)
@@ -145,7 +145,7 @@ def run(  # noqa: PLR0913 - a run's circumstances
 def data_folder(known: "Study", given: Path | None) -> Path | None:
     """Where the images are now; they must be the study's, which is told by their hash."""
     from tune_kd import site, worker
-    from tune_kd.recipes import images_of
+    from tune_kd.study.recipe_builder import images_of
 
     recorded = known.manifest["data"]
     folder = given.expanduser().absolute() if given else Path(recorded) if recorded else None

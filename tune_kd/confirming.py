@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tune_kd import recipes, selection, teaching
+from tune_kd import teaching
 from tune_kd.errors import UsageError
-from tune_kd.proposals import Proposal
 from tune_kd.recipe import Compute, Recipe, rebuild
-from tune_kd.results import Row, now
-from tune_kd.retraining import anew
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, selection
+from tune_kd.study.proposal import Proposal
+from tune_kd.study.refit import anew
+from tune_kd.study.results import Row, now
+from tune_kd.study.study import Study
 
 REEVALUATION_SEEDS = (700, 701)  # of the best winners, on validation
 COMMON_SEEDS = (800, 801, 802, 803, 804)  # of recommended students, on test
@@ -215,8 +216,8 @@ def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
 def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str) -> Proposal:
     """One of the study's models measured on the test split: a recipe without stages."""
     recipe = Recipe(
-        images=recipes.images_of(known.manifest),
-        student=recipes.shipped(network),
+        images=recipe_builder.images_of(known.manifest),
+        student=recipe_builder.shipped(network),
         start=model,
         compute=rebuild(Compute, known.manifest["compute"]),
     )

@@ -10,8 +10,8 @@ from tune_kd.progress import clock
 from tune_kd.recipe import digest
 from tune_kd.session import Resources
 from tune_kd.space import search_space
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 
 def plan(request: Request, resources: Resources) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tune_kd.asking import Request
     from tune_kd.progress import Progress
     from tune_kd.recipe import Images
-    from tune_kd.storage import Storage
+    from tune_kd.study.storage import Storage
     from tune_kd.subject import Marks, Subject, Wanted
 
 MODULE = "tune_kd.evaluate"
@@ -57,8 +57,9 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     from dataclasses import replace
 
-    from tune_kd import asking, findings, foreign, progress, results, sheet, subject
-    from tune_kd.storage import locked
+    from tune_kd import asking, findings, foreign, progress, sheet, subject
+    from tune_kd.study import results
+    from tune_kd.study.storage import locked
 
     said = progress.Progress(quiet=given.quiet)
     asked = _request(given, command)
@@ -94,7 +95,7 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
 def _request(given: Namespace, command: str) -> "Request":
     from tune_kd.asking import Request
     from tune_kd.space import loader
-    from tune_kd.storage import Storage
+    from tune_kd.study.storage import Storage
 
     space, file = loader.load(given.space)
     space.check()
@@ -131,7 +132,7 @@ def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted"
 
 def _record(storage: "Storage", networks: "list[Subject]", command: str) -> None:
     """Each opening of the test split leaves a file."""
-    from tune_kd.results import now
+    from tune_kd.study.results import now
 
     number = len(storage.names("openings")) + 1
     weights = [{"weights": one.name, "hash": one.hash} for one in networks]

@@ -10,10 +10,10 @@ from torch import Tensor
 from tune_kd.errors import UsageError, unknown
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Recipe, stages_to_json
-from tune_kd.results import Row
-from tune_kd.retraining import anew
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study.refit import anew
+from tune_kd.study.results import Row
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import asha, recipes, results, samplers, worker
+from tune_kd import asha, samplers, worker
 from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
 from tune_kd.data import splits
 from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
-from tune_kd.proposals import Proposal, dump
 from tune_kd.recipe import Images, digest
 from tune_kd.session import Resources, Session
 from tune_kd.space import SearchSpace, search_space
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, results
+from tune_kd.study.proposal import Proposal, dump
+from tune_kd.study.study import Study
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
 
@@ -53,7 +54,7 @@ def _seen_file(given: Foreign | None, images: Images) -> str:
 def _reference(manifest: Mapping[str, Any]) -> tuple[str, str]:
     """The teacher that confirmed students are compared with; nothing where a study has none."""
     model = manifest["teacher_model"] if manifest["needs_teacher"] else ""
-    return recipes.shipped(manifest["teacher"]), model
+    return recipe_builder.shipped(manifest["teacher"]), model
 
 
 def _worker_config(folder: Path | None, resources: Resources) -> dict[str, Any]:
@@ -78,11 +79,11 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         worker.prepare,
         {
             "study": storage.uri,
-            "images": asdict(replace(material.images, task=recipes.shipped(chosen.task))),
-            "teacher": recipes.shipped(chosen.teacher),
-            "student": recipes.shipped(chosen.student),
+            "images": asdict(replace(material.images, task=recipe_builder.shipped(chosen.task))),
+            "teacher": recipe_builder.shipped(chosen.teacher),
+            "student": recipe_builder.shipped(chosen.student),
             "batch_size": chosen.batch_size,
-            "compiled": recipes.quantises(chosen),
+            "compiled": recipe_builder.quantises(chosen),
             "sources": [digest(code) for code in files.values()],
             **_worker_config(request.data, session.resources),
         },
@@ -135,7 +136,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "command": request.command,
         "created": results.now(),
     }
-    manifest["teacher_model"] = recipes.teacher_fingerprint(manifest, chosen)
+    manifest["teacher_model"] = recipe_builder.teacher_fingerprint(manifest, chosen)
     storage.write("manifest.json", json.dumps(manifest, indent=1).encode())
     begun = Study(storage)
     for role, values in found["measured"].items():

@@ -193,7 +193,7 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     from tune_kd import foreign
     from tune_kd.asking import Request, budget
     from tune_kd.space import loader
-    from tune_kd.storage import Storage
+    from tune_kd.study.storage import Storage
 
     space, file = chosen_space(options)
     asked_trials = space.trials != loader.load(options.space)[0].trials

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from tune_kd.metrics import METRICS, shown
-from tune_kd.results import Row, finite
-from tune_kd.study import Study
+from tune_kd.study.results import Row, finite
+from tune_kd.study.study import Study
 
 
 def clock(seconds: float) -> str:

@@ -8,8 +8,8 @@ from ray.tune.search import Searcher
 
 from tune_kd.asha import Judge
 from tune_kd.plans import Plan
-from tune_kd.proposals import dump
-from tune_kd.study import Study
+from tune_kd.study.proposal import dump
+from tune_kd.study.study import Study
 
 
 class PlanSearcher(Searcher):

@@ -18,7 +18,7 @@ from tune_kd.plans import FixedPlan, Plan
 from tune_kd.progress import Progress
 from tune_kd.ray_hooks import JudgeScheduler, PlanSearcher
 from tune_kd.session import RETRIES, WAIT, CannotGoOnError, Session, StoppedError
-from tune_kd.study import Study
+from tune_kd.study.study import Study
 
 RESTARTS = 3  # of Ray itself, without a verdict in between
 

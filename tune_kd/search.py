@@ -18,9 +18,9 @@ from tune_kd.errors import unknown
 if TYPE_CHECKING:
     from tune_kd.asking import Request
     from tune_kd.progress import Progress
-    from tune_kd.proposals import Proposal
     from tune_kd.session import Resources, Session
-    from tune_kd.study import Study
+    from tune_kd.study.proposal import Proposal
+    from tune_kd.study.study import Study
 
 MODULE = "tune_kd.search"
 
@@ -53,8 +53,9 @@ def main(arguments: list[str]) -> int:
 
 def search(request: "Request", resources: "Resources", given: Namespace, again: str) -> int:
     """Open or begin the study, train its teacher, run the trials that are missing."""
-    from tune_kd import asking, opening, progress, session, study
-    from tune_kd.storage import locked
+    from tune_kd import asking, opening, progress, session
+    from tune_kd.study import study
+    from tune_kd.study.storage import locked
 
     material = asking.look_at_data(request)
     asking.check_networks(request, material)
@@ -103,7 +104,8 @@ def planned_is_done(known: "Study", request: "Request") -> bool:
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
     """The teacher, then the trials that are missing."""
-    from tune_kd import asking, opening, plans, recipes, runner, teaching
+    from tune_kd import asking, opening, plans, runner, teaching
+    from tune_kd.study import recipe_builder
 
     known.clean()
     if session.resources.address:
@@ -124,7 +126,7 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
             known,
             space,
             budget=budget,
-            recipe=lambda method, config: recipes.student_recipe(
+            recipe=lambda method, config: recipe_builder.student_recipe(
                 known.manifest, space, method=method, config=config
             ),
         ),

@@ -28,7 +28,7 @@ from tune_kd import worker
 from tune_kd.asha import Judge
 from tune_kd.errors import UsageError
 from tune_kd.progress import Progress
-from tune_kd.study import Study
+from tune_kd.study.study import Study
 
 RETRIES = 2  # of a trial whose worker or node died
 GRACE = 10.0  # seconds from a signal to the end, at most
@@ -226,7 +226,7 @@ class Session:
 
 
 def _sees(uri: str, marker: str) -> str:
-    from tune_kd.storage import Storage
+    from tune_kd.study.storage import Storage
 
     try:
         worker.check_marker(Storage(uri), marker)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import exam, plugins, recipes, scoring, site
+from tune_kd import exam, plugins, scoring, site
 from tune_kd import train as training
 from tune_kd.compress import int8, pruning
 from tune_kd.errors import UsageError
@@ -20,6 +20,7 @@ from tune_kd.measure import profile as measure
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace
+from tune_kd.study import recipe_builder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +121,8 @@ def _told(given: Foreign, wanted: Wanted) -> Recipe | None:
             "it was written by another version"
         ) from None
     own = (wanted.space.student, wanted.space.teacher)
-    network = next((n for n in own if recipes.shipped(n) == recipe.student), recipe.student)
-    if wanted.network and recipes.shipped(wanted.network) != recipe.student:
+    network = next((n for n in own if recipe_builder.shipped(n) == recipe.student), recipe.student)
+    if wanted.network and recipe_builder.shipped(wanted.network) != recipe.student:
         raise UsageError(
             f"--network {wanted.network}: {given.name} says that it is {recipe.student}; leave --network out"
         )

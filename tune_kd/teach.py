@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tune_kd import cli, options
 
 if TYPE_CHECKING:
-    from tune_kd.study import Study
+    from tune_kd.study.study import Study
 
 MODULE = "tune_kd.teach"
 
@@ -27,8 +27,9 @@ def main(arguments: list[str]) -> int:
     from tune_kd import environment
 
     environment.prepare(options.address_of(given))
-    from tune_kd import asking, opening, progress, session, study, teaching
-    from tune_kd.storage import locked
+    from tune_kd import asking, opening, progress, session, teaching
+    from tune_kd.study import study
+    from tune_kd.study.storage import locked
 
     again = cli.command_line(MODULE, arguments)
     name = f"{options.chosen_space(given)[0].name}_teacher"

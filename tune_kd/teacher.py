@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import digest
-from tune_kd.storage import write_whole
+from tune_kd.study.storage import write_whole
 
 SHARD = 4096  # images; small enough that two workers share an epoch of 20,000 evenly
 

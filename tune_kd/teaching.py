@@ -7,17 +7,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tune_kd import asking, plans, recipes, results, runner, worker
+from tune_kd import asking, plans, runner, worker
 from tune_kd.asking import Request
 from tune_kd.foreign import Foreign
 from tune_kd.opening import base_config
 from tune_kd.progress import Progress
-from tune_kd.proposals import Proposal, repeat_seed
 from tune_kd.recipe import Recipe
-from tune_kd.retraining import maker, shared_trial
 from tune_kd.session import CannotGoOnError, Session
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, results
+from tune_kd.study.proposal import Proposal, repeat_seed
+from tune_kd.study.refit import maker, shared_trial
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 
 def model_of(storage: Storage) -> str:
@@ -49,7 +50,7 @@ def ensure_teacher(
     study_: Study, request: Request, *, session: Session, progress: Progress
 ) -> None:
     """Import, reuse or train the teacher. CannotGoOnError where that failed."""
-    recipe = recipes.teacher_recipe(study_.manifest, request.space)
+    recipe = recipe_builder.teacher_recipe(study_.manifest, request.space)
     fingerprint = study_.manifest["teacher_model"]
     seed, trial = study_.manifest["seed"], teacher_trial(study_)
     made = _Made(trial=trial, method="", seed=seed, recipe=recipe, fingerprint=fingerprint)
@@ -98,7 +99,7 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
     """Shared first stages, each once, and what is given in their place."""
     chosen, repeats = request.space, asking.budget(request, study_).repeats
     found: dict[str, _Made] = {}
-    for method, recipe in recipes.shared_recipes(study_.manifest, chosen).items():
+    for method, recipe in recipe_builder.shared_recipes(study_.manifest, chosen).items():
         for repeat in range(repeats):
             seed = repeat_seed(study_.manifest["seed"], repeat)
             fingerprint = recipe.fingerprint(seed)
@@ -111,7 +112,9 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
     if request.start and starting:
         model = study_.manifest["start"]["model"]
         book = chosen.methods[starting[0]].settings()[0]
-        recipe = recipes.student_recipe(study_.manifest, chosen, method=starting[0], config=book)
+        recipe = recipe_builder.student_recipe(
+            study_.manifest, chosen, method=starting[0], config=book
+        )
         found[model] = _Made(
             trial=start_trial(study_),
             method=starting[0],

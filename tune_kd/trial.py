@@ -18,8 +18,8 @@ from tune_kd.losses import total as losses
 from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
-from tune_kd.results import EpochReport
 from tune_kd.site import Site as Site  # where callers find it
+from tune_kd.study.results import EpochReport
 from tune_kd.teacher import Frozen
 
 

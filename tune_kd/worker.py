@@ -15,11 +15,11 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_kd import results
-from tune_kd.proposals import Proposal, parse
 from tune_kd.recipe import digest, to_json
-from tune_kd.results import EpochReport, Row
-from tune_kd.storage import Storage, write_whole
+from tune_kd.study import results
+from tune_kd.study.proposal import Proposal, parse
+from tune_kd.study.results import EpochReport, Row
+from tune_kd.study.storage import Storage, write_whole
 
 if TYPE_CHECKING:
     from tune_kd.trial import Resume, Site

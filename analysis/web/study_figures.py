@@ -26,7 +26,7 @@ from analysis.web.content import (
     Tone,
 )
 from analysis.wording import words as words_of
-from tune_kd import results
+from tune_kd.study import results
 
 TONES: dict[str, Tone] = {
     stats.HELPS: "good", stats.SMALL_HELP: "good", stats.HURTS: "bad", stats.SMALL_HURT: "bad",

@@ -30,8 +30,9 @@ from analysis.web.content import (
     Slices,
 )
 from analysis.web.study_figures import SYMBOLS, colour_of, methods_key, titled, words
-from tune_kd import fronts, results
+from tune_kd import fronts
 from tune_kd.metrics import METRICS
+from tune_kd.study import results
 
 
 def front(study: Study) -> Chart | None:

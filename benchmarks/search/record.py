@@ -25,14 +25,15 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.search import curves
-from tune_kd import asking, cli, exam, opening, recipes, site, train, trial, worker
+from tune_kd import asking, cli, exam, opening, site, train, trial, worker
 from tune_kd.data import splits
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Recipe, stream
-from tune_kd.results import EpochReport
 from tune_kd.scoring import Scores
 from tune_kd.space import SearchSpace, loader
-from tune_kd.storage import Storage
+from tune_kd.study import recipe_builder
+from tune_kd.study.results import EpochReport
+from tune_kd.study.storage import Storage
 
 TEACHER_SEED = 0
 SPLIT_SEED = 0
@@ -114,13 +115,13 @@ class Studio:
             "teacher_model": "",
         }
         self.images = {"fitted": material.num_train, "validation": material.num_val}
-        self.teacher = self._teacher() if recipes.needs_teacher(space) else {}
+        self.teacher = self._teacher() if recipe_builder.needs_teacher(space) else {}
         self._fold: train.Fold | None = None
         self._exam: exam.Exam | None = None
 
     def _teacher(self) -> dict[str, Any]:
         """Train the teacher or find it; its fingerprint and what it reaches."""
-        recipe = recipes.teacher_recipe(self._manifest, self._space)
+        recipe = recipe_builder.teacher_recipe(self._manifest, self._space)
         fingerprint = recipe.fingerprint(TEACHER_SEED)
         assert self._site.model is not None
         path = self._site.model(fingerprint)
@@ -143,7 +144,7 @@ class Studio:
 
     def rows(self, run: Run) -> list[curves.Row]:
         """Train one configuration to its end; a row an epoch."""
-        recipe = recipes.student_recipe(
+        recipe = recipe_builder.student_recipe(
             self._manifest, self._space, method=run.method, config=run.config
         )
         images = dataclasses.replace(recipe.images, view_seed=run.seed)

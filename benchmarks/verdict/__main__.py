@@ -26,7 +26,7 @@ from benchmarks.verdict import outcomes, tally, world
 from benchmarks.verdict.studies import Asked, Simulation
 from tune_kd import cli
 from tune_kd.errors import UsageError
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 TOLD_EVERY = 50  # studies
 SAMPLER, STOPPED = "tpe", "ASHA half, 3"  # the product's own policy

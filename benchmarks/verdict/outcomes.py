@@ -12,8 +12,8 @@ from analysis import comparison, stats
 from analysis.load import Study
 from analysis.select import BASELINE
 from benchmarks.verdict.studies import METHODS, METRIC, Searched
-from tune_kd.results import Row, ranked
-from tune_kd.storage import Storage
+from tune_kd.study.results import Row, ranked
+from tune_kd.study.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)

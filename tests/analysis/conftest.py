@@ -9,8 +9,8 @@ import pytest
 
 from analysis.load import load
 from tests.analysis import kinds
-from tune_kd import results
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
 
 METHODS = ("no_kd", "response", "feature", "combined")
 WEIGHTS = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tune_kd.recipe import Distill, Images, LossWeights, Prune, Quantize, Recipe, Stage, to_json
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 Row = dict[str, Any]
 IMAGES = Images(task="digits", train_hash="made", num_classes=2)

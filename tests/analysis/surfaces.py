@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, distributi
 
 from analysis.load import Study
 from analysis.ranges import values_at
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 Row = dict[str, Any]
 RANGES: dict[str, BaseDistribution] = {

@@ -16,7 +16,7 @@ from analysis import (
 from analysis.load import load
 from analysis.logs import logs
 from tests.analysis import kinds
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
 

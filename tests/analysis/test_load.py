@@ -4,7 +4,7 @@ import pytest
 
 from analysis.load import load
 from tune_kd.errors import UsageError
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 
 def test_a_study_is_read_as_it_was_written(made_up, tmp_path):

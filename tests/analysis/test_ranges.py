@@ -8,8 +8,8 @@ from analysis.landscape import landscape
 from analysis.load import load
 from analysis.ranges import position, ranges, search_points, value_at
 from tests.analysis.surfaces import RANGES, drawn, row, study
-from tune_kd import results
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from analysis import report
 from analysis.load import load
 from tune_kd import cli
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 KEYS = ["teacher_accuracy", "student_accuracy_without_kd", "student_accuracy_with_kd"]
 

@@ -17,7 +17,7 @@ from analysis.load import load
 from analysis.web import build, library, pictures, plots, render
 from analysis.web.content import Figure, Picture, Section, Table
 from tests.analysis import made_page
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 
 class Parsed(html.parser.HTMLParser):

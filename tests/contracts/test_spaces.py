@@ -15,14 +15,13 @@ from analysis.load import load
 from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
-from tune_kd import confirming, exam, recipes, results, teaching, train, trial, worker
+from tune_kd import confirming, exam, teaching, train, trial, worker
 from tune_kd import site as places
 from tune_kd.compress import int8
 from tune_kd.data import tasks
 from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
 from tune_kd.options import SAMPLERS
-from tune_kd.proposals import Proposal, repeat_seed, search_trial
 from tune_kd.recipe import (
     Distill,
     Images,
@@ -36,7 +35,9 @@ from tune_kd.recipe import (
 )
 from tune_kd.samplers import random_config, sample
 from tune_kd.space import loader, search_space
-from tune_kd.study import Study
+from tune_kd.study import recipe_builder, results
+from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
+from tune_kd.study.study import Study
 
 NAMES = loader.names()
 SPACES = {name: loader.load(name)[0] for name in NAMES}
@@ -263,7 +264,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
 
 def _teacher(study: Study, chosen: search_space.SearchSpace) -> Proposal:
     name = teaching.teacher_trial(study)
-    recipe = recipes.teacher_recipe(study.manifest, chosen)
+    recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
     assert recipe.fingerprint(0) == study.manifest["teacher_model"]
     return Proposal(
         trial=name, phase="teach", method="", number=0, seed=0, origin="textbook", recipe=recipe
@@ -286,7 +287,9 @@ def _searched(study: Study, chosen: search_space.SearchSpace) -> Iterator[Propos
                 number=number,
                 seed=repeat_seed(0, number),
                 origin="literature" if number else "textbook",
-                recipe=recipes.student_recipe(study.manifest, chosen, method=method, config=config),
+                recipe=recipe_builder.student_recipe(
+                    study.manifest, chosen, method=method, config=config
+                ),
                 config=config,
                 shared=chosen.shared(method),
             )

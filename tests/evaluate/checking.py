@@ -12,9 +12,9 @@ import torch
 from tune_kd import evaluate, findings, foreign, site, subject, trial, worker
 from tune_kd.data import splits, tasks
 from tune_kd.models import registry
-from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
 from tune_kd.space import loader
+from tune_kd.study.proposal import Proposal
 
 SHAPE = registry.Shape(num_classes=10, channels=1, size=(8, 8))
 LIMIT = 600

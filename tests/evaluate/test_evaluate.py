@@ -21,14 +21,15 @@ from tests.evaluate.checking import (
     session_cache,
     written,
 )
-from tune_kd import cli, evaluate, results, site
+from tune_kd import cli, evaluate, site
 from tune_kd.data import splits, tasks
 from tune_kd.foreign import Foreign
 from tune_kd.models import checkpoints
-from tune_kd.proposals import Proposal
 from tune_kd.recipe import Prune, Quantize, Recipe, from_json, to_json
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study import results
+from tune_kd.study.proposal import Proposal
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 # ------------------------------------------------------------ numbers
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tune_kd import results
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 400  # seconds until a command counts as hung; no test asserts a time

@@ -14,9 +14,9 @@ import pytest
 
 from tests.search import studies
 from tests.search.studies import TINY, Desk, Recorder
-from tune_kd import results
-from tune_kd.storage import Storage
-from tune_kd.study import Study
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
+from tune_kd.study.study import Study
 
 pytestmark = pytest.mark.slow
 # Proposals that depend on nothing but their number, and no stops: with two workers the order of

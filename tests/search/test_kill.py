@@ -8,8 +8,8 @@ import pytest
 
 from tests.search import studies
 from tests.search.studies import ALONE, TINY, Command, Recorder
-from tune_kd.proposals import search_trial
-from tune_kd.storage import Storage
+from tune_kd.study.proposal import search_trial
+from tune_kd.study.storage import Storage
 
 METHODS = ("no_kd", "response", "feature", "combined")  # they take turns in this order
 Moment = Callable[[Command, Path], bool]

@@ -9,9 +9,9 @@ import pytest
 
 from tests.search import studies
 from tests.search.studies import ALONE, Desk, Recorder
-from tune_kd import results
-from tune_kd.proposals import search_trial
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.proposal import search_trial
+from tune_kd.study.storage import Storage
 
 pytestmark = pytest.mark.slow
 SHORT = ("--limit-train", "400")  # five batches an epoch

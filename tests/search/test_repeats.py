@@ -9,7 +9,7 @@ import pytest
 
 from tests.search import studies
 from tests.search.studies import ALONE, Desk, Recorder
-from tune_kd.proposals import search_trial
+from tune_kd.study.proposal import search_trial
 
 pytestmark = pytest.mark.slow
 METHODS = ("no_kd", "response")

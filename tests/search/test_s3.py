@@ -12,8 +12,8 @@ from moto.server import ThreadedMotoServer
 
 from tests.search import studies
 from tests.search.studies import ALONE, TINY, Desk
-from tune_kd import results
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
 
 pytestmark = pytest.mark.slow
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}

@@ -4,10 +4,10 @@ import pytest
 
 from tests import made_images
 from tests.search import studies
-from tune_kd import results
 from tune_kd.data import tasks
 from tune_kd.space import loader
-from tune_kd.storage import Storage
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
 
 pytestmark = pytest.mark.slow
 METHODS = ("no_kd", "response")

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tune_kd.measure import timing_cache
 from tune_kd.models import layers
 from tune_kd.recipe import Compute
-from tune_kd.storage import write_whole
+from tune_kd.study.storage import write_whole
 
 BLOCKS = 5  # of forwards, at the least
 THROUGHPUT_BATCH = {"cpu": 32}  # ResNet-18 takes a third of a second for 32 images on one core

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tune_kd import fronts
 from tune_kd.metrics import METRICS
-from tune_kd.storage import Storage
+from tune_kd.study.storage import Storage
 
 SCHEMA_VERSION = 3  # of the columns; raised with any change
 PHASES = ("teach", "search", "reevaluate", "confirm", "measure")

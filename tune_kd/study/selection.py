@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from tune_kd import fronts
-from tune_kd.results import Row, finite, ranked
+from tune_kd.study.results import Row, finite, ranked
 
 CANDIDATES = 3  # winners that are trained again before one of them is recommended
 

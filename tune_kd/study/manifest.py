@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tune_kd.errors import UsageError
-from tune_kd.results import SCHEMA_VERSION
-from tune_kd.storage import Storage
+from tune_kd.study.results import SCHEMA_VERSION
+from tune_kd.study.storage import Storage
 
 COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
 REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say

@@ -13,12 +13,13 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_kd import fronts, manifest, results, selection
+from tune_kd import fronts
 from tune_kd.metrics import METRICS
-from tune_kd.proposals import Proposal, dump, parse
 from tune_kd.recipe import Recipe, to_json, training_of
-from tune_kd.results import SCHEMA_VERSION, Row, now
-from tune_kd.storage import Storage
+from tune_kd.study import manifest, results, selection
+from tune_kd.study.proposal import Proposal, dump, parse
+from tune_kd.study.results import SCHEMA_VERSION, Row, now
+from tune_kd.study.storage import Storage
 
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 MERGE_AT = 64  # verdicts in files of their own before they are merged

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from tune_kd.proposals import Proposal
 from tune_kd.recipe import Distill, Recipe, Stage, stages_from_json
-from tune_kd.recipes import shipped
-from tune_kd.study import Study
+from tune_kd.study.proposal import Proposal
+from tune_kd.study.recipe_builder import shipped
+from tune_kd.study.study import Study
 
 
 def maker(known: Study, name: str) -> str:

@@ -1,0 +1,1 @@
+"""A study on disk: its manifest, proposals and rows."""
