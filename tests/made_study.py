@@ -21,8 +21,9 @@ with mock.patch.dict(
     os.environ
 ):  # what Ray reads when imported; later tests start Rays of their own
     environment.prepare(None)
-    from tune_kd import asha, asking, opening, plans, ray_hooks, session
+    from tune_kd import asking, opening, ray_hooks, session
     from tune_kd.progress import Progress
+    from tune_kd.tuning import asha, search_plan
 
 Score = Callable[[Proposal, int], float | None]
 IMAGES = Images(
@@ -83,9 +84,9 @@ def begin(asked: asking.Request, images: asking.Material | None = None) -> Study
     return opening.begin(asked, images or material(), session=Here(), progress=Progress(quiet=True))
 
 
-def plan(study: Study, asked: asking.Request) -> plans.SearchPlan:
+def plan(study: Study, asked: asking.Request) -> search_plan.SearchPlan:
     """The plan of a search."""
-    return plans.SearchPlan(
+    return search_plan.SearchPlan(
         study,
         asked.space,
         budget=asking.budget(asked, study),

@@ -7,7 +7,7 @@ import pytest
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row, uneven_score
 from tune_kd import opening
-from tune_kd.asha import Judge, rungs
+from tune_kd.tuning.asha import Judge, rungs
 
 
 def test_rungs():

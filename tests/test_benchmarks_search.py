@@ -15,12 +15,12 @@ from benchmarks.search import __main__ as command
 from benchmarks.search import curves, grid, policies, record, recorded, replay, summary, surface
 from benchmarks.search.policies import STOPPING, Stopping, Trial
 from tests import made_study
-from tune_kd import asha
 from tune_kd.space import loader, search_space
+from tune_kd.tuning import asha
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE, _ = loader.load("digits_kd")
-PRODUCT = "ASHA half, 3"  # what tune_kd.asha does
+PRODUCT = "ASHA half, 3"  # what tune_kd.tuning.asha does
 IMAGES = {"fitted": 880, "validation": 400, "test": 500}
 
 

@@ -8,13 +8,13 @@ from optuna.trial import TrialState
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
 from tune_kd import teaching
-from tune_kd.asha import Judge
 from tune_kd.options import SAMPLERS
 from tune_kd.recipe import Distill, LossWeights, Prune
 from tune_kd.space import methods, search_space
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
+from tune_kd.tuning.asha import Judge
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)

@@ -9,7 +9,7 @@ from tests import made_study
 from tune_kd import asking, cli, options
 from tune_kd.errors import UsageError
 from tune_kd.measure import hardware
-from tune_kd.plans import Budget
+from tune_kd.tuning.search_plan import Budget
 
 METHODS = ["no_kd", "response", "feature", "combined"]
 

@@ -14,8 +14,8 @@ from benchmarks.search.policies import STOPPING
 from benchmarks.verdict import __main__ as verdict
 from benchmarks.verdict import noise, tally, world
 from benchmarks.verdict.studies import METHODS, Asked, Simulation
-from tune_kd import asha
 from tune_kd.errors import UsageError
+from tune_kd.tuning import asha
 
 IMAGES = {"validation": 200, "test": 301}
 

@@ -14,12 +14,12 @@ from tune_kd.foreign import Foreign
 from tune_kd.losses import total as losses
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry
-from tune_kd.plans import Budget
 from tune_kd.recipe import Images, digest
 from tune_kd.space import SearchSpace, loader, search_space
 from tune_kd.study import manifest, recipe_builder, results
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.tuning.search_plan import Budget
 
 # fields of a space that change no trial
 TOLD_LATER = ("trials", "repeats", "margin", "tables", "expected_teacher", "expected_student")

@@ -115,7 +115,8 @@ def run(  # noqa: PLR0913 - a run's circumstances
     known: "Study", chosen: "Design", *, session: "Session", progress: "Progress", folder: Path | None, command: str
 ) -> None:  # fmt: skip
     """The re-evaluations, which say what is recommended, then all confirming runs."""
-    from tune_kd import confirming, opening, plans, runner
+    from tune_kd import confirming, opening, runner
+    from tune_kd.tuning import search_plan
 
     base = opening.base_config(known, folder, session.resources)
 
@@ -123,7 +124,7 @@ def run(  # noqa: PLR0913 - a run's circumstances
         progress.follow(known, phase, len(planned))
         runner.run(
             known,
-            lambda: plans.FixedPlan(known, planned),
+            lambda: search_plan.FixedPlan(known, planned),
             ray_session=session,
             base=base,
             progress=progress,

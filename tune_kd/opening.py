@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import asha, samplers, worker
+from tune_kd import worker
 from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
 from tune_kd.data import splits
 from tune_kd.foreign import Foreign
@@ -24,6 +24,7 @@ from tune_kd.space import SearchSpace, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
+from tune_kd.tuning import asha, samplers
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
 

@@ -6,10 +6,10 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from tune_kd.asha import Judge
-from tune_kd.plans import Plan
 from tune_kd.study.proposal import dump
 from tune_kd.study.study import Study
+from tune_kd.tuning.asha import Judge
+from tune_kd.tuning.search_plan import Plan
 
 
 class PlanSearcher(Searcher):

@@ -12,13 +12,13 @@ from typing import Any
 from ray import tune
 
 from tune_kd import worker
-from tune_kd.asha import Judge
 from tune_kd.errors import UsageError
-from tune_kd.plans import FixedPlan, Plan
 from tune_kd.progress import Progress
 from tune_kd.ray_hooks import JudgeScheduler, PlanSearcher
 from tune_kd.session import RETRIES, WAIT, CannotGoOnError, Session, StoppedError
 from tune_kd.study.study import Study
+from tune_kd.tuning.asha import Judge
+from tune_kd.tuning.search_plan import FixedPlan, Plan
 
 RESTARTS = 3  # of Ray itself, without a verdict in between
 

@@ -104,8 +104,9 @@ def planned_is_done(known: "Study", request: "Request") -> bool:
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
     """The teacher, then the trials that are missing."""
-    from tune_kd import asking, opening, plans, runner, teaching
+    from tune_kd import asking, opening, runner, teaching
     from tune_kd.study import recipe_builder
+    from tune_kd.tuning import search_plan
 
     known.clean()
     if session.resources.address:
@@ -122,7 +123,7 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
     )
     runner.run(
         known,
-        lambda: plans.SearchPlan(
+        lambda: search_plan.SearchPlan(
             known,
             space,
             budget=budget,

@@ -25,10 +25,10 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_kd import worker
-from tune_kd.asha import Judge
 from tune_kd.errors import UsageError
 from tune_kd.progress import Progress
 from tune_kd.study.study import Study
+from tune_kd.tuning.asha import Judge
 
 RETRIES = 2  # of a trial whose worker or node died
 GRACE = 10.0  # seconds from a signal to the end, at most

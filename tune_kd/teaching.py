@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tune_kd import asking, plans, runner, worker
+from tune_kd import asking, runner, worker
 from tune_kd.asking import Request
 from tune_kd.foreign import Foreign
 from tune_kd.opening import base_config
@@ -19,6 +19,7 @@ from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.refit import maker, shared_trial
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.tuning import search_plan
 
 
 def model_of(storage: Storage) -> str:
@@ -164,7 +165,7 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
     progress.follow(study_, "teach", study_.counts("teach").total() + len(proposals))
     runner.run(
         study_,
-        lambda: plans.FixedPlan(study_, proposals),
+        lambda: search_plan.FixedPlan(study_, proposals),
         ray_session=session,
         base=base_config(study_, request.data, session.resources),
         progress=progress,

@@ -1,6 +1,6 @@
 """What is compared: where proposals come from, and which trials are stopped when.
 
-Proposals are those of `tune_kd.samplers`, in the order of origins that the product has. Some samplers are
+Proposals are those of `tune_kd.tuning.samplers`, in the order of origins that the product has. Some samplers are
 not the product's: `gp+stopped` hears the last value of stopped trials as if they had ended with it;
 `prior` draws from a mixture of random settings, settings around the textbook's and the literature's, and
 settings around the best so far, as PriorBand does (Mallik et al. 2023); `tpe+prior` is TPE whose random
@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import truncnorm
 
 from benchmarks.search.surface import Floats, Surface
-from tune_kd import samplers
 from tune_kd.recipe import stream
+from tune_kd.tuning import samplers
 
 SPREAD = 0.25  # of a setting drawn around another one, in shares of the range
 MUTATED = 0.5  # the probability that a value of the best setting so far is drawn anew
@@ -50,7 +50,7 @@ class Stopping:
     def stops(self, score: float, earlier: Sequence[float]) -> bool:
         """Whether ASHA stops a trial that has this score where others had these (Li et al. 2020).
 
-        The rule of `tune_kd.asha.Judge`, for any reduction.
+        The rule of `tune_kd.tuning.asha.Judge`, for any reduction.
         """
         return bool(earlier) and score < np.percentile(earlier, 100 - 100 / self.reduction)
 

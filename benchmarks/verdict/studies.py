@@ -23,11 +23,11 @@ from benchmarks.search.policies import STOPPING, Trial, propose
 from benchmarks.search.replay import Curve, run_trials
 from benchmarks.search.surface import Floats
 from benchmarks.verdict.world import Split, World
-from tune_kd import samplers
 from tune_kd.confirming import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 from tune_kd.recipe import stream
 from tune_kd.study import selection
 from tune_kd.study.results import Row
+from tune_kd.tuning import samplers
 
 METHODS = (BASELINE, "response", "feature", "combined")
 METRIC = "val_accuracy"

@@ -33,11 +33,11 @@ from tune_kd.recipe import (
     to_json,
     training_of,
 )
-from tune_kd.samplers import random_config, sample
 from tune_kd.space import loader, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
 from tune_kd.study.study import Study
+from tune_kd.tuning.samplers import random_config, sample
 
 NAMES = loader.names()
 SPACES = {name: loader.load(name)[0] for name in NAMES}

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tune_kd.recipe import Recipe, stream
-from tune_kd.samplers import LITERATURE_EVERY, Asked, origin, random_config, sample
 from tune_kd.space import SearchSpace
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
 from tune_kd.study.study import Study
+from tune_kd.tuning.samplers import LITERATURE_EVERY, Asked, origin, random_config, sample
 
 OPEN_TRIALS = 2  # of one search at once, where another search has trials left
 
