@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli, site, teacher, train
+from tune_kd import cli
 from tune_kd.data import splits
 from tune_kd.data.tasks import Decoded
 from tune_kd.losses import total as losses
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, LossWeights, Optimiser, Recipe, stream
+from tune_kd.training import context, loop, teacher
 
 SEED = 0
 
@@ -62,7 +63,7 @@ class Remembered:
 class Live:
     """In place of a tape: the teacher's forward for each batch, on the images that are trained on."""
 
-    def __init__(self, frozen: teacher.Frozen, fold: train.Fold) -> None:
+    def __init__(self, frozen: teacher.Frozen, fold: loop.Fold) -> None:
         self._frozen, self._fold = frozen, fold
         self._seen = fold.seen(SEED, 0)
 
@@ -106,8 +107,8 @@ class Bench:
     def __init__(self, recipe: Recipe, decoded: Decoded) -> None:
         count = len(decoded.labels)
         images = splits.resident(decoded, images=recipe.images)
-        self.recipe, self._site = recipe, site.Site(cache=Path())
-        self.fold = train.Fold(
+        self.recipe, self._site = recipe, context.Site(cache=Path())
+        self.fold = loop.Fold(
             images=images,
             fit=torch.arange(count),
             validation=torch.arange(0),
@@ -117,12 +118,12 @@ class Bench:
         self.frozen = teacher.Frozen(self._network(recipe.teacher), precision="float32")
 
     def _network(self, name: str) -> nn.Module:
-        return site.build(name, self.recipe, self._site, seed=stream(SEED, name))
+        return context.build(name, self.recipe, self._site, seed=stream(SEED, name))
 
     def tape(self, cache: Path) -> teacher.Tape:
         """A tape below a folder."""
         there = replace(self._site, cache=cache)
-        return site.teacher_tape(self.recipe, self.frozen, self.fold, site=there)
+        return context.teacher_tape(self.recipe, self.frozen, self.fold, site=there)
 
     def live(self) -> Live:
         """The teacher itself."""
@@ -133,7 +134,7 @@ class Bench:
         """One trial from its first epoch to its last; the losses."""
         stage = self.recipe.stages[0]
         fold = source._fold if isinstance(source, Live) else self.fold
-        work = train.Training(
+        work = loop.Training(
             stage=stage,
             number=0,
             first_step=0,
@@ -145,8 +146,8 @@ class Bench:
             tape=source,
             feature_loss=losses.find_feature_loss("cosine"),
         )
-        learner = train.Learner(self._network(self.recipe.student), nn.Module(), stage.optimiser)
-        return [epoch.values["train_loss"] for epoch in train.train(work, learner)]
+        learner = loop.Learner(self._network(self.recipe.student), nn.Module(), stage.optimiser)
+        return [epoch.values["train_loss"] for epoch in loop.train(work, learner)]
 
 
 def rounds(bench: Bench, *, repeats: int, trials: int) -> dict[str, list[float]]:

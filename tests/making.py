@@ -12,11 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tune_kd import teacher, train, trial, worker
+from tune_kd import worker
 from tune_kd.data import splits, tasks
 from tune_kd.models import registry
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe
 from tune_kd.study.results import EpochReport
+from tune_kd.training import loop, teacher, trial
 
 WEIGHTS = {
     "no_kd": LossWeights(),
@@ -179,8 +180,8 @@ def assert_same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 class Bench:
     """One stage's parts, put together as trial.run does it, for tests that look inside."""
 
-    work: train.Training
-    learner: train.Learner
+    work: loop.Training
+    learner: loop.Learner
 
 
 def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
@@ -190,7 +191,7 @@ def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
     model, number, _ = trial._entered(run, None, 0)
     work = trial._training(run, number, model, stage=stage)
     projections = trial._projections(run, model, stage)
-    return Bench(work, train.Learner(model, projections, stage.optimiser))
+    return Bench(work, loop.Learner(model, projections, stage.optimiser))
 
 
 def noise_task(folder: Path, *, count: int = 60) -> str:

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from tests import made_study, making
-from tune_kd import asking, confirm, confirming, opening, runner, teaching, trial, worker
-from tune_kd import site as places
+from tune_kd import asking, confirm, confirming, opening, runner, teaching, worker
 from tune_kd.confirming import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 from tune_kd.errors import UsageError
 from tune_kd.recipe import stream
@@ -23,6 +22,8 @@ from tune_kd.study import recipe_builder, results, selection
 from tune_kd.study.proposal import Proposal, dump, search_trial
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.training import context as places
+from tune_kd.training import trial
 
 METHODS = ("no_kd", "response", "feature")
 REPEATS = 4

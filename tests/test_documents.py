@@ -13,12 +13,13 @@ import ray
 
 from analysis.plots import PLOTS
 from analysis.tables import TABLES
-from tune_kd import cli, foreign, options, plugins, search
+from tune_kd import cli, options, plugins, search
 from tune_kd.data.tasks import TASKS
 from tune_kd.errors import UsageError
 from tune_kd.models.registry import MODELS
 from tune_kd.space import loader, plain_fields
 from tune_kd.study import results
+from tune_kd.training import external_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE, SYSTEMS = (ROOT / "docs" / name for name in ("guide.md", "reference-systems.md"))
@@ -200,8 +201,8 @@ def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iter
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a dry run touches neither Ray nor data")
 
-    def found(given: str, *, what: str) -> foreign.Foreign:
-        return foreign.Foreign(
+    def found(given: str, *, what: str) -> external_weights.Foreign:
+        return external_weights.Foreign(
             name=given, data=b""
         )  # no study lies here; what is planned is the same
 
@@ -212,7 +213,7 @@ def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iter
     monkeypatch.setattr("tune_kd.data.splits.tasks.decode", never)
     monkeypatch.setattr("tune_kd.measure.hardware.gpus", lambda: 1)
     monkeypatch.setattr("tune_kd.measure.profile.timing_cache.gpu_name", lambda: "cuda: made")
-    monkeypatch.setattr(foreign, "find", found)
+    monkeypatch.setattr(external_weights, "find", found)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with mock.patch.dict(os.environ):
         yield

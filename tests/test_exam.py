@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from tests import made_images, making
-from tune_kd import exam, train, trial
-from tune_kd import site as places
 from tune_kd.data import splits, tasks
 from tune_kd.models import registry
 from tune_kd.recipe import Recipe
+from tune_kd.training import context as places
+from tune_kd.training import loop, test_split, trial
 
 
 def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_worst(tmp_path):
@@ -22,7 +22,9 @@ def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_wo
     for count, shown in ((4, {0, 2, 3}), (1, {0})):
         every = np.arange(count)
         fold = places.folded(decoded, images, where, layout="contiguous", parts=(every, every[:0]))
-        found = exam.pictures(model, exam.Exam(images=fold, decoded=decoded, reference=None))
+        found = test_split.pictures(
+            model, test_split.Exam(images=fold, decoded=decoded, reference=None)
+        )
         assert set(found["index"].tolist()) == shown
         assert not np.isnan(found["iou"]).any()
         assert len(found["all_iou"]) == count
@@ -175,7 +177,7 @@ def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
 @pytest.mark.parametrize("pixels", [1, 2 * 32 * 32, 10**9])
 def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypatch, pixels):
     """Whatever the chunks are in which the images are scored."""
-    monkeypatch.setattr(train, "EVALUATION_PIXELS", pixels)
+    monkeypatch.setattr(loop, "EVALUATION_PIXELS", pixels)
     decoded = made_images.scenes(5, size=(32, 32))
     decoded.labels[3] = 255  # nothing counts in it
     images = made_images.seen(decoded)
@@ -184,8 +186,8 @@ def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypat
     fold = places.folded(
         decoded, images, making.site_in(tmp_path), layout="contiguous", parts=(every, every[:0])
     )
-    taken = exam.Exam(images=fold, decoded=decoded, reference=None).take(model)
-    found = exam.columns(taken, dense=True)
+    taken = test_split.Exam(images=fold, decoded=decoded, reference=None).take(model)
+    found = test_split.columns(taken, dense=True)
     assert "test_correct" not in found
     counts = np.reshape(found["test_counts"], (5, 5, 3))
     with torch.no_grad():

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_kd import plugins, site, trial
+from tune_kd import plugins
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.losses import total as losses
 from tune_kd.models import registry
 from tune_kd.recipe import Images, Recipe
 from tune_kd.space import SearchSpace, loader
+from tune_kd.training import context, trial
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples" / "own_data_and_network"
@@ -126,7 +127,7 @@ def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient(
 def test_dropout_reaches_its_student(example: tuple[SearchSpace, Images, trial.Site]) -> None:
     found, images, where = example
     recipe = Recipe(images=images, student=found.student)
-    model = site.build(found.student, recipe, where, dropout=0.25, seed=0)
+    model = context.build(found.student, recipe, where, dropout=0.25, seed=0)
     assert model.dropout.rate.item() == 0.25
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests import made_study, making
 from tests.made_study import begin, play, request
-from tune_kd import asking, confirming, foreign, opening, trial
+from tune_kd import asking, confirming, opening
 from tune_kd.errors import UsageError
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Distill, Prune, stages_from_json
@@ -17,6 +17,7 @@ from tune_kd.space import methods
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, search_trial
 from tune_kd.study.study import Study
+from tune_kd.training import external_weights, trial
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)
@@ -48,14 +49,14 @@ def earlier(tmp_path) -> Study:
     return begun
 
 
-def found(study: Study, method: str = "") -> foreign.Foreign:
-    return foreign.find(f"{study.storage.uri}{method}", what="--teacher")
+def found(study: Study, method: str = "") -> external_weights.Foreign:
+    return external_weights.find(f"{study.storage.uri}{method}", what="--teacher")
 
 
 def test_a_file_is_its_bytes_and_nothing_else_is_known(tmp_path):
     for name, save in (("a.safetensors", save_file), ("b.pt", torch.save)):
         save(student(0), tmp_path / name)
-        given = foreign.find(str(tmp_path / name), what="--teacher")
+        given = external_weights.find(str(tmp_path / name), what="--teacher")
         assert given.recipe is None
         assert given.data == (tmp_path / name).read_bytes()
         state = given.state()
@@ -70,7 +71,7 @@ def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):
     save_file(student(0), tmp_path / "a")
     save_file(student(1), tmp_path / "b")
     (tmp_path / "c").write_bytes((tmp_path / "a").read_bytes())
-    one, other, same = (foreign.find(str(tmp_path / n), what="--teacher") for n in "abc")
+    one, other, same = (external_weights.find(str(tmp_path / n), what="--teacher") for n in "abc")
     assert one.model == same.model != other.model
 
 
@@ -98,7 +99,9 @@ def test_the_student_of_a_method_is_the_one_that_it_recommends(tmp_path):
         begun.storage.write(f"students/{trial_}.safetensors", data)
 
     def given(*, confirmed):
-        return foreign.find(f"{begun.storage.uri}:response", what="--weights", confirmed=confirmed)
+        return external_weights.find(
+            f"{begun.storage.uri}:response", what="--weights", confirmed=confirmed
+        )
 
     def put(proposal, **values):
         begun.add(proposal)
@@ -142,18 +145,18 @@ def test_what_is_not_there_is_said(earlier, tmp_path, monkeypatch, given, says):
     monkeypatch.chdir(tmp_path)
     where = f"{earlier.storage.uri}{given}" if given.startswith(":") else given
     with pytest.raises(UsageError) as caught:
-        foreign.find(where, what="--teacher")
+        external_weights.find(where, what="--teacher")
     assert [word for word in says if word not in str(caught.value)] == []
 
 
 def test_another_architecture_is_refused_before_anything_starts(tmp_path):
     save_file(student(0, "digits_student"), tmp_path / "small")
-    given = foreign.find(str(tmp_path / "small"), what="--teacher")
+    given = external_weights.find(str(tmp_path / "small"), what="--teacher")
     asked = replace(request(tmp_path / "s"), teacher=given)
     with pytest.raises(UsageError, match="does not fit"):
         asking.check_networks(asked, made_study.material())
     save_file(student(0, "resnet8"), tmp_path / "other")  # a small student could have been pruned
-    given = foreign.find(str(tmp_path / "other"), what="--set start")
+    given = external_weights.find(str(tmp_path / "other"), what="--set start")
     pruned = request(tmp_path / "s", methods=PRUNE, student="digits_medium", start=given.name)
     with pytest.raises(UsageError, match="does not fit"):
         asking.check_networks(replace(pruned, start=given), made_study.material())
@@ -161,7 +164,7 @@ def test_another_architecture_is_refused_before_anything_starts(tmp_path):
 
 def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
     save_file(student(0, "digits_teacher"), tmp_path / "big")
-    given = foreign.find(str(tmp_path / "big"), what="--teacher")
+    given = external_weights.find(str(tmp_path / "big"), what="--teacher")
     begun = begin(replace(request(tmp_path / "s"), teacher=given))
     assert begun.manifest["teacher_hash"] == given.hash
     assert begun.manifest["teacher_model"] == given.model
@@ -185,7 +188,9 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
 # In place of shared stages
 
 
-def starting(folder, given: foreign.Foreign, *, names=tuple(PRUNE)) -> tuple[Study, asking.Request]:
+def starting(
+    folder, given: external_weights.Foreign, *, names=tuple(PRUNE)
+) -> tuple[Study, asking.Request]:
     """A study whose methods prune what was given."""
     asked = request(
         folder, epochs=2, trials=4, methods={name: PRUNE[name] for name in names},
@@ -233,7 +238,7 @@ def test_a_teacher_is_needed_where_what_is_trained_anew_listened_to_one(earlier,
     assert begun.manifest["needs_teacher"]
     file = tmp_path / "mine"
     save_file(student(0), file)
-    given = foreign.find(str(file), what="--set start")
+    given = external_weights.find(str(file), what="--set start")
     begun, _ = starting(tmp_path / "q", given, names=("prune",))
     assert not begun.manifest["needs_teacher"]
 
@@ -268,7 +273,7 @@ def test_what_began_from_a_student_that_began_from_a_student_is_trained_from_the
 
 def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path):
     save_file(student(0), tmp_path / "mine")
-    given = foreign.find(str(tmp_path / "mine"), what="--set start")
+    given = external_weights.find(str(tmp_path / "mine"), what="--set start")
     begun, asked = starting(tmp_path / "p", given)
     proposal = _ended(begun, asked)
     assert refit.anew(begun, proposal) == proposal.recipe
@@ -293,7 +298,7 @@ def confirmed(known: Study) -> list[Proposal]:
 def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path):
     """It is what there was before they were cut."""
     save_file(student(0), tmp_path / "mine")
-    given = foreign.find(str(tmp_path / "mine"), what="--set start")
+    given = external_weights.find(str(tmp_path / "mine"), what="--set start")
     begun, request_ = starting(tmp_path / "p", given)
     _ended(begun, request_)
     start, *students = confirmed(begun)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests import making
-from tune_kd import teacher, train
 from tune_kd.study.proposal import repeat_seed
+from tune_kd.training import loop, teacher
 
 SEEDS = [repeat_seed(0, repeat) for repeat in range(3)]
 
@@ -34,7 +34,7 @@ def _batches(made, site, seed, monkeypatch):
         return batch(index, view)
 
     monkeypatch.setattr(images, "batch", spy)
-    for _ in train.train(bench.work, bench.learner):
+    for _ in loop.train(bench.work, bench.learner):
         pass
     return seen
 
@@ -88,7 +88,7 @@ def _dropped(site, *, seed, view_seed=0):
             found.append(torch.where(arguments[0] != 0, (output == 0).double(), torch.nan))
 
     bench.learner.model.fc.dropout.register_forward_hook(look)
-    next(train.train(bench.work, bench.learner))
+    next(loop.train(bench.work, bench.learner))
     return found[0]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests import making
-from tune_kd import exam, site, trial, worker
+from tune_kd import worker
 from tune_kd.compress import pruning
 from tune_kd.measure import profile
 from tune_kd.models import checkpoints
@@ -23,6 +23,7 @@ from tune_kd.recipe import (
     from_json,
     to_json,
 )
+from tune_kd.training import context, test_split, trial
 
 CHANNELS, MAGNITUDE = Prune(method="channel", ratio=0.5), Prune(method="magnitude", ratio=0.5)
 MEND = Distill(epochs=2, optimiser=Optimiser(lr=0.02), batch_size=64)
@@ -61,7 +62,9 @@ def resumed(made, where, killed):
 
 
 def sample(where) -> torch.Tensor:
-    return site.sample_of(site.fold(making.digits(limit_train=making.LIMIT), where, "contiguous"))
+    return context.sample_of(
+        context.fold(making.digits(limit_train=making.LIMIT), where, "contiguous")
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -153,7 +156,7 @@ def test_pruned_channels_are_gone_and_the_network_loads_again(where):
     assert cut["size_mb"] < 0.6 * before["size_mb"]
     assert cut["flops"] < 0.5 * before["flops"]
     state = safetensors.torch.load(plain(ran.state))
-    fresh = site.rebuilt(made, state, stages=3, site=where, sample=sample(where))
+    fresh = context.rebuilt(made, state, stages=3, site=where, sample=sample(where))
     assert profile.footprint(fresh)["num_params"] == after["num_params"]
     checkpoints.checked_load(fresh, state, what="again")
 
@@ -174,7 +177,7 @@ def test_zeros_stay_zero_while_the_network_recovers(where):
     first = next(row for row in ran.rows if row["epoch"] == 0)
     last = ran.rows[-1]
     assert first["nonzero_params"] == last["nonzero_params"] < 0.6 * last["num_params"]
-    fresh = site.rebuilt(made, safetensors.torch.load(plain(ran.state)), stages=3, site=where, sample=sample(where))  # fmt: skip
+    fresh = context.rebuilt(made, safetensors.torch.load(plain(ran.state)), stages=3, site=where, sample=sample(where))  # fmt: skip
     assert pruning.nonzero_params(fresh) == last["nonzero_params"]
 
 
@@ -228,14 +231,14 @@ def test_mixed_images_are_on_the_tape_as_the_teacher_sees_them(tmp_path, mix):
     """Taped equals live, to the tape's float16, when student and teacher see the mixed image."""
     made = making.recipe("response", epochs=2, images=making.digits(limit_train=making.LIMIT, mix=mix))  # fmt: skip
     where = making.site_in(tmp_path / "cache")
-    fold = site.fold(made.images, where, "contiguous")
-    frozen = site.frozen_teacher(made, where)
-    tape = site.teacher_tape(made, frozen, fold, site=where)
+    fold = context.fold(made.images, where, "contiguous")
+    frozen = context.frozen_teacher(made, where)
+    tape = context.teacher_tape(made, frozen, fold, site=where)
     for epoch in (1, 2):
         batch = fold.seen(0, epoch)(fold.fit)
         live, _ = frozen.outputs(batch.images)
         assert torch.allclose(tape.epoch(epoch).float(), live, atol=2e-2, rtol=2e-3)
-        plain_ = site.fold(making.digits(limit_train=making.LIMIT), where, "contiguous")
+        plain_ = context.fold(making.digits(limit_train=making.LIMIT), where, "contiguous")
         assert not torch.equal(plain_.seen(0, epoch)(fold.fit).images, batch.images)
 
 
@@ -245,8 +248,8 @@ def test_mixed_images_are_learned_with_both_labels_by_their_shares(where, mix):
     still = Optimiser(lr=1e-12, momentum=0.0, weight_decay=0.0)
     made = making.recipe("no_kd", epochs=1, images=images, optimiser=still, batch_size=1000)
     (row,) = making.run(made, where).rows
-    fold = site.fold(images, where, "contiguous")
-    network = site.begun(made, where, sample=sample(where), seed=0, shared=0).train()
+    fold = context.fold(images, where, "contiguous")
+    network = context.begun(made, where, sample=sample(where), seed=0, shared=0).train()
     batch = fold.seen(0, 1)(fold.fit)
     chance = network(batch.images).log_softmax(1)
     own, other = (-chance.gather(1, side[:, None])[:, 0] for side in (batch.labels, batch.other))
@@ -262,9 +265,9 @@ def test_an_opened_test_split_is_scored_after_every_stage_with_its_teacher(where
     rows = making.run(made, where, opening=opening).rows
     ends = [row for row in rows if "test_accuracy" in row]
     assert [row["stage"] for row in ends] == [0, 1, 2]
-    prepared = exam.prepare(made, where, reference=None)
-    network = site.load_model("digits_teacher", made, where, making.TEACHER)
-    student = site.rebuilt(made, _state(made, where), stages=3, site=where, sample=sample(where))
+    prepared = test_split.prepare(made, where, reference=None)
+    network = context.load_model("digits_teacher", made, where, making.TEACHER)
+    student = context.rebuilt(made, _state(made, where), stages=3, site=where, sample=sample(where))
     with torch.no_grad():
         images = prepared.images.images.whole(prepared.images.fit)
         mine, theirs = (m.eval()(images.images).argmax(1) for m in (student, network))
@@ -299,7 +302,7 @@ def test_a_worker_saves_a_pruned_network_with_its_shapes(where):
     made = RECIPES["channels"]
     state = making.run(made, where).state
     data = worker._save({k[6:]: v for k, v in state.items() if k.startswith("model.")})
-    again = site.rebuilt(
+    again = context.rebuilt(
         made, checkpoints.parse(data, what="x"), stages=3, site=where, sample=sample(where)
     )
     assert isinstance(again, nn.Module)

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from tests import made_images, made_study, making
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import asking, site
+from tune_kd import asking
 from tune_kd.data import tasks
 from tune_kd.errors import UsageError
 from tune_kd.space import loader, methods, search_space
@@ -20,6 +20,7 @@ from tune_kd.study.manifest import differences
 from tune_kd.study.proposal import dump, parse
 from tune_kd.study.storage import Storage, locked
 from tune_kd.study.study import Study
+from tune_kd.training import context
 
 
 def score(proposal, step):
@@ -107,7 +108,7 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
     if not own:
         images = asking.look_at_data(asked)
         assert images.images.val_share == share
-        assert len(site.fold(images.images, making.site_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
+        assert len(context.fold(images.images, making.site_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
     manifest = begin(asked, images).manifest
     assert manifest["validation_rule"] == rule
     assert manifest["num_val"] == held_out

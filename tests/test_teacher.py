@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import making
-from tune_kd import site as places
-from tune_kd import teacher, train, trial
 from tune_kd.data import tasks
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Optimiser
+from tune_kd.training import context as places
+from tune_kd.training import loop, teacher, trial
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -218,7 +218,7 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
         def epoch(self, epoch):
             return frozen.outputs(fold.seen(0, epoch)(fold.fit).images)[0]
 
-    (last,) = train.train(replace(parts.work, tape=Live()), parts.learner)
+    (last,) = loop.train(replace(parts.work, tape=Live()), parts.learner)
     live = last.values
     for name in ("train_loss", "hard_loss", "soft_loss"):
         assert live[name] == pytest.approx(taped.rows[0][name], rel=1e-3)

@@ -8,11 +8,12 @@ import safetensors.torch
 import torch
 
 from tests import making
-from tune_kd import site as places
-from tune_kd import train, worker
+from tune_kd import worker
 from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser
+from tune_kd.training import context as places
+from tune_kd.training import loop
 
 FIT = 270  # of making.LIMIT images
 
@@ -23,7 +24,7 @@ def site(tmp_path):
 
 
 def _trained(bench, done=0):
-    return [(e.number, e.values) for e in train.train(bench.work, bench.learner, done=done)]
+    return [(e.number, e.values) for e in loop.train(bench.work, bench.learner, done=done)]
 
 
 # The lr
@@ -31,7 +32,7 @@ def _trained(bench, done=0):
 
 def test_cosine_by_hand():
     optimiser = Optimiser(lr=0.4)
-    found = [train.learning_rate(optimiser, epochs=8, at=at) for at in (0, 1, 2, 4, 6, 8)]
+    found = [loop.learning_rate(optimiser, epochs=8, at=at) for at in (0, 1, 2, 4, 6, 8)]
     root = math.sqrt(0.5)
     expected = [0.4, 0.2 * (1 + math.cos(math.pi / 8)), 0.2 * (1 + root), 0.2, 0.2 * (1 - root), 0]
     assert found == pytest.approx(expected, abs=1e-15)
@@ -39,27 +40,27 @@ def test_cosine_by_hand():
 
 def test_warm_up_rises_from_nothing_and_the_cosine_begins_after_it():
     optimiser = Optimiser(lr=0.4, warmup_epochs=2)
-    found = [train.learning_rate(optimiser, epochs=10, at=at) for at in (0, 0.5, 1, 1.5, 2, 6, 10)]
+    found = [loop.learning_rate(optimiser, epochs=10, at=at) for at in (0, 0.5, 1, 1.5, 2, 6, 10)]
     assert found == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.2, 0], abs=1e-15)
 
 
 def test_steps_decay_at_fractions_of_the_epochs():
     optimiser = Optimiser(lr=1.0, schedule="step", decay_at=(0.5, 0.75), decay_factor=0.2)
     at = (0, 49.99, 50, 74.99, 75, 99.99)
-    found = [train.learning_rate(optimiser, epochs=100, at=when) for when in at]
+    found = [loop.learning_rate(optimiser, epochs=100, at=when) for when in at]
     assert found == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
 
 
 def test_a_constant_lr_stays_after_its_warm_up():
     optimiser = Optimiser(lr=0.3, schedule="constant", warmup_epochs=1, decay_at=(0.5,))
-    found = [train.learning_rate(optimiser, epochs=4, at=at) for at in (0, 0.5, 1, 2, 3.9)]
+    found = [loop.learning_rate(optimiser, epochs=4, at=at) for at in (0, 0.5, 1, 2, 3.9)]
     assert found == pytest.approx([0, 0.15, 0.3, 0.3, 0.3])
 
 
 @pytest.mark.parametrize("warmup_epochs", [3.0, 9.0])
 def test_a_warm_up_of_all_epochs_still_ends(warmup_epochs):
     optimiser = Optimiser(lr=0.3, warmup_epochs=warmup_epochs)
-    found = [train.learning_rate(optimiser, epochs=3, at=at) for at in (0, 1, 2)]
+    found = [loop.learning_rate(optimiser, epochs=3, at=at) for at in (0, 1, 2)]
     assert found == pytest.approx([0, 0.1, 0.2])
 
 
@@ -90,7 +91,7 @@ def test_the_optimiser_moves_the_weights_by_the_lr_of_the_schedule(site, changes
     rows = _trained(bench)
     steps = FIT // 64
     expected = [
-        train.learning_rate(optimiser, epochs=2, at=epoch + step / steps)
+        loop.learning_rate(optimiser, epochs=2, at=epoch + step / steps)
         for epoch in range(2)
         for step in range(steps)
     ]
@@ -103,7 +104,7 @@ def test_the_optimiser_moves_the_weights_by_the_lr_of_the_schedule(site, changes
 def test_a_resumed_optimiser_follows_the_schedule(site):
     made = making.recipe(epochs=2, optimiser=Optimiser(name="adamw", lr=0.01))
     bench, other = making.bench(made, site), making.bench(made, site)
-    next(train.train(bench.work, bench.learner))
+    next(loop.train(bench.work, bench.learner))
     other.learner.load(safetensors.torch.load(worker._save(bench.learner.state())))
     used = []
     other.learner.optimiser.register_step_pre_hook(
@@ -248,7 +249,7 @@ def test_dropout_changes_training_and_its_numbers_change_with_the_epoch(site):
             lambda module, args, output: kept.append(output == 0)
         )
         work = replace(bench.work, stage=replace(bench.work.stage, epochs=epoch))
-        next(train.train(work, bench.learner, done=epoch - 1))
+        next(loop.train(work, bench.learner, done=epoch - 1))
         return kept[0]
 
     assert torch.equal(mask(1), mask(1))
@@ -396,7 +397,7 @@ def test_a_learners_state_survives_its_way_over_the_disk(site, name, layout):
 
 def test_a_state_is_that_of_its_epoch_once_it_is_saved(site):
     bench = making.bench(making.recipe(epochs=2), site)
-    work = train.train(bench.work, bench.learner)
+    work = loop.train(bench.work, bench.learner)
     next(work)
     first = worker._save(bench.learner.state())
     next(work)
@@ -412,7 +413,7 @@ def test_evaluation_is_in_evaluation_mode_over_every_image_once(site):
     _trained(bench)
     model.train()
     before = checkpoints.fingerprint(model)
-    found = train.evaluate(model, fold, fold.validation)
+    found = loop.evaluate(model, fold, fold.validation)
     assert model.training
     assert checkpoints.fingerprint(model) == before
     model.eval()
@@ -428,10 +429,10 @@ def test_evaluation_in_several_chunks_weighs_images_alike(site, monkeypatch):
     bench = making.bench(making.recipe(epochs=1), site)
     _trained(bench)
     fold = bench.work.fold
-    whole = train.evaluate(bench.learner.model, fold, fold.fit)
-    monkeypatch.setattr(train, "EVALUATION_PIXELS", 64 * 8 * 8)
-    assert [len(part) for part in train.chunks(fold.fit, fold)] == [64, 64, 64, 64, 14]
-    parts = train.evaluate(bench.learner.model, fold, fold.fit)
+    whole = loop.evaluate(bench.learner.model, fold, fold.fit)
+    monkeypatch.setattr(loop, "EVALUATION_PIXELS", 64 * 8 * 8)
+    assert [len(part) for part in loop.chunks(fold.fit, fold)] == [64, 64, 64, 64, 14]
+    parts = loop.evaluate(bench.learner.model, fold, fold.fit)
     assert torch.equal(parts.confusion, whole.confusion)
     assert parts.accuracy == whole.accuracy
     assert (parts.loss, parts.ece) == pytest.approx((whole.loss, whole.ece), rel=1e-5)

@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 
 from tests import making
-from tune_kd import site as places
-from tune_kd import train, trial
 from tune_kd.data import classification, tasks
 from tune_kd.errors import UsageError
 from tune_kd.measure import profile
@@ -20,6 +18,8 @@ from tune_kd.models import registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
 from tune_kd.space import loader
 from tune_kd.study import recipe_builder
+from tune_kd.training import context as places
+from tune_kd.training import loop, trial
 
 METHODS = list(making.WEIGHTS)
 OPTIMISERS = {
@@ -301,7 +301,7 @@ def test_a_recipe_without_stages_measures_what_it_starts_from(site):
     assert (row["epoch"], row["step"], row["last"], row["stage_name"]) == (0, 0, True, "Measure")
     fold = places.fold(made.images, site, "contiguous")
     model = places.load_model("digits_teacher", made, site, making.TEACHER)
-    expected = train.evaluate(model, fold, fold.validation)
+    expected = loop.evaluate(model, fold, fold.validation)
     assert (row["val_accuracy"], row["val_loss"]) == (expected.accuracy, expected.loss)
     assert 0.5 < row["test_accuracy"] < 1
     assert row["nonzero_params"] == row["num_params"]

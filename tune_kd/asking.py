@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import plugins, site, worker
+from tune_kd import plugins, worker
 from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
-from tune_kd.foreign import Foreign
 from tune_kd.losses import total as losses
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry
@@ -19,6 +18,8 @@ from tune_kd.space import SearchSpace, loader, search_space
 from tune_kd.study import manifest, recipe_builder, results
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.training import context
+from tune_kd.training.external_weights import Foreign
 from tune_kd.tuning.search_plan import Budget
 
 # fields of a space that change no trial
@@ -239,7 +240,7 @@ def check_networks(request: Request, material: Material) -> None:
             one for other labels than the task's, or a checkpoint of another architecture.
     """
     chosen, base = request.space, request.file.parent
-    shape = site.shape_of(material.images)
+    shape = context.shape_of(material.images)
     methods = chosen.methods.values()
     wanted = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
     dropout = 0.1 if wanted else 0.0

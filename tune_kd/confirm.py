@@ -145,15 +145,18 @@ def run(  # noqa: PLR0913 - a run's circumstances
 
 def data_folder(known: "Study", given: Path | None) -> Path | None:
     """Where the images are now; they must be the study's, which is told by their hash."""
-    from tune_kd import site, worker
+    from tune_kd import worker
     from tune_kd.study.recipe_builder import images_of
+    from tune_kd.training import context
 
     recorded = known.manifest["data"]
     folder = given.expanduser().absolute() if given else Path(recorded) if recorded else None
     cache = worker.cache_folder()
     code = worker.local_code(known.storage, cache)
     try:
-        site.load_train(images_of(known.manifest), site.Site(cache=cache, data=folder, code=code))
+        context.load_train(
+            images_of(known.manifest), context.Site(cache=cache, data=folder, code=code)
+        )
     except ValueError as error:
         raise UsageError(f"{error}; name the study's images by --data DIR") from None
     return folder

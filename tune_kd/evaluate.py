@@ -57,14 +57,19 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     from dataclasses import replace
 
-    from tune_kd import asking, findings, foreign, progress, sheet, subject
+    from tune_kd import asking, findings, progress, sheet, subject
     from tune_kd.study import results
     from tune_kd.study.storage import locked
+    from tune_kd.training import external_weights
 
     said = progress.Progress(quiet=given.quiet)
     asked = _request(given, command)
-    found = foreign.find(given.weights, what="--weights", confirmed=True)
-    other = foreign.find(given.against, what="--against", confirmed=True) if given.against else None
+    found = external_weights.find(given.weights, what="--weights", confirmed=True)
+    other = (
+        external_weights.find(given.against, what="--against", confirmed=True)
+        if given.against
+        else None
+    )
     material = asking.look_at_data(asked)
     wanted = _wanted(asked, material.images, given.network)
     chosen = subject.load(found, wanted)
@@ -117,10 +122,11 @@ def _request(given: Namespace, command: str) -> "Request":
 
 def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted":
     """What the weights are taken for, on a GPU where there is one."""
-    from tune_kd import site, subject, worker
+    from tune_kd import subject, worker
     from tune_kd.measure import hardware
+    from tune_kd.training import context
 
-    where = site.Site(
+    where = context.Site(
         cache=worker.cache_folder(),
         data=asked.data,
         code=asked.file.parent,

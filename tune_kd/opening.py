@@ -16,7 +16,6 @@ import tune_kd
 from tune_kd import worker
 from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
 from tune_kd.data import splits
-from tune_kd.foreign import Foreign
 from tune_kd.progress import Progress
 from tune_kd.recipe import Images, digest
 from tune_kd.session import Resources, Session
@@ -24,6 +23,7 @@ from tune_kd.space import SearchSpace, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
+from tune_kd.training.external_weights import Foreign
 from tune_kd.tuning import asha, samplers
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")

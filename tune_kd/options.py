@@ -190,10 +190,10 @@ def wanted_resources(options: Namespace) -> "Resources":
 
 def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     """What is asked for, as one value; `name` is the study's where --name says nothing."""
-    from tune_kd import foreign
     from tune_kd.asking import Request, budget
     from tune_kd.space import loader
     from tune_kd.study.storage import Storage
+    from tune_kd.training import external_weights
 
     space, file = chosen_space(options)
     asked_trials = space.trials != loader.load(options.space)[0].trials
@@ -212,8 +212,10 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
         seed=options.seed,
         sampler=getattr(options, "sampler", "tpe"),
         scheduler=getattr(options, "scheduler", "asha"),
-        teacher=foreign.find(teacher, what="--teacher") if teacher else None,
-        start=None if space.start == "none" else foreign.find(space.start, what="--set start"),
+        teacher=external_weights.find(teacher, what="--teacher") if teacher else None,
+        start=None
+        if space.start == "none"
+        else external_weights.find(space.start, what="--set start"),
         resume=getattr(options, "resume", True),
         command=command,
         repeats=getattr(options, "repeats", None),

@@ -10,7 +10,7 @@ from tune_kd.compress import int8, pruning
 from tune_kd.measure import hardware, inductor, profile
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
-from tune_kd.site import Site, rebuilt, shape_of
+from tune_kd.training.context import Site, rebuilt, shape_of
 
 
 def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:

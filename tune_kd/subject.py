@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import exam, plugins, scoring, site
-from tune_kd import train as training
+from tune_kd import plugins
 from tune_kd.compress import int8, pruning
 from tune_kd.errors import UsageError
-from tune_kd.foreign import Foreign
 from tune_kd.losses.total import IGNORE, hard_loss
 from tune_kd.measure import inductor
 from tune_kd.measure import profile as measure
@@ -21,6 +19,9 @@ from tune_kd.models import checkpoints
 from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace
 from tune_kd.study import recipe_builder
+from tune_kd.training import context, scoring, test_split
+from tune_kd.training import loop as training
+from tune_kd.training.external_weights import Foreign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Subject:
     name: str  # as it was given
     hash: str  # of the file
     recipe: Recipe  # what made it; without stages where the file does not say
-    site: site.Site  # integers run on the CPU, whatever there is
+    context: context.Site  # integers run on the CPU, whatever there is
     model: nn.Module
     role: str  # student or teacher of the space; "" for another network
     num_params: int  # of an int8 network those of the float one
@@ -53,7 +54,7 @@ class Wanted:
 
     space: SearchSpace
     images: Images
-    site: site.Site
+    context: context.Site
     network: str = ""  # of a checkpoint that does not say what it is
     also: str = ""  # what it may be beside student and teacher, where `network` is not said
 
@@ -77,11 +78,11 @@ def load(given: Foreign, wanted: Wanted) -> Subject:
     sample = torch.zeros((2, recipe.images.channels, *recipe.images.size), device=where.device)
     try:
         if quantised and not recipe.quantises:
-            plain = site.build(recipe.student, recipe, where, seed=0)
+            plain = context.build(recipe.student, recipe, where, seed=0)
             model: nn.Module = int8.restore(plain.eval(), state, sample=sample)
         else:
             stages = len(recipe.stages)
-            model = site.rebuilt(recipe, state, stages=stages, site=where, sample=sample)
+            model = context.rebuilt(recipe, state, stages=stages, site=where, sample=sample)
     except UsageError as error:
         raise UsageError(f"{given.name}: {error}") from None
     return Subject(
@@ -102,9 +103,9 @@ def _role(network: str, space: SearchSpace) -> str:
     return "teacher" if network == space.teacher else ""
 
 
-def _parameters(recipe: Recipe, model: nn.Module, where: site.Site) -> int:
+def _parameters(recipe: Recipe, model: nn.Module, where: context.Site) -> int:
     if isinstance(model, int8.Converted):
-        model = site.build(recipe.student, recipe, where, seed=0)
+        model = context.build(recipe.student, recipe, where, seed=0)
     return int(measure.footprint(model)["num_params"])
 
 
@@ -148,7 +149,7 @@ def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Rec
     reasons = []
     for name in dict.fromkeys(name for name in names if name):
         recipe = Recipe(images=wanted.images, student=name, start=given.model)
-        model = site.build(name, recipe, replace(wanted.site, device="cpu"), seed=0)
+        model = context.build(name, recipe, replace(wanted.site, device="cpu"), seed=0)
         pruned = bool(wanted.network) and pruning.is_pruned(model, state)
         integers = int8.ACTIVATIONS in state  # whose names are no network's
         try:
@@ -183,7 +184,7 @@ class Marks:
 @torch.no_grad()
 def mark(subject: Subject, *, batch_size: int) -> Marks:
     """Open the test split and score all its images, `batch_size` of them a line of `batches`."""
-    opened = exam.prepare(subject.recipe, subject.site, reference=None)
+    opened = test_split.prepare(subject.recipe, subject.site, reference=None)
     images = opened.images
     tally = scoring.Tally(images.num_classes, device=images.fit.device)
     hits, batches = [], []

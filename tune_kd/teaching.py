@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from tune_kd import asking, runner, worker
 from tune_kd.asking import Request
-from tune_kd.foreign import Foreign
 from tune_kd.opening import base_config
 from tune_kd.progress import Progress
 from tune_kd.recipe import Recipe
@@ -19,6 +18,7 @@ from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.refit import maker, shared_trial
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.training.external_weights import Foreign
 from tune_kd.tuning import search_plan
 
 

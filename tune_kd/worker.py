@@ -22,7 +22,7 @@ from tune_kd.study.results import EpochReport, Row
 from tune_kd.study.storage import Storage, write_whole
 
 if TYPE_CHECKING:
-    from tune_kd.trial import Resume, Site
+    from tune_kd.training.trial import Resume, Site
 
 Config = dict[str, Any]
 PAUSE = 2.0  # seconds before a retry after an error of the disk or the network
@@ -85,7 +85,7 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
             yield {"row": results.dump_row(rows[-1])}
         if rows and rows[-1]["last"]:
             return
-        from tune_kd import trial
+        from tune_kd.training import trial
 
         resume = _resume(storage, proposal.trial, rows)
         name = f"{len({row['attempt'] for row in rows}) + 1}-{uuid.uuid4().hex[:6]}"
@@ -137,7 +137,7 @@ def make_site(config: Config) -> "Site":
     """This node's cache and device, and the study's models and code."""
     import torch
 
-    from tune_kd.trial import Site
+    from tune_kd.training.trial import Site
 
     torch.set_num_threads(config["threads"])
     if config["gpus"] and not torch.cuda.is_available():
@@ -174,7 +174,7 @@ def local_file(storage: Storage, name: str, cache: Path) -> Path:
 def _resume(storage: Storage, trial: str, rows: list[Row]) -> "Resume | None":
     from safetensors.torch import load
 
-    from tune_kd.trial import Resume
+    from tune_kd.training.trial import Resume
 
     if not rows:
         return None

@@ -25,15 +25,16 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.search import curves
-from tune_kd import asking, cli, exam, opening, site, train, trial, worker
+from tune_kd import asking, cli, opening, worker
 from tune_kd.data import splits
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Recipe, stream
-from tune_kd.scoring import Scores
 from tune_kd.space import SearchSpace, loader
 from tune_kd.study import recipe_builder
 from tune_kd.study.results import EpochReport
 from tune_kd.study.storage import Storage
+from tune_kd.training import context, loop, test_split, trial
+from tune_kd.training.scoring import Scores
 
 TEACHER_SEED = 0
 SPLIT_SEED = 0
@@ -100,7 +101,7 @@ class Studio:
         )
         material = asking.look_at_data(request)
         self._space = space
-        self._site = site.Site(
+        self._site = context.Site(
             cache=cache,
             data=folder,
             code=file.parent,
@@ -116,8 +117,8 @@ class Studio:
         }
         self.images = {"fitted": material.num_train, "validation": material.num_val}
         self.teacher = self._teacher() if recipe_builder.needs_teacher(space) else {}
-        self._fold: train.Fold | None = None
-        self._exam: exam.Exam | None = None
+        self._fold: loop.Fold | None = None
+        self._exam: test_split.Exam | None = None
 
     def _teacher(self) -> dict[str, Any]:
         """Train the teacher or find it; its fingerprint and what it reaches."""
@@ -130,15 +131,15 @@ class Studio:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in _model_of(last).items()}, path)
         self._manifest["teacher_model"] = fingerprint
-        model = site.load_model(self._space.teacher, recipe, self._site, fingerprint)
-        fold = site.fold(recipe.images, self._site, recipe.compute.layout)
-        opened = exam.prepare(recipe, self._site, reference=None)
+        model = context.load_model(self._space.teacher, recipe, self._site, fingerprint)
+        fold = context.fold(recipe.images, self._site, recipe.compute.layout)
+        opened = test_split.prepare(recipe, self._site, reference=None)
         return {
             "network": self._space.teacher,
             "fingerprint": fingerprint,
             "seed": TEACHER_SEED,
             "epochs": self._space.teacher_epochs,
-            "val_accuracy": train.evaluate(model, fold, fold.validation).accuracy,
+            "val_accuracy": loop.evaluate(model, fold, fold.validation).accuracy,
             "test_accuracy": opened.take(model).accuracy,
         }
 
@@ -161,15 +162,15 @@ class Studio:
     def _examined(self, recipe: Recipe, last: EpochReport, accuracy: float) -> curves.Row:
         """What the trained network gets right of the validation and of the test images."""
         if self._fold is None or self._exam is None:
-            self._fold = site.fold(recipe.images, self._site, recipe.compute.layout)
-            self._exam = exam.prepare(recipe, self._site, reference=None)
+            self._fold = context.fold(recipe.images, self._site, recipe.compute.layout)
+            self._exam = test_split.prepare(recipe, self._site, reference=None)
             self.images["test"] = len(self._exam.images.fit)
-        sample = site.sample_of(self._fold)
+        sample = context.sample_of(self._fold)
         count = len(recipe.stages)
-        model = site.rebuilt(
+        model = context.rebuilt(
             recipe, _model_of(last), stages=count, site=self._site, sample=sample
         ).eval()
-        val = train.evaluate(model, self._fold, self._fold.validation, each_image=True)
+        val = loop.evaluate(model, self._fold, self._fold.validation, each_image=True)
         test = self._exam.take(model)
         assert val.accuracy == accuracy, "the network scored is not the one that was trained"
         return {

@@ -15,8 +15,7 @@ from analysis.load import load
 from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
-from tune_kd import confirming, exam, teaching, train, trial, worker
-from tune_kd import site as places
+from tune_kd import confirming, teaching, worker
 from tune_kd.compress import int8
 from tune_kd.data import tasks
 from tune_kd.losses import total as losses
@@ -37,6 +36,8 @@ from tune_kd.space import loader, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
 from tune_kd.study.study import Study
+from tune_kd.training import context as places
+from tune_kd.training import loop, test_split, trial
 from tune_kd.tuning.samplers import random_config, sample
 
 NAMES = loader.names()
@@ -363,9 +364,9 @@ def _assert_loads(study: Study, proposal: Proposal, site: trial.Site, last: resu
     )
     where = replace(site, device="cpu") if isinstance(network, int8.Converted) else site
     if proposal.open_test:
-        found, split = exam.prepare(recipe, where, reference=None).take(network), "test"
+        found, split = test_split.prepare(recipe, where, reference=None).take(network), "test"
     else:
-        found, split = train.evaluate(network, fold, fold.validation), "val"
+        found, split = loop.evaluate(network, fold, fold.validation), "val"
     values = found.values(split, dense=recipe.images.dense)
     assert values.pop(f"{split}_loss") == pytest.approx(last[f"{split}_loss"], rel=1e-6)
     assert values == {name: last[name] for name in values}

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import evaluate, findings, foreign, site, subject, trial, worker
+from tune_kd import evaluate, findings, subject, worker
 from tune_kd.data import splits, tasks
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
 from tune_kd.space import loader
 from tune_kd.study.proposal import Proposal
+from tune_kd.training import context, external_weights, trial
 
 SHAPE = registry.Shape(num_classes=10, channels=1, size=(8, 8))
 LIMIT = 600
@@ -115,9 +116,9 @@ def by_hand(network: str, state: dict[str, Any], images: Images) -> tuple[np.nda
 def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     """An evaluation without timing: scored on the test split, and its alarms."""
     chosen, file = loader.load(space)
-    where = site.Site(cache=session_cache(), code=file.parent)
+    where = context.Site(cache=session_cache(), code=file.parent)
     wanted = subject.Wanted(space=chosen, images=digits(), site=where)
-    one = subject.load(foreign.find(str(path), what="--weights"), wanted)
+    one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
     scored, _ = evaluate.scored(one, 100)
     found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
     return {**found, "alarms": {alarm.name: alarm for alarm in findings.alarms(found)}}

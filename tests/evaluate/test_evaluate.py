@@ -21,15 +21,16 @@ from tests.evaluate.checking import (
     session_cache,
     written,
 )
-from tune_kd import cli, evaluate, site
+from tune_kd import cli, evaluate
 from tune_kd.data import splits, tasks
-from tune_kd.foreign import Foreign
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Prune, Quantize, Recipe, from_json, to_json
 from tune_kd.study import results
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.training import context
+from tune_kd.training.external_weights import Foreign
 
 # ------------------------------------------------------------ numbers
 
@@ -414,9 +415,9 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, stude
     assert found["stages"] == ["Distill", "Quantize"]
     # the same integers, image by image, apart from the loop
     recipe = Recipe(images=digits(), student="digits_student")
-    where = site.Site(cache=session_cache())
+    where = context.Site(cache=session_cache())
     model = int8.restore(
-        site.build("digits_student", recipe, where, seed=0).eval(),
+        context.build("digits_student", recipe, where, seed=0).eval(),
         checkpoints.parse(content, what="int8"),
         sample=torch.zeros(2, 1, 8, 8),
     )

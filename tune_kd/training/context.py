@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import teacher, train
 from tune_kd.compress import int8, pruning
 from tune_kd.data import splits, tasks
 from tune_kd.models import checkpoints, layers, registry
@@ -23,6 +22,7 @@ from tune_kd.recipe import (
     to_json,
     training_of,
 )
+from tune_kd.training import loop, teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def load_train(images: Images, site: Site) -> tasks.Decoded:
     return decoded
 
 
-def fold(images: Images, site: Site, layout: str) -> train.Fold:
+def fold(images: Images, site: Site, layout: str) -> loop.Fold:
     """The images that a recipe is fitted and validated on, on its device."""
     decoded = load_train(images, site)
     fit, validation = splits.split(
@@ -70,12 +70,12 @@ def folded(
     *,
     layout: str,
     parts: tuple[splits.Ints, splits.Ints],
-) -> train.Fold:
+) -> loop.Fold:
     """A decoded split on the device, with the images to fit and those to validate on."""
     device = torch.device(site.device)
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
-    return train.Fold(
+    return loop.Fold(
         images=splits.resident(decoded, images=images, device=device, layout=layout),
         fit=fit,
         validation=validation,
@@ -106,7 +106,7 @@ def place(model: nn.Module, site: Site, compute: Compute) -> nn.Module:
     return layers.placed(model, torch.device(site.device), layout=compute.layout)
 
 
-def sample_of(images: train.Fold) -> Tensor:
+def sample_of(images: loop.Fold) -> Tensor:
     """Two images as a network sees them, for its shapes."""
     return images.images.whole(images.fit[:2]).images
 
@@ -170,14 +170,14 @@ def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
 
 
 def teacher_tape(
-    recipe: Recipe, frozen: teacher.Frozen, images: train.Fold, *, site: Site
+    recipe: Recipe, frozen: teacher.Frozen, images: loop.Fold, *, site: Site
 ) -> teacher.Tape:
     """The teacher's logits for every view that training sees of the fitted images."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         seen = images.seen(recipe.images.view_seed, epoch)
         index = images.fit[torch.from_numpy(positions).to(images.fit.device)]
-        parts = train.chunks(index, images)
+        parts = loop.chunks(index, images)
         return torch.cat([frozen.outputs(seen(part).images)[0].cpu() for part in parts])
 
     name = teacher.key(

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd import plugins, scoring, site, teacher, train
+from tune_kd import plugins
 from tune_kd.data import tasks
 from tune_kd.models import segmentation
 from tune_kd.recipe import RECIPE_VERSION, Recipe, digest, to_json
+from tune_kd.training import context, loop, scoring, teacher
 
 SHOWN = 10  # images of the best and of the worst predictions
 
@@ -20,17 +21,17 @@ SHOWN = 10  # images of the best and of the worst predictions
 class Exam:
     """The test split on the device, and what a reference teacher says of it."""
 
-    images: train.Fold  # all of them are `fit`, none is trained on
+    images: loop.Fold  # all of them are `fit`, none is trained on
     decoded: tasks.Decoded
     reference: Tensor | None  # scores float16 [N, K, ...]
 
     def take(self, model: nn.Module) -> scoring.Scores:
         """A network's scores on all test images."""
         every = self.images.fit
-        return train.evaluate(model, self.images, every, reference=self.reference, each_image=True)
+        return loop.evaluate(model, self.images, every, reference=self.reference, each_image=True)
 
 
-def prepare(recipe: Recipe, where: site.Site, *, reference: tuple[str, str] | None) -> Exam:
+def prepare(recipe: Recipe, where: context.Site, *, reference: tuple[str, str] | None) -> Exam:
     """Open the test split. `reference` is a teacher's network and fingerprint, to agree with.
 
     Its scores are computed once a node and kept like a tape's.
@@ -38,7 +39,7 @@ def prepare(recipe: Recipe, where: site.Site, *, reference: tuple[str, str] | No
     task = tasks.find(recipe.images.task, base=where.code)
     decoded = tasks.decode(task, "test", folder=where.data, cache=where.cache)
     every = np.arange(len(decoded.labels))
-    images = site.folded(
+    images = context.folded(
         decoded, recipe.images, where, layout=recipe.compute.layout, parts=(every, every[:0])
     )
     scores = None
@@ -49,14 +50,14 @@ def prepare(recipe: Recipe, where: site.Site, *, reference: tuple[str, str] | No
 
 
 def _tape(
-    recipe: Recipe, images: train.Fold, where: site.Site, *, model: tuple[str, str, str]
+    recipe: Recipe, images: loop.Fold, where: context.Site, *, model: tuple[str, str, str]
 ) -> teacher.Tape:
     network, fingerprint, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        loaded = site.load_model(network, recipe, where, fingerprint)
+        loaded = context.load_model(network, recipe, where, fingerprint)
         frozen = teacher.Frozen(loaded, precision="float32")
-        parts = train.chunks(torch.from_numpy(positions).to(images.fit.device), images)
+        parts = loop.chunks(torch.from_numpy(positions).to(images.fit.device), images)
         whole = images.images.whole
         return torch.cat([frozen.outputs(whole(part).images)[0].cpu() for part in parts])
 
@@ -102,7 +103,7 @@ def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
     images, was_training = exam.images, model.training
     model.eval()
     found = []
-    for part in train.chunks(images.fit, images):
+    for part in loop.chunks(images.fit, images):
         batch = images.images.whole(part)
         scores = segmentation.resize(model(batch.images).float(), images.sides)
         found.append(scoring.image_ious(scores, batch.labels).cpu())

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import scoring
 from tune_kd.data import splits
 from tune_kd.losses import total as losses
 from tune_kd.models import registry, segmentation
 from tune_kd.recipe import Compute, Distill, Optimiser, stream
-from tune_kd.teacher import Frozen, Tape, autocast
+from tune_kd.training import scoring
+from tune_kd.training.teacher import Frozen, Tape, autocast
 
 EVALUATION_PIXELS = 512 * 32 * 32  # of a batch of images that is scored
 FINITE_EVERY = 64  # steps between looks at the loss: each look waits for the device

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import exam, site, train
 from tune_kd.compress import int8, pruning
 from tune_kd.losses import total as losses
 from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
-from tune_kd.site import Site as Site  # where callers find it
 from tune_kd.study.results import EpochReport
-from tune_kd.teacher import Frozen
+from tune_kd.training import context, loop, test_split
+from tune_kd.training.context import Site as Site  # where callers find it
+from tune_kd.training.teacher import Frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,11 @@ class _Run:
 
     recipe: Recipe
     seed: int
-    site: Site
-    images: train.Fold
+    context: Site
+    images: loop.Fold
     teacher: Frozen | None
     opening: Opening | None  # None: the test split stays sealed
-    exam: exam.Exam | None
+    test_split: test_split.Exam | None
     sample: Tensor  # two images as a network sees them, for its shapes
 
     def seen_by(self, model: nn.Module) -> "_Run":
@@ -107,19 +107,19 @@ def run(  # noqa: PLR0913 - a run's circumstances
 
 
 def _prepared(recipe: Recipe, *, seed: int, where: Site, opening: Opening | None) -> _Run:
-    images = site.fold(recipe.images, where, recipe.compute.layout)
+    images = context.fold(recipe.images, where, recipe.compute.layout)
     opened = None
     if opening:
-        opened = exam.prepare(recipe, where, reference=opening.reference)
+        opened = test_split.prepare(recipe, where, reference=opening.reference)
     return _Run(
         recipe=recipe,
         seed=seed,
         site=where,
         images=images,
-        teacher=site.frozen_teacher(recipe, where),
+        teacher=context.frozen_teacher(recipe, where),
         opening=opening,
         exam=opened,
-        sample=site.sample_of(images),
+        sample=context.sample_of(images),
     )
 
 
@@ -127,15 +127,15 @@ def _entered(work: _Run, resume: Resume | None, shared: int) -> tuple[nn.Module,
     """The network, the stage that is next or goes on, and the rows before that stage."""
     recipe = work.recipe
     if resume is None:
-        model = site.begun(recipe, work.site, sample=work.sample, seed=work.seed, shared=shared)
+        model = context.begun(recipe, work.site, sample=work.sample, seed=work.seed, shared=shared)
         return model, shared, 0
     step = resume.step or planned(recipe, resume.stage) + max(resume.epoch, 1)
     state = {k[6:]: v for k, v in resume.state.items() if k.startswith("model.")}
     if isinstance(recipe.stages[resume.stage], Quantize) and not resume.over:
         # its tensors are those of a prepared graph, which its stage makes and loads
-        return site.build(recipe.student, recipe, work.site, seed=0), resume.stage, step - resume.epoch  # fmt: skip
+        return context.build(recipe.student, recipe, work.site, seed=0), resume.stage, step - resume.epoch  # fmt: skip
     done = resume.stage + 1 if resume.over else resume.stage
-    model = site.rebuilt(recipe, state, stages=done, site=work.site, sample=work.sample)
+    model = context.rebuilt(recipe, state, stages=done, site=work.site, sample=work.sample)
     return model, done, step if resume.over else step - resume.epoch
 
 
@@ -162,11 +162,11 @@ def _stage(
     unseen, untrained = (int8.ranges(fake), int8.weights(fake)) if fake else ({}, {})
     student: nn.Module = fake if fake is not None else model
     projections = _projections(work, student, stage_training)
-    learner = train.Learner(student, projections, stage_training.optimiser)
+    learner = loop.Learner(student, projections, stage_training.optimiser)
     if resume:
         learner.load(resume.state)
     training = _training(work, number, student, stage=stage_training)  # sees which weights are zero
-    for epoch in train.train(training, learner, done=resume.epoch if resume else 0):
+    for epoch in loop.train(training, learner, done=resume.epoch if resume else 0):
         values, changed = epoch.values, student
         state: Mapping[str, Tensor] | None = learner.state()
         if epoch.last:
@@ -210,13 +210,13 @@ def _compressed(work: _Run, model: nn.Module, stage: Stage) -> nn.Module:
     """The network after a stage that does not train."""
     if isinstance(stage, Prune):
         pruning.prune(model, stage, sample=work.sample)
-        return site.place(model, work.site, work.recipe.compute)
+        return context.place(model, work.site, work.recipe.compute)
     assert isinstance(stage, Quantize), stage
     prepared = int8.prepare(model, sample=work.sample.cpu(), qat=False)
     generator = torch.Generator().manual_seed(stream(work.seed, "calibration"))
     fit = work.images.fit
     order = torch.randperm(len(fit), generator=generator)[: stage.calibration_images]
-    parts = train.chunks(fit[order.to(fit.device)], work.images)
+    parts = loop.chunks(fit[order.to(fit.device)], work.images)
     unseen = int8.ranges(prepared)
     int8.calibrate(prepared, (work.images.images.whole(part).images.cpu() for part in parts))
     int8.assert_active(prepared, unseen)
@@ -230,14 +230,14 @@ def _integers(prepared: int8.Prepared) -> int8.Converted:
     return converted
 
 
-def _training(work: _Run, number: int, model: nn.Module, *, stage: Distill) -> train.Training:
+def _training(work: _Run, number: int, model: nn.Module, *, stage: Distill) -> loop.Training:
     """The stage with the teacher and the tape, where its weights ask for them."""
     recipe, frozen = work.recipe, work.teacher if stage.listens else None
     tape = None
     if frozen and stage.weights.beta > 0:
-        tape = site.teacher_tape(recipe, frozen, work.images, site=work.site)
+        tape = context.teacher_tape(recipe, frozen, work.images, site=work.site)
     sparse = any(isinstance(s, Prune) and s.method == "magnitude" for s in recipe.stages[:number])
-    return train.Training(
+    return loop.Training(
         stage=stage,
         number=number,
         first_step=planned(recipe, number),
@@ -267,7 +267,7 @@ def _projections(work: _Run, model: nn.Module, stage: Distill) -> nn.Module:
     model.train(was_training)
     wanted = {level: wanted[level] for level in stage.levels}
     built = losses.Projections(found, wanted, seed=stream(work.seed, "projections"))
-    return site.place(built, work.site, work.recipe.compute)
+    return context.place(built, work.site, work.recipe.compute)
 
 
 def _scored(work: _Run, model: nn.Module) -> dict[str, Any]:
@@ -276,10 +276,10 @@ def _scored(work: _Run, model: nn.Module) -> dict[str, Any]:
     work = work.seen_by(model)
     images = work.images
     if len(images.validation):
-        found = train.evaluate(model, images, images.validation)
+        found = loop.evaluate(model, images, images.validation)
         values |= found.values("val", dense=images.dense)
     if work.exam:
-        values |= exam.columns(work.exam.take(model), dense=images.dense)
+        values |= test_split.columns(work.exam.take(model), dense=images.dense)
     return values
 
 
@@ -306,4 +306,4 @@ def _pictures(work: _Run, model: nn.Module) -> Mapping[str, Any]:
     work = work.seen_by(model)
     if work.exam is None or not work.images.dense:
         return {}
-    return exam.pictures(model, work.exam)
+    return test_split.pictures(model, work.exam)
