@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torchvision
 
-from tune_kd import cli, worker
+from tune_kd import cli
 from tune_kd.data import tasks
 from tune_kd.data.tasks import Decoded
+from tune_kd.execution import worker
 from tune_kd.measure import timing_cache
 
 T = TypeVar("T")

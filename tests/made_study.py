@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tune_kd import environment
+from tune_kd.execution import environment
 from tune_kd.recipe import Images
 from tune_kd.space import loader, search_space
 from tune_kd.study import recipe_builder, results
@@ -21,8 +21,9 @@ with mock.patch.dict(
     os.environ
 ):  # what Ray reads when imported; later tests start Rays of their own
     environment.prepare(None)
-    from tune_kd import asking, opening, ray_hooks, session
-    from tune_kd.progress import Progress
+    from tune_kd import asking, opening
+    from tune_kd.execution import ray_adapters, session
+    from tune_kd.execution.progress import Progress
     from tune_kd.tuning import asha, search_plan
 
 Score = Callable[[Proposal, int], float | None]
@@ -125,7 +126,7 @@ def play(study: Study, asked: asking.Request, score: Score, *, trials: int = 10*
     A score of None is an exception in that epoch.
     """
     judge = asha.Judge(study, at=study.manifest["rungs"])
-    searcher = ray_hooks.PlanSearcher(study, plan(study, asked), base={})
+    searcher = ray_adapters.PlanSearcher(study, plan(study, asked), base={})
     for number in range(trials):
         config = searcher.suggest(str(number))
         if not isinstance(config, dict):

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tune_kd import worker
 from tune_kd.data import splits, tasks
+from tune_kd.execution import worker
 from tune_kd.models import registry
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe
 from tune_kd.study.results import EpochReport

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from tests import made_study, making
-from tune_kd import asking, confirm, confirming, opening, runner, teaching, worker
+from tune_kd import asking, confirm, confirming, opening, teaching
 from tune_kd.confirming import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 from tune_kd.errors import UsageError
+from tune_kd.execution import runner, worker
 from tune_kd.recipe import stream
 from tune_kd.space import loader
 from tune_kd.study import recipe_builder, results, selection
@@ -383,7 +384,7 @@ def test_each_opening_of_the_test_split_leaves_a_file_with_its_design(known):
 
 def _attempt(known: Study, proposal):
     """What Ray would run, without Ray; the verdict as the driver writes it."""
-    from tune_kd.session import Resources
+    from tune_kd.execution.session import Resources
 
     if proposal.trial not in known.proposals:
         known.add(proposal)

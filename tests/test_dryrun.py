@@ -11,8 +11,8 @@ import ray
 
 from tests import made_study
 from tune_kd import cli, dryrun, search, teaching
+from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
-from tune_kd.session import Resources
 from tune_kd.training.external_weights import Foreign
 
 
@@ -192,7 +192,7 @@ def test_no_time_where_the_probe_was_of_something_else(tmp_path, cache):
 def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
     """The two sides of the cache agree about its keys."""
     from tests.made_study import material
-    from tune_kd import preparation
+    from tune_kd.execution import benchmark
     from tune_kd.training import trial
 
     request = asked(tmp_path)
@@ -202,7 +202,7 @@ def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
         "compiled": False,
     }  # fmt: skip
     cache.mkdir()
-    preparation.prepare(config, trial.Site(cache=cache))
+    benchmark.prepare(config, trial.Site(cache=cache))
     import torch
 
     threads = torch.get_num_threads()

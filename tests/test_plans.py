@@ -236,7 +236,7 @@ def test_another_seed_proposes_other_values_and_methods_share_random_ones(tmp_pa
 
 
 def test_a_worker_that_died_three_times_is_a_failed_trial_with_its_last_words(tmp_path):
-    from tune_kd.ray_hooks import PlanSearcher
+    from tune_kd.execution.ray_adapters import PlanSearcher
 
     asked = request(tmp_path / "s")
     study = begin(asked)

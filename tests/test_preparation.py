@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import save_file
 
 from tests import made_study, making
-from tune_kd import preparation
 from tune_kd.errors import UsageError
+from tune_kd.execution import benchmark
 from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Prune, recipe
@@ -41,7 +41,7 @@ def few_rounds(monkeypatch):
 
 def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatch):
     site = making.site_in(tmp_path / "cache")
-    found = preparation.prepare(config, site)
+    found = benchmark.prepare(config, site)
     assert found["precision"] in ("float32", "bfloat16")
     assert found["layout"] in ("contiguous", "channels_last")
     assert found["device"] == profile.device_name("cpu")
@@ -59,9 +59,9 @@ def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatc
 
     for name in ("step_seconds", "measure"):
         monkeypatch.setattr(profile, name, never)
-    assert preparation.prepare(config, site) == found
+    assert benchmark.prepare(config, site) == found
     with pytest.raises(AssertionError, match="timed again"):
-        preparation.prepare({**config, "batch_size": 9}, site)
+        benchmark.prepare({**config, "batch_size": 9}, site)
 
 
 def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(profile, "step_seconds", count)
     for sources in (["one"], ["one"], ["two"]):
-        preparation.prepare({**config, "sources": sources}, site)
+        benchmark.prepare({**config, "sources": sources}, site)
     assert len(timed) == len(set(timed)) == 2
 
 
@@ -84,13 +84,13 @@ def test_a_preparation_draws_nothing_from_the_global_generators(config, tmp_path
     import torch
 
     before = torch.get_rng_state()
-    preparation.prepare(config, making.site_in(tmp_path / "cache"))
+    benchmark.prepare(config, making.site_in(tmp_path / "cache"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_unknown_network_is_said(config, tmp_path):
     with pytest.raises(UsageError, match="digits_teacher"):
-        preparation.prepare({**config, "teacher": "digits_teacherr"}, making.site_in(tmp_path))
+        benchmark.prepare({**config, "teacher": "digits_teacherr"}, making.site_in(tmp_path))
 
 
 def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
         state = making.run(cut, site, seed=len(found)).state
         file = tmp_path / "student.safetensors"
         save_file({k[6:]: v for k, v in state.items() if k.startswith("model.")}, file)
-        values = preparation.measure_student(cut, file, site)
+        values = benchmark.measure_student(cut, file, site)
         assert found.setdefault((method, ratio), values)["latency_ms"] == values["latency_ms"]
     assert len(timed) == 2  # one of half the channels, one whole
     zeros = [found["magnitude", ratio]["nonzero_params"] for ratio in (0.5, 0.7)]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests import made_study
 from tests.made_study import Progress, begin, request, row
-from tune_kd.progress import clock
+from tune_kd.execution.progress import clock
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tests import making
-from tune_kd import worker
 from tune_kd.compress import pruning
+from tune_kd.execution import worker
 from tune_kd.measure import profile
 from tune_kd.models import checkpoints
 from tune_kd.recipe import (

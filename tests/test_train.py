@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from tests import making
-from tune_kd import worker
+from tune_kd.execution import worker
 from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from tests import made_study
 from tests.made_study import reopened, request
-from tune_kd import asking, opening, worker
+from tune_kd import asking, opening
+from tune_kd.execution import worker
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import from_json
 from tune_kd.study import results
@@ -41,7 +42,7 @@ def study(tmp_path):
 
 
 def config(study, trial: str = "no_kd-r0-0000", **changes) -> dict:
-    from tune_kd.session import Resources
+    from tune_kd.execution.session import Resources
     from tune_kd.study.proposal import dump
 
     base = opening.base_config(study, None, Resources())

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import plugins, worker
+from tune_kd import plugins
 from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
+from tune_kd.execution import worker
 from tune_kd.losses import total as losses
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry

@@ -20,8 +20,8 @@ from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:
     from tune_kd.confirming import Design
-    from tune_kd.progress import Progress
-    from tune_kd.session import Resources, Session
+    from tune_kd.execution.progress import Progress
+    from tune_kd.execution.session import Resources, Session
     from tune_kd.study.proposal import Proposal
     from tune_kd.study.study import Study
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     options.add_resources(parser)
     given = parser.parse(arguments)
 
-    from tune_kd import environment
+    from tune_kd.execution import environment
 
     environment.prepare(options.address_of(given))
     again = cli.command_line(MODULE, arguments)
@@ -67,7 +67,8 @@ def open_study(address: str) -> "Study":
 
 def confirm(given: Namespace, resources: "Resources", again: str) -> int:
     """Run what is missing: first on validation, then, once the test split is opened, on test."""
-    from tune_kd import confirming, progress, session
+    from tune_kd import confirming
+    from tune_kd.execution import progress, session
     from tune_kd.study.storage import locked
 
     with locked(open_study(given.study).storage):
@@ -115,7 +116,8 @@ def run(  # noqa: PLR0913 - a run's circumstances
     known: "Study", chosen: "Design", *, session: "Session", progress: "Progress", folder: Path | None, command: str
 ) -> None:  # fmt: skip
     """The re-evaluations, which say what is recommended, then all confirming runs."""
-    from tune_kd import confirming, opening, runner
+    from tune_kd import confirming, opening
+    from tune_kd.execution import runner
     from tune_kd.tuning import search_plan
 
     base = opening.base_config(known, folder, session.resources)
@@ -145,7 +147,7 @@ def run(  # noqa: PLR0913 - a run's circumstances
 
 def data_folder(known: "Study", given: Path | None) -> Path | None:
     """Where the images are now; they must be the study's, which is told by their hash."""
-    from tune_kd import worker
+    from tune_kd.execution import worker
     from tune_kd.study.recipe_builder import images_of
     from tune_kd.training import context
 

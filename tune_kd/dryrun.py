@@ -1,13 +1,14 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import asking, confirming, opening, teaching, worker
+from tune_kd import asking, confirming, opening, teaching
 from tune_kd.asking import Request
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
+from tune_kd.execution import worker
+from tune_kd.execution.progress import clock
+from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
-from tune_kd.progress import clock
 from tune_kd.recipe import digest
-from tune_kd.session import Resources
 from tune_kd.space import search_space
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study

@@ -20,7 +20,7 @@ from tune_kd import cli
 
 if TYPE_CHECKING:
     from tune_kd.asking import Request
-    from tune_kd.progress import Progress
+    from tune_kd.execution.progress import Progress
     from tune_kd.recipe import Images
     from tune_kd.study.storage import Storage
     from tune_kd.subject import Marks, Subject, Wanted
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     add("--quiet", action="store_true", help="results only")
     given = parser.parse(arguments)
 
-    from tune_kd import environment
+    from tune_kd.execution import environment
     from tune_kd.measure import hardware
 
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.cores()))  # nothing else runs beside it
@@ -57,7 +57,8 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     from dataclasses import replace
 
-    from tune_kd import asking, findings, progress, sheet, subject
+    from tune_kd import asking, findings, sheet, subject
+    from tune_kd.execution import progress
     from tune_kd.study import results
     from tune_kd.study.storage import locked
     from tune_kd.training import external_weights
@@ -122,7 +123,8 @@ def _request(given: Namespace, command: str) -> "Request":
 
 def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted":
     """What the weights are taken for, on a GPU where there is one."""
-    from tune_kd import subject, worker
+    from tune_kd import subject
+    from tune_kd.execution import worker
     from tune_kd.measure import hardware
     from tune_kd.training import context
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd import worker
 from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
 from tune_kd.data import splits
-from tune_kd.progress import Progress
+from tune_kd.execution import worker
+from tune_kd.execution.progress import Progress
+from tune_kd.execution.session import Resources, Session
 from tune_kd.recipe import Images, digest
-from tune_kd.session import Resources, Session
 from tune_kd.space import SearchSpace, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, dump

@@ -10,7 +10,7 @@ from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:  # heavy: --help answers without them
     from tune_kd.asking import Request
-    from tune_kd.session import Resources
+    from tune_kd.execution.session import Resources
     from tune_kd.space import SearchSpace
 
 SAMPLERS, SCHEDULERS = ("tpe", "random", "gp", "nsga2"), ("asha", "none")
@@ -161,8 +161,8 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
 
 def wanted_resources(options: Namespace) -> "Resources":
     """What a trial gets and how many run at once; UsageError where this machine has not so much."""
+    from tune_kd.execution.session import Resources
     from tune_kd.measure import hardware
-    from tune_kd.session import Resources
 
     address, gpus, cpus = address_of(options), options.gpus_per_trial, options.cpus_per_trial
     if cpus <= 0:

@@ -17,8 +17,8 @@ from tune_kd.errors import unknown
 
 if TYPE_CHECKING:
     from tune_kd.asking import Request
-    from tune_kd.progress import Progress
-    from tune_kd.session import Resources, Session
+    from tune_kd.execution.progress import Progress
+    from tune_kd.execution.session import Resources, Session
     from tune_kd.study.proposal import Proposal
     from tune_kd.study.study import Study
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         if value not in known:
             raise unknown(kind, value, known)
 
-    from tune_kd import environment
+    from tune_kd.execution import environment
 
     environment.prepare(options.address_of(given))
     request = options.request(given, command=cli.command_line(MODULE, arguments))
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
 
 def search(request: "Request", resources: "Resources", given: Namespace, again: str) -> int:
     """Open or begin the study, train its teacher, run the trials that are missing."""
-    from tune_kd import asking, opening, progress, session
+    from tune_kd import asking, opening
+    from tune_kd.execution import progress, session
     from tune_kd.study import study
     from tune_kd.study.storage import locked
 
@@ -104,7 +105,8 @@ def planned_is_done(known: "Study", request: "Request") -> bool:
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
     """The teacher, then the trials that are missing."""
-    from tune_kd import asking, opening, runner, teaching
+    from tune_kd import asking, opening, teaching
+    from tune_kd.execution import runner
     from tune_kd.study import recipe_builder
     from tune_kd.tuning import search_plan
 

@@ -24,10 +24,11 @@ def main(arguments: list[str]) -> int:
     options.add_resources(parser)
     given = parser.parse(arguments)
 
-    from tune_kd import environment
+    from tune_kd.execution import environment
 
     environment.prepare(options.address_of(given))
-    from tune_kd import asking, opening, progress, session, teaching
+    from tune_kd import asking, opening, teaching
+    from tune_kd.execution import progress, session
     from tune_kd.study import study
     from tune_kd.study.storage import locked
 

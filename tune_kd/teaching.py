@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tune_kd import asking, runner, worker
+from tune_kd import asking
 from tune_kd.asking import Request
+from tune_kd.execution import runner, worker
+from tune_kd.execution.progress import Progress
+from tune_kd.execution.session import CannotGoOnError, Session
 from tune_kd.opening import base_config
-from tune_kd.progress import Progress
 from tune_kd.recipe import Recipe
-from tune_kd.session import CannotGoOnError, Session
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.refit import maker, shared_trial

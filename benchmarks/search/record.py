@@ -25,9 +25,10 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.search import curves
-from tune_kd import asking, cli, opening, worker
+from tune_kd import asking, cli, opening
 from tune_kd.data import splits
 from tune_kd.errors import UsageError
+from tune_kd.execution import worker
 from tune_kd.recipe import Recipe, stream
 from tune_kd.space import SearchSpace, loader
 from tune_kd.study import recipe_builder

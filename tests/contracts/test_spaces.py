@@ -15,9 +15,10 @@ from analysis.load import load
 from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
-from tune_kd import confirming, teaching, worker
+from tune_kd import confirming, teaching
 from tune_kd.compress import int8
 from tune_kd.data import tasks
+from tune_kd.execution import worker
 from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
 from tune_kd.options import SAMPLERS

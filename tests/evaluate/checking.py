@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import evaluate, findings, subject, worker
+from tune_kd import evaluate, findings, subject
 from tune_kd.data import splits, tasks
+from tune_kd.execution import worker
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
 from tune_kd.space import loader

@@ -11,11 +11,11 @@ from typing import Any
 
 from ray import tune
 
-from tune_kd import worker
 from tune_kd.errors import UsageError
-from tune_kd.progress import Progress
-from tune_kd.ray_hooks import JudgeScheduler, PlanSearcher
-from tune_kd.session import RETRIES, WAIT, CannotGoOnError, Session, StoppedError
+from tune_kd.execution import worker
+from tune_kd.execution.progress import Progress
+from tune_kd.execution.ray_adapters import JudgeScheduler, PlanSearcher
+from tune_kd.execution.session import RETRIES, WAIT, CannotGoOnError, Session, StoppedError
 from tune_kd.study.study import Study
 from tune_kd.tuning.asha import Judge
 from tune_kd.tuning.search_plan import FixedPlan, Plan

@@ -267,15 +267,15 @@ def _save(state: Any, header: dict[str, str] | None = None) -> bytes:
 
 def prepare(config: Config) -> dict[str, Any]:
     """Measured on an idle worker before the first trial: precision and layout, teacher and student."""
-    from tune_kd import preparation
+    from tune_kd.execution import benchmark
 
     os.umask(config["umask"])
-    return preparation.prepare(config, make_site(config))
+    return benchmark.prepare(config, make_site(config))
 
 
 def measure_students(config: Config) -> dict[str, dict[str, Any]]:
     """Measured on an idle worker when nothing else runs: finished students by trial."""
-    from tune_kd import preparation
+    from tune_kd.execution import benchmark
 
     os.umask(config["umask"])
     storage = Storage(config["study"])
@@ -285,7 +285,7 @@ def measure_students(config: Config) -> dict[str, dict[str, Any]]:
         proposal = parse(text)
         file = local_file(storage, f"students/{proposal.trial}.safetensors", site.cache)
         try:
-            found[proposal.trial] = preparation.measure_student(proposal.recipe, file, site)
+            found[proposal.trial] = benchmark.measure_student(proposal.recipe, file, site)
         except Exception as error:  # one that cannot be measured costs no other
             found[proposal.trial] = {"reason": explain(error)}
     return found

@@ -24,9 +24,9 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tune_kd import worker
 from tune_kd.errors import UsageError
-from tune_kd.progress import Progress
+from tune_kd.execution import worker
+from tune_kd.execution.progress import Progress
 from tune_kd.study.study import Study
 from tune_kd.tuning.asha import Judge
 

@@ -1,0 +1,1 @@
+"""Ray: its start, its workers, and the progress of a run."""
