@@ -20,10 +20,10 @@ from tune_kd import cli
 
 if TYPE_CHECKING:
     from tune_kd.asking import Request
+    from tune_kd.evaluation.checkpoint import Marks, Subject, Wanted
     from tune_kd.execution.progress import Progress
     from tune_kd.recipe import Images
     from tune_kd.study.storage import Storage
-    from tune_kd.subject import Marks, Subject, Wanted
 
 MODULE = "tune_kd.evaluate"
 
@@ -47,9 +47,9 @@ def main(arguments: list[str]) -> int:
 
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.cores()))  # nothing else runs beside it
     environment.prepare(None)
-    from tune_kd import sheet
+    from tune_kd.evaluation import summary
 
-    print(sheet.text(evaluate(given, cli.command_line(MODULE, arguments))))
+    print(summary.text(evaluate(given, cli.command_line(MODULE, arguments))))
     return 0
 
 
@@ -57,7 +57,8 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     from dataclasses import replace
 
-    from tune_kd import asking, findings, sheet, subject
+    from tune_kd import asking
+    from tune_kd.evaluation import checkpoint, diagnostics, summary
     from tune_kd.execution import progress
     from tune_kd.study import results
     from tune_kd.study.storage import locked
@@ -73,10 +74,10 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     )
     material = asking.look_at_data(asked)
     wanted = _wanted(asked, material.images, given.network)
-    chosen = subject.load(found, wanted)
+    chosen = checkpoint.load(found, wanted)
     against = None
     if other:
-        against = subject.load(other, replace(wanted, network="", also=wanted.network))
+        against = checkpoint.load(other, replace(wanted, network="", also=wanted.network))
     storage = asked.storage
     storage.check_writable()
     with locked(storage):
@@ -91,8 +92,8 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
             kept = {name: value for name, value in theirs.items() if name not in hidden}
             result["against"] = kept | compared(own, theirs, hits=(marks.hits, others.hits))
         result = finite(result)
-        result["alarms"] = [alarm._asdict() for alarm in findings.alarms(result)]
-        storage.write("confusion.png", sheet.picture(result))
+        result["alarms"] = [alarm._asdict() for alarm in diagnostics.alarms(result)]
+        storage.write("confusion.png", summary.picture(result))
         storage.write("evaluation.json", json.dumps(result, indent=1).encode())
     said.say(f"evaluation.json, confusion.png and openings in {storage.uri}")
     return result
@@ -123,7 +124,7 @@ def _request(given: Namespace, command: str) -> "Request":
 
 def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted":
     """What the weights are taken for, on a GPU where there is one."""
-    from tune_kd import subject
+    from tune_kd.evaluation import checkpoint
     from tune_kd.execution import worker
     from tune_kd.measure import hardware
     from tune_kd.training import context
@@ -134,8 +135,8 @@ def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted"
         code=asked.file.parent,
         device="cuda:0" if hardware.gpus() else "cpu",
     )
-    name = subject.from_here(network) if network else ""
-    return subject.Wanted(space=asked.space, images=images, site=where, network=name)
+    name = checkpoint.from_here(network) if network else ""
+    return checkpoint.Wanted(space=asked.space, images=images, site=where, network=name)
 
 
 def _record(storage: "Storage", networks: "list[Subject]", command: str) -> None:
@@ -163,26 +164,26 @@ def _examined(
     one: "Subject", batch_size: int, *, compiled: bool, said: "Progress"
 ) -> "tuple[dict[str, Any], Marks]":
     """What a network is, what it reaches on the test split, and what it costs."""
-    from tune_kd import subject
+    from tune_kd.evaluation import checkpoint
 
     said.say(f"scoring {one.name} on the test split")
     found, marks = scored(one, batch_size)
     words = ", compiled as well, which takes a while" if compiled else ""
     said.say(f"timing {one.name}{words}")
-    return {**found, "profile": subject.profile(one, compiled=compiled)}, marks
+    return {**found, "profile": checkpoint.profile(one, compiled=compiled)}, marks
 
 
 def scored(one: "Subject", batch_size: int) -> "tuple[dict[str, Any], Marks]":
     """What a network is and what it reaches on the test split: an evaluation without its profile."""
-    from tune_kd import findings, subject
+    from tune_kd.evaluation import checkpoint, diagnostics
 
-    marks = subject.mark(one, batch_size=batch_size)
+    marks = checkpoint.mark(one, batch_size=batch_size)
     scores, confusion = marks.scores, marks.scores.confusion.tolist()
-    classes = findings.classes(confusion, marks.class_names)
+    classes = diagnostics.classes(confusion, marks.class_names)
     overall = {
         "accuracy": scores.accuracy,
         "accuracy_se": _standard_error(marks.hits),
-        "mean_class_accuracy": findings.mean_accuracy(classes),
+        "mean_class_accuracy": diagnostics.mean_accuracy(classes),
         "loss": scores.loss,
         "ece": scores.ece,
     }
@@ -199,7 +200,7 @@ def scored(one: "Subject", batch_size: int) -> "tuple[dict[str, Any], Marks]":
         "images": len(marks.hits),
         "overall": overall,
         "classes": classes,
-        "confused": findings.confused(confusion, marks.class_names),
+        "confused": diagnostics.confused(confusion, marks.class_names),
         "confusion": confusion,
         "batch_size": batch_size,
         "batches": marks.batches,

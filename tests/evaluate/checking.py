@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import evaluate, findings, subject
+from tune_kd import evaluate
 from tune_kd.data import splits, tasks
+from tune_kd.evaluation import checkpoint as subject
+from tune_kd.evaluation import diagnostics
 from tune_kd.execution import worker
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, Optimiser, Recipe
@@ -122,4 +124,4 @@ def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
     scored, _ = evaluate.scored(one, 100)
     found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
-    return {**found, "alarms": {alarm.name: alarm for alarm in findings.alarms(found)}}
+    return {**found, "alarms": {alarm.name: alarm for alarm in diagnostics.alarms(found)}}

@@ -17,7 +17,7 @@ from tests.evaluate.checking import (
     digits,
     written,
 )
-from tune_kd import findings, sheet
+from tune_kd.evaluation import diagnostics, summary
 from tune_kd.recipe import Recipe, to_json
 from tune_kd.space import loader
 
@@ -174,7 +174,7 @@ def _int8(**changes: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_alarms_of_an_int8_network(changes: dict[str, Any], name: str, said: str) -> None:
-    found = findings.alarms(_int8(**changes))
+    found = diagnostics.alarms(_int8(**changes))
     assert [alarm.name for alarm in found] == ([name] if name else [])
     if name:
         assert said in found[0].text
@@ -182,11 +182,11 @@ def test_alarms_of_an_int8_network(changes: dict[str, Any], name: str, said: str
 
 
 def test_advice_says_how_much_is_int8() -> None:
-    (alarm,) = findings.alarms(_int8(profile__compiled_latency_ms=2.5))
+    (alarm,) = diagnostics.alarms(_int8(profile__compiled_latency_ms=2.5))
     assert "verify that the model is really quantised: 3 of 4 convolutions" in alarm.advice
-    (alarm,) = findings.alarms(_int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}))
+    (alarm,) = diagnostics.alarms(_int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}))
     assert "review the calibration" in alarm.advice
-    (alarm,) = findings.alarms(
+    (alarm,) = diagnostics.alarms(
         _int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}, quantised=False)
     )
     assert "check the distillation pipeline" in alarm.advice
@@ -200,7 +200,7 @@ def test_chance_is_the_most_frequent_class_and_its_spread(accuracy: float, raise
         {"name": "b", "count": 460, "predicted": 5, "accuracy": 0.6},
     ]
     found = _int8(overall__accuracy=accuracy, images=1000, classes=classes)
-    assert [alarm.name for alarm in findings.alarms(found)] == (["chance"] if raised else [])
+    assert [alarm.name for alarm in diagnostics.alarms(found)] == (["chance"] if raised else [])
 
 
 # ------------------------------------------------------------ the sheet
@@ -212,12 +212,12 @@ def test_of_many_classes_the_worst_and_the_best_are_listed(run: Run, student: Pa
     for at in range(30):
         confusion[at][at], confusion[at][(at + 1) % 30] = at, 30 - at
     names = [f"class{at:02d}" for at in range(30)]
-    many = {**found, "classes": findings.classes(confusion, names), "confusion": confusion}
-    lines = sheet.text(many).splitlines()
+    many = {**found, "classes": diagnostics.classes(confusion, names), "confusion": confusion}
+    lines = summary.text(many).splitlines()
     listed = [line.split()[0] for line in lines if line.startswith("class") and line[5:6].isdigit()]
     assert listed == names[:10] + names[20:]
     assert "the 10 worst and the 10 best of 30 classes" in lines
-    assert sheet.picture(many)[:4] == b"\x89PNG"
+    assert summary.picture(many)[:4] == b"\x89PNG"
     twenty_five = {**many, "classes": many["classes"][:25]}
-    listed = [line for line in sheet.text(twenty_five).splitlines() if line.startswith("class0") or line.startswith("class1") or line.startswith("class2")]  # fmt: skip
+    listed = [line for line in summary.text(twenty_five).splitlines() if line.startswith("class0") or line.startswith("class1") or line.startswith("class2")]  # fmt: skip
     assert len(listed) == 20  # none twice

@@ -1,0 +1,1 @@
+"""One checkpoint on the test split, and what is striking about it."""
