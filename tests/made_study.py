@@ -21,10 +21,10 @@ with mock.patch.dict(
     os.environ
 ):  # what Ray reads when imported; later tests start Rays of their own
     environment.prepare(None)
-    from tune_kd import asking, opening
     from tune_kd.execution import ray_adapters, session
     from tune_kd.execution.progress import Progress
     from tune_kd.tuning import asha, search_plan
+    from tune_kd.workflows import checks, create_study
 
 Score = Callable[[Proposal, int], float | None]
 IMAGES = Images(
@@ -54,7 +54,7 @@ class Here:
         }
 
 
-def request(folder: Path, **changes: Any) -> asking.Request:
+def request(folder: Path, **changes: Any) -> checks.Request:
     """What `python -m tune_kd.search --space digits_kd --epochs 9` asks for, with changes.
 
     A change of a field of the space goes into the space.
@@ -70,27 +70,29 @@ def request(folder: Path, **changes: Any) -> asking.Request:
         "limit_train": 0, "seed": 0, "sampler": "tpe", "scheduler": "asha", "teacher": None,
         "start": None, "resume": True, "command": "made",
     }  # fmt: skip
-    return asking.Request(**(asked | changes))
+    return checks.Request(**(asked | changes))
 
 
-def material() -> asking.Material:
+def material() -> checks.Material:
     names = tuple(map(str, range(10)))
-    return asking.Material(
+    return checks.Material(
         images=IMAGES, num_train=900, num_val=100, own_validation=False, class_names=names
     )
 
 
-def begin(asked: asking.Request, images: asking.Material | None = None) -> Study:
+def begin(asked: checks.Request, images: checks.Material | None = None) -> Study:
     """The study as a search begins it, of those images or of made ones."""
-    return opening.begin(asked, images or material(), session=Here(), progress=Progress(quiet=True))
+    return create_study.begin(
+        asked, images or material(), session=Here(), progress=Progress(quiet=True)
+    )
 
 
-def plan(study: Study, asked: asking.Request) -> search_plan.SearchPlan:
+def plan(study: Study, asked: checks.Request) -> search_plan.SearchPlan:
     """The plan of a search."""
     return search_plan.SearchPlan(
         study,
         asked.space,
-        budget=asking.budget(asked, study),
+        budget=checks.budget(asked, study),
         recipe=lambda method, config: recipe_builder.student_recipe(
             study.manifest, asked.space, method=method, config=config
         ),
@@ -120,7 +122,7 @@ def heard(row: dict) -> dict[str, Any]:
     return {"row": json.dumps(row)}
 
 
-def play(study: Study, asked: asking.Request, score: Score, *, trials: int = 10**6) -> asha.Judge:
+def play(study: Study, asked: checks.Request, score: Score, *, trials: int = 10**6) -> asha.Judge:
     """Run so many trials one after the other, through the searcher and the judge that Ray sees.
 
     A score of None is an exception in that epoch.

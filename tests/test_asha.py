@@ -6,8 +6,8 @@ import pytest
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row, uneven_score
-from tune_kd import opening
 from tune_kd.tuning.asha import Judge, rungs
+from tune_kd.workflows import create_study
 
 
 def test_rungs():
@@ -22,12 +22,12 @@ def test_rungs():
 
 def test_with_step_decay_no_rung_comes_before_the_first_decay(tmp_path):
     step = {"schedule": "step", "decay_at": (0.5, 0.75), "epochs": 20}
-    assert opening.study_rungs(request(tmp_path, **step).space, "asha") == [11]
-    assert opening.study_rungs(request(tmp_path, **step).space, "none") == []
+    assert create_study.study_rungs(request(tmp_path, **step).space, "asha") == [11]
+    assert create_study.study_rungs(request(tmp_path, **step).space, "none") == []
     early = {"schedule": "step", "decay_at": (0.2,), "epochs": 20}
-    assert opening.study_rungs(request(tmp_path, **early).space, "asha") == [10]
+    assert create_study.study_rungs(request(tmp_path, **early).space, "asha") == [10]
     cosine = {"schedule": "cosine", "decay_at": (0.5,), "epochs": 20}
-    assert opening.study_rungs(request(tmp_path, **cosine).space, "asha") == [10]
+    assert create_study.study_rungs(request(tmp_path, **cosine).space, "asha") == [10]
 
 
 def judged(tmp_path, **changes):

@@ -21,9 +21,10 @@ import torch.utils.cpp_extension  # now, while nobody looks: it warns where a CU
 from PIL import Image
 
 from tests import made_study
-from tune_kd import asking, cli, confirm, search, teach
+from tune_kd import cli, confirm, search, teach
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
+from tune_kd.workflows import checks
 
 SPACE = """from tune_kd.space.methods import kd_methods
 from tune_kd.space import *
@@ -150,7 +151,7 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
     ):
         asked = made_study.request(Path("s"), student=name, teacher="fcn_resnet50")
         with pytest.raises(UsageError, match=says):
-            asking.check_networks(asked, replace(made_study.material(), images=pixels))
+            checks.check_networks(asked, replace(made_study.material(), images=pixels))
 
 
 # Impossible values: rule and value

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from tests import made_study, making
-from tune_kd import asking, confirm, confirming, opening, teaching
-from tune_kd.confirming import COMMON_SEEDS, REEVALUATION_SEEDS, Design
+from tune_kd import confirm
 from tune_kd.errors import UsageError
 from tune_kd.execution import runner, worker
 from tune_kd.recipe import stream
@@ -25,6 +24,8 @@ from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.training import context as places
 from tune_kd.training import trial
+from tune_kd.workflows import checks, confirm_plan, create_study, prerequisites
+from tune_kd.workflows.confirm_plan import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 
 METHODS = ("no_kd", "response", "feature")
 REPEATS = 4
@@ -52,7 +53,7 @@ def _asked(folder, **changes):
 
 
 def _begin(asked) -> Study:
-    return made_study.begin(asked, asking.look_at_data(asked))
+    return made_study.begin(asked, checks.look_at_data(asked))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def _put_teacher(study, asked):
     fingerprint = study.manifest["teacher_model"]
     study.storage.write(f"models/{fingerprint}.safetensors", making.teacher_file().read_bytes())
     proposal = Proposal(
-        trial=teaching.teacher_trial(study),
+        trial=prerequisites.teacher_trial(study),
         phase="teach",
         method="",
         number=0,
@@ -89,12 +90,12 @@ def _put_teacher(study, asked):
 
 
 def _design(known, *, seeds=2, textbook=True) -> Design:
-    return confirming.design(known, seeds=seeds, textbook=textbook)
+    return confirm_plan.design(known, seeds=seeds, textbook=textbook)
 
 
 def _students(known, **options) -> list[Proposal]:
     """The confirming runs without the teacher's."""
-    return [p for p in confirming.confirmations(known, _design(known, **options)) if p.method]
+    return [p for p in confirm_plan.confirmations(known, _design(known, **options)) if p.method]
 
 
 def _roles(proposal) -> set[str]:
@@ -132,8 +133,8 @@ def test_a_repeat_that_is_not_whole_is_left_out(tmp_path, trials, repeats):
     study = made_study.begin(asked)
     made_study.play(study, asked, _score, trials=trials)
     assert _design(study).repeats == repeats
-    assert {p.repeat for p in confirming.confirmations(study, _design(study))} == set(repeats)
-    assert {p.repeat for p in confirming.reevaluations(study, _design(study))} <= set(repeats)
+    assert {p.repeat for p in confirm_plan.confirmations(study, _design(study))} == set(repeats)
+    assert {p.repeat for p in confirm_plan.reevaluations(study, _design(study))} <= set(repeats)
 
 
 def test_while_none_is_whole_all_that_have_begun_are_confirmed(tmp_path):
@@ -206,7 +207,7 @@ def test_all_methods_of_a_repeat_have_its_seeds(known, seeds):
 def test_recommended_students_have_seeds_in_common(known):
     planned = [p for p in _students(known) if p.origin == "recommended"]
     assert [(p.seed, p.method) for p in planned] == [(s, m) for s in range(800, 805) for m in METHODS]  # fmt: skip
-    for method, row in confirming.recommended(known, _design(known)).items():
+    for method, row in confirm_plan.recommended(known, _design(known)).items():
         assert {p.source for p in planned if p.method == method} == {row["trial"]}
 
 
@@ -221,8 +222,8 @@ def test_a_budget_of_time_cuts_all_methods_and_repeats_alike(known):
 
 
 def test_every_run_has_a_name_of_its_own_that_says_what_it_is(known):
-    planned = confirming.confirmations(known, _design(known))
-    again = confirming.reevaluations(known, _design(known))
+    planned = confirm_plan.confirmations(known, _design(known))
+    again = confirm_plan.reevaluations(known, _design(known))
     names = [p.trial for p in (*planned, *again)]
     assert len(set(names)) == len(names)
     assert "confirm-response-r2-0004-s3001" in names
@@ -262,9 +263,9 @@ def test_a_stopped_trial_is_never_confirmed(known):
 def test_the_design_counts_its_runs(known):
     for seeds, textbook in itertools.product((1, 2), (True, False)):
         chosen = _design(known, seeds=seeds, textbook=textbook)
-        planned = Counter(p.method for p in confirming.confirmations(known, chosen))
+        planned = Counter(p.method for p in confirm_plan.confirmations(known, chosen))
         assert planned["response"] == planned["no_kd"] == chosen.runs_of_method
-        again = Counter(p.method for p in confirming.reevaluations(known, chosen))
+        again = Counter(p.method for p in confirm_plan.reevaluations(known, chosen))
         assert set(again.values()) == {chosen.reevaluations_of_method}
 
 
@@ -305,7 +306,7 @@ def test_seeds_draw_other_views_and_weights_and_the_search_none_of_them(known):
 
 
 def test_the_teacher_is_the_searchs_and_is_measured_as_it_is(known):
-    teacher, *students = confirming.confirmations(known, _design(known))
+    teacher, *students = confirm_plan.confirmations(known, _design(known))
     assert (teacher.trial, teacher.method, teacher.phase) == ("confirm-teacher", "", "confirm")
     assert teacher.recipe.stages == ()
     assert teacher.recipe.start == known.manifest["teacher_model"]
@@ -321,7 +322,7 @@ def test_the_teacher_is_the_searchs_and_is_measured_as_it_is(known):
 
 
 def test_the_three_best_winners_are_evaluated_again_on_validation(known):
-    again = confirming.reevaluations(known, _design(known))
+    again = confirm_plan.reevaluations(known, _design(known))
     for method, best in BEST.items():
         mine = [p for p in again if p.method == method]
         sources = [search_trial(method, repeat, best) for repeat in ORDER[:3]]
@@ -338,25 +339,25 @@ def test_the_three_best_winners_are_evaluated_again_on_validation(known):
 @pytest.mark.parametrize(("repeats", "count"), [(1, 0), (2, 2), (3, 3), (4, 3)])
 def test_as_many_winners_are_evaluated_again_as_there_are(known, repeats, count):
     chosen = Design(repeats=tuple(range(repeats)), seeds=1, textbook=False)
-    again = confirming.reevaluations(known, chosen)
+    again = confirm_plan.reevaluations(known, chosen)
     assert Counter(p.method for p in again) == Counter(dict.fromkeys(METHODS, 2 * count))
     assert {p.repeat for p in again} <= set(range(repeats))
 
 
 def test_fresh_values_say_what_is_recommended_and_not_the_one_that_chose(known):
     chosen = _design(known)
-    before = confirming.recommended(known, chosen)
+    before = confirm_plan.recommended(known, chosen)
     assert {m: r["repeat"] for m, r in before.items()} == dict.fromkeys(METHODS, ORDER[0])
-    for proposal in confirming.reevaluations(known, chosen):
+    for proposal in confirm_plan.reevaluations(known, chosen):
         value = {2: 0.5, 0: 0.6, 3: 0.9}[proposal.repeat] - 0.3 * (proposal.seed == 701)
         failed = proposal.method == "feature" and proposal.repeat == 3
         _put(known, proposal, "failed" if failed else "finished", val_accuracy=value)
-    after = confirming.recommended(known, chosen)
+    after = confirm_plan.recommended(known, chosen)
     assert {m: r["repeat"] for m, r in after.items()} == {"no_kd": 3, "response": 3, "feature": 0}
     sources = {p.method: p.source for p in _students(known) if p.origin == "recommended"}
     assert sources == {m: r["trial"] for m, r in after.items()}
     # of a design with fewer repeats the others' trials are none
-    few = confirming.recommended(known, replace(chosen, repeats=(0, 1)))
+    few = confirm_plan.recommended(known, replace(chosen, repeats=(0, 1)))
     assert {m: r["repeat"] for m, r in few.items()} == dict.fromkeys(METHODS, 0)
 
 
@@ -365,9 +366,9 @@ def test_fresh_values_say_what_is_recommended_and_not_the_one_that_chose(known):
 
 def test_each_opening_of_the_test_split_leaves_a_file_with_its_design(known):
     first, second = _design(known, seeds=1), _design(known, seeds=3, textbook=False)
-    planned = confirming.confirmations(known, first)
-    confirming.record_opening(known, planned, first, command="first command")
-    confirming.record_opening(known, planned[:1], second, command="second command")
+    planned = confirm_plan.confirmations(known, first)
+    confirm_plan.record_opening(known, planned, first, command="first command")
+    confirm_plan.record_opening(known, planned[:1], second, command="second command")
     names = known.storage.names("openings", ".json")
     assert names == ["0001.json", "0002.json"]
     one, two = (json.loads(known.storage.read(f"openings/{name}")) for name in names)
@@ -388,7 +389,7 @@ def _attempt(known: Study, proposal):
 
     if proposal.trial not in known.proposals:
         known.add(proposal)
-    config = {"proposal": dump(proposal), **opening.base_config(known, None, Resources())}
+    config = {"proposal": dump(proposal), **create_study.base_config(known, None, Resources())}
     rows = [results.parse_row(found["row"]) for found in worker.attempt(config)]
     for row in rows:
         known.hear(row)
@@ -397,7 +398,7 @@ def _attempt(known: Study, proposal):
 
 
 def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
-    planned = confirming.confirmations(known, _design(known, seeds=1))
+    planned = confirm_plan.confirmations(known, _design(known, seeds=1))
     recommended = next(p for p in planned if p.origin == "recommended" and p.method == "response")
     for proposal in (planned[0], planned[1], recommended):
         rows = _attempt(known, proposal)
@@ -432,7 +433,7 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
     assert kept == [f"{recommended.trial}.safetensors"]
     # what has its row is planned again under the same name, and so is not trained again
     fresh = made_study.reopened(known)
-    again = confirming.confirmations(fresh, _design(fresh, seeds=1))
+    again = confirm_plan.confirmations(fresh, _design(fresh, seeds=1))
     assert [p.trial for p in again] == [p.trial for p in planned]
     assert len(confirm.missing(fresh, again)) == len(planned) - 3
 
@@ -547,10 +548,10 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
 
 def test_an_interrupted_confirmation_opens_for_what_is_left_with_the_same_design(known, here):
     chosen = _design(known, seeds=1)
-    for proposal in confirming.reevaluations(known, chosen):
+    for proposal in confirm_plan.reevaluations(known, chosen):
         _put(known, proposal, val_accuracy=0.5)
-    planned = confirming.confirmations(known, chosen)
-    confirming.record_opening(known, planned, chosen, command="made")  # and killed
+    planned = confirm_plan.confirmations(known, chosen)
+    confirm_plan.record_opening(known, planned, chosen, command="made")  # and killed
     for proposal in planned[:-2]:
         known.add(proposal)
         _put(known, proposal, test_accuracy=0.5)
@@ -566,8 +567,8 @@ def test_one_repeat_recommends_its_winner_without_a_second_choice(tmp_path, here
     study = _begin(asked)
     made_study.play(study, asked, lambda p, step: 0.5 + p.number / 100)
     chosen = _design(study)
-    assert confirming.reevaluations(study, chosen) == []
-    planned = [p for p in confirming.confirmations(study, chosen) if p.origin == "recommended"]
+    assert confirm_plan.reevaluations(study, chosen) == []
+    planned = [p for p in confirm_plan.confirmations(study, chosen) if p.origin == "recommended"]
     assert {p.source for p in planned} == {search_trial(m, 0, 4) for m in METHODS}
     assert len(planned) == 5 * len(METHODS)
 

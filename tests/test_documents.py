@@ -13,13 +13,14 @@ import ray
 
 from analysis.plots import PLOTS
 from analysis.tables import TABLES
-from tune_kd import cli, options, plugins, search
+from tune_kd import cli, plugins, search
 from tune_kd.data.tasks import TASKS
 from tune_kd.errors import UsageError
 from tune_kd.models.registry import MODELS
 from tune_kd.space import loader, plain_fields
 from tune_kd.study import results
 from tune_kd.training import external_weights
+from tune_kd.workflows import options
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE, SYSTEMS = (ROOT / "docs" / name for name in ("guide.md", "reference-systems.md"))

@@ -10,10 +10,11 @@ import pytest
 import ray
 
 from tests import made_study
-from tune_kd import cli, dryrun, search, teaching
+from tune_kd import cli, search
 from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.training.external_weights import Foreign
+from tune_kd.workflows import dry_run, prerequisites
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +142,7 @@ def asked(tmp_path, **changes):
 def lines(request, resources=Resources(max_concurrent=2)) -> dict[str, str]:  # noqa: B008 - frozen
     return {
         line.split()[0]: line.strip().partition(" ")[2].strip()
-        for line in dryrun.plan(request, resources).splitlines()
+        for line in dry_run.plan(request, resources).splitlines()
     }
 
 
@@ -216,7 +217,7 @@ def test_an_existing_study_is_said(tmp_path):
     assert lines(request)["study"].endswith("(gone on with)")
     again = replace(request, resume=False)
     assert "add --resume or choose another --name" in lines(again)["study"]
-    model = teaching.model_of(request.storage)
+    model = prerequisites.model_of(request.storage)
     assert lines(request)["teacher"] == "digits_teacher, to be trained for 12 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")
     assert lines(request)["teacher"] == f"digits_teacher, found: {model}"

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from tests import made_study, making
 from tests.made_study import begin, play, request
-from tune_kd import asking, confirming, opening
 from tune_kd.errors import UsageError
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Distill, Prune, stages_from_json
@@ -18,6 +17,7 @@ from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, search_trial
 from tune_kd.study.study import Study
 from tune_kd.training import external_weights, trial
+from tune_kd.workflows import checks, confirm_plan, create_study
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)
@@ -110,8 +110,8 @@ def test_the_student_of_a_method_is_the_one_that_it_recommends(tmp_path):
 
     # before any fresh value: the best on validation
     assert given(confirmed=False).data == safetensors.torch.save(student(0))
-    design = confirming.design(begun, seeds=1, textbook=True)
-    for proposal in confirming.reevaluations(begun, design):
+    design = confirm_plan.design(begun, seeds=1, textbook=True)
+    for proposal in confirm_plan.reevaluations(begun, design):
         put(proposal, val_accuracy=0.5 + 0.1 * (proposal.repeat == 1))
     chosen = begun.proposals[winners[1]]
     for confirmed in (False, True):  # no confirming run has weights yet
@@ -119,7 +119,7 @@ def test_the_student_of_a_method_is_the_one_that_it_recommends(tmp_path):
         assert found_.data == safetensors.torch.save(student(1))
         assert found_.recipe == chosen.recipe
     # the seeds of the recommended student, the second first, and the better one
-    for proposal in reversed(confirming.confirmations(begun, design)):
+    for proposal in reversed(confirm_plan.confirmations(begun, design)):
         if proposal.seed in (800, 801):
             data = safetensors.torch.save(student(proposal.seed))
             begun.storage.write(f"students/{proposal.trial}.safetensors", data)
@@ -154,12 +154,12 @@ def test_another_architecture_is_refused_before_anything_starts(tmp_path):
     given = external_weights.find(str(tmp_path / "small"), what="--teacher")
     asked = replace(request(tmp_path / "s"), teacher=given)
     with pytest.raises(UsageError, match="does not fit"):
-        asking.check_networks(asked, made_study.material())
+        checks.check_networks(asked, made_study.material())
     save_file(student(0, "resnet8"), tmp_path / "other")  # a small student could have been pruned
     given = external_weights.find(str(tmp_path / "other"), what="--set start")
     pruned = request(tmp_path / "s", methods=PRUNE, student="digits_medium", start=given.name)
     with pytest.raises(UsageError, match="does not fit"):
-        asking.check_networks(replace(pruned, start=given), made_study.material())
+        checks.check_networks(replace(pruned, start=given), made_study.material())
 
 
 def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
@@ -179,7 +179,7 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
     assert begun.manifest["teacher_source"] == given.name
     other = replace(made_study.material(), images=replace(made_study.IMAGES, split_seed=1))
     asked = replace(request(tmp_path / "t"), teacher=given)
-    begun = opening.begin(
+    begun = create_study.begin(
         asked, other, session=made_study.Here(), progress=made_study.Progress(quiet=True)
     )
     assert begun.manifest["teacher_file"] == given.name
@@ -190,7 +190,7 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
 
 def starting(
     folder, given: external_weights.Foreign, *, names=tuple(PRUNE)
-) -> tuple[Study, asking.Request]:
+) -> tuple[Study, checks.Request]:
     """A study whose methods prune what was given."""
     asked = request(
         folder, epochs=2, trials=4, methods={name: PRUNE[name] for name in names},
@@ -291,8 +291,8 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
 
 def confirmed(known: Study) -> list[Proposal]:
     """What a confirmation of the winners alone consists of."""
-    design = confirming.design(known, seeds=2, textbook=False)
-    return confirming.confirmations(known, design)
+    design = confirm_plan.design(known, seeds=2, textbook=False)
+    return confirm_plan.confirmations(known, design)
 
 
 def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path):

@@ -7,14 +7,14 @@ from optuna.trial import TrialState
 
 from tests import made_study
 from tests.made_study import begin, heard, play, reopened, request, row
-from tune_kd import teaching
-from tune_kd.options import SAMPLERS
 from tune_kd.recipe import Distill, LossWeights, Prune
 from tune_kd.space import methods, search_space
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
 from tune_kd.tuning.asha import Judge
+from tune_kd.workflows import prerequisites
+from tune_kd.workflows.options import SAMPLERS
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)
@@ -219,7 +219,7 @@ def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
 def test_each_repeat_begins_with_a_shared_stage_of_its_own(tmp_path):
     asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=15, repeats=3)
     begun = begin(asked)
-    shared = teaching._shared(begun, asked)
+    shared = prerequisites._shared(begun, asked)
     assert [made.repeat for made in shared] == [0, 1, 2]
     assert len({made.fingerprint for made in shared}) == 3
     plan = made_study.plan(begun, asked)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests import made_study
-from tune_kd import asking, cli, options
+from tune_kd import cli
 from tune_kd.errors import UsageError
 from tune_kd.measure import hardware
 from tune_kd.tuning.search_plan import Budget
+from tune_kd.workflows import checks, options
 
 METHODS = ["no_kd", "response", "feature", "combined"]
 
@@ -66,7 +67,7 @@ def test_trials_are_rounded_up_to_equal_counts(trials, methods, repeats, each):
     names = METHODS[:methods]
     asked = request("--trials", trials, "--methods", *names)
     assert list(asked.space.methods) == names
-    assert asking.budget(asked) == Budget(repeats=repeats, each=each)
+    assert checks.budget(asked) == Budget(repeats=repeats, each=each)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_trials_are_rounded_up_to_equal_counts(trials, methods, repeats, each):
 )
 def test_repeats_that_are_asked_for_by_name(repeats, trials, methods, each):
     asked = request("--trials", trials, "--repeats", repeats, "--methods", *METHODS[:methods])
-    assert asking.budget(asked) == Budget(repeats=repeats, each=each)
+    assert checks.budget(asked) == Budget(repeats=repeats, each=each)
 
 
 @pytest.mark.parametrize(
@@ -92,16 +93,16 @@ def test_repeats_that_do_not_fit_name_what_does(repeats, trials, methods, says):
         request(*words)
     # what is named fits
     asked = request(*words[:2], "--repeats", says.split()[-4], *words[4:])
-    assert asking.budget(asked).repeats == int(says.split()[-4])
+    assert checks.budget(asked).repeats == int(says.split()[-4])
     asked = request("--trials", says.split()[-1], *words[2:])
-    assert asking.budget(asked) == Budget(repeats=repeats, each=5)
+    assert checks.budget(asked) == Budget(repeats=repeats, each=5)
 
 
 def test_a_space_may_have_fewer_repeats(tmp_path):
     asked = made_study.request(tmp_path, trials=400, repeats=3)
-    assert asking.budget(asked) == Budget(repeats=3, each=34)
+    assert checks.budget(asked) == Budget(repeats=3, each=34)
     # named repeats may be more than those
-    assert asking.budget(replace(asked, repeats=8)) == Budget(repeats=8, each=13)
+    assert checks.budget(replace(asked, repeats=8)) == Budget(repeats=8, each=13)
 
 
 # A study that is there: --repeats, --trials and what began it
@@ -130,7 +131,7 @@ def test_more_repeats_of_as_many_trials(tmp_path, repeats, trials, expected):
     asked, study = begun(tmp_path)
     space = replace(asked.space, trials=trials or asked.space.trials)
     more = replace(asked, space=space, repeats=repeats, trials=trials)
-    assert asking.budget(more, study) == Budget(repeats=expected, each=6)
+    assert checks.budget(more, study) == Budget(repeats=expected, each=6)
 
 
 @pytest.mark.parametrize(("repeats", "trials"), [(2, None), (1, 72), (None, 48), (None, 4)])
@@ -139,7 +140,7 @@ def test_repeats_are_never_taken_away(tmp_path, repeats, trials):
     space = replace(asked.space, trials=trials or asked.space.trials)
     fewer = replace(asked, space=space, repeats=repeats, trials=trials)
     with pytest.raises(UsageError, match=r"has 3 repeats of 24 trials.*may only be raised"):
-        asking.budget(fewer, study)
+        checks.budget(fewer, study)
 
 
 def test_a_study_that_has_grown_stays_so(tmp_path):
@@ -149,17 +150,17 @@ def test_a_study_that_has_grown_stays_so(tmp_path):
     assert grown.manifest["repeats"] == 3
     assert grown.repeats == 4
     for same in (asked, replace(asked, trials=72)):  # the command that began it
-        assert asking.budget(same, grown) == Budget(repeats=4, each=6)
+        assert checks.budget(same, grown) == Budget(repeats=4, each=6)
     with pytest.raises(UsageError, match="has 4 repeats of 24 trials"):
-        asking.budget(replace(asked, repeats=3), grown)
+        checks.budget(replace(asked, repeats=3), grown)
 
 
 def test_a_quick_look_does_not_become_a_study_of_repeats(tmp_path):
     asked = made_study.request(tmp_path, trials=16)
     study = made_study.begin(asked)
-    assert asking.budget(asked, study) == Budget(repeats=1, each=4)
+    assert checks.budget(asked, study) == Budget(repeats=1, each=4)
     with pytest.raises(UsageError, match=r"began with 4 trials for.*--name.* --trials 60"):
-        asking.budget(replace(asked, repeats=3), study)
+        checks.budget(replace(asked, repeats=3), study)
 
 
 def test_trials_by_set_are_trials_that_are_asked_for():
@@ -176,7 +177,7 @@ def test_repeats_are_not_set(text):
 
 def test_defaults_are_the_issues():
     asked = request()
-    assert asking.budget(asked) == Budget(repeats=5, each=6)
+    assert checks.budget(asked) == Budget(repeats=5, each=6)
     assert asked.space.trials == 120
     assert asked.storage.uri == str(Path("runs/digits_kd").absolute())
     assert (asked.seed, asked.limit_train, asked.data, asked.teacher) == (0, 0, None, None)

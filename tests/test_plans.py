@@ -6,10 +6,10 @@ import pytest
 
 from tests import made_study
 from tests.made_study import begin, play, reopened, request, uneven_score
-from tune_kd.options import SAMPLERS
 from tune_kd.space import loader
 from tune_kd.study.proposal import Proposal, search_trial
 from tune_kd.tuning.search_plan import FixedPlan
+from tune_kd.workflows.options import SAMPLERS
 
 
 def settings(study) -> dict[str, dict]:

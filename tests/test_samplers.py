@@ -8,9 +8,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from scipy import stats
 
 from tests.made_study import begin, play, reopened, request, uneven_score
-from tune_kd.options import SAMPLERS
 from tune_kd.space import loader, methods, search_space
 from tune_kd.tuning.samplers import at_quantile, origin, random_config, random_start
+from tune_kd.workflows.options import SAMPLERS
 
 # Origins
 

@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 
 from tests import made_images, made_study, making
 from tests.made_study import begin, play, reopened, request, row
-from tune_kd import asking
 from tune_kd.data import tasks
 from tune_kd.errors import UsageError
 from tune_kd.space import loader, methods, search_space
@@ -21,6 +20,7 @@ from tune_kd.study.proposal import dump, parse
 from tune_kd.study.storage import Storage, locked
 from tune_kd.study.study import Study
 from tune_kd.training import context
+from tune_kd.workflows import checks
 
 
 def score(proposal, step):
@@ -90,7 +90,7 @@ def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_pat
     manifest = begin(request(tmp_path / "s", trials=97, margin=0.01)).manifest
     assert (manifest["repeats"], manifest["trials_per_repeat"], manifest["trials"]) == (5, 5, 100)
     assert (manifest["margin"], manifest["random_start"]) == (0.01, 2)
-    more = asking.described(request(tmp_path / "s", trials=400, margin=0.02), made_study.material())
+    more = checks.described(request(tmp_path / "s", trials=400, margin=0.02), made_study.material())
     assert differences(manifest, more) == []  # neither changes a trial
 
 
@@ -106,14 +106,14 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
     asked = request(tmp_path / "s", val_share=share)
     images = replace(made_study.material(), own_validation=True)
     if not own:
-        images = asking.look_at_data(asked)
+        images = checks.look_at_data(asked)
         assert images.images.val_share == share
         assert len(context.fold(images.images, making.site_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
     manifest = begin(asked, images).manifest
     assert manifest["validation_rule"] == rule
     assert manifest["num_val"] == held_out
     # another share is another study
-    other = asking.described(request(tmp_path / "s", val_share=0.25), images)
+    other = checks.described(request(tmp_path / "s", val_share=0.25), images)
     assert any("val_share" in line for line in differences(manifest, other))
 
 
@@ -121,14 +121,14 @@ def test_a_share_is_not_taken_where_the_data_set_says_which_images_validate(tmp_
     chosen, file = loader.load("camvid_seg_kd")
     folder = made_images.of_task(tasks.find("camvid"), tmp_path / "set")
     asked = request(tmp_path / "s", space=chosen, file=file, data=folder)
-    images = asking.look_at_data(asked)
+    images = checks.look_at_data(asked)
     assert images.own_validation
     assert (
         begin(asked, images).manifest["validation_rule"] == "the data set's own validation images"
     )
     asked = replace(asked, space=replace(chosen, val_share=0.2))
     with pytest.raises(UsageError, match=r"val_share=0.2: task camvid .* of its own.* val_share=0"):
-        asking.look_at_data(asked)
+        checks.look_at_data(asked)
 
 
 def test_ranges_survive_the_manifest(asked):

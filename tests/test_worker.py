@@ -11,12 +11,12 @@ from safetensors import safe_open
 
 from tests import made_study
 from tests.made_study import reopened, request
-from tune_kd import asking, opening
 from tune_kd.execution import worker
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import from_json
 from tune_kd.study import results
 from tune_kd.study.storage import Storage
+from tune_kd.workflows import checks, create_study
 
 WHERE = ("seconds", "pid", "host", "attempt", "checkpoint")
 
@@ -31,8 +31,8 @@ def study(tmp_path):
         limit_train=200,
         methods={"no_kd": request(tmp_path).space.methods["no_kd"]},
     )
-    material = asking.look_at_data(asked)
-    begun = opening.begin(
+    material = checks.look_at_data(asked)
+    begun = create_study.begin(
         asked, material, session=made_study.Here(), progress=made_study.Progress(quiet=True)
     )
     plan = made_study.plan(begun, asked)
@@ -45,7 +45,7 @@ def config(study, trial: str = "no_kd-r0-0000", **changes) -> dict:
     from tune_kd.execution.session import Resources
     from tune_kd.study.proposal import dump
 
-    base = opening.base_config(study, None, Resources())
+    base = create_study.base_config(study, None, Resources())
     return {**base, "trial": trial, "proposal": dump(study.proposals[trial]), **changes}
 
 

@@ -15,15 +15,16 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_kd import cli, options
+from tune_kd import cli
 from tune_kd.errors import UsageError
+from tune_kd.workflows import options
 
 if TYPE_CHECKING:
-    from tune_kd.confirming import Design
     from tune_kd.execution.progress import Progress
     from tune_kd.execution.session import Resources, Session
     from tune_kd.study.proposal import Proposal
     from tune_kd.study.study import Study
+    from tune_kd.workflows.confirm_plan import Design
 
 MODULE = "tune_kd.confirm"
 ROLES = {
@@ -67,14 +68,14 @@ def open_study(address: str) -> "Study":
 
 def confirm(given: Namespace, resources: "Resources", again: str) -> int:
     """Run what is missing: first on validation, then, once the test split is opened, on test."""
-    from tune_kd import confirming
     from tune_kd.execution import progress, session
     from tune_kd.study.storage import locked
+    from tune_kd.workflows import confirm_plan
 
     with locked(open_study(given.study).storage):
         known = open_study(given.study)
         folder = data_folder(known, given.data)
-        chosen = confirming.design(known, seeds=given.seeds, textbook=not given.no_textbook)
+        chosen = confirm_plan.design(known, seeds=given.seeds, textbook=not given.no_textbook)
         shown = progress.Progress(quiet=given.quiet)
         budget = given.time_budget or float("inf")
         interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
@@ -99,12 +100,12 @@ def confirm(given: Namespace, resources: "Resources", again: str) -> int:
 
 def is_done(known: "Study", chosen: "Design") -> bool:
     """Whether all that is to be trained again has its row, so that Ray is not needed."""
-    from tune_kd import confirming
+    from tune_kd.workflows import confirm_plan
 
-    if missing(known, confirming.reevaluations(known, chosen)):
+    if missing(known, confirm_plan.reevaluations(known, chosen)):
         return False
-    planned = confirming.confirmations(known, chosen)
-    return not missing(known, planned) and not confirming.unmeasured(known, planned)
+    planned = confirm_plan.confirmations(known, chosen)
+    return not missing(known, planned) and not confirm_plan.unmeasured(known, planned)
 
 
 def missing(known: "Study", planned: "list[Proposal]") -> "list[Proposal]":
@@ -116,11 +117,11 @@ def run(  # noqa: PLR0913 - a run's circumstances
     known: "Study", chosen: "Design", *, session: "Session", progress: "Progress", folder: Path | None, command: str
 ) -> None:  # fmt: skip
     """The re-evaluations, which say what is recommended, then all confirming runs."""
-    from tune_kd import confirming, opening
     from tune_kd.execution import runner
     from tune_kd.tuning import search_plan
+    from tune_kd.workflows import confirm_plan, create_study
 
-    base = opening.base_config(known, folder, session.resources)
+    base = create_study.base_config(known, folder, session.resources)
 
     def go_on(phase: str, planned: "list[Proposal]") -> None:
         progress.follow(known, phase, len(planned))
@@ -132,17 +133,17 @@ def run(  # noqa: PLR0913 - a run's circumstances
             progress=progress,
         )
 
-    first = confirming.reevaluations(known, chosen)
+    first = confirm_plan.reevaluations(known, chosen)
     if missing(known, first):
         progress.say(f"{len(first)} runs on validation say which winner each method recommends")
         go_on("reevaluate", first)
-    planned = confirming.confirmations(known, chosen)
+    planned = confirm_plan.confirmations(known, chosen)
     if left := missing(known, planned):
-        confirming.record_opening(known, left, chosen, command=command)
+        confirm_plan.record_opening(known, left, chosen, command=command)
         progress.say(f"{len(planned)} confirming runs, each measured once on the test split")
         go_on("confirm", planned)
-    unmeasured = confirming.unmeasured(known, planned)
-    opening.measure_students(known, unmeasured, session=session, config=base)
+    unmeasured = confirm_plan.unmeasured(known, planned)
+    create_study.measure_students(known, unmeasured, session=session, config=base)
 
 
 def data_folder(known: "Study", given: Path | None) -> Path | None:
@@ -168,12 +169,12 @@ def _tell(
     known: "Study", chosen: "Design", again: str, *, interrupted: bool, budget_over: bool
 ) -> int:
     """The means on test of what was confirmed, counts, and the exit code."""
-    from tune_kd import confirming
     from tune_kd.metrics import shown
+    from tune_kd.workflows import confirm_plan
 
     metric = "test_miou" if known.manifest["dense"] else "test_accuracy"
-    again_first = confirming.reevaluations(known, chosen)
-    planned = confirming.confirmations(known, chosen)
+    again_first = confirm_plan.reevaluations(known, chosen)
+    planned = confirm_plan.confirmations(known, chosen)
     ended = [known.verdicts[p.trial][-1] for p in planned if p.trial in known.verdicts]
     for role in ROLES:
         for method in known.manifest["methods"]:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from tune_kd import cli
 
 if TYPE_CHECKING:
-    from tune_kd.asking import Request
     from tune_kd.evaluation.checkpoint import Marks, Subject, Wanted
     from tune_kd.execution.progress import Progress
     from tune_kd.recipe import Images
     from tune_kd.study.storage import Storage
+    from tune_kd.workflows.checks import Request
 
 MODULE = "tune_kd.evaluate"
 
@@ -57,12 +57,12 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     from dataclasses import replace
 
-    from tune_kd import asking
     from tune_kd.evaluation import checkpoint, diagnostics, summary
     from tune_kd.execution import progress
     from tune_kd.study import results
     from tune_kd.study.storage import locked
     from tune_kd.training import external_weights
+    from tune_kd.workflows import checks
 
     said = progress.Progress(quiet=given.quiet)
     asked = _request(given, command)
@@ -72,7 +72,7 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
         if given.against
         else None
     )
-    material = asking.look_at_data(asked)
+    material = checks.look_at_data(asked)
     wanted = _wanted(asked, material.images, given.network)
     chosen = checkpoint.load(found, wanted)
     against = None
@@ -100,9 +100,9 @@ def evaluate(given: Namespace, command: str) -> dict[str, Any]:
 
 
 def _request(given: Namespace, command: str) -> "Request":
-    from tune_kd.asking import Request
     from tune_kd.space import loader
     from tune_kd.study.storage import Storage
+    from tune_kd.workflows.checks import Request
 
     space, file = loader.load(given.space)
     space.check()

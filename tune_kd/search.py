@@ -12,15 +12,16 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from tune_kd import cli, options
+from tune_kd import cli
 from tune_kd.errors import unknown
+from tune_kd.workflows import options
 
 if TYPE_CHECKING:
-    from tune_kd.asking import Request
     from tune_kd.execution.progress import Progress
     from tune_kd.execution.session import Resources, Session
     from tune_kd.study.proposal import Proposal
     from tune_kd.study.study import Study
+    from tune_kd.workflows.checks import Request
 
 MODULE = "tune_kd.search"
 
@@ -44,35 +45,35 @@ def main(arguments: list[str]) -> int:
     request = options.request(given, command=cli.command_line(MODULE, arguments))
     resources = options.wanted_resources(given)
     if given.dry_run:
-        from tune_kd import dryrun
+        from tune_kd.workflows import dry_run
 
-        print(dryrun.plan(request, resources))
+        print(dry_run.plan(request, resources))
         return 0
     return search(request, resources, given, cli.command_line(MODULE, arguments, "--resume"))
 
 
 def search(request: "Request", resources: "Resources", given: Namespace, again: str) -> int:
     """Open or begin the study, train its teacher, run the trials that are missing."""
-    from tune_kd import asking, opening
     from tune_kd.execution import progress, session
     from tune_kd.study import study
     from tune_kd.study.storage import locked
+    from tune_kd.workflows import checks, create_study
 
-    material = asking.look_at_data(request)
-    asking.check_networks(request, material)
-    there = asking.exists(request, material)
+    material = checks.look_at_data(request)
+    checks.check_networks(request, material)
+    there = checks.exists(request, material)
     session.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
-        there = there or asking.exists(request, material)
+        there = there or checks.exists(request, material)
         known = study.Study(request.storage) if there else None
         if known is None or not planned_is_done(known, request):
             try:
                 with session.session(resources, interrupt) as started:
-                    known = known or opening.begin(
+                    known = known or create_study.begin(
                         request, material, session=started, progress=shown
                     )
                     _run(known, request, session=started, progress=shown)
@@ -94,29 +95,29 @@ def search(request: "Request", resources: "Resources", given: Namespace, again: 
 
 def planned_is_done(known: "Study", request: "Request") -> bool:
     """Whether every planned trial has its row already, so that Ray is not needed."""
-    from tune_kd import asking, teaching
+    from tune_kd.workflows import checks, prerequisites
 
-    planned = asking.budget(request, known)
+    planned = checks.budget(request, known)
     proposed = [len(known.of("search", method)) for method in request.space.methods]
-    ready = teaching.is_ready(known, request)
+    ready = prerequisites.is_ready(known, request)
     done = ready and min(proposed) >= planned.of_method and not known.open_trials("search")
     return done and not (len(known.objectives) > 1 and _unmeasured(known, request))
 
 
 def _run(known: "Study", request: "Request", *, session: "Session", progress: "Progress") -> None:
     """The teacher, then the trials that are missing."""
-    from tune_kd import asking, opening, teaching
     from tune_kd.execution import runner
     from tune_kd.study import recipe_builder
     from tune_kd.tuning import search_plan
+    from tune_kd.workflows import checks, create_study, prerequisites
 
     known.clean()
     if session.resources.address:
         session.check_nodes(known)
     if known.manifest["needs_teacher"]:
-        teaching.ensure_teacher(known, request, session=session, progress=progress)
-    teaching.ensure_shared(known, request, session=session, progress=progress)
-    space, budget = request.space, asking.budget(request, known)
+        prerequisites.ensure_teacher(known, request, session=session, progress=progress)
+    prerequisites.ensure_shared(known, request, session=session, progress=progress)
+    space, budget = request.space, checks.budget(request, known)
     total = budget.of_method * len(space.methods)
     progress.follow(known, "search", total)
     progress.say(
@@ -134,7 +135,7 @@ def _run(known: "Study", request: "Request", *, session: "Session", progress: "P
             ),
         ),
         ray_session=session,
-        base=opening.base_config(known, request.data, session.resources),
+        base=create_study.base_config(known, request.data, session.resources),
         progress=progress,
     )
     if len(known.objectives) > 1:
@@ -154,19 +155,21 @@ def _unmeasured(known: "Study", request: "Request") -> "dict[str, Proposal]":
 
 def _measure_front(known: "Study", request: "Request", *, session: "Session") -> None:
     """Latencies of what no other trial beats, now that nothing else runs."""
-    from tune_kd import opening
+    from tune_kd.workflows import create_study
 
-    config = opening.base_config(known, request.data, session.resources)
-    opening.measure_students(known, _unmeasured(known, request), session=session, config=config)
+    config = create_study.base_config(known, request.data, session.resources)
+    create_study.measure_students(
+        known, _unmeasured(known, request), session=session, config=config
+    )
 
 
 def _tell(known: "Study", request: "Request", again: str, progress: "Progress") -> None:
     """The best of each method, warnings, and the last line: counts and how to go on."""
-    from tune_kd import asking
-    from tune_kd.confirming import MIN_REPEATS
     from tune_kd.metrics import shown
+    from tune_kd.workflows import checks
+    from tune_kd.workflows.confirm_plan import MIN_REPEATS
 
-    budget = asking.budget(request, known)
+    budget = checks.budget(request, known)
     for method in request.space.methods:
         best = known.best(method)
         if best:
@@ -178,7 +181,7 @@ def _tell(known: "Study", request: "Request", again: str, progress: "Progress") 
         print(
             f"{budget.repeats} of {MIN_REPEATS} repeats: they recommend a student, but a verdict about a method "
             f"needs {MIN_REPEATS}; to add them: {again} --repeats {MIN_REPEATS}"
-            if budget.each >= asking.MIN_TRIALS
+            if budget.each >= checks.MIN_TRIALS
             else f"{budget.repeats} repeat of {budget.each} trials for each method: a quick look, which says nothing of a method"
         )
     warn_of_teacher(known, progress)
@@ -200,10 +203,10 @@ def _value(row: dict[str, object], name: str) -> str:
 
 def warn_of_teacher(known: "Study", progress: "Progress") -> None:
     """A teacher below the baseline student is said loudly."""
-    from tune_kd import teaching
     from tune_kd.metrics import shown
+    from tune_kd.workflows import prerequisites
 
-    rows = known.verdicts.get(teaching.teacher_trial(known), [])
+    rows = known.verdicts.get(prerequisites.teacher_trial(known), [])
     score = known.score(rows[-1]) if rows else None
     best = known.best("no_kd")
     if best and score is not None and score < best[known.metric]:

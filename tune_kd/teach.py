@@ -9,7 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from tune_kd import cli, options
+from tune_kd import cli
+from tune_kd.workflows import options
 
 if TYPE_CHECKING:
     from tune_kd.study.study import Study
@@ -27,34 +28,34 @@ def main(arguments: list[str]) -> int:
     from tune_kd.execution import environment
 
     environment.prepare(options.address_of(given))
-    from tune_kd import asking, opening, teaching
     from tune_kd.execution import progress, session
     from tune_kd.study import study
     from tune_kd.study.storage import locked
+    from tune_kd.workflows import checks, create_study, prerequisites
 
     again = cli.command_line(MODULE, arguments)
     name = f"{options.chosen_space(given)[0].name}_teacher"
     request = options.request(given, command=again, name=name)
     resources = options.wanted_resources(given)
-    material = asking.look_at_data(request)
-    asking.check_networks(request, material)
-    there = asking.exists(request, material)
+    material = checks.look_at_data(request)
+    checks.check_networks(request, material)
+    there = checks.exists(request, material)
     session.check_address(resources.address)
     shown = progress.Progress(quiet=given.quiet)
     budget = given.time_budget or float("inf")
     interrupt = session.Interrupt(deadline=time.monotonic() + budget, resume_command=again)
     with locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
-        there = there or asking.exists(request, material)
+        there = there or checks.exists(request, material)
         known = study.Study(request.storage) if there else None
-        if known is None or not teaching.has_teacher(known):
+        if known is None or not prerequisites.has_teacher(known):
             try:
                 with session.session(resources, interrupt) as started:
-                    known = known or opening.begin(
+                    known = known or create_study.begin(
                         request, material, session=started, progress=shown
                     )
                     known.clean()
-                    teaching.ensure_teacher(known, request, session=started, progress=shown)
+                    prerequisites.ensure_teacher(known, request, session=started, progress=shown)
             except session.CannotGoOnError as error:
                 print(f"error: {error}; go on with: {again}", file=sys.stderr)
                 return 1
@@ -68,10 +69,10 @@ def main(arguments: list[str]) -> int:
 
 def told(known: "Study") -> str:
     """What the teacher reached and where it lies."""
-    from tune_kd import teaching
     from tune_kd.metrics import shown
+    from tune_kd.workflows import prerequisites
 
-    row = known.verdicts[teaching.teacher_trial(known)][-1]
+    row = known.verdicts[prerequisites.teacher_trial(known)][-1]
     score = known.score(row)
     reached = f"{known.metric} {shown(known.metric, score)} %, " if score is not None else ""
     model = known.manifest["teacher_model"]

@@ -17,7 +17,8 @@ import pandas as pd
 from benchmarks import common
 from benchmarks.search import curves, grid, quality, recorded, summary
 from benchmarks.search.policies import STOPPING
-from tune_kd import cli, opening
+from tune_kd import cli
+from tune_kd.workflows import create_study
 
 CHECKED_TRIALS = 8  # of the searches among recorded configurations
 WRITTEN_EVERY = 20  # cells
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         wanted = [cell for cell in wanted if cell.sampler in given.samplers.split(",")]
     about = {
         "command": cli.command_line("benchmarks.search", arguments),
-        "commit": opening.commit(),
+        "commit": create_study.commit(),
         "machine": common.about(),
     }
     results: dict[str, Any] = {"about": about, "recordings": {}}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.search import curves
-from tune_kd import asking, cli, opening
+from tune_kd import cli
 from tune_kd.data import splits
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
@@ -36,6 +36,7 @@ from tune_kd.study.results import EpochReport
 from tune_kd.study.storage import Storage
 from tune_kd.training import context, loop, test_split, trial
 from tune_kd.training.scoring import Scores
+from tune_kd.workflows import checks, create_study
 
 TEACHER_SEED = 0
 SPLIT_SEED = 0
@@ -86,7 +87,7 @@ class Studio:
     def __init__(self, space: SearchSpace, file: Path, *, folder: Path | None, limit: int) -> None:
         """Trains the teacher, unless the cache has it."""
         cache = worker.cache_folder()
-        request = asking.Request(
+        request = checks.Request(
             space=space,
             file=file,
             storage=Storage(cache / "recording"),
@@ -100,7 +101,7 @@ class Studio:
             resume=False,
             command="",
         )
-        material = asking.look_at_data(request)
+        material = checks.look_at_data(request)
         self._space = space
         self._site = context.Site(
             cache=cache,
@@ -284,7 +285,7 @@ def main(arguments: list[str]) -> int:
     about = {
         **wanted,
         "command": cli.command_line("benchmarks.search.record", arguments),
-        "commit": opening.commit(),
+        "commit": create_study.commit(),
         "machine": common.about(),
         "teacher": studio.teacher,
         "validation_rule": splits.VALIDATION_RULE,

@@ -1,7 +1,7 @@
 """A study in a world whose truth is known: its rows, as the product would have written them.
 
 Searches ask the product's samplers and stop by ASHA's rule (benchmarks/search/policies.py); winners and
-recommendations are those of tune_kd/study/selection.py, seeds and design those of tune_kd/confirming.py.
+recommendations are those of tune_kd/study/selection.py, seeds and design those of tune_kd/workflows/confirm_plan.py.
 An effect raises or lowers all configurations of a method alike. Optuna's samplers, ASHA and selection
 look at ranks within a method only, so one search serves all scenarios, and what differs between them
 is the confirmation.
@@ -23,11 +23,11 @@ from benchmarks.search.policies import STOPPING, Trial, propose
 from benchmarks.search.replay import Curve, run_trials
 from benchmarks.search.surface import Floats
 from benchmarks.verdict.world import Split, World
-from tune_kd.confirming import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 from tune_kd.recipe import stream
 from tune_kd.study import selection
 from tune_kd.study.results import Row
 from tune_kd.tuning import samplers
+from tune_kd.workflows.confirm_plan import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 
 METHODS = (BASELINE, "response", "feature", "combined")
 METRIC = "val_accuracy"

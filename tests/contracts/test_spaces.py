@@ -15,13 +15,11 @@ from analysis.load import load
 from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
-from tune_kd import confirming, teaching
 from tune_kd.compress import int8
 from tune_kd.data import tasks
 from tune_kd.execution import worker
 from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
-from tune_kd.options import SAMPLERS
 from tune_kd.recipe import (
     Distill,
     Images,
@@ -40,6 +38,8 @@ from tune_kd.study.study import Study
 from tune_kd.training import context as places
 from tune_kd.training import loop, test_split, trial
 from tune_kd.tuning.samplers import random_config, sample
+from tune_kd.workflows import confirm_plan, prerequisites
+from tune_kd.workflows.options import SAMPLERS
 
 NAMES = loader.names()
 SPACES = {name: loader.load(name)[0] for name in NAMES}
@@ -103,7 +103,7 @@ def test_has_the_baseline_first_and_a_budget_for_every_method(name, tmp_path):
     assert (stage.weights.beta, stage.weights.gamma) == (0, 0)
     # searches enough for a verdict about a method, each of trials enough to find something
     budget = asking.budget(made_study.request(tmp_path, space=chosen))
-    assert budget.repeats >= confirming.MIN_REPEATS
+    assert budget.repeats >= confirm_plan.MIN_REPEATS
     assert 5 <= budget.each <= 8
     assert budget.of_method * len(chosen.methods) == chosen.trials  # nothing is rounded
     baseline = chosen.methods["no_kd"]
@@ -240,8 +240,8 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         for row in _made_rows(study, proposal):
             study.hear(row)
         study.end(proposal.trial, "finished")
-    design = confirming.design(study, seeds=1, textbook=False)
-    teacher, *planned = confirming.confirmations(study, design)
+    design = confirm_plan.design(study, seeds=1, textbook=False)
+    teacher, *planned = confirm_plan.confirmations(study, design)
     winners = [p for p in planned if "best" in p.origin.split("+")]
     assert {p.source for p in winners} == {p.trial for p in study.of("search")}
     recommended = {p.method: p for p in reversed(planned) if p.origin == "recommended"}
@@ -265,7 +265,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
 
 
 def _teacher(study: Study, chosen: search_space.SearchSpace) -> Proposal:
-    name = teaching.teacher_trial(study)
+    name = prerequisites.teacher_trial(study)
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
     assert recipe.fingerprint(0) == study.manifest["teacher_model"]
     return Proposal(

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tune_kd import teaching
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Compute, Recipe, rebuild
 from tune_kd.study import recipe_builder, selection
@@ -19,6 +18,7 @@ from tune_kd.study.proposal import Proposal
 from tune_kd.study.refit import anew
 from tune_kd.study.results import Row, now
 from tune_kd.study.study import Study
+from tune_kd.workflows import prerequisites
 
 REEVALUATION_SEEDS = (700, 701)  # of the best winners, on validation
 COMMON_SEEDS = (800, 801, 802, 803, 804)  # of recommended students, on test
@@ -197,10 +197,10 @@ def unmeasured(known: Study, planned: list[Proposal]) -> dict[str, Proposal]:
 
 def _teacher(known: Study) -> list[Proposal]:
     """The study's teacher measured as it is: a recipe without stages."""
-    if not teaching.has_teacher(known):
+    if not prerequisites.has_teacher(known):
         return []
     network, model = known.manifest["teacher"], known.manifest["teacher_model"]
-    source = teaching.teacher_trial(known)
+    source = prerequisites.teacher_trial(known)
     return [_as_it_is(known, "confirm-teacher", network=network, model=model, source=source)]
 
 
@@ -209,7 +209,7 @@ def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
     given = known.manifest["start"].get("model")
     if given is None or all(proposal.recipe.start != given for proposal in students):
         return []
-    network, source = known.manifest["student"], teaching.start_trial(known)
+    network, source = known.manifest["student"], prerequisites.start_trial(known)
     return [_as_it_is(known, "confirm-start", network=network, model=given, source=source)]
 
 

@@ -7,12 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tune_kd import asking
-from tune_kd.asking import Request
 from tune_kd.execution import runner, worker
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.session import CannotGoOnError, Session
-from tune_kd.opening import base_config
 from tune_kd.recipe import Recipe
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed
@@ -21,6 +18,9 @@ from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.training.external_weights import Foreign
 from tune_kd.tuning import search_plan
+from tune_kd.workflows import checks
+from tune_kd.workflows.checks import Request
+from tune_kd.workflows.create_study import base_config
 
 
 def model_of(storage: Storage) -> str:
@@ -99,7 +99,7 @@ class _Made:
 
 def _shared(study_: Study, request: Request) -> list[_Made]:
     """Shared first stages, each once, and what is given in their place."""
-    chosen, repeats = request.space, asking.budget(request, study_).repeats
+    chosen, repeats = request.space, checks.budget(request, study_).repeats
     found: dict[str, _Made] = {}
     for method, recipe in recipe_builder.shared_recipes(study_.manifest, chosen).items():
         for repeat in range(repeats):

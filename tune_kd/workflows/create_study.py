@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import tune_kd
-from tune_kd.asking import Material, Request, budget, described, needs_teacher, user_files
 from tune_kd.data import splits
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
@@ -25,6 +24,7 @@ from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
 from tune_kd.training.external_weights import Foreign
 from tune_kd.tuning import asha, samplers
+from tune_kd.workflows.checks import Material, Request, budget, described, needs_teacher, user_files
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
 

@@ -9,9 +9,9 @@ from tune_kd import cli
 from tune_kd.errors import UsageError
 
 if TYPE_CHECKING:  # heavy: --help answers without them
-    from tune_kd.asking import Request
     from tune_kd.execution.session import Resources
     from tune_kd.space import SearchSpace
+    from tune_kd.workflows.checks import Request
 
 SAMPLERS, SCHEDULERS = ("tpe", "random", "gp", "nsga2"), ("asha", "none")
 
@@ -190,10 +190,10 @@ def wanted_resources(options: Namespace) -> "Resources":
 
 def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     """What is asked for, as one value; `name` is the study's where --name says nothing."""
-    from tune_kd.asking import Request, budget
     from tune_kd.space import loader
     from tune_kd.study.storage import Storage
     from tune_kd.training import external_weights
+    from tune_kd.workflows.checks import Request, budget
 
     space, file = chosen_space(options)
     asked_trials = space.trials != loader.load(options.space)[0].trials

@@ -1,7 +1,5 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
-from tune_kd import asking, confirming, opening, teaching
-from tune_kd.asking import Request
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
@@ -14,6 +12,8 @@ from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.tuning import samplers
 from tune_kd.tuning.search_plan import Budget
+from tune_kd.workflows import checks, confirm_plan, create_study, prerequisites
+from tune_kd.workflows.checks import Request
 
 
 def plan(request: Request, resources: Resources) -> str:
@@ -65,12 +65,12 @@ def _state(request: Request) -> str:
 
 def _teacher(request: Request) -> str:
     chosen = request.space
-    if not asking.needs_teacher(request):
+    if not checks.needs_teacher(request):
         return "none: no method listens to one"
     if request.teacher:
         return f"{chosen.teacher} from {request.teacher.name}"
     if request.storage.exists("manifest.json"):
-        model = teaching.model_of(request.storage)
+        model = prerequisites.model_of(request.storage)
         if request.storage.exists(f"models/{model}.safetensors"):
             return f"{chosen.teacher}, found: {model}"
     kept = Storage(worker.cache_folder()).names("models", ".trials.parquet")
@@ -93,13 +93,13 @@ def _share(resources: Resources) -> str:
 def planned(request: Request) -> Budget:
     """The searches of the study: as it began where it is there."""
     there = request.storage.exists("manifest.json")
-    return asking.budget(request, Study(request.storage) if there else None)
+    return checks.budget(request, Study(request.storage) if there else None)
 
 
 def _verdict(budget: Budget) -> str:
-    few = budget.repeats < confirming.MIN_REPEATS
+    few = budget.repeats < confirm_plan.MIN_REPEATS
     what = "recommends students; too few repeats" if few else "enough repeats"
-    return f"{what} for a statement about a method (at least {confirming.MIN_REPEATS})"
+    return f"{what} for a statement about a method (at least {confirm_plan.MIN_REPEATS})"
 
 
 def _proposals(request: Request, budget: Budget) -> str:
@@ -116,7 +116,7 @@ def _proposals(request: Request, budget: Budget) -> str:
 
 
 def _stopping(request: Request) -> str:
-    rungs = opening.study_rungs(request.space, request.scheduler)
+    rungs = create_study.study_rungs(request.space, request.scheduler)
     if not rungs:
         return "none: every trial runs to the end"
     at = ", ".join(map(str, rungs))
@@ -126,8 +126,8 @@ def _stopping(request: Request) -> str:
 def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
     """Runs, epochs and time of searching and of confirming, apart."""
     methods, epochs = len(request.space.methods), request.space.epochs
-    chosen = confirming.Design(
-        repeats=tuple(range(budget.repeats)), seeds=confirming.DEFAULT_SEEDS, textbook=True
+    chosen = confirm_plan.Design(
+        repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, textbook=True
     )
     again = methods * (chosen.runs_of_method + chosen.reevaluations_of_method)
     step = _epoch_seconds(request, resources)
@@ -150,7 +150,7 @@ def _epoch_seconds(request: Request, resources: Resources) -> float | None:
     images = request.limit_train or (task.num_train if request.data is None else None)
     if not images or task.num_classes is None:
         return None
-    files = [digest(code) for code in asking.user_files(request).values()]
+    files = [digest(code) for code in checks.user_files(request).values()]
     key = timing_cache.timing_key(
         ", ".join([chosen.student, f"{task.num_classes} classes", *files]),
         shape=(task.channels, *task.sides),
