@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis import select
 from analysis.openings import Openings, read_openings
-from tune_kd import fronts
+from tune_kd import objectives as fronts
 from tune_kd.study.storage import Storage
 
 MARGIN = (

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import address as places
 from analysis import select
 from analysis.description import Description
-from tune_kd import fronts
+from tune_kd import objectives
 from tune_kd.study import results, selection
 from tune_kd.study.results import Row
 from tune_kd.study.storage import Storage
@@ -142,7 +142,7 @@ class Study(Description):
             for trial, stages in self.stages.items()
             if self.constraints
             and stages[-1]["phase"] == "search"
-            and fronts.broken(self.values(stages[-1]), self.constraints)
+            and objectives.broken(self.values(stages[-1]), self.constraints)
         }
 
     @cached_property

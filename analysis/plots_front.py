@@ -10,7 +10,7 @@ from analysis.drawing import INK, bare, colour_of, key
 from analysis.load import Study
 from analysis.select import number
 from analysis.tables_front import best_trials, front_trials
-from tune_kd import fronts
+from tune_kd import objectives
 from tune_kd.metrics import METRICS
 from tune_kd.study.results import Row
 
@@ -27,7 +27,7 @@ def draw_front(study: Study) -> Figure | None:
     figure = Figure(figsize=(7.6, 5.0), layout="constrained")
     axes = bare(figure.add_subplot())
     for trial, x, y in known:
-        allowed = not fronts.broken(trial, study.constraints)
+        allowed = not objectives.broken(trial, study.constraints)
         colour = colour_of(study, trial["method"])
         axes.plot([x], [y], "o" if allowed else "x", color=colour, alpha=0.75, markersize=6)
     kept = {trial["trial"] for trial in best_trials(study, [trial for trial, *_ in known])}

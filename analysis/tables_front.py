@@ -5,7 +5,7 @@ import pandas as pd
 from analysis import select, stats
 from analysis.cells import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
 from analysis.load import Study
-from tune_kd import fronts
+from tune_kd import objectives
 from tune_kd.study.results import Row
 
 
@@ -19,8 +19,8 @@ def front_trials(study: Study) -> list[Row]:
 
 def best_trials(study: Study, trials: list[Row]) -> list[Row]:
     """Of these trials the Pareto front over the study's objectives that keeps its constraints."""
-    allowed = [trial for trial in trials if not fronts.broken(trial, study.constraints)]
-    return [allowed[at] for at in fronts.front(allowed, study.objectives)]
+    allowed = [trial for trial in trials if not objectives.broken(trial, study.constraints)]
+    return [allowed[at] for at in objectives.front(allowed, study.objectives)]
 
 
 def front(study: Study) -> Table:
@@ -31,8 +31,8 @@ def front(study: Study) -> Table:
     trials = front_trials(study)
     kept = best_trials(study, trials)
     names = {trial["trial"] for trial in kept}
-    free = [trials[at] for at in fronts.front(trials, study.objectives)]
-    out = [t for t in free if t["trial"] not in names and fronts.broken(t, study.constraints)]
+    free = [trials[at] for at in objectives.front(trials, study.objectives)]
+    out = [t for t in free if t["trial"] not in names and objectives.broken(t, study.constraints)]
     if not kept and not out:
         return title, ""
     frame = pd.DataFrame([_line(study, trial) for trial in (*kept, *out)])
@@ -46,7 +46,7 @@ def front(study: Study) -> Table:
 
 
 def _line(study: Study, trial: Row) -> dict[str, str]:
-    broken = fronts.broken(trial, study.constraints)
+    broken = objectives.broken(trial, study.constraints)
     bound = [c.name for c in study.constraints]
     names = dict.fromkeys([*study.objectives, *bound])
     cells = {"Method": label(trial["method"]), "Trial": str(trial["trial"])}

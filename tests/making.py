@@ -199,7 +199,7 @@ def noise_task(folder: Path, *, count: int = 60) -> str:
     (folder / "noise.py").write_text(
         f"""\
 import numpy as np
-from tune_kd.tasks import Raw, Task
+from tune_kd.data.tasks import Raw, Task
 
 def read(split, folder, cache):
     random = np.random.default_rng(0)

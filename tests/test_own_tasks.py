@@ -10,7 +10,7 @@ from tune_kd.errors import UsageError
 
 OWN_TASK = """
 import numpy as np
-from tune_kd.tasks import Raw, Task
+from tune_kd.data.tasks import Raw, Task
 
 LEVEL = 1
 
@@ -48,7 +48,7 @@ def test_a_task_of_the_users_own(tmp_path, folders, cache):
 
 OWN_DENSE_TASK = """
 import numpy as np
-from tune_kd.tasks import Raw, Task
+from tune_kd.data.tasks import Raw, Task
 
 def read(split, folder, cache):
     random = np.random.default_rng(0)

@@ -30,7 +30,7 @@ from analysis.web.content import (
     Slices,
 )
 from analysis.web.study_figures import SYMBOLS, colour_of, methods_key, titled, words
-from tune_kd import fronts
+from tune_kd import objectives
 from tune_kd.metrics import METRICS
 from tune_kd.study import results
 
@@ -52,7 +52,8 @@ def front(study: Study) -> Chart | None:
                 Point(_value(t, right), _value(t, up), _objectives(study, t))
                 for t in known
                 if t["method"] == method
-                and (t["trial"] in kept, bool(fronts.broken(t, study.constraints))) == (on, broken)
+                and (t["trial"] in kept, bool(objectives.broken(t, study.constraints)))
+                == (on, broken)
             ),
             colour=colour_of(study, method),
             size=13 if on else 8,
@@ -95,7 +96,7 @@ def _objectives(study: Study, trial: results.Row) -> str:
         f"{spoken(name)} {_value(trial, name):.4g} {METRICS[name].unit}".rstrip()
         for name in study.objectives
     ]
-    broken = [str(c) for c in fronts.broken(trial, study.constraints)]
+    broken = [str(c) for c in objectives.broken(trial, study.constraints)]
     return words(study, trial, *values, *(["breaks " + ", ".join(broken)] if broken else []))
 
 

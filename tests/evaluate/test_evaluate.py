@@ -335,9 +335,9 @@ def test_against_compares_image_by_image(run: Run, student: Path, tmp_path: Path
 SCENES = """
 import numpy as np
 from torch import nn
-from tune_kd.methods import kd_methods
+from tune_kd.space.methods import kd_methods
 from tune_kd.space import SearchSpace, log_uniform
-from tune_kd.tasks import Raw, Task
+from tune_kd.data.tasks import Raw, Task
 
 def read(split, folder, cache):
     random = np.random.default_rng(1 if split == "test" else 0)

@@ -21,7 +21,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-from tune_kd import fronts
+from tune_kd import objectives as fronts
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
 

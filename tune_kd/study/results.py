@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tune_kd import fronts
+from tune_kd import objectives
 from tune_kd.metrics import METRICS
 from tune_kd.study.storage import Storage
 
@@ -196,7 +196,7 @@ def ranked(
     Those that keep the constraints come before those that do not. Of a trial with several stages the
     last counts. Stopped trials are never ranked: their numbers come from fewer epochs.
     """
-    barred = [fronts.parse(text) for text in constraints]
+    barred = [objectives.parse(text) for text in constraints]
     last: dict[str, Row] = {}
     for row in rows:
         if row["phase"] == "search" and row["method"] == method:
@@ -207,7 +207,7 @@ def ranked(
     def rank(row: Row) -> tuple[bool, float, float, int, int]:
         loss = finite(row, "val_loss")
         return (
-            bool(fronts.broken(row, barred)),
+            bool(objectives.broken(row, barred)),
             -row[metric],
             math.inf if loss is None else loss,
             row["repeat"],

@@ -9,7 +9,7 @@ validation, and the best mean wins, in which the value that chose them is not.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from tune_kd import fronts
+from tune_kd import objectives
 from tune_kd.study.results import Row, finite, ranked
 
 CANDIDATES = 3  # winners that are trained again before one of them is recommended
@@ -40,8 +40,8 @@ def candidates(
     if len(chosen) < 2:
         return []
     order = ranked(rows, method, metric=metric, constraints=constraints)
-    barred = [fronts.parse(text) for text in constraints]
-    kept = [row for row in order if not fronts.broken(row, barred)] or order
+    barred = [objectives.parse(text) for text in constraints]
+    kept = [row for row in order if not objectives.broken(row, barred)] or order
     return [row for row in kept if row["trial"] in chosen][:CANDIDATES]
 
 

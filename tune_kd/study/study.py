@@ -13,7 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_kd import fronts
+from tune_kd import objectives
 from tune_kd.metrics import METRICS
 from tune_kd.recipe import Recipe, to_json, training_of
 from tune_kd.study import manifest, results, selection
@@ -220,10 +220,10 @@ class Study:
 
     def front(self, method: str) -> list[Row]:
         """A method's finished search trials that no other beats in all objectives."""
-        barred = [fronts.parse(text) for text in self.constraints]
+        barred = [objectives.parse(text) for text in self.constraints]
         known = [(row, self._measured(row)) for row in self.ranked(method)]
-        kept = [(row, whole) for row, whole in known if not fronts.broken(whole, barred)]
-        at = fronts.front([whole for _, whole in kept], self.objectives)
+        kept = [(row, whole) for row, whole in known if not objectives.broken(whole, barred)]
+        at = objectives.front([whole for _, whole in kept], self.objectives)
         return [kept[number][0] for number in at]
 
     def _keep_best_student(self, method: str) -> None:
@@ -314,7 +314,7 @@ class Study:
             told = ended and len(self.objectives) == 1
             attributes = dict(proposal.attributes)
             if ended and self.constraints:
-                excess = [fronts.parse(text).excess(ended[-1]) for text in self.constraints]
+                excess = [objectives.parse(text).excess(ended[-1]) for text in self.constraints]
                 attributes["constraints"] = excess
             self._optuna[proposal.trial] = create_trial(
                 state=state,
