@@ -11,10 +11,9 @@ import numpy as np
 import torch
 import torchvision
 
-from tune_kd import cli
+from tune_kd import cli, files
 from tune_kd.data import tasks
 from tune_kd.data.tasks import Decoded
-from tune_kd.execution import worker
 from tune_kd.measure import timing_cache
 
 T = TypeVar("T")
@@ -39,7 +38,7 @@ def images(folder: Path | None, count: int) -> Decoded:
         names = tuple("0123456789")
         return Decoded(images=drawn, labels=np.arange(count) % 10, class_names=names, hash="random")
     task = tasks.find("cifar10")
-    found = tasks.decode(task, "train", folder=folder, cache=worker.cache_folder())
+    found = tasks.decode(task, "train", folder=folder, cache=files.cache_folder())
     return Decoded(
         images=np.array(found.images[:count]),
         labels=np.array(found.labels[:count]),

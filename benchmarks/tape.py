@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from benchmarks import common
 from tune_kd import cli
 from tune_kd.data import splits
+from tune_kd.data.batch import Batch
 from tune_kd.data.tasks import Decoded
 from tune_kd.losses import total as losses
 from tune_kd.models import registry
@@ -37,21 +38,21 @@ class Remembered:
 
     def __init__(self, images: splits.Resident) -> None:
         self._images, self.labels = images, images.labels
-        self._last: tuple[int, Tensor, losses.Batch] | None = None
+        self._last: tuple[int, Tensor, Batch] | None = None
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self._images)
 
-    def whole(self, index: Tensor) -> losses.Batch:
+    def whole(self, index: Tensor) -> Batch:
         """Images as they are."""
         return self._images.whole(index)
 
-    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], losses.Batch]:
+    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """Batches of an epoch, the last one again where the same images are asked for."""
         look = self._images.seen(seed=seed, epoch=epoch, among=among)
 
-        def remembered(index: Tensor) -> losses.Batch:
+        def remembered(index: Tensor) -> Batch:
             last = self._last
             if last is None or last[0] != epoch or not torch.equal(last[1], index):
                 last = self._last = epoch, index, look(index)

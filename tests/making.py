@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tune_kd import files
 from tune_kd.data import splits, tasks
 from tune_kd.execution import worker
 from tune_kd.models import registry
@@ -44,7 +45,7 @@ def worker_cache() -> Path:
 
 @functools.cache
 def _first_cache() -> Path:
-    return worker.cache_folder()
+    return files.cache_folder()
 
 
 _first_cache()  # now, while TUNE_KD_CACHE is the session's

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests import made_study, making
-from tune_kd import confirm
+from tune_kd import confirm, files
 from tune_kd.errors import UsageError
 from tune_kd.execution import runner, worker
 from tune_kd.recipe import stream
@@ -296,7 +296,7 @@ def test_all_methods_see_the_same_with_one_seed(known):
 
 def test_seeds_draw_other_views_and_weights_and_the_search_none_of_them(known):
     source = known.proposals["response-r0-0004"].recipe
-    site = making.site_in(worker.cache_folder())
+    site = making.site_in(files.cache_folder())
     fold = places.fold(source.images, site, "contiguous")
     seeds = [known.manifest["seed"], 700, 701, 800, 1000, 1001, 2000]
     views = [fold.seen(seed, 1)(fold.fit).images.tolist() for seed in seeds]
@@ -410,7 +410,7 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
         assert verdict["test_accuracy"] == rows[-1]["test_accuracy"]
         assert ("val_accuracy" in rows[-1]) == (not proposal.method)
         # the same as the recipe run by hand
-        site = making.site_in(worker.cache_folder())
+        site = making.site_in(files.cache_folder())
         model = known.storage.local / "models" / f"{known.manifest['teacher_model']}.safetensors"
         site = replace(site, model=lambda fingerprint, model=model: model)
         teacher = known.manifest["teacher"], known.manifest["teacher_model"]

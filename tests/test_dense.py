@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from tests.made_images import scenes, seen
 from tune_kd.data import augmentation, segmentation, tasks
-from tune_kd.losses.total import IGNORE
+from tune_kd.data.batch import IGNORE
 
 SCALE = (0.5, 2.0)
 ALL = torch.arange(6)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from tune_kd import plugins
 from tune_kd.data import splits, tasks
+from tune_kd.data.batch import Batch
 from tune_kd.errors import UsageError
 from tune_kd.losses import total as losses
 from tune_kd.models import registry
@@ -112,7 +113,7 @@ def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient(
     drawn = torch.Generator().manual_seed(0)
     one, two = (torch.rand(4, 6, 5, 5, generator=drawn).requires_grad_() for _ in range(2))
     labels = torch.zeros(4, dtype=torch.int64)
-    batch = losses.Batch(torch.zeros(4, 1, 16, 16), labels, torch.arange(4))
+    batch = Batch(torch.zeros(4, 1, 16, 16), labels, torch.arange(4))
 
     def outputs(features: torch.Tensor) -> losses.Outputs:
         return losses.Outputs(torch.zeros(4, 3), {"high": features})

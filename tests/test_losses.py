@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tune_kd.data.batch import IGNORE, Batch
 from tune_kd.errors import UsageError
 from tune_kd.losses.total import (
-    IGNORE,
-    Batch,
     Outputs,
     Parts,
     Projections,

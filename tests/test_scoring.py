@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, log_loss
 
-from tune_kd.losses.total import IGNORE
+from tune_kd.data.batch import IGNORE
 from tune_kd.training.scoring import Tally, image_counts, image_ious
 
 CLASSES = 5

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tune_kd.errors import UsageError
+from tune_kd.files import write_whole
 from tune_kd.study import storage as storages
-from tune_kd.study.storage import Storage, write_whole
+from tune_kd.study.storage import Storage
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from tests import made_study
 from tests.made_study import reopened, request
+from tune_kd import errors, files
 from tune_kd.execution import worker
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import from_json
@@ -163,7 +164,7 @@ def test_a_loss_that_is_not_finite_is_an_error_of_one_line(study):
     )
     with pytest.raises(FloatingPointError, match="not finite in epoch 1") as caught:
         list(worker.attempt(config(study, "no_kd-r0-0001")))
-    assert "\n" not in worker.explain(caught.value)
+    assert "\n" not in errors.explain(caught.value)
 
 
 def test_other_images_than_the_studys_are_refused(study):
@@ -187,16 +188,16 @@ def test_rows_have_the_users_permissions(study):
 
 
 def test_explanations_are_one_short_line():
-    assert worker.explain(ValueError("x\n  y")) == "ValueError: x y"
-    assert len(worker.explain(ValueError("x" * 9999))) < 400
-    assert worker.explain(torch.OutOfMemoryError("CUDA out of memory.")).startswith("out of memory")
+    assert errors.explain(ValueError("x\n  y")) == "ValueError: x y"
+    assert len(errors.explain(ValueError("x" * 9999))) < 400
+    assert errors.explain(torch.OutOfMemoryError("CUDA out of memory.")).startswith("out of memory")
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("TUNE_KD_CACHE", str(tmp_path))
-    assert worker.cache_folder() == tmp_path
+    assert files.cache_folder() == tmp_path
     monkeypatch.delenv("TUNE_KD_CACHE")
-    assert worker.cache_folder() == Path.home() / ".cache" / "tune_kd"
+    assert files.cache_folder() == Path.home() / ".cache" / "tune_kd"
 
 
 def test_the_worker_writes_what_the_study_reads(study):

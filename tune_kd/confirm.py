@@ -15,7 +15,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_kd import cli
+from tune_kd import cli, files
 from tune_kd.errors import UsageError
 from tune_kd.workflows import options
 
@@ -154,7 +154,7 @@ def data_folder(known: "Study", given: Path | None) -> Path | None:
 
     recorded = known.manifest["data"]
     folder = given.expanduser().absolute() if given else Path(recorded) if recorded else None
-    cache = worker.cache_folder()
+    cache = files.cache_folder()
     code = worker.local_code(known.storage, cache)
     try:
         context.load_train(

@@ -18,3 +18,13 @@ def unknown(kind: str, given: str, allowed: Iterable[str], *, where: str = "allo
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ";"
     return UsageError(f"unknown {kind} '{given}'{hint} {where}: {', '.join(names)}")
+
+
+def explain(error: BaseException) -> str:
+    r"""An exception in one line.
+
+    >>> explain(ValueError("a bad\nvalue"))
+    'ValueError: a bad value'
+    """
+    kind = "out of memory" if "out of memory" in str(error).lower() else type(error).__name__
+    return f"{kind}: {' '.join(str(error).split())[:300]}"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_kd import cli
+from tune_kd import cli, files
 
 if TYPE_CHECKING:
     from tune_kd.evaluation.checkpoint import Marks, Subject, Wanted
@@ -125,12 +125,11 @@ def _request(given: Namespace, command: str) -> "Request":
 def _wanted(asked: "Request", images: "Images", network: str | None) -> "Wanted":
     """What the weights are taken for, on a GPU where there is one."""
     from tune_kd.evaluation import checkpoint
-    from tune_kd.execution import worker
     from tune_kd.measure import hardware
     from tune_kd.training import context
 
     where = context.Site(
-        cache=worker.cache_folder(),
+        cache=files.cache_folder(),
         data=asked.data,
         code=asked.file.parent,
         device="cuda:0" if hardware.gpus() else "cpu",

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tune_kd.errors import UsageError
-from tune_kd.study.storage import write_whole
+from tune_kd.files import write_whole
 
 FOLDER = Path(__file__).parent
 RECORDINGS = {"digits": FOLDER / "digits.parquet", "cifar10": FOLDER / "cifar10.parquet"}

@@ -17,9 +17,9 @@ from benchmarks.search import curves, surface
 from benchmarks.search.policies import SAMPLERS, STOPPING, Stopping
 from benchmarks.search.replay import search
 from benchmarks.search.surface import Surface
+from tune_kd.files import write_whole
 from tune_kd.recipe import digest
 from tune_kd.space import loader
-from tune_kd.study.storage import write_whole
 
 TRIALS = (8, 4, 16)  # of a search, what decides first
 BETWEEN = (5, 6)  # with few ways of stopping

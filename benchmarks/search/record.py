@@ -25,10 +25,9 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.search import curves
-from tune_kd import cli
+from tune_kd import cli, files
 from tune_kd.data import splits
 from tune_kd.errors import UsageError
-from tune_kd.execution import worker
 from tune_kd.recipe import Recipe, stream
 from tune_kd.space import SearchSpace, loader
 from tune_kd.study import recipe_builder
@@ -86,7 +85,7 @@ class Studio:
 
     def __init__(self, space: SearchSpace, file: Path, *, folder: Path | None, limit: int) -> None:
         """Trains the teacher, unless the cache has it."""
-        cache = worker.cache_folder()
+        cache = files.cache_folder()
         request = checks.Request(
             space=space,
             file=file,

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tune_kd.data.batch import Batch
 from tune_kd.data.tasks import Raw, Task
-from tune_kd.losses.total import Batch, Outputs
+from tune_kd.losses.total import Outputs
 
 CLASSES = ("disk", "square", "triangle")
 SIDE = 16

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tune_kd.data.batch import Batch
 from tune_kd.losses import total as losses
-from tune_kd.losses.total import FEATURE_LOSSES, Batch, Outputs
+from tune_kd.losses.total import FEATURE_LOSSES, Outputs
 
 NAMES = sorted(FEATURE_LOSSES)
 BATCH = Batch(torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), torch.arange(4))

@@ -8,8 +8,8 @@ import torch
 
 from tests import made_images
 from tune_kd.data import splits, tasks
+from tune_kd.data.batch import IGNORE
 from tune_kd.data.tasks import TASKS, Task
-from tune_kd.losses.total import IGNORE
 from tune_kd.recipe import Images
 
 NAMES = sorted(TASKS)

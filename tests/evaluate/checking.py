@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import evaluate
+from tune_kd import evaluate, files
 from tune_kd.data import splits, tasks
 from tune_kd.evaluation import checkpoint as subject
 from tune_kd.evaluation import diagnostics
@@ -26,7 +26,7 @@ LIMIT = 600
 
 @functools.cache
 def session_cache() -> Path:
-    return worker.cache_folder()
+    return files.cache_folder()
 
 
 session_cache()  # now, while TUNE_KD_CACHE is the session's

@@ -1,7 +1,5 @@
 """Arrays of images as files of the node's cache, memory-mapped by all its processes."""
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import uuid
@@ -13,19 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tune_kd import files
 from tune_kd.errors import UsageError
 
 Pixels = npt.NDArray[np.uint8]
 VOID = 255  # the class of a pixel that counts for nothing
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Held by one process; it dies with its holder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def fit(image: Image.Image | Pixels, sides: tuple[int, int], channels: int) -> Pixels:
@@ -149,7 +139,7 @@ def padded(images: Pixels, pad: int, *, folder: Path | None) -> Pixels:
     path = folder / f"padded-{pad}.npy"
     if not path.is_file():
         _, height, width, channels = images.shape
-        with lock(folder / ".lock"):
+        with files.lock(folder / ".lock"):
             if not path.is_file():
                 temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
                 shape = (height + 2 * pad, width + 2 * pad, channels)

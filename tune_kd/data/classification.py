@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tune_kd.data import arrays, augmentation
+from tune_kd.data.batch import Batch
 from tune_kd.data.decoded import Decoded
-from tune_kd.losses.total import Batch
 from tune_kd.recipe import Images
 
 

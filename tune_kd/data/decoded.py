@@ -14,8 +14,8 @@ from PIL import Image
 from tune_kd.data.arrays import VOID, ImageFile, Pixels, fit, fit_mask
 from tune_kd.data.readers.base import Raw
 from tune_kd.errors import UsageError
+from tune_kd.files import write_whole
 from tune_kd.recipe import digest
-from tune_kd.study.storage import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

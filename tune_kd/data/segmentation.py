@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tune_kd.data import arrays, augmentation
+from tune_kd.data.batch import IGNORE, Batch
 from tune_kd.data.classification import Normaliser
 from tune_kd.data.decoded import Decoded
-from tune_kd.losses.total import IGNORE, Batch
 from tune_kd.recipe import Images
 
 

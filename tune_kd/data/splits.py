@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from tune_kd.data import stratify
+from tune_kd.data.batch import Batch
 from tune_kd.data.classification import Crops
 from tune_kd.data.decoded import Decoded
 from tune_kd.data.segmentation import Scenes
 from tune_kd.data.tasks import Task
 from tune_kd.errors import UsageError
-from tune_kd.losses.total import Batch
 from tune_kd.recipe import Images
 
 Ints = npt.NDArray[np.int64]

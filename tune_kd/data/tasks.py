@@ -12,7 +12,6 @@ from typing import Any
 
 from tune_kd import plugins
 from tune_kd.data import decoded
-from tune_kd.data.arrays import lock
 from tune_kd.data.datasets import locations
 from tune_kd.data.decoded import Decoded as Decoded
 from tune_kd.data.readers import base as readers
@@ -20,6 +19,7 @@ from tune_kd.data.readers import tiny_imagenet, voc
 from tune_kd.data.readers.base import SPLITS, Layout, named_files
 from tune_kd.data.readers.base import Raw as Raw  # for users' own tasks
 from tune_kd.errors import UsageError, unknown
+from tune_kd.files import lock
 from tune_kd.recipe import digest
 
 DECODE_VERSION = 2  # of the cache's files; raised when decoding changes

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from tune_kd import plugins
 from tune_kd.compress import int8, pruning
+from tune_kd.data.batch import IGNORE
 from tune_kd.errors import UsageError
-from tune_kd.losses.total import IGNORE, hard_loss
+from tune_kd.losses.total import hard_loss
 from tune_kd.measure import inductor
 from tune_kd.measure import profile as measure
 from tune_kd.models import checkpoints
@@ -31,7 +32,7 @@ class Subject:
     name: str  # as it was given
     hash: str  # of the file
     recipe: Recipe  # what made it; without stages where the file does not say
-    context: context.Site  # integers run on the CPU, whatever there is
+    site: context.Site  # integers run on the CPU, whatever there is
     model: nn.Module
     role: str  # student or teacher of the space; "" for another network
     num_params: int  # of an int8 network those of the float one
@@ -54,7 +55,7 @@ class Wanted:
 
     space: SearchSpace
     images: Images
-    context: context.Site
+    site: context.Site
     network: str = ""  # of a checkpoint that does not say what it is
     also: str = ""  # what it may be beside student and teacher, where `network` is not said
 

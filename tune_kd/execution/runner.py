@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from tune_kd import errors
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
@@ -55,11 +56,11 @@ def run(
         except RuntimeError as error:
             if ray_session.interrupt.stop_all():
                 raise StoppedError from None
-            progress.say(f"Ray failed ({worker.explain(error)}); going on with a fresh one")
+            progress.say(f"Ray failed ({errors.explain(error)}); going on with a fresh one")
             suspects.accuse(list(searcher.running.values()))
             left = RESTARTS if len(study.verdicts) > before else left - 1
             if left < 0:
-                raise CannotGoOnError(worker.explain(error)) from None
+                raise CannotGoOnError(errors.explain(error)) from None
             ray_session.restart()
             continue
         if judge.fatal:

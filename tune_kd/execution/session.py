@@ -24,6 +24,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tune_kd import errors
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
@@ -251,7 +252,7 @@ def _join(address: str, **quiet: Any) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--address {address}: cannot join: {worker.explain(error)}") from None
+        raise UsageError(f"--address {address}: cannot join: {errors.explain(error)}") from None
 
 
 def check_address(address: str | None) -> None:

@@ -5,7 +5,6 @@ commits both, and the last row names the checkpoint to go on from. torch is impo
 """
 
 import contextlib
-import fcntl
 import io
 import os
 import socket
@@ -15,11 +14,14 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune_kd import files
+from tune_kd.errors import explain
+from tune_kd.files import write_whole
 from tune_kd.recipe import digest, to_json
 from tune_kd.study import results
 from tune_kd.study.proposal import Proposal, parse
 from tune_kd.study.results import EpochReport, Row
-from tune_kd.study.storage import Storage, write_whole
+from tune_kd.study.storage import Storage
 
 if TYPE_CHECKING:
     from tune_kd.training.trial import Resume, Site
@@ -30,11 +32,6 @@ PAUSE = 2.0  # seconds before a retry after an error of the disk or the network
 
 class MarkerMissingError(Exception):
     """This node does not see the study's folder."""
-
-
-def cache_folder() -> Path:
-    """The node's own cache, shared by studies: TUNE_KD_CACHE or ~/.cache/tune_kd."""
-    return Path(os.environ.get("TUNE_KD_CACHE") or Path.home() / ".cache" / "tune_kd").absolute()
 
 
 def run_trial(config: Config) -> None:
@@ -54,16 +51,6 @@ def run_trial(config: Config) -> None:
         tune.report({"error": str(error), "fatal": True})
     except Exception as error:
         tune.report({"error": explain(error), "fatal": False})
-
-
-def explain(error: BaseException) -> str:
-    r"""An exception in one line.
-
-    >>> explain(ValueError("a bad\nvalue"))
-    'ValueError: a bad value'
-    """
-    kind = "out of memory" if "out of memory" in str(error).lower() else type(error).__name__
-    return f"{kind}: {' '.join(str(error).split())[:300]}"
 
 
 def _leave_word(config: Config, error: OSError) -> None:
@@ -127,9 +114,7 @@ def check_marker(storage: Storage, marker: str) -> None:
 def _alone(storage: Storage, trial: str, cache: Path) -> Iterator[None]:
     """One attempt at a time on a node: a killed search's worker may still be ending its epoch."""
     path = cache / "locks" / f"{digest(storage.uri, trial)}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.lock(path):
         yield
 
 
@@ -142,7 +127,7 @@ def make_site(config: Config) -> "Site":
     torch.set_num_threads(config["threads"])
     if config["gpus"] and not torch.cuda.is_available():
         raise RuntimeError("a GPU was promised to this trial, but torch sees none here")
-    storage, cache = Storage(config["study"]), cache_folder()
+    storage, cache = Storage(config["study"]), files.cache_folder()
     return Site(
         cache=cache,
         data=Path(config["data"]) if config["data"] else None,

@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tune_kd.data.batch import IGNORE, Batch
 from tune_kd.errors import UsageError, unknown
 from tune_kd.plugins import is_reference, load_function
 from tune_kd.recipe import LossWeights, stream
-
-IGNORE = -100  # the label of a position that counts for nothing
 
 
 @dataclass(frozen=True)
@@ -35,21 +34,6 @@ class Outputs:
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images [B, ...] as the networks see them, labels [B, ...] (int64) and each image's number [B].
-
-    Of mixed images (MixUp, CutMix) `labels` has the weight `share` (float32 [B], in [0, 1]) and
-    `other` (int64 [B]), the partner's, has the rest.
-    """
-
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-    other: Tensor | None = None
-    share: Tensor | None = None
 
 
 FeatureLoss = Callable[[Outputs, Outputs, Batch], Tensor]

@@ -7,7 +7,6 @@ evaluation mode, one CPU thread, warmed up, the device waited for after every fo
 
 import contextlib
 import copy
-import fcntl
 import json
 import math
 import statistics
@@ -22,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tune_kd import files
+from tune_kd.files import write_whole
 from tune_kd.measure import timing_cache
 from tune_kd.models import layers
 from tune_kd.recipe import Compute
-from tune_kd.study.storage import write_whole
 
 BLOCKS = 5  # of forwards, at the least
 THROUGHPUT_BATCH = {"cpu": 32}  # ResNet-18 takes a third of a second for 32 images on one core
@@ -148,9 +148,7 @@ def look_up(key: str, *, file: Path, compute: Callable[[], dict[str, Any]]) -> d
     found = timing_cache.read_all(file).get(key)
     if found is not None:
         return found
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.lock(file.with_suffix(".lock")):
         found = timing_cache.read_all(file).get(key)
         if found is None:
             found = compute()

@@ -5,7 +5,6 @@ is visible only when its upload is complete (and there is no rename).
 """
 
 import contextlib
-import fcntl
 import os
 import time
 import urllib.parse
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from tune_kd import files
 from tune_kd.errors import UsageError
 
 LEFTOVER_S = 3600.0  # a lingering worker may still be renaming a younger temporary file
@@ -69,7 +69,7 @@ class Storage:
     def write(self, name: str, data: bytes) -> None:
         """The whole file or nothing, and to stay."""
         if self.local:
-            write_whole(self.local / name, data)
+            files.write_whole(self.local / name, data)
             return
         with self._fs.open_output_stream(f"{self._root}/{name}") as file:
             file.write(data)
@@ -126,26 +126,6 @@ def _missing_folders(path: Path) -> list[Path]:
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Temporary file, fsync, rename, fsync of the folder: a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _s3(uri: str, patient: bool) -> tuple[fs.FileSystem, str, str]:
     """The file system, the path `bucket/folder` and the query of an s3:// address."""
     parts = urllib.parse.urlsplit(uri)
@@ -186,12 +166,9 @@ def locked(storage: Storage) -> Iterator[None]:
     if storage.local is None:
         yield
         return
-    storage.local.mkdir(parents=True, exist_ok=True)
-    with (storage.local / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with files.lock(storage.local / ".lock", wait=False) as held:
+        if not held:
             raise UsageError(
                 f"another search or confirmation is running in {storage.uri}; wait for it or choose another --name"
-            ) from None
+            )
         yield

@@ -30,7 +30,7 @@ class Site:
     """Where a recipe runs: nothing here changes what it gives."""
 
     cache: Path  # on the node's own disk
-    splits: Path | None = None  # --data; None = the task's own
+    data: Path | None = None  # --data; None = the task's own
     code: Path | None = None  # the folder of a user's own files
     device: str = "cpu"
     model: Callable[[str], Path] | None = None  # a trained model's weights by fingerprint

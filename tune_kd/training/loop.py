@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_kd.data import splits
+from tune_kd.data.batch import Batch
 from tune_kd.losses import total as losses
 from tune_kd.models import registry, segmentation
 from tune_kd.recipe import Compute, Distill, Optimiser, stream
@@ -35,7 +36,7 @@ class Fold:
     sides: tuple[int, int]  # height and width
     dense: bool = False
 
-    def seen(self, seed: int, epoch: int) -> Callable[[Tensor], losses.Batch]:
+    def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
         """How training sees images in an epoch: batches by index, the same for every trial."""
         return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
 
@@ -215,7 +216,7 @@ def _epoch(
 
 
 def _step(  # noqa: PLR0913 - a step's operands
-    work: Training, learner: Learner, *, weights: losses.Weights, taps: registry.Taps, batch: losses.Batch, teacher: Tensor | None
+    work: Training, learner: Learner, *, weights: losses.Weights, taps: registry.Taps, batch: Batch, teacher: Tensor | None
 ) -> losses.Parts:  # fmt: skip
     """Forward, losses in float32, backward, update."""
     images = batch.images

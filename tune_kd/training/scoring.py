@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tune_kd.losses.total import IGNORE, hard_loss
+from tune_kd.data.batch import IGNORE
+from tune_kd.losses.total import hard_loss
 
 BINS = 15  # of the calibration error
 

@@ -8,11 +8,10 @@ something to fill.
 """
 
 import contextlib
-import fcntl
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tune_kd import files
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import digest
-from tune_kd.study.storage import write_whole
 
 SHARD = 4096  # images; small enough that two workers share an epoch of 20,000 evenly
 
@@ -95,18 +94,18 @@ class Tape:
         missing = [path for path, at in shards.items() if _read(path, len(at)) is None]
         claimed = False
         for path in missing:
-            with _claim(path, wait=False) as mine:
+            with files.lock(path.with_suffix(".lock"), wait=False) as mine:
                 found = _read(path, len(shards[path])) is not None
                 if mine and not found and _read(whole, self._size) is None:
                     claimed = True
-                    write_whole(path, _bytes(self._compute(epoch, shards[path])))
+                    files.write_whole(path, _bytes(self._compute(epoch, shards[path])))
         if not claimed and missing:
-            with _claim(missing[0], wait=True):
+            with files.lock(missing[0].with_suffix(".lock")):
                 return  # whoever held it has written it, or died
         parts = [_read(path, len(at)) for path, at in shards.items()]
         if any(part is None for part in parts):
             return  # another is at it, or has joined them
-        write_whole(whole, _save(np.concatenate([p for p in parts if p is not None])))
+        files.write_whole(whole, _save(np.concatenate([p for p in parts if p is not None])))
         for path in shards:
             path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
@@ -134,18 +133,6 @@ def bound(root: Path, *, keep: Path) -> None:
         if total > limit and path != keep:
             path.unlink(missing_ok=True)
             total -= size
-
-
-@contextlib.contextmanager
-def _claim(path: Path, *, wait: bool) -> Iterator[bool]:
-    """An exclusive lock beside `path` that ends with its process; False where another has it."""
-    with path.with_suffix(".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _bytes(logits: Tensor) -> bytes:

@@ -54,11 +54,11 @@ class _Run:
 
     recipe: Recipe
     seed: int
-    context: Site
+    site: Site
     images: loop.Fold
     teacher: Frozen | None
     opening: Opening | None  # None: the test split stays sealed
-    test_split: test_split.Exam | None
+    exam: test_split.Exam | None
     sample: Tensor  # two images as a network sees them, for its shapes
 
     def seen_by(self, model: nn.Module) -> "_Run":

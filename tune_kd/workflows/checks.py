@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import plugins
+from tune_kd import files, plugins
 from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
-from tune_kd.execution import worker
 from tune_kd.losses import total as losses
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry
@@ -32,10 +31,10 @@ MIN_TRIALS = 5  # of a repeat: its textbook setting and four more
 class Request:
     """What is asked for, checked as far as that goes without data."""
 
-    search_space: SearchSpace
+    space: SearchSpace
     file: Path  # that defines the space
     storage: Storage
-    splits: Path | None
+    data: Path | None
     limit_train: int
     seed: int
     sampler: str
@@ -115,7 +114,7 @@ def look_at_data(request: Request) -> Material:
     base = request.file.parent
     task = tasks.find(request.space.task, base=base)
     tasks.check(task, request.data)
-    cache = worker.cache_folder()
+    cache = files.cache_folder()
     decoded = tasks.decode(task, "train", folder=request.data, cache=cache)
     share = request.space.val_share
     if share and decoded.validation is not None:

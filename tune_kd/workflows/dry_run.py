@@ -1,8 +1,8 @@
 """The plan of a search, from the space and what is cached: it needs no data and runs nothing."""
 
+from tune_kd import files
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
-from tune_kd.execution import worker
 from tune_kd.execution.progress import clock
 from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
@@ -73,7 +73,7 @@ def _teacher(request: Request) -> str:
         model = prerequisites.model_of(request.storage)
         if request.storage.exists(f"models/{model}.safetensors"):
             return f"{chosen.teacher}, found: {model}"
-    kept = Storage(worker.cache_folder()).names("models", ".trials.parquet")
+    kept = Storage(files.cache_folder()).names("models", ".trials.parquet")
     maybe = f" unless it is one of {len(kept)} in the cache" if kept else ""
     return f"{chosen.teacher}, to be trained for {chosen.teacher_epochs} epochs{maybe}"
 
@@ -150,15 +150,15 @@ def _epoch_seconds(request: Request, resources: Resources) -> float | None:
     images = request.limit_train or (task.num_train if request.data is None else None)
     if not images or task.num_classes is None:
         return None
-    files = [digest(code) for code in checks.user_files(request).values()]
+    hashes = [digest(code) for code in checks.user_files(request).values()]
     key = timing_cache.timing_key(
-        ", ".join([chosen.student, f"{task.num_classes} classes", *files]),
+        ", ".join([chosen.student, f"{task.num_classes} classes", *hashes]),
         shape=(task.channels, *task.sides),
         device=timing_cache.gpu_name() if resources.gpus else timing_cache.cpu_name(),
         threads=max(1, int(resources.cpus)),
         detail=f"batch {chosen.batch_size}",
     )
-    found = timing_cache.read_probe(worker.cache_folder(), key)
+    found = timing_cache.read_probe(files.cache_folder(), key)
     if found is None or resources.address:
         return None
     fitted = images - splits.validation_size(images, share=chosen.val_share)

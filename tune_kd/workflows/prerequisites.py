@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tune_kd.execution import runner, worker
+from tune_kd import files
+from tune_kd.execution import runner
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.session import CannotGoOnError, Session
 from tune_kd.recipe import Recipe
@@ -198,7 +199,7 @@ def _keep(study_: Study, made: _Made) -> None:
     name = f"models/{made.fingerprint}"
     study_.storage.write(f"{name}.epochs.parquet", epochs)
     study_.storage.write(f"{name}.trials.parquet", results.encode(rows, schema))
-    _copy(made.fingerprint, study_.storage, Storage(worker.cache_folder()))
+    _copy(made.fingerprint, study_.storage, Storage(files.cache_folder()))
 
 
 def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
@@ -210,7 +211,7 @@ def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
         rows, _ = results.decode(place.read(f"{name}.trials.parquet"))
         epochs, _ = results.decode(place.read(f"{name}.epochs.parquet"))
         _copy(made.fingerprint, place, study_.storage)
-        _copy(made.fingerprint, place, Storage(worker.cache_folder()))
+        _copy(made.fingerprint, place, Storage(files.cache_folder()))
         origin = rows[-1]["study"]
         here = {
             "study": study_.name, "trial": made.trial, "method": made.method, "repeat": made.repeat,
@@ -239,4 +240,4 @@ def _places(study_: Study) -> list[Storage]:
     """Where earlier models may lie: this node's cache, and the studies beside this one."""
     beside = study_.storage.parent()
     siblings = [beside.at(name) for name in beside.names("") if name != study_.name]
-    return [Storage(worker.cache_folder()), *siblings]
+    return [Storage(files.cache_folder()), *siblings]

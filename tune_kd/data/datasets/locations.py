@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tune_kd.data import stratify
-from tune_kd.data.arrays import lock
 from tune_kd.data.readers import tiny_imagenet, voc
 from tune_kd.data.readers.base import EXPECTED, Raw
 from tune_kd.errors import UsageError
+from tune_kd.files import lock
 
 DIGITS_TEST_SEED = 20250101  # fixed for ever: the test split belongs to the data, not to a study
 
