@@ -2,13 +2,13 @@
 
 from collections import Counter
 
-from analysis import select, stats
-from analysis.cells import counted, gap, mean_sd, metric, spoken
+from analysis import selection, stats
 from analysis.commands import confirm_command, search_command
-from analysis.compressing import change
+from analysis.compression import change
 from analysis.edges import edges
-from analysis.load import Study
-from analysis.select import BASELINE
+from analysis.formatting import counted, gap, mean_sd, metric, spoken
+from analysis.selection import BASELINE
+from analysis.study import Study
 from analysis.verdicts import is_confirmed
 
 COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
@@ -42,15 +42,15 @@ def _weak_teacher(study: Study) -> list[str]:
 
     Never the best of several trials: a maximum is too good.
     """
-    tested = select.teacher(study.rows, "confirm")
-    taught = select.teacher(study.rows, "teach")
-    books = select.textbooks(study.rows, BASELINE).values()
-    textbook = [v for row in books if (v := select.number(row, study.metric)) is not None]
+    tested = selection.teacher(study.rows, "confirm")
+    taught = selection.teacher(study.rows, "teach")
+    books = selection.textbooks(study.rows, BASELINE).values()
+    textbook = [v for row in books if (v := selection.number(row, study.metric)) is not None]
     for row, name, values, what in (
         (tested, study.test_metric, study.tuned(BASELINE).values(), "the tuned baseline"),
         (taught, study.metric, textbook, "the baseline at its textbook setting"),
     ):
-        own, plain = select.number(row, name), stats.summarise(values)
+        own, plain = selection.number(row, name), stats.summarise(values)
         if own is None or plain is None:
             continue
         if own >= plain.mean:
@@ -108,7 +108,7 @@ def _lost_repeats(study: Study) -> list[str]:
     """Repeats that count for nothing because a method has no finished trial in them."""
     found = []
     for method in study.methods:
-        begun = {row["repeat"] for row in select.trials(study.rows, "search", method)}
+        begun = {row["repeat"] for row in selection.trials(study.rows, "search", method)}
         lost = sorted(begun - study.winners(method).keys())
         if lost and study.winners(method):
             found.append(
@@ -121,7 +121,7 @@ def _lost_repeats(study: Study) -> list[str]:
 def _quantised(study: Study) -> list[str]:
     """int8 that costs much, or that is no faster than the float student; both compiled."""
     found = []
-    plain = select.number(select.student_footprint(study.rows), "compiled_latency_ms")
+    plain = selection.number(selection.student_footprint(study.rows), "compiled_latency_ms")
     for method in study.methods:
         made = change(study, method, "Quantize")
         if made is None:
@@ -132,7 +132,7 @@ def _quantised(study: Study) -> list[str]:
                 f"{gap(made.difference)} percentage points: calibrate on more images, or train with "
                 "fake quantisation."
             )
-        fast = select.number(study.footprint(study.chosen(method)), "compiled_latency_ms")
+        fast = selection.number(study.footprint(study.chosen(method)), "compiled_latency_ms")
         if fast is not None and plain is not None and fast >= plain:
             found.append(
                 f"**{method}**: int8 is no faster here than the float student ({fast:.3f} against "
@@ -147,11 +147,11 @@ def _repeats(numbers: list[int]) -> str:
 
 def _unfinished(study: Study) -> list[str]:
     found = []
-    none = [m for m in study.methods if not select.trials(study.rows, "search", m)]
+    none = [m for m in study.methods if not selection.trials(study.rows, "search", m)]
     if none:
         found.append(f"**{', '.join(none)}**: no trial has ended yet: `{search_command(study)}`.")
     for method in study.methods:
-        counts = Counter(row["status"] for row in select.trials(study.rows, "search", method))
+        counts = Counter(row["status"] for row in selection.trials(study.rows, "search", method))
         total = sum(counts.values())
         if total and not counts["finished"]:
             found.append(f"**{method}**: none of {counted(total, 'trial')} has finished.")

@@ -2,7 +2,7 @@
 
 import shlex
 
-from analysis.load import Study
+from analysis.study import Study
 
 FEWEST_TRIALS = 5  # of each method in a repeat; the search refuses to add repeats of fewer
 DROPPED = {"--repeats": 1, "--trials": 1, "--resume": 0}  # options and how many words follow them

@@ -11,11 +11,11 @@ from functools import lru_cache
 
 import scipy.stats
 
-from analysis import select, stats
+from analysis import selection, stats
 from analysis.images import Runs, image_error
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis.selection import BASELINE, number
 from analysis.stats import Estimate, Summary, Verdict
+from analysis.study import Study
 from tune_kd.study.results import Row
 
 FEWEST = 3  # trials for a rank correlation
@@ -171,7 +171,7 @@ def curse(study: Study, method: str) -> Curse | None:
 def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
     """Whether the first rung knew how trials would end; None for fewer than three, or all alike."""
     rungs = study.manifest.get("rungs") or ()
-    ended = [r for r in select.trials(study.rows, "search", method) if r["status"] == "finished"]
+    ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
     if not rungs:
         return None
     pairs = [

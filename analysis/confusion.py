@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from analysis import select
-from analysis.load import Study
+from analysis import selection
+from analysis.study import Study
 from tune_kd.study.results import Row
 
 Matrix = npt.NDArray[np.int64]
@@ -25,7 +25,7 @@ def matrix(row: Row | None) -> Matrix | None:
 
 def of_teacher(study: Study) -> Matrix | None:
     """The teacher's."""
-    return matrix(select.teacher(study.rows, "confirm"))
+    return matrix(selection.teacher(study.rows, "confirm"))
 
 
 def of_method(study: Study, method: str) -> dict[int, Matrix]:

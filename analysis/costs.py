@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from analysis import select, stats
-from analysis.lines import distils, is_compressed
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis import selection, stats
+from analysis.selection import BASELINE, number
+from analysis.study import Study
+from analysis.summary import distils, is_compressed
 from tune_kd.study.results import Row
 
 
@@ -43,7 +43,7 @@ class TeacherCost:
 
 def teacher_cost(study: Study) -> TeacherCost | None:
     """The cost of a study's teacher; None for one that came as a file, or whose time is not known."""
-    taught = select.teacher(study.rows, "teach")
+    taught = selection.teacher(study.rows, "teach")
     seconds = number(taught, "seconds")
     if taught is None or not seconds or not taught.get("epochs") or taught.get("origin") == "file":
         return None
@@ -56,14 +56,14 @@ def teacher_cost(study: Study) -> TeacherCost | None:
                 row
                 for method in study.kd_methods
                 if distils(study, method) and not is_compressed(study, method)
-                for row in select.textbooks(study.rows, method).values()
+                for row in selection.textbooks(study.rows, method).values()
             ]
         ),
     )
 
 
 def _searched(study: Study, method: str) -> list[Row]:
-    return select.trials(study.rows, "search", method)
+    return selection.trials(study.rows, "search", method)
 
 
 def _mean_search(study: Study) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from analysis import select
+from analysis import selection
 from analysis.openings import Openings, read_openings
 from tune_kd import objectives as fronts
 from tune_kd.study.storage import Storage
@@ -36,12 +36,12 @@ class Description:
     @property
     def methods(self) -> list[str]:
         """Names in the table's order, the baseline first where the study has it."""
-        return sorted(self.manifest["methods"], key=lambda name: name != select.BASELINE)
+        return sorted(self.manifest["methods"], key=lambda name: name != selection.BASELINE)
 
     @property
     def kd_methods(self) -> list[str]:
         """The methods that distil."""
-        return [name for name in self.methods if name != select.BASELINE]
+        return [name for name in self.methods if name != selection.BASELINE]
 
     @property
     def metric(self) -> str:

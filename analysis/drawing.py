@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from analysis.cells import label
-from analysis.load import Study
-from analysis.select import BASELINE
+from analysis.formatting import label
+from analysis.selection import BASELINE
+from analysis.study import Study
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; the baseline is grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

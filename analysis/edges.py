@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from optuna.distributions import FloatDistribution, IntDistribution
 from scipy.stats import irwinhall
 
-from analysis.load import Study
 from analysis.ranges import Ranges, position, ranges
+from analysis.study import Study
 from tune_kd.study.results import Row, ranked
 
 SENTENCES = 0.04  # expected in a report in which no parameter matters, at all ends together

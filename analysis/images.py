@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.image_errors import image_standard_error, image_standard_error_of_counts
-from analysis.load import Study
+from analysis.study import Study
 from tune_kd.study.results import Row
 
 Runs = Mapping[int, Sequence[Row]]  # verdicts of confirming runs by repeat, or one by seed

@@ -27,9 +27,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
-from analysis.load import Study
 from analysis.ranges import Ranges, SearchPoint, position, ranges, search_points
-from analysis.select import number
+from analysis.selection import number
+from analysis.study import Study
 
 MIN_FINAL = 30  # finished trials, from which on final values are used where trials were stopped
 MIN_TRIALS = 10  # below, no importance is given

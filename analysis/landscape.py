@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from scipy.stats import qmc
 
 from analysis import surrogate
-from analysis.load import Study
 from analysis.ranges import Ranges, position, positions, ranges, search_points, value_at
+from analysis.study import Study
 
 MIN_FINISHED = 15  # trials, below which nothing is said
 # Share of the variance of left-out trials that must be predicted. Of pure noise it is in 3 to 7 % of

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from analysis import escaping, select
+from analysis import escaping, selection
 from analysis.advice import advice, warnings
-from analysis.cells import counted, markdown
-from analysis.load import Study
+from analysis.formatting import counted, markdown
+from analysis.study import Study
 from analysis.tables import TABLES
 from analysis.verdicts import is_confirmed, verdict
 from tune_kd.errors import unknown
@@ -71,12 +71,12 @@ def extra(study: Study) -> list[str]:
 
 def note(study: Study) -> str:
     """How the main table's numbers came about."""
-    rows = [r for r in select.trials(study.rows, "confirm") if "best" in select.roles(r)]
+    rows = [r for r in selection.trials(study.rows, "confirm") if "best" in selection.roles(r)]
     each = Counter((row["method"], row["repeat"]) for row in rows if row["method"])
     count = counted(max(each.values(), default=0), "seed")
     seeds = f" (each the mean of {count}, trained on train + validation)"
-    device = (select.student_footprint(study.rows) or {}).get("device")
-    own = any(row["method"] for row in select.trials(study.rows, "measure"))
+    device = (selection.student_footprint(study.rows) or {}).get("device")
+    own = any(row["method"] for row in selection.trials(study.rows, "measure"))
     note = NOTE.format(
         seeds=seeds if each else "; none is confirmed yet",
         device=f" on {device}" if device else "",

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import plots_confusion, plots_front, plots_pixels, plots_training, select, stats
-from analysis.cells import gap, heading, spoken
+from analysis import plots_confusion, plots_front, plots_pixels, plots_training, selection, stats
 from analysis.comparison import results
 from analysis.drawing import GREY, INK, Drawn, bare, colour_of, key, panels_of
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis.formatting import gap, heading, spoken
+from analysis.selection import BASELINE, number
+from analysis.study import Study
 from analysis.wording import words
 
 VERDICT_COLOURS = {
@@ -59,7 +59,7 @@ class Effect(NamedTuple):
 
 def learning_curves(study: Study) -> list[Curve]:
     """The curves of all search trials, in the order of methods."""
-    status = {row["trial"]: row["status"] for row in select.trials(study.rows, "search")}
+    status = {row["trial"]: row["status"] for row in selection.trials(study.rows, "search")}
     chosen = {row["trial"] for method in study.methods if (row := study.chosen(method))}
     curves = []
     for trial, rows in study.curves.items():
@@ -77,7 +77,7 @@ def history(study: Study) -> list[Point]:
     points = []
     for method in study.methods:
         best: dict[int, float] = {}
-        rows = select.trials(study.rows, "search", method)
+        rows = selection.trials(study.rows, "search", method)
         for row in sorted(rows, key=lambda r: (r["repeat"], r["number"])):
             value, repeat = number(row, study.metric), row["repeat"]
             if row["status"] == "finished" and value is not None:
@@ -146,7 +146,7 @@ def draw_learning_curves(study: Study) -> Figure | None:
         study, f"{study.name}: {spoken(study.metric)} by epoch", _axis(study)
     )
     baseline = next((c for c in curves if c.chosen and c.method == BASELINE), None)
-    taught = number(select.teacher(study.rows, "teach"), study.metric)
+    taught = number(selection.teacher(study.rows, "teach"), study.metric)
     for method, axes in panels.items():
         for curve in (c for c in curves if c.method == method and not c.chosen):
             _line(axes, curve, color=colour_of(study, method), alpha=0.3, linewidth=1)

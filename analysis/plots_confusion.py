@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from analysis import confusion
-from analysis.cells import label
-from analysis.load import Study
+from analysis.formatting import label
+from analysis.study import Study
 
 NAMED = 24  # up to so many classes have their names on the axes
 WRITTEN = 10  # and up to so many have the shares in the cells

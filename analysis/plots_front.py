@@ -5,10 +5,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.cells import heading, label, spoken
 from analysis.drawing import INK, bare, colour_of, key
-from analysis.load import Study
-from analysis.select import number
+from analysis.formatting import heading, label, spoken
+from analysis.selection import number
+from analysis.study import Study
 from analysis.tables_front import best_trials, front_trials
 from tune_kd import objectives
 from tune_kd.metrics import METRICS

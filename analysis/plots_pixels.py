@@ -16,9 +16,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.cells import label
 from analysis.drawing import GREY, bare, colour_of
-from analysis.load import Study
+from analysis.formatting import label
+from analysis.study import Study
 
 VOID = 255
 VOID_COLOUR = (224, 224, 224)  # lighter than any class's grey

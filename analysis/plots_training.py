@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from analysis.cells import heading, label, spoken
 from analysis.drawing import INK, bare, colour_of, key, panels_of
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis.formatting import heading, label, spoken
+from analysis.selection import BASELINE, number
+from analysis.study import Study
 
 # A loss's column, its name, and how its line looks; the terms are unweighted, the total is weighted.
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,8 +19,8 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from analysis import select
-from analysis.load import Study
+from analysis import selection
+from analysis.study import Study
 
 Ranges = Mapping[str, BaseDistribution]
 
@@ -60,7 +60,7 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
     """
     known = ranges(study, method)
     found = []
-    for row in select.trials(study.rows, "search", method):
+    for row in selection.trials(study.rows, "search", method):
         told = {name: row.get(f"config.{name}") for name in known}
         if any(value is None for value in told.values()):
             continue
@@ -73,7 +73,7 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
                 status=row["status"],
                 epochs=row.get("epochs") or 0,
                 values=values,
-                value=select.number(row, study.metric),
+                value=selection.number(row, study.metric),
             )
         )
     return found

@@ -21,7 +21,7 @@ from tune_kd.errors import UsageError
 # What is heavy (pandas, scipy, matplotlib) is imported by the functions that need it: --help and
 # usage errors come at once.
 if TYPE_CHECKING:
-    from analysis.load import Study
+    from analysis.study import Study
     from tune_kd.study.storage import Storage
 
 
@@ -43,24 +43,25 @@ def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]
 
 
 def _accuracies(study: "Study") -> dict[str, float | None]:
-    from analysis import select, stats
-    from analysis.lines import kd_winner
+    from analysis import selection, stats
+    from analysis.summary import kd_winner
 
     def mean(method: str | None) -> float | None:
         summary = stats.summarise(study.tuned(method).values()) if method else None
         return summary.mean if summary else None
 
-    taught = select.teacher(study.rows, "confirm")
+    taught = selection.teacher(study.rows, "confirm")
     return {
-        "teacher_accuracy": select.number(taught, study.test_metric),
-        "student_accuracy_without_kd": mean(select.BASELINE),
+        "teacher_accuracy": selection.number(taught, study.test_metric),
+        "student_accuracy_without_kd": mean(selection.BASELINE),
         "student_accuracy_with_kd": mean(kd_winner(study)),
     }
 
 
 def details(study: "Study") -> dict[str, Any]:
     """What details.json holds of a study: the numbers behind the page, fractions throughout."""
-    from analysis import comparison, lines, tables
+    from analysis import comparison, tables
+    from analysis import summary as lines
     from analysis.advice import advice, warnings
     from analysis.verdicts import verdicts
 
@@ -101,7 +102,8 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
     """Everything that the report consists of, into `out`; index.html last."""
     import pandas as pd
 
-    from analysis import escaping, latex, lines, tables_comparison, tables_compression
+    from analysis import escaping, latex, tables_comparison, tables_compression
+    from analysis import summary as lines
     from analysis.page import heading, section
     from analysis.web.build import build, printed
     from analysis.web.render import render
@@ -137,7 +139,7 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
 
 def _incomparable(studies: Sequence["Study"]) -> list[str]:
     """A warning where studies on one page are measured by different metrics."""
-    from analysis.cells import spoken
+    from analysis.formatting import spoken
 
     metrics = dict.fromkeys(spoken(study.test_metric) for study in studies)
     if len(metrics) < 2:
@@ -178,7 +180,7 @@ def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
 
 def _logs(study: "Study", folder: "Storage", name: str) -> list[str]:
     """Write the training logs in place of those of an earlier report."""
-    from analysis.logs import logs
+    from analysis.training_logs import logs
 
     found = logs(study)
     for old in folder.names(""):
@@ -204,10 +206,10 @@ def _json(value: Any) -> bytes:
 def run(addresses: Sequence[str], out: str | None) -> None:
     """Load, write, print: the main tables and where the page is on stdout, warnings on stderr."""
     from analysis.advice import warnings
-    from analysis.cells import markdown
     from analysis.commands import confirm_command
-    from analysis.load import load
+    from analysis.formatting import markdown
     from analysis.page import extra
+    from analysis.study import load
     from analysis.tables_methods import main_table
     from analysis.verdicts import is_confirmed
     from tune_kd.study.storage import Storage

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.importance import Importances
-from analysis.load import Study
 from analysis.ranges import SearchPoint, ranges, search_points
+from analysis.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """What is said of the students that methods recommend: single configurations, over seeds."""
 
 from analysis import stats
-from analysis.cells import spoken
 from analysis.comparison import results
-from analysis.load import Study
+from analysis.formatting import spoken
+from analysis.study import Study
 from analysis.wording import margin_words, points_words
 
 ABOUT_STUDENTS = (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from analysis import (
-    select,
+    selection,
     stats,
     tables_classes,
     tables_comparison,
@@ -19,12 +19,22 @@ from analysis import (
     tables_methods,
     tables_parameters,
 )
-from analysis.cells import NONE, Table, counted, heading, label, latency, mean_sd, metric, plain
 from analysis.comparison import rung_correlation
 from analysis.costs import TeacherCost, teacher_cost
-from analysis.lines import lines
-from analysis.load import Study
-from analysis.select import number
+from analysis.formatting import (
+    NONE,
+    Table,
+    counted,
+    heading,
+    label,
+    latency,
+    mean_sd,
+    metric,
+    plain,
+)
+from analysis.selection import number
+from analysis.study import Study
+from analysis.summary import lines
 from tune_kd.metrics import METRICS
 from tune_kd.study.results import STATUSES, Row
 
@@ -80,12 +90,12 @@ def search_summary(study: Study) -> Table:
     """
     found = []
     methods = {label(method): method for method in study.methods}
-    groups = {"teacher": select.trials(study.rows, "teach", "")}
+    groups = {"teacher": selection.trials(study.rows, "teach", "")}
     for m in study.methods:
-        groups[f"{label(m)}: first stages, shared"] = select.trials(study.rows, "teach", m)
-        groups[label(m)] = select.trials(study.rows, "search", m)
-    groups["re-evaluating, all"] = select.trials(study.rows, "reevaluate")
-    groups["confirming, all"] = [r for r in select.trials(study.rows, "confirm") if r["method"]]
+        groups[f"{label(m)}: first stages, shared"] = selection.trials(study.rows, "teach", m)
+        groups[label(m)] = selection.trials(study.rows, "search", m)
+    groups["re-evaluating, all"] = selection.trials(study.rows, "reevaluate")
+    groups["confirming, all"] = [r for r in selection.trials(study.rows, "confirm") if r["method"]]
     for name, rows in groups.items():
         if not rows and name not in methods:
             continue
@@ -113,8 +123,8 @@ def _rung(study: Study, method: str) -> str:
 
 def teacher(study: Study) -> Table:
     """What is known of the teacher."""
-    taught, tested = (select.teacher(study.rows, phase) for phase in ("teach", "confirm"))
-    size = select.teacher(study.rows, "measure")
+    taught, tested = (selection.teacher(study.rows, phase) for phase in ("teach", "confirm"))
+    size = selection.teacher(study.rows, "measure")
     file = study.manifest.get("teacher_file")
     facts = {
         "Network": study.manifest.get("teacher") or NONE,
@@ -175,7 +185,7 @@ def provenance(study: Study) -> Table:
     images, compute = known.get("images", {}), known.get("compute", {})
     versions = dict(known.get("versions") or {})
     system = next((versions.pop(k) for k in ("platform", "os", "system") if k in versions), None)
-    seeds = {row["seed"] for row in select.trials(study.rows, "confirm") if row["method"]}
+    seeds = {row["seed"] for row in selection.trials(study.rows, "confirm") if row["method"]}
     facts = {
         "Command": known.get("command"),
         "Study, space": f"{study.name}, {known.get('space', NONE)}",
@@ -221,12 +231,12 @@ def confirmed_trials(study: Study) -> Table:
     """Every search trial that was confirmed, by method and repeat, in each of its roles."""
     found = []
     for method in study.methods:
-        trials = select.trials(study.rows, "search", method)
+        trials = selection.trials(study.rows, "search", method)
         for row in sorted(trials, key=lambda r: (r["repeat"], r["number"])):
             for role in ("best", "textbook", "recommended"):
                 values = {s: rows[-1] for s, rows in study.runs(row, role).items()}
                 if values:
-                    tested = select.values(values, study.test_metric)
+                    tested = selection.values(values, study.test_metric)
                     found.append(
                         {
                             "Method": label(method),
@@ -252,7 +262,7 @@ def top_trials(study: Study) -> Table:
             **{name: plain(row[name]) for name in WEIGHTS},
         }
         for method in study.methods
-        for row in select.best(study.rows, method, top=5, metric=study.metric)
+        for row in selection.best(study.rows, method, top=5, metric=study.metric)
     ]
     return "Best five trials of each method", pd.DataFrame(found)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from analysis import confusion, select, stats
-from analysis.cells import NONE, Table, gap, label, mean_sd, noted, points, short
-from analysis.lines import kd_winner
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis import confusion, selection, stats
+from analysis.formatting import NONE, Table, gap, label, mean_sd, noted, points, short
+from analysis.selection import BASELINE, number
+from analysis.study import Study
+from analysis.summary import kd_winner
 
 # What a method is compared in: heading, column or "similarity", scale, whether lower is better.
 QUALITIES = (
@@ -51,7 +51,7 @@ def calibration(study: Study) -> Table:
     if not any(values.values()):
         return title, ""
     column = f"{short(study.test_metric)}, %"
-    taught = select.teacher(study.rows, "confirm")
+    taught = selection.teacher(study.rows, "confirm")
     known = number(taught, study.test_metric)
     rows = [
         {

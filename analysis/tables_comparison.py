@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import select, stats
-from analysis.cells import NONE, Table, mean_sd, metric, noted, ratio, short, times
-from analysis.lines import Line, kd_winner, lines
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis import selection, stats
+from analysis.formatting import NONE, Table, mean_sd, metric, noted, ratio, short, times
+from analysis.selection import BASELINE, number
+from analysis.study import Study
+from analysis.summary import Line, kd_winner, lines
 from tune_kd.study.results import Row
 
 NAMES = {
@@ -141,7 +141,7 @@ def results(study: Study) -> Table:
         BASELINE: "Student baseline",
         **({best: f"Student + KD ({best})"} if best else {}),
     }
-    whole = number(select.teacher(study.rows, "measure"), "num_params")
+    whole = number(selection.teacher(study.rows, "measure"), "num_params")
     cells = [
         {
             "Model": shown,

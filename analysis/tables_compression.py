@@ -6,12 +6,12 @@ import math
 
 import pandas as pd
 
-from analysis import escaping, select, stats
-from analysis.cells import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
-from analysis.compressing import Change, change, quantised, sizes, stages_of
-from analysis.lines import is_compressed, kd_winner
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis import escaping, selection, stats
+from analysis.compression import Change, change, quantised, sizes, stages_of
+from analysis.formatting import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
+from analysis.selection import BASELINE, number
+from analysis.study import Study
+from analysis.summary import is_compressed, kd_winner
 from tune_kd.recipe import Prune
 from tune_kd.study.results import Row
 
@@ -29,7 +29,7 @@ def quantisation(study: Study) -> Table:
     kinds = {method: kind for method in study.methods if (kind := quantised(study, method))}
     if not kinds:
         return title, ""
-    taught = select.teacher(study.rows, "measure")
+    taught = selection.teacher(study.rows, "measure")
     rows = [_teacher(study, taught)]
     best = kd_winner(study)
     if best and not is_compressed(study, best):
@@ -38,7 +38,7 @@ def quantisation(study: Study) -> Table:
         method = next(iter(kinds))
         found = change(study, method, "Quantize")
         before = found.before if found else None
-        plain = select.student_footprint(study.rows)
+        plain = selection.student_footprint(study.rows)
         rows.append((f"Student, before quantising ({method})", before, plain))
     if BASELINE in study.methods and BASELINE not in kinds:
         rows.append(
@@ -66,7 +66,7 @@ def quantisation(study: Study) -> Table:
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
-    known = number(select.teacher(study.rows, "confirm"), study.test_metric)
+    known = number(selection.teacher(study.rows, "confirm"), study.test_metric)
     name = f"Teacher ({study.manifest.get('teacher') or 'unknown'})"
     return name, stats.summarise([] if known is None else [known]), foot
 
@@ -115,7 +115,7 @@ def pruning(study: Study) -> Table:
     changes = {m: found for m in study.methods if (found := change(study, m, "Prune"))}
     if not changes:
         return title, ""
-    taught = select.teacher(study.rows, "measure")
+    taught = selection.teacher(study.rows, "measure")
     name, test, _ = _teacher(study, taught)
     rows = [_line(study, name, test, taught or {})]
     best = kd_winner(study)
@@ -143,7 +143,7 @@ def _line(
     study: Study, name: str, test: stats.Summary | None, foot: Row, *, only_zeros: bool = False
 ) -> dict[str, str]:
     column = "nonzero_params" if only_zeros else "num_params"
-    whole = number(select.teacher(study.rows, "measure"), "num_params")
+    whole = number(selection.teacher(study.rows, "measure"), "num_params")
     params = number(foot, column)
     return {
         "Model": name,
@@ -162,15 +162,15 @@ def pruning_csv(study: Study) -> bytes | None:
     """
     found = []
     for method in study.methods:
-        ended = select.trials(study.rows, "search", method)
+        ended = selection.trials(study.rows, "search", method)
         for trial in sorted(ended, key=lambda row: (row["repeat"], row["number"])):
             rows = study.stages[trial["trial"]]
-            if trial["status"] != "finished" or not select.compresses(rows, "Prune"):
+            if trial["status"] != "finished" or not selection.compresses(rows, "Prune"):
                 continue
-            around = select.around(rows, "Prune", shared=study.shared(method))
+            around = selection.around(rows, "Prune", shared=study.shared(method))
             found.append(_experiment(study, trial, around, split="val"))
             for stages in study.runs(trial).values():
-                around = select.around(stages, "Prune", shared=study.given("confirm"))
+                around = selection.around(stages, "Prune", shared=study.given("confirm"))
                 found.append(_experiment(study, trial, around, split="test"))
     if not found:
         return None
@@ -188,7 +188,7 @@ def _experiment(
     assert after is not None
     stages = [stage for stage in stages_of(trial) if isinstance(stage, Prune)]
     first = sizes(study, before)
-    last = select.settled([after])
+    last = selection.settled([after])
     zeros = Change(
         before=None, after=None, difference=None, sizes_before=first, sizes_after=last
     ).only_zeros

@@ -2,16 +2,16 @@
 
 import pandas as pd
 
-from analysis import select, stats
-from analysis.cells import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
-from analysis.load import Study
+from analysis import selection, stats
+from analysis.formatting import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
+from analysis.study import Study
 from tune_kd import objectives
 from tune_kd.study.results import Row
 
 
 def front_trials(study: Study) -> list[Row]:
     """All finished search trials with what is known of them by name (`Study.values`)."""
-    found = select.trials(study.rows, "search")
+    found = selection.trials(study.rows, "search")
     return [
         study.values(r) for r in found if r["status"] == "finished" and r["method"] in study.methods
     ]
@@ -55,6 +55,6 @@ def _line(study: Study, trial: Row) -> dict[str, str]:
     if study.constraints:
         cells["Allowed"] = f"no: {', '.join(map(str, broken))}" if broken else "yes"
     runs = {seed: stages[-1] for seed, stages in study.runs(trial).items()}
-    tested = stats.summarise(select.values(runs, study.test_metric).values())
+    tested = stats.summarise(selection.values(runs, study.test_metric).values())
     cells[heading(study.test_metric)] = mean_sd(tested) if tested else NONE
     return cells

@@ -3,21 +3,11 @@
 import pandas as pd
 
 from analysis import stats
-from analysis.cells import (
-    NONE,
-    Table,
-    gap,
-    heading,
-    label,
-    latency,
-    mean_sd,
-    metric,
-    noted,
-)
 from analysis.comparison import results
-from analysis.lines import lines
-from analysis.load import Study
+from analysis.formatting import NONE, Table, gap, heading, label, latency, mean_sd, metric, noted
 from analysis.students import students
+from analysis.study import Study
+from analysis.summary import lines
 from analysis.wording import words
 from tune_kd.metrics import METRICS
 from tune_kd.study.results import Row

@@ -4,10 +4,10 @@ from functools import lru_cache
 
 import pandas as pd
 
-from analysis.cells import NONE, Table, label, noted, plain
+from analysis.formatting import NONE, Table, label, noted, plain
 from analysis.importance import Importances, importances
 from analysis.landscape import FlatRegion, Landscape, Span, landscape
-from analysis.load import Study
+from analysis.study import Study
 
 
 @lru_cache(maxsize=32)

@@ -2,15 +2,15 @@
 
 from collections import Counter
 
-from analysis import images, select, stats
-from analysis.cells import counted, spoken
+from analysis import images, selection, stats
 from analysis.commands import FEWEST_TRIALS, confirm_command, search_command
 from analysis.comparison import MethodResult, level, results
-from analysis.lines import distils
-from analysis.load import Study
-from analysis.select import BASELINE
+from analysis.formatting import counted, spoken
+from analysis.selection import BASELINE
 from analysis.stats import Estimate
 from analysis.students import ABOUT_STUDENTS, students
+from analysis.study import Study
+from analysis.summary import distils
 from analysis.wording import margin_words, p_words, percent_words, points_words
 
 SENTENCES = {
@@ -52,7 +52,7 @@ def verdict(study: Study) -> list[str]:
 
 def _nothing(study: Study) -> str:
     """Why there is nothing at all to say."""
-    ended = select.trials(study.rows, "search")
+    ended = selection.trials(study.rows, "search")
     if not ended:
         return f"**No verdict yet**: no trial has ended. Type `{search_command(study)}`."
     counts = Counter(row["status"] for row in ended)

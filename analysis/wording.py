@@ -1,7 +1,7 @@
 """Verdicts, p values and differences as words within a sentence."""
 
 from analysis import stats
-from analysis.cells import counted, gap
+from analysis.formatting import counted, gap
 from analysis.stats import Estimate, Verdict
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, sobol_indices, spearmanr, uniform
 
 from analysis.importance import importances
-from analysis.load import Study
+from analysis.study import Study
 
 Floats = npt.NDArray[np.float64]
 POINTS = 1024  # a power of two, as Sobol's sequence asks for

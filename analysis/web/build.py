@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis import page, select, stats, tables, tables_methods
+from analysis import page, selection, stats, tables, tables_methods
 from analysis.advice import advice, warnings
-from analysis.cells import Noted, label
 from analysis.commands import confirm_command
 from analysis.comparison import results
-from analysis.lines import kd_winner
-from analysis.load import Study
-from analysis.select import BASELINE
+from analysis.formatting import Noted, label
+from analysis.selection import BASELINE
+from analysis.study import Study
+from analysis.summary import kd_winner
 from analysis.verdicts import basis, is_confirmed, summary, to_settle, verdicts
 from analysis.web import study_figures, study_parameters
 from analysis.web.content import (
@@ -110,7 +110,7 @@ def printed(study: Study, *, named: bool = False) -> list[Table]:
 
 def status(study: Study) -> str:
     """How far the search is, where it is not complete; "" where nothing is open."""
-    ended = len(select.trials(study.rows, "search"))
+    ended = len(selection.trials(study.rows, "search"))
     begun = {name.removesuffix(".json") for name in study.storage.names("proposals", ".json")}
     open_trials = len(begun - study.stages.keys())
     total = study.trials_per_repeat * study.repeats * len(study.methods)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from analysis import comparison, plots, plots_training, select, stats
-from analysis.cells import gap, heading, label, plain, points, spoken
-from analysis.load import Study
-from analysis.select import BASELINE, number
+from analysis import comparison, plots, plots_training, selection, stats
+from analysis.formatting import gap, heading, label, plain, points, spoken
+from analysis.selection import BASELINE, number
+from analysis.study import Study
 from analysis.web.content import (
     COLOURS,
     Axis,
@@ -175,7 +175,7 @@ def _most(found: Sequence[plots.Point]) -> int:
 
 
 def _history(study: Study, method: str, found: Sequence[plots.Point]) -> Panel:
-    trials = {row["trial"]: row for row in select.trials(study.rows, "search", method)}
+    trials = {row["trial"]: row for row in selection.trials(study.rows, "search", method)}
     rows = {(row["repeat"], row["number"]): row for row in trials.values()}
     own, colour = [p for p in found if p.method == method], colour_of(study, method)
     place = {(p.repeat, p.number): at for at, p in enumerate(own)}
@@ -227,7 +227,7 @@ def learning_curves(study: Study) -> Chart | None:
     if not curves:
         return None
     base = [c for c in curves if c.chosen and c.method == BASELINE]
-    taught = number(select.teacher(study.rows, "teach"), study.metric)
+    taught = number(selection.teacher(study.rows, "teach"), study.metric)
     level = () if taught is None else (Level(value=taught * 100, hover="teacher"),)
     panels = []
     for method in study.methods:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from analysis import plots, select
-from analysis.cells import heading, label, spoken
-from analysis.load import Study
-from analysis.select import number
+from analysis import plots, selection
+from analysis.formatting import heading, label, spoken
+from analysis.selection import number
 from analysis.slices import pair
+from analysis.study import Study
 from analysis.tables_front import best_trials, front_trials
 from analysis.tables_parameters import known_importances
 from analysis.web.content import (
@@ -105,7 +105,9 @@ def _objectives(study: Study, trial: results.Row) -> str:
 
 def slices(study: Study) -> Slices | None:
     """The metric of all search trials over each hyperparameter that was searched."""
-    rows = [r for r in select.trials(study.rows, "search") if number(r, study.metric) is not None]
+    rows = [
+        r for r in selection.trials(study.rows, "search") if number(r, study.metric) is not None
+    ]
     shown = tuple(
         Slice(
             parameter=_roomy(name, *ends),
@@ -188,7 +190,7 @@ def importance(study: Study) -> Importances | None:
 
 def pairs(study: Study) -> Pairs | None:
     """The plane of the two hyperparameters that matter most, of each method where both are numbers."""
-    rows = {row["trial"]: row for row in select.trials(study.rows, "search")}
+    rows = {row["trial"]: row for row in selection.trials(study.rows, "search")}
     found = []
     for method in study.methods:
         plane = pair(study, known_importances(study, method))
@@ -213,7 +215,7 @@ def pairs(study: Study) -> Pairs | None:
 
 def parallel(study: Study, method: str) -> Parallel | None:
     """A method's finished trials over all that was searched, the metric on the last axis."""
-    ended = [r for r in select.trials(study.rows, "search", method) if r["status"] == "finished"]
+    ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
     rows = sorted(
         (r for r in ended if number(r, study.metric) is not None), key=lambda r: -r[study.metric]
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from scipy.stats import binom
 
 from analysis import comparison, stats
-from analysis.load import load
+from analysis.study import load
 from tune_kd import cli
 from tune_kd.errors import UsageError
 

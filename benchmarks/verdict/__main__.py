@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import stats
-from analysis.cells import markdown
+from analysis.formatting import markdown
 from benchmarks.search import curves
 from benchmarks.search.policies import SAMPLERS, STOPPING
 from benchmarks.verdict import outcomes, tally, world

@@ -1,6 +1,6 @@
 """What the report would say of a simulated study, beside what is true.
 
-Rows become a study as the report reads it (analysis/load.py), and analysis/comparison.py judges it. The
+Rows become a study as the report reads it (analysis/study.py), and analysis/comparison.py judges it. The
 old way is kept for comparison: of all trials of a method the one that is best on validation, as many
 seeds as the repeats have together, an interval over these seeds, and no correction over methods.
 """
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analysis import comparison, stats
-from analysis.load import Study
-from analysis.select import BASELINE
+from analysis.selection import BASELINE
+from analysis.study import Study
 from benchmarks.verdict.studies import METHODS, METRIC, Searched
 from tune_kd.study.results import Row, ranked
 from tune_kd.study.storage import Storage

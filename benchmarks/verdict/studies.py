@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.select import BASELINE
+from analysis.selection import BASELINE
 from benchmarks.search.policies import STOPPING, Trial, propose
 from benchmarks.search.replay import Curve, run_trials
 from benchmarks.search.surface import Floats

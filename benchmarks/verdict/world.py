@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from analysis.select import BASELINE
+from analysis.selection import BASELINE
 from benchmarks.search import surface
 from benchmarks.search.policies import STOPPING
 from benchmarks.search.surface import Floats, Surface

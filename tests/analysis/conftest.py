@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.load import load
+from analysis.study import load
 from tests.analysis import kinds
 from tune_kd.study import results
 from tune_kd.study.storage import Storage

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
 
-from analysis.load import Study
 from analysis.ranges import values_at
+from analysis.study import Study
 from tune_kd.study.storage import Storage
 
 Row = dict[str, Any]

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.advice import advice, warnings
 from analysis.commands import confirm_command, search_command
-from analysis.load import load
+from analysis.study import load
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis import comparison, costs, images, stats
-from analysis.load import load
+from analysis.study import load
 
 T2 = 4.302653  # t(0.975, 2)
 BITS = 16  # test images of a made-up run

@@ -5,16 +5,9 @@ import io
 
 import pytest
 
-from analysis import (
-    compressing,
-    lines,
-    plots,
-    report,
-    tables,
-    tables_compression,
-)
+from analysis import compression, plots, report, summary, tables, tables_compression
 from analysis.advice import advice, warnings
-from analysis.load import load
+from analysis.study import load
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
 
@@ -40,11 +33,11 @@ def test_pruning_before_and_after_by_hand(compressed):
 
 
 def test_the_change_of_a_stage_is_paired_by_seed(compressed):
-    found = compressing.change(compressed, "static", "Quantize")
+    found = compression.change(compressed, "static", "Quantize")
     assert found.difference.mean == pytest.approx(-0.10)
     assert found.difference.n == 3
-    assert compressing.change(compressed, "response", "Prune") is None
-    assert [compressing.quantised(compressed, m) for m in ("zeros", "static", "qat")] == [
+    assert compression.change(compressed, "response", "Prune") is None
+    assert [compression.quantised(compressed, m) for m in ("zeros", "static", "qat")] == [
         "",
         "static",
         "QAT",
@@ -63,10 +56,10 @@ def test_pruned_then_quantised_counts_what_pruning_alone_did(made_up, tmp_path):
         for at in range(4)
     ]
     study = load(made_up.put(tmp_path / "x", rows))
-    found = compressing.change(study, "response", "Prune")
+    found = compression.change(study, "response", "Prune")
     assert (found.before.mean, found.after.mean) == (0.95, 0.92)
     assert found.sizes_after["size_mb"] == 0.02
-    found = compressing.change(study, "response", "Quantize")
+    found = compression.change(study, "response", "Quantize")
     assert (found.before.mean, found.after.mean) == (0.92, 0.90)
     assert (found.sizes_before["size_mb"], found.sizes_after["size_mb"]) == (0.02, 0.025)
 
@@ -96,7 +89,7 @@ def test_a_student_that_was_given_is_what_was_before(made_up, tmp_path):
         ),
     ]  # fmt: skip
     study = load(made_up.put(tmp_path / "x", rows, start_file="mine.pt"))
-    found = compressing.change(study, "response", "Prune")
+    found = compression.change(study, "response", "Prune")
     assert (found.before.mean, found.before.n) == (0.91, 1)
     assert (found.after.mean, found.after.n) == (pytest.approx(0.86), 2)
     assert found.difference.mean == pytest.approx(-0.05)
@@ -191,7 +184,7 @@ def test_a_cut_student_that_was_not_timed_has_no_latency(made_up, tmp_path):
     rows, changes = kinds.compressed(made_up)
     rows = [r for r in rows if r["trial"] != "measure-channels-r0-0000"]
     study = load(made_up.put(tmp_path / "x", rows, **changes))
-    line = next(line for line in lines.lines(study) if line.method == "channels")
+    line = next(line for line in summary.lines(study) if line.method == "channels")
     assert line.footprint["num_params"] == 5_000
     assert "latency_ms" not in line.footprint
 
@@ -212,14 +205,14 @@ def test_a_method_that_prunes_does_not_stand_for_plain_distillation(made_up, tmp
         if row["phase"] == "search" and row["method"] == "zeros":
             row["val_accuracy"] = 0.99  # more than any other
     study = load(made_up.put(tmp_path / "x", rows, **changes))
-    assert lines.kd_winner(study) == "response"
+    assert summary.kd_winner(study) == "response"
     found = report.accuracies([study])["cnn"]["student_accuracy_with_kd"]
     assert found == pytest.approx(0.94)
     changes["methods"] = {m: {} for m in ("no_kd", "zeros", "qat")}
     barred = load(made_up.put(tmp_path / "y", rows, **changes))
-    assert lines.kd_winner(barred) == "qat"  # zeros breaks the constraint
+    assert summary.kd_winner(barred) == "qat"  # zeros breaks the constraint
     free = load(made_up.put(tmp_path / "z", rows, **changes | {"constraints": []}))
-    assert lines.kd_winner(free) == "zeros"
+    assert summary.kd_winner(free) == "zeros"
 
 
 def test_advice_on_int8_that_costs_much_or_is_slow(compressed):

@@ -7,16 +7,16 @@ import pytest
 
 from analysis import (
     confusion,
-    lines,
     plots,
     plots_confusion,
     plots_pixels,
     report,
+    summary,
     tables,
     tables_comparison,
 )
 from analysis.advice import warnings
-from analysis.load import load
+from analysis.study import load
 from analysis.verdicts import verdicts
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
@@ -43,7 +43,7 @@ def test_a_dense_study_speaks_of_miou_everywhere(dense):
         "51.00 ± 0.00 (n = 2)",
         "61.00 ± 0.00 (n = 2)",
     ]
-    raw = lines.raw(dense).set_index("method")
+    raw = summary.raw(dense).set_index("method")
     assert raw["val_miou"].to_list() == [0.71, 0.51, 0.61]
     assert set(raw["metric"]) == {"test_miou"}
     assert list(report.accuracies([dense])["cnn"].values()) == pytest.approx([0.70, 0.51, 0.63])

@@ -13,8 +13,8 @@ from analysis import (
     plots,
     tables,
 )
-from analysis.load import load
-from analysis.logs import logs
+from analysis.study import load
+from analysis.training_logs import logs
 from tests.analysis import kinds
 from tune_kd.study.storage import Storage
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from analysis import latex
-from analysis.load import load
+from analysis.study import load
 from analysis.web import build
 from tests.analysis import made_page
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.load import load
+from analysis.study import load
 from tune_kd.errors import UsageError
 from tune_kd.study.storage import Storage
 

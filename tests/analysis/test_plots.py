@@ -3,7 +3,7 @@
 import pytest
 
 from analysis import drawing, plots
-from analysis.load import load
+from analysis.study import load
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from analysis.importance import importances
 from analysis.landscape import landscape
-from analysis.load import load
 from analysis.ranges import position, ranges, search_points, value_at
+from analysis.study import load
 from tests.analysis.surfaces import RANGES, drawn, row, study
 from tune_kd.study import results
 from tune_kd.study.storage import Storage

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis import report
-from analysis.load import load
+from analysis.study import load
 from tune_kd import cli
 from tune_kd.study.storage import Storage
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from analysis import lines, tables
-from analysis.cells import markdown
-from analysis.load import load
+from analysis import summary, tables
+from analysis.formatting import markdown
+from analysis.study import load
 from tests.analysis import kinds
 
 T2, T4, T5 = 4.302653, 2.776445, 2.570582  # t(0.975, n - 1) for n = 3, 5, 6
@@ -24,7 +24,7 @@ def cells(table, row, key="Method"):
 
 
 def test_the_raw_table_by_hand(study):
-    frame = lines.raw(study).set_index("method")
+    frame = summary.raw(study).set_index("method")
     assert list(frame.index) == ["teacher", "no_kd", "response", "feature", "combined"]
     assert frame.loc["teacher", ["mean", "n"]].to_list() == [0.985, 1]
     # repeats 0.90, 0.91, 0.92, each the mean of two seeds

@@ -3,7 +3,7 @@
 import pytest
 
 from analysis import page, report
-from analysis.load import load
+from analysis.study import load
 from tune_kd import cli
 
 CLAIMS = ("helps", "hurts", "no difference larger", "not settled")

@@ -4,8 +4,8 @@ import pytest
 
 from analysis import verdicts as said
 from analysis.comparison import level
-from analysis.load import load
 from analysis.students import students
+from analysis.study import load
 from analysis.wording import words
 from tests.analysis.test_comparison import first, with_images
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from analysis import stats
-from analysis.load import load
+from analysis.study import load
 from analysis.web import build, library, pictures, plots, render
 from analysis.web.content import Figure, Picture, Section, Table
 from tests.analysis import made_page

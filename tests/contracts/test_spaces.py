@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 from analysis import report
-from analysis.load import load
+from analysis.study import load
 from analysis.tables import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import select, stats
+from analysis import selection, stats
 from analysis.comparison import MethodResult, results
-from analysis.compressing import stages_of
-from analysis.load import Study
-from analysis.select import number
+from analysis.compression import stages_of
+from analysis.selection import number
+from analysis.study import Study
 from tune_kd.study.results import Row
 
 _FOOTPRINT = ("size_mb", "flops", "latency_ms", "latency_ms_sd")
@@ -34,15 +34,15 @@ class Line:
 def lines(study: Study) -> list[Line]:
     """The main table's numbers: teacher, baseline, then the methods in their order."""
     rows = study.rows
-    known = number(select.teacher(rows, "confirm"), study.test_metric)
-    taught = number(select.teacher(rows, "teach"), study.metric)
+    known = number(selection.teacher(rows, "confirm"), study.test_metric)
+    taught = number(selection.teacher(rows, "teach"), study.metric)
     teacher = Line(
         method="teacher",
         trial="",
         validation=stats.summarise([] if taught is None else [taught]),
         test=stats.summarise([] if known is None else [known]),
         result=None,
-        footprint=select.teacher(rows, "measure"),
+        footprint=selection.teacher(rows, "measure"),
     )
     return [teacher, *(_line(study, found) for found in results(study).values())]
 
@@ -96,7 +96,7 @@ def distils(study: Study, method: str) -> bool:
 def is_compressed(study: Study, method: str) -> bool:
     """Whether the trial that a method recommends prunes or quantises."""
     trial = study.chosen(method)
-    return trial is not None and select.compresses(study.stages[trial["trial"]])
+    return trial is not None and selection.compresses(study.stages[trial["trial"]])
 
 
 def raw(study: Study) -> pd.DataFrame:

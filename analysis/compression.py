@@ -5,9 +5,9 @@ Both sides come from the same confirming runs, whose every stage was measured on
 
 from dataclasses import dataclass
 
-from analysis import select, stats
-from analysis.load import Study
-from analysis.select import number
+from analysis import selection, stats
+from analysis.selection import number
+from analysis.study import Study
 from tune_kd.recipe import Quantize, Stage, from_json
 from tune_kd.study.results import Row
 
@@ -36,31 +36,31 @@ def change(study: Study, method: str, name: str) -> Change | None:
     trial where nothing is confirmed.
     """
     trial = study.chosen(method)
-    if trial is None or not select.compresses(study.stages[trial["trial"]], name):
+    if trial is None or not selection.compresses(study.stages[trial["trial"]], name):
         return None
     given = study.given("confirm")
     confirming = study.runs(trial, "recommended").items()
-    runs = {seed: select.around(rows, name, shared=given) for seed, rows in confirming}
+    runs = {seed: selection.around(rows, name, shared=given) for seed, rows in confirming}
     before, after = (
         {s: number(r[side], study.test_metric) for s, r in runs.items()} for side in (0, 1)
     )
     known = [{s: v for s, v in side.items() if v is not None} for side in (before, after)]
     one = any(first and given and first["trial"] == given["trial"] for first, _ in runs.values())
-    searched = select.around(study.stages[trial["trial"]], name, shared=study.shared(method))
+    searched = selection.around(study.stages[trial["trial"]], name, shared=study.shared(method))
     first, last = next(iter(runs.values()), searched)
     return Change(
         before=stats.summarise(list(known[0].values())[:1] if one else known[0].values()),
         after=stats.summarise(known[1].values()),
         difference=stats.paired(known[1], known[0]),
         sizes_before=sizes(study, first),
-        sizes_after=select.settled([last] if last else []),
+        sizes_after=selection.settled([last] if last else []),
     )
 
 
 def sizes(study: Study, row: Row | None) -> Row:
     """The sizes of a student at the end of a stage; what an uncut one lacks is the plain student's."""
-    own = select.settled([row] if row else [])
-    plain = select.settled([select.student_footprint(study.rows) or {}])
+    own = selection.settled([row] if row else [])
+    plain = selection.settled([selection.student_footprint(study.rows) or {}])
     same = own.get("num_params") in (None, plain.get("num_params"))
     return {**plain, **own} if same else own
 
@@ -74,7 +74,7 @@ def stages_of(row: Row | None) -> tuple[Stage, ...]:
 def quantised(study: Study, method: str) -> str:
     """How a method's students become int8: "static", "QAT", or "" where they stay float."""
     trial = study.chosen(method)
-    if trial is None or not select.compresses(study.stages[trial["trial"]], "Quantize"):
+    if trial is None or not selection.compresses(study.stages[trial["trial"]], "Quantize"):
         return ""
     kinds = [stage for stage in stages_of(trial) if isinstance(stage, Quantize)]
     return "QAT" if any(stage.training for stage in kinds) else "static"

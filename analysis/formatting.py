@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from analysis import escaping, stats
-from analysis.select import BASELINE, number
+from analysis.selection import BASELINE, number
 from tune_kd.metrics import METRICS, shown
 from tune_kd.study.results import Row
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import address as places
-from analysis import select
+from analysis import selection as select
 from analysis.description import Description
 from tune_kd import objectives
 from tune_kd.study import results, selection

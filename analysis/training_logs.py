@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import escaping, select
-from analysis.compressing import stages_of
-from analysis.load import Study
-from analysis.select import number
+from analysis import escaping, selection
+from analysis.compression import stages_of
+from analysis.selection import number
+from analysis.study import Study
 from tune_kd.recipe import Stage, training_of
 from tune_kd.study.results import Row
 
@@ -31,7 +31,7 @@ def logs(study: Study) -> dict[str, bytes]:
     Trials without epochs have no log. Losses are the terms before they are weighted; alpha and T are
     this project's: the weight of the labels, and the temperature, empty where no outputs are taught.
     """
-    taught = select.teacher(study.rows, "teach")
+    taught = selection.teacher(study.rows, "teach")
     found: dict[str, bytes] = {}
     for row in (taught, *(study.chosen(method) for method in study.methods)):
         stages = stages_of(row)
