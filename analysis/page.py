@@ -7,7 +7,7 @@ from analysis import escaping, selection
 from analysis.advice import advice, warnings
 from analysis.formatting import counted, markdown
 from analysis.study import Study
-from analysis.tables import TABLES
+from analysis.tables.common import TABLES
 from analysis.verdicts import is_confirmed, verdict
 from tune_kd.errors import unknown
 

@@ -9,7 +9,7 @@ from analysis.drawing import INK, bare, colour_of, key
 from analysis.formatting import heading, label, spoken
 from analysis.selection import number
 from analysis.study import Study
-from analysis.tables_front import best_trials, front_trials
+from analysis.tables.pareto import best_trials, front_trials
 from tune_kd import objectives
 from tune_kd.metrics import METRICS
 from tune_kd.study.results import Row

@@ -60,9 +60,10 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
 
 def details(study: "Study") -> dict[str, Any]:
     """What details.json holds of a study: the numbers behind the page, fractions throughout."""
-    from analysis import comparison, tables
+    from analysis import comparison
     from analysis import summary as lines
     from analysis.advice import advice, warnings
+    from analysis.tables import common
     from analysis.verdicts import verdicts
 
     chosen = {method: study.chosen(method) for method in study.methods}
@@ -75,7 +76,7 @@ def details(study: "Study") -> dict[str, Any]:
                 name: row[name]
                 for name in row
                 if name.startswith("config.")
-                or name in (*tables.WEIGHTS, "trial", "repeat", "number")
+                or name in (*common.WEIGHTS, "trial", "repeat", "number")
             }
             for method, row in chosen.items()
             if row
@@ -102,9 +103,11 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
     """Everything that the report consists of, into `out`; index.html last."""
     import pandas as pd
 
-    from analysis import escaping, latex, tables_comparison, tables_compression
+    from analysis import escaping, latex
     from analysis import summary as lines
     from analysis.page import heading, section
+    from analysis.tables import comparison as tables_comparison
+    from analysis.tables import compression
     from analysis.web.build import build, printed
     from analysis.web.render import render
 
@@ -119,7 +122,7 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
         drawn.append(pictures)
         beside += _files(out, {
             f"kd_comparison_results{mark}.txt": tables_comparison.text(study),
-            f"pruning_comparison{mark}.csv": tables_compression.pruning_csv(study),
+            f"pruning_comparison{mark}.csv": compression.pruning_csv(study),
         })  # fmt: skip
         beside += _logs(study, out.at(f"logs{mark}"), f"logs{mark}")
         page += [heading(study.name, 2)] if several else []
@@ -210,7 +213,7 @@ def run(addresses: Sequence[str], out: str | None) -> None:
     from analysis.formatting import markdown
     from analysis.page import extra
     from analysis.study import load
-    from analysis.tables_methods import main_table
+    from analysis.tables.methods import main_table
     from analysis.verdicts import is_confirmed
     from tune_kd.study.storage import Storage
 

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from analysis.plots import PLOTS
-from analysis.tables import TABLES
+from analysis.tables.common import TABLES
 from tune_kd import cli, plugins, search
 from tune_kd.data.tasks import TASKS
 from tune_kd.errors import UsageError

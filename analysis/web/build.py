@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis import page, selection, stats, tables, tables_methods
+from analysis import page, selection, stats
 from analysis.advice import advice, warnings
 from analysis.commands import confirm_command
 from analysis.comparison import results
@@ -16,6 +16,7 @@ from analysis.formatting import Noted, label
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
+from analysis.tables import common, methods
 from analysis.verdicts import basis, is_confirmed, summary, to_settle, verdicts
 from analysis.web import study_figures, study_parameters
 from analysis.web.content import (
@@ -96,8 +97,8 @@ def section(study: Study, pictures: Pictures) -> StudySection:
 def printed(study: Study, *, named: bool = False) -> list[Table]:
     """The tables that belong into a paper, with their notes; `named`: the study is in the captions."""
     about = f" ({study.name})" if named else ""
-    headed, main = tables_methods.main_table(study)
-    title, bought = tables_methods.tuning(study)
+    headed, main = methods.main_table(study)
+    title, bought = methods.tuning(study)
     note = page.note(study)
     return [
         replace(table(main, caption=f"{headed}{about}"), notes=(note,)),
@@ -186,12 +187,12 @@ def _differences(study: Study, pictures: Pictures) -> tuple[Block, ...]:
 
 
 def _main(study: Study) -> Section:
-    title, frame = tables_methods.main_table(study)
+    title, frame = methods.main_table(study)
     main = table(frame)
     base = tuple(at for at, row in enumerate(main.rows) if row[0] == label(BASELINE))
     blocks: list[Block] = [replace(main, strong=base), Text(text=page.note(study), kind="note")]
     if not is_confirmed(study):
-        headed, chosen = tables.validation(study)
+        headed, chosen = common.validation(study)
         blocks.append(table(chosen, caption=headed))
     return Section(title=title, blocks=tuple(blocks))
 
@@ -206,7 +207,7 @@ def _tuning(study: Study) -> tuple[Block, ...]:
 def _use(study: Study) -> tuple[Block, ...]:
     """The recommended students, what is said of them, and their configurations."""
     blocks = list(_section(study, "use").blocks)
-    headed, best = tables.configuration(study)
+    headed, best = common.configuration(study)
     return (*blocks, *([table(best, caption=headed)] if len(best) else []))
 
 
@@ -252,12 +253,12 @@ def _search(study: Study, pictures: Pictures) -> tuple[Block, ...]:
             "Trials of one method each; a short line was stopped early.",
             _picture(pictures, "learning_curves"),
         ),
-        table(tables.search_summary(study)[1]),
+        table(common.search_summary(study)[1]),
     )
 
 
 def _front(study: Study, pictures: Pictures) -> tuple[Block, ...]:
-    title, found = tables.TABLES["front"](study)
+    title, found = common.TABLES["front"](study)
     alt = "Finished trials by the first two objectives; the table below has those on the front"
     caption = "Large marks: no other finished trial is at least as good in every objective."
     listed = [table(found, caption=title)] if len(found) else []
@@ -284,13 +285,13 @@ def _advice(study: Study) -> tuple[Block, ...]:
 
 
 def _provenance(study: Study) -> tuple[Block, ...]:
-    found = tables.provenance(study)[1]
+    found = common.provenance(study)[1]
     return (Fold(title="Command, seeds, data, hardware, software", blocks=(table(found),)),)
 
 
 def _section(study: Study, name: str) -> Section:
     """One of the registered tables with its own title; empty where the study has no data for it."""
-    title, found = tables.TABLES[name](study)
+    title, found = common.TABLES[name](study)
     return Section(title=title, blocks=(table(found),) if len(found) else ())
 
 

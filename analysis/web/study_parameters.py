@@ -7,8 +7,8 @@ from analysis.formatting import heading, label, spoken
 from analysis.selection import number
 from analysis.slices import pair
 from analysis.study import Study
-from analysis.tables_front import best_trials, front_trials
-from analysis.tables_parameters import known_importances
+from analysis.tables.parameters import known_importances
+from analysis.tables.pareto import best_trials, front_trials
 from analysis.web.content import (
     Axis,
     Bar,

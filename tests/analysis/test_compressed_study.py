@@ -5,9 +5,11 @@ import io
 
 import pytest
 
-from analysis import compression, plots, report, summary, tables, tables_compression
+from analysis import compression, plots, report, summary
 from analysis.advice import advice, warnings
 from analysis.study import load
+from analysis.tables import common
+from analysis.tables import compression as tables_compression
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
 
@@ -18,7 +20,7 @@ T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
 
 
 def test_pruning_before_and_after_by_hand(compressed):
-    _, text = tables.TABLES["pruning"](compressed)
+    _, text = common.TABLES["pruning"](compressed)
     assert headings(text) == ["Model", "Accuracy", "Parameters", "Compression", "FLOPs"]
     assert cells(text) == [
         ["Teacher (digits_large)", "98.50 (n = 1)", "500,000", "1.0x", "10,000,000"],
@@ -72,7 +74,7 @@ def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
     (row,) = csv.DictReader(io.StringIO(tables_compression.pruning_csv(study).decode()))
     assert (row["top1_before"], row["top1_after"], row["params_before"]) == ("0.93", "0.9", "20000")
     assert row["inference_ms_after"] == row["prune_ratio"] == ""
-    names = tables.search_summary(study)[1]["Method"].to_list()
+    names = common.search_summary(study)[1]["Method"].to_list()
     assert names[1:3] == ["response: first stages, shared", "response"]
 
 
@@ -106,7 +108,7 @@ def test_int8_is_timed_on_a_cpu_whatever_the_study_ran_on(made_up, tmp_path):
     rows, changes = kinds.compressed(made_up)
     rows = [row | {"device": "cuda: NVIDIA H200"} for row in rows]
     changes["hardware"] = {"cpu": "cpu: Some EPYC", "cores": 16}
-    _, text = tables.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    _, text = common.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert "every network compiled, on cpu: Some EPYC." in text
 
 
@@ -133,7 +135,7 @@ def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
 
 
 def test_quantisation_by_hand(compressed):
-    _, text = tables.TABLES["quantisation"](compressed)
+    _, text = common.TABLES["quantisation"](compressed)
     assert headings(text) == [
         "Model Type", "Parameters", "Accuracy", "Size (MB)", "Inference Time", "Compression",
     ]  # fmt: skip
@@ -158,7 +160,7 @@ def test_quantisation_by_hand(compressed):
 
 def test_without_a_compiler_the_times_are_empty_and_the_reason_is_said(made_up, tmp_path):
     rows, changes = kinds.compressed(made_up, compiler=False)
-    _, text = tables.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    _, text = common.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert {row[4] for row in cells(text)} == {"-"}
     assert "Where there is none: no C++ compiler." in text
 
@@ -166,14 +168,14 @@ def test_without_a_compiler_the_times_are_empty_and_the_reason_is_said(made_up, 
 def test_without_a_float_method_the_student_before_quantising_stands_for_it(made_up, tmp_path):
     rows, changes = kinds.compressed(made_up)
     changes["methods"] = {"static": {}}
-    _, text = tables.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    _, text = common.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert cells(text)[1][:4] == [
         "Student, before quantising (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.080",
     ]  # fmt: skip
 
 
 def test_the_main_table_has_each_methods_own_footprint(compressed):
-    found = tables.TABLES["main"](compressed)[1].set_index("Method")
+    found = common.TABLES["main"](compressed)[1].set_index("Method")
     assert found["Parameters"]["channels"] == "5,000"
     assert found["Latency, ms"].to_list() == [
         f"{mean:.3f} ± 0.010" for mean in (2.0, 0.5, 0.5, 0.4, 0.5, 0.9, 0.9)
@@ -190,7 +192,7 @@ def test_a_cut_student_that_was_not_timed_has_no_latency(made_up, tmp_path):
 
 
 def test_results_in_the_labs_columns(compressed):
-    _, frame = tables.TABLES["results"](compressed)
+    _, frame = common.TABLES["results"](compressed)
     assert frame.to_numpy().tolist() == [
         ["Teacher (digits_large)", "98.50 (n = 1)", "500,000", "1.0x"],
         ["Student baseline", "91.00 ± 1.00 (n = 3)", "20,000", "25.0x"],
@@ -226,7 +228,7 @@ def test_advice_on_int8_that_costs_much_or_is_slow(compressed):
 
 
 def test_the_front_keeps_the_constraints_and_marks_what_breaks_them(compressed):
-    title, text = tables.TABLES["front"](compressed)
+    title, text = common.TABLES["front"](compressed)
     assert title == "Front of validation accuracy, size (validation, n = 1)"
     assert [(row[1], row[2], row[3], row[5]) for row in cells(text) if "-r0-" in row[1]] == [
         ("qat-r0-0000", "93.00", "0.025", "yes"),
@@ -250,7 +252,7 @@ def test_the_front_picture_has_all_trials_the_front_and_the_bound(compressed):
 
 def test_one_objective_is_no_front(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows(), objectives=["val_accuracy"]))
-    assert tables.TABLES["front"](study)[1] == ""
+    assert common.TABLES["front"](study)[1] == ""
     assert plots.PLOTS["front"](study) is None
 
 

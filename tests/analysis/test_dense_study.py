@@ -5,18 +5,10 @@ import io
 import numpy as np
 import pytest
 
-from analysis import (
-    confusion,
-    plots,
-    plots_confusion,
-    plots_pixels,
-    report,
-    summary,
-    tables,
-    tables_comparison,
-)
+from analysis import confusion, plots, plots_confusion, plots_pixels, report, summary
 from analysis.advice import warnings
 from analysis.study import load
+from analysis.tables import common, comparison
 from analysis.verdicts import verdicts
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
@@ -25,7 +17,7 @@ T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
 
 
 def test_a_dense_study_speaks_of_miou_everywhere(dense):
-    title, frame = tables.TABLES["main"](dense)
+    title, frame = common.TABLES["main"](dense)
     assert title == "Test mIoU"
     assert frame["Test mIoU, %, mean ± sd (n repeats)"].to_list() == [
         "70.00 (n = 1)",
@@ -36,7 +28,7 @@ def test_a_dense_study_speaks_of_miou_everywhere(dense):
         "**response: no verdict about the method**: the study has 2 "
     )
     assert "percentage points of test mIoU" in verdicts(dense)[0]
-    title, frame = tables.validation(dense)
+    title, frame = common.validation(dense)
     assert title.startswith("Validation mIoU of the search")
     assert frame.iloc[:, 1].to_list() == [
         "71.00 (n = 1)",
@@ -82,7 +74,7 @@ def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
                                     **foot))  # fmt: skip
     methods = {m: {} for m in ("no_kd", "response", "feature")}
     study = load(made_up.put(tmp_path / "x", rows, methods=methods, metric="val_miou", dense=True))
-    assert tables_comparison.text(study).decode() == (
+    assert comparison.text(study).decode() == (
         "Knowledge Distillation          mIoU         # Parameters       Inference Speed (ms)\n"
         "------------------------------------------------------------------------------------------\n"
         "Without KD (Baseline)           0.6245       2.81M              45.23 ± 1.52\n"
@@ -96,7 +88,7 @@ def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
 
 
 def test_the_comparison_with_several_repeats_has_spread_and_n(dense):
-    title, text = tables.TABLES["comparison"](dense)
+    title, text = common.TABLES["comparison"](dense)
     assert "test split" in title
     assert headings(text) == [
         "Knowledge Distillation", "mIoU", "# Parameters", "Inference Speed (ms)",
@@ -105,13 +97,13 @@ def test_the_comparison_with_several_repeats_has_spread_and_n(dense):
     # differences 0.10 and 0.14: mean 0.12, sd 0.02 sqrt 2, half T1 * 0.02; 0.12 / 0.51 = 23.53 %
     low, high = 0.12 - T1 * 0.02, 0.12 + T1 * 0.02
     assert f"- Response-Based: +0.1200 (+23.53%) [{low:+.4f}, {high:+.4f}] (n = 2)" in text
-    lined = tables_comparison.text(dense).decode().splitlines()
+    lined = comparison.text(dense).decode().splitlines()
     assert lined[0].index("# Parameters") == lined[2].index("2.81M")
     assert len({line.index("45.23") for line in lined[2:4]} | {lined[0].index("Inference")}) == 1
 
 
 def test_classes_are_means_over_seeds_of_iou_by_hand(dense):
-    title, text = tables.TABLES["classes"](dense)
+    title, text = common.TABLES["classes"](dense)
     assert title == "Classes: IoU, % (test split)"
     # background of no_kd: 80 / (100 + 10) and 80 / 100; of response: 90 / 100 and 90 / 102
     base, kd = (80 / 110 + 0.8) / 2 * 100, (0.9 + 90 / 102) / 2 * 100
@@ -122,7 +114,7 @@ def test_classes_are_means_over_seeds_of_iou_by_hand(dense):
 
 
 def test_calibration_agreement_and_likeness_with_differences(dense):
-    _, text = tables.TABLES["calibration"](dense)
+    _, text = common.TABLES["calibration"](dense)
     rows = {row[0]: row for row in cells(text)}
     assert rows["teacher"][1:3] == ["70.00 (n = 1)", "2.00 (n = 1)"]
     assert rows["response"][2:4] == ["5.50 ± 0.71 (n = 2)", "+0.00 [+0.00, +0.00] (n = 2)"]
@@ -151,7 +143,7 @@ def test_a_class_without_images_is_left_out_and_shown_as_nothing(made_up, tmp_pa
         phase="confirm", trial="confirm-teacher", test_confusion=cells_.ravel().tolist()
     )
     study = load(made_up.put(tmp_path / "x", [row]))
-    assert cells(tables.TABLES["classes"](study)[1])[2] == ["2", "-"]
+    assert cells(common.TABLES["classes"](study)[1])[2] == ["2", "-"]
     assert confusion.matrix({"test_confusion": [1, 2, 3]}) is None
 
 
@@ -164,7 +156,7 @@ def test_of_many_classes_the_ten_best_and_ten_worst_changes(made_up, tmp_path):
         (row,) = made_up.confirmation(made_up.name(method, 0, 0), "recommended", [0.9])
         rows.append(row | {"test_confusion": cells_.ravel().tolist()})
     methods = {"no_kd": {}, "response": {}}
-    title, text = tables.TABLES["classes"](load(made_up.put(tmp_path / "x", rows, methods=methods)))
+    title, text = common.TABLES["classes"](load(made_up.put(tmp_path / "x", rows, methods=methods)))
     assert "of 30 the 10 best and the 10 worst" in title
     kept = [row[0] for row in cells(text)]
     assert kept == [str(at) for at in (*range(29, 19, -1), *range(9, -1, -1))]

@@ -7,13 +7,9 @@ import math
 import pandas as pd
 import pytest
 
-from analysis import (
-    drawing,
-    page,
-    plots,
-    tables,
-)
+from analysis import drawing, page, plots
 from analysis.study import load
+from analysis.tables import common
 from analysis.training_logs import logs
 from tests.analysis import kinds
 from tune_kd.study.storage import Storage
@@ -43,7 +39,7 @@ def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatc
     if kind == "torn":
         Storage(address).write("predictions/confirm-teacher.npz", b"PK not really")
     study = load(address)
-    for make in tables.TABLES.values():
+    for make in common.TABLES.values():
         title, table = make(study)
         assert title
         assert isinstance(table, pd.DataFrame | str)

@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from analysis import summary, tables
+from analysis import summary
 from analysis.formatting import markdown
 from analysis.study import load
+from analysis.tables import common
 from tests.analysis import kinds
 
 T2, T4, T5 = 4.302653, 2.776445, 2.570582  # t(0.975, n - 1) for n = 3, 5, 6
@@ -47,7 +48,7 @@ def test_the_raw_table_by_hand(study):
 
 
 def test_the_printed_table(study):
-    title, frame = tables.TABLES["main"](study)
+    title, frame = common.TABLES["main"](study)
     foot = ["20,000", "0.500 ± 0.020"]
     assert title == "Test accuracy"
     assert frame.to_numpy().tolist() == [
@@ -61,10 +62,10 @@ def test_the_printed_table(study):
 
 def test_without_confirm_there_is_no_number_in_the_test_column(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", [*made_up.teacher(test=None), *made_up.search]))
-    _, frame = tables.TABLES["main"](study)
+    _, frame = common.TABLES["main"](study)
     assert set(frame.iloc[:, 1]) == set(frame.iloc[:, 2]) == {"-"}
-    assert tables.TABLES["tuning"](study)[1] == ""
-    title, shown = tables.validation(study)
+    assert common.TABLES["tuning"](study)[1] == ""
+    title, shown = common.validation(study)
     assert "optimistic" in title
     # winners of no_kd: 92, 93, 92; of response: 95, 94, 96; of feature: 92, 91, 92
     assert shown.iloc[:, 1].to_list() == [
@@ -81,13 +82,13 @@ def test_pairs_are_counted_where_they_are_fewer_than_the_repeats(made_up, tmp_pa
     lost = [f"confirm-no_kd-r2-0001-s{seed}" for seed in (3000, 3001)]
     rows = [r for r in made_up.all_rows() if r["trial"] not in lost]
     study = load(made_up.put(tmp_path / "x", rows))
-    found = cells(tables.TABLES["main"](study), "response")
+    found = cells(common.TABLES["main"](study), "response")
     assert found["Difference to the tuned baseline, pp [95 %]"].endswith("(n = 2)")
     assert found["Verdict"] == "no verdict: too few repeats"
 
 
 def test_best_configurations_hold_weights_ratios_and_sampled_values(study):
-    assert cells(tables.configuration(study), "response") == {
+    assert cells(common.configuration(study), "response") == {
         "Method": "response",
         "Trial": "response-r0-0001",
         "Validation that chose it, % (n = 1)": "95.00",
@@ -99,7 +100,7 @@ def test_best_configurations_hold_weights_ratios_and_sampled_values(study):
         "gamma/alpha": "0",
         "lr": "0.1",
     }
-    assert cells(tables.configuration(study), "feature")["temperature"] == "-"
+    assert cells(common.configuration(study), "feature")["temperature"] == "-"
 
 
 def test_a_pinned_value_stands_in_the_configuration(made_up, tmp_path):
@@ -109,11 +110,11 @@ def test_a_pinned_value_stands_in_the_configuration(made_up, tmp_path):
         made_up.trial("response", 0, 0.9),
     ]
     study = load(made_up.put(tmp_path / "x", rows, methods=methods))
-    assert tables.configuration(study)[1]["lr"].to_list() == ["0.3", "0.1"]
+    assert common.configuration(study)[1]["lr"].to_list() == ["0.3", "0.1"]
 
 
 def test_out_of_the_box_and_tuned(study):
-    title, text = tables.TABLES["tuning"](study)
+    title, text = common.TABLES["tuning"](study)
     assert title == "Out of the box and tuned (test split)"
     rows = {row[0]: row[1:] for row in kinds.cells(text)}
     # seeds 0.90 .92 .91 .93 .91 .93 minus .87 .89 .88 .90 .89 .91: four times 0.03, twice 0.02
@@ -136,7 +137,7 @@ def test_out_of_the_box_and_tuned(study):
 
 
 def test_what_to_use_is_about_configurations(study):
-    title, text = tables.TABLES["use"](study)
+    title, text = common.TABLES["use"](study)
     assert title == "What to use"
     rows = {row[0]: row[1:5] for row in kinds.cells(text)}
     # 0.03, 0.03, 0.02, 0.02, 0.025: mean 0.025, sd 0.005
@@ -152,7 +153,7 @@ def test_what_to_use_is_about_configurations(study):
 
 
 def test_the_winners_curse_by_hand(study):
-    _, text = tables.TABLES["curse"](study)
+    _, text = common.TABLES["curse"](study)
     rows = {row[0]: row[1:] for row in kinds.cells(text)}
     # chosen 0.95, 0.94, 0.96, again 0.945, 0.925, 0.935: too good by 0.005, 0.015, 0.025
     half = T2 * 0.01 / math.sqrt(3)
@@ -165,7 +166,7 @@ def test_the_winners_curse_by_hand(study):
 
 
 def test_the_search_is_summed_by_method(study):
-    assert cells(tables.search_summary(study), "combined") == {
+    assert cells(common.search_summary(study), "combined") == {
         "Method": "combined",
         "Trials": "9",
         "Finished": "1",
@@ -177,26 +178,26 @@ def test_the_search_is_summed_by_method(study):
         "First rung and end": "-",
     }
     # the made-up curves rise alike, so that the first rung knows the order at the end
-    assert cells(tables.search_summary(study), "response")["First rung and end"] == "+1.00 (n = 9)"
-    assert cells(tables.search_summary(study), "re-evaluating, all")["Trials"] == "18"
+    assert cells(common.search_summary(study), "response")["First rung and end"] == "+1.00 (n = 9)"
+    assert cells(common.search_summary(study), "re-evaluating, all")["Trials"] == "18"
 
 
 def test_failures_of_search_and_confirm_are_listed_with_their_reasons(study):
-    _, frame = tables.failures(study)
+    _, frame = common.failures(study)
     assert frame["Reason"].to_list() == ["NaN in the loss"] * 5 + ["out of memory"] * 5
     assert frame["Phase"].to_list() == ["search"] * 5 + ["confirm"] * 5
 
 
 def test_many_failures_are_cut_and_counted(made_up, tmp_path):
     rows = [made_up.trial("feature", n, None, status="failed") for n in range(30)]
-    title, frame = tables.failures(load(made_up.put(tmp_path / "x", rows)))
+    title, frame = common.failures(load(made_up.put(tmp_path / "x", rows)))
     assert title == "Failures (30, the first 20 shown)"
     assert len(frame) == 20
     assert set(frame["Reason"]) == {"not recorded"}
 
 
 def test_how_it_was_made(study):
-    facts = dict(tables.provenance(study)[1].itertuples(index=False, name=None))
+    facts = dict(common.provenance(study)[1].itertuples(index=False, name=None))
     assert facts["Command"] == "python -m tune_kd.search --space digits_kd"
     seeds = "800, 801, 802, 803, 804, 1000, 1001, 2000, 2001, 3000, 3001"
     assert facts["Seeds of confirming"] == seeds
@@ -211,7 +212,7 @@ def test_how_it_was_made(study):
 
 
 def test_confirmed_and_top_trials_are_extra_tables(study):
-    _, frame = tables.confirmed_trials(study)
+    _, frame = common.confirmed_trials(study)
     own = frame[frame["Method"] == "feature"].drop(columns="Method")
     assert own.to_numpy().tolist()[:4] == [
         ["0", "0", "best", "92.00", "89.00 ± 1.41 (n = 2)"],
@@ -219,7 +220,7 @@ def test_confirmed_and_top_trials_are_extra_tables(study):
         ["0", "0", "recommended", "92.00", "91.00 ± 0.71 (n = 5)"],
         ["1", "0", "textbook", "90.00", "90.00 ± 1.41 (n = 2)"],
     ]
-    _, frame = tables.top_trials(study)
+    _, frame = common.top_trials(study)
     own = frame[frame["Method"] == "response"]
     assert list(zip(own["Repeat"], own["Trial"], strict=True))[:3] == [
         ("2", "2"), ("0", "1"), ("1", "1"),
@@ -229,7 +230,7 @@ def test_confirmed_and_top_trials_are_extra_tables(study):
 def test_what_the_teacher_cost(made_up, tmp_path):
     rows = [r | {"seconds": 200.0} if r["phase"] == "teach" else r for r in made_up.all_rows()]
     facts = dict(
-        tables.teacher(load(made_up.put(tmp_path / "x", rows)))[1].itertuples(
+        common.teacher(load(made_up.put(tmp_path / "x", rows)))[1].itertuples(
             index=False, name=None
         )
     )

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution
 
 from analysis import report
 from analysis.study import load
-from analysis.tables import TABLES
+from analysis.tables.common import TABLES
 from tests import made_images, made_study
 from tests.made_study import asking
 from tune_kd.compress import int8

@@ -156,7 +156,7 @@ class SearchSpace:
         str, ...
     ] = ()  # metrics; the first drives early stopping; () = the task's own
     constraints: tuple[str, ...] = ()  # such as "size_mb <= 3"
-    tables: tuple[str, ...] = ()  # of analysis.tables, written beside the common ones
+    tables: tuple[str, ...] = ()  # of analysis.tables.common, written beside the common ones
     expected_teacher: float = 0.0  # below this share on test `evaluate` raises an alarm; 0: never
     expected_student: float = 0.0
 

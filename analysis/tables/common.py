@@ -9,16 +9,7 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from analysis import (
-    selection,
-    stats,
-    tables_classes,
-    tables_comparison,
-    tables_compression,
-    tables_front,
-    tables_methods,
-    tables_parameters,
-)
+from analysis import selection, stats
 from analysis.comparison import rung_correlation
 from analysis.costs import TeacherCost, teacher_cost
 from analysis.formatting import (
@@ -35,6 +26,8 @@ from analysis.formatting import (
 from analysis.selection import number
 from analysis.study import Study
 from analysis.summary import lines
+from analysis.tables import classes, comparison, compression, parameters, pareto
+from analysis.tables import methods as tables_methods
 from tune_kd.metrics import METRICS
 from tune_kd.study.results import STATUSES, Row
 
@@ -274,19 +267,19 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "tuning": tables_methods.tuning,
     "use": tables_methods.use,
     "curse": tables_methods.curse,
-    "importance": tables_parameters.importance,
-    "robust": tables_parameters.robust,
+    "importance": parameters.importance,
+    "robust": parameters.robust,
     "search": search_summary,
     "teacher": teacher,
     "failures": failures,
     "provenance": provenance,
     "confirmed": confirmed_trials,
     "top_trials": top_trials,
-    "comparison": tables_comparison.comparison,
-    "results": tables_comparison.results,
-    "quantisation": tables_compression.quantisation,
-    "pruning": tables_compression.pruning,
-    "calibration": tables_classes.calibration,
-    "classes": tables_classes.classes,
-    "front": tables_front.front,
+    "comparison": comparison.comparison,
+    "results": comparison.results,
+    "quantisation": compression.quantisation,
+    "pruning": compression.pruning,
+    "calibration": classes.calibration,
+    "classes": classes.classes,
+    "front": pareto.front,
 }

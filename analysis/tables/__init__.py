@@ -1,0 +1,1 @@
+"""Tables of the report: a function of the study gives a title and a table."""
