@@ -156,17 +156,18 @@ def _pictures(study: "Study", out: "Storage", mark: str) -> dict[str, bytes]:
     """Draw what a study has data for and write it; the files by name."""
     import matplotlib
 
-    from analysis import drawing, escaping, plots
+    from analysis import escaping
+    from analysis.plots import results, style
 
     found = {}
     with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
-        for kind, draw in plots.PLOTS.items():
+        for kind, draw in results.PLOTS.items():
             drawn = draw(study)
             several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
             for which, figure in several.items():
                 part = f"-{escaping.file_name(which)}" if which else ""
                 name = f"{kind}{part}{mark}.png"
-                found[name] = drawing.png(figure)
+                found[name] = style.png(figure)
                 out.write(name, found[name])
     return found
 
@@ -195,7 +196,7 @@ def _logs(study: "Study", folder: "Storage", name: str) -> list[str]:
 def _forget(out: "Storage", drawn: Sequence[str]) -> None:
     """Remove pictures of an earlier report that no longer hold."""
     from analysis.page import kind
-    from analysis.plots import PLOTS
+    from analysis.plots.results import PLOTS
 
     for name in out.names("", ".png"):
         if name not in drawn and kind(name) in PLOTS:

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import ray
 
-from analysis.plots import PLOTS
+from analysis.plots.results import PLOTS
 from analysis.tables.common import TABLES
 from tune_kd import cli, plugins, search
 from tune_kd.data.tasks import TASKS

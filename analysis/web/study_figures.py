@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from analysis import comparison, plots, plots_training, selection, stats
+from analysis import comparison, selection, stats
 from analysis.formatting import gap, heading, label, plain, points, spoken
+from analysis.plots import results as plots
+from analysis.plots import training
 from analysis.selection import BASELINE, number
 from analysis.study import Study
 from analysis.web.content import (
@@ -309,12 +311,12 @@ def losses(study: Study) -> Chart | None:
         panels=tuple(panels),
         x=Axis(title="epoch", whole=True),
         y=Axis(title="training loss"),
-        key=tuple(_key(plots_training.LOSSES[name][0], like) for name, like in LOSSES.items()),
+        key=tuple(_key(training.LOSSES[name][0], like) for name, like in LOSSES.items()),
     )
 
 
 def _loss(study: Study, method: str, column: str) -> Series:
-    found, name = plots_training.series(study, method, column), plots_training.LOSSES[column][0]
+    found, name = training.series(study, method, column), training.LOSSES[column][0]
     points = tuple(
         Point(step, value, f"{name}, epoch {step}: {value:.4g}")
         for step, value in zip(found.steps, found.values, strict=True)

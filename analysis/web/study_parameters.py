@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from analysis import plots, selection
+from analysis import selection
 from analysis.formatting import heading, label, spoken
+from analysis.plots import results as plots
 from analysis.selection import number
 from analysis.slices import pair
 from analysis.study import Study

@@ -5,8 +5,9 @@ import io
 
 import pytest
 
-from analysis import compression, plots, report, summary
+from analysis import compression, report, summary
 from analysis.advice import advice, warnings
+from analysis.plots import results
 from analysis.study import load
 from analysis.tables import common
 from analysis.tables import compression as tables_compression
@@ -242,7 +243,7 @@ def test_the_front_keeps_the_constraints_and_marks_what_breaks_them(compressed):
 
 
 def test_the_front_picture_has_all_trials_the_front_and_the_bound(compressed):
-    axes = plots.PLOTS["front"](compressed).axes[0]
+    axes = results.PLOTS["front"](compressed).axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Size, MB", "Validation accuracy, %")
     points = [line for line in axes.lines if len(line.get_xdata()) == 1]
     assert sum(line.get_marker() == "x" for line in points) == 9  # no_kd, response, zeros
@@ -253,7 +254,7 @@ def test_the_front_picture_has_all_trials_the_front_and_the_bound(compressed):
 def test_one_objective_is_no_front(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows(), objectives=["val_accuracy"]))
     assert common.TABLES["front"](study)[1] == ""
-    assert plots.PLOTS["front"](study) is None
+    assert results.PLOTS["front"](study) is None
 
 
 def test_before_confirming_the_best_that_keeps_the_constraints_is_chosen(made_up, tmp_path):

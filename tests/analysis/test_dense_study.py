@@ -5,8 +5,10 @@ import io
 import numpy as np
 import pytest
 
-from analysis import confusion, plots, plots_confusion, plots_pixels, report, summary
+from analysis import confusion, report, summary
 from analysis.advice import warnings
+from analysis.plots import confusion as plots_confusion
+from analysis.plots import results, segmentation
 from analysis.study import load
 from analysis.tables import common, comparison
 from analysis.verdicts import verdicts
@@ -41,10 +43,10 @@ def test_a_dense_study_speaks_of_miou_everywhere(dense):
     assert list(report.accuracies([dense])["cnn"].values()) == pytest.approx([0.70, 0.51, 0.63])
     found = report.details(dense)["tuned_test_miou_by_seed"]["response"]
     assert found == {0: {1000: 0.60}, 1: {2000: 0.66}}
-    axis = plots.PLOTS["history"](dense).axes[0].get_ylabel()
+    axis = results.PLOTS["history"](dense).axes[0].get_ylabel()
     assert axis == "validation mIoU, %"
-    assert plots.PLOTS["kd_validation_accuracy"](dense) is None
-    assert plots.PLOTS["kd_validation_miou"](dense).axes[0].get_ylabel() == "validation mIoU, %"
+    assert results.PLOTS["kd_validation_accuracy"](dense) is None
+    assert results.PLOTS["kd_validation_miou"](dense).axes[0].get_ylabel() == "validation mIoU, %"
 
 
 def test_a_weak_teacher_is_judged_by_the_studys_metric(made_up, tmp_path):
@@ -170,10 +172,10 @@ def test_confusion_pictures_add_seeds_up(dense):
 
 
 def test_predictions_are_read_by_method_and_drawn_worst_and_best(dense):
-    found = plots_pixels.predictions(dense)
+    found = segmentation.predictions(dense)
     assert list(found) == ["teacher", "no_kd", "response"]
     assert found["response"].images.shape == (20, 24, 24, 3)
-    drawn = plots.PLOTS["predictions"](dense)
+    drawn = results.PLOTS["predictions"](dense)
     assert list(drawn) == ["teacher", "no_kd", "response"]
     left, right = drawn["response"].subfigs
     assert left.axes[0].get_title(loc="left") == "test image 0"
@@ -183,7 +185,7 @@ def test_predictions_are_read_by_method_and_drawn_worst_and_best(dense):
     truth = left.axes[1].images[0].get_array()
     assert truth[12, 12].tolist() == [128, 0, 0]  # the first class of VOC
     assert truth[0, 0].tolist() == [224, 224, 224]  # void
-    assert "only the worst and the best" in plots.PLOTS["iou_distribution"](dense).get_suptitle()
+    assert "only the worst and the best" in results.PLOTS["iou_distribution"](dense).get_suptitle()
 
 
 def test_all_ious_of_the_test_split_are_drawn_where_the_file_has_them(dense):
@@ -194,7 +196,7 @@ def test_all_ious_of_the_test_split_are_drawn_where_the_file_has_them(dense):
         buffer = io.BytesIO()
         np.savez(buffer, **kept, all_iou=np.array([0.5, 0.6, 0.7, np.nan]))
         dense.storage.write(name.format(trial), buffer.getvalue())
-    figure = plots.PLOTS["iou_distribution"](dense)
+    figure = results.PLOTS["iou_distribution"](dense)
     assert "all test images" in figure.get_suptitle()
     assert figure.axes[0].get_title(loc="left") == "teacher, mean 60.0"
     assert sum(patch.get_height() for patch in figure.axes[0].patches) == 3

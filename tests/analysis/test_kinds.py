@@ -7,7 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from analysis import drawing, page, plots
+from analysis import page
+from analysis.plots import results, style
 from analysis.study import load
 from analysis.tables import common
 from analysis.training_logs import logs
@@ -22,7 +23,7 @@ T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
 
 @pytest.mark.parametrize("kind", ["usual", "dense", "compressed", "empty", "begun", "torn"])
 def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(drawing, "DPI", 30)
+    monkeypatch.setattr(style, "DPI", 30)
     rows, changes = {"dense": kinds.dense, "compressed": kinds.compressed}.get(
         kind, lambda made: (made.all_rows(), {})
     )(made_up)
@@ -43,11 +44,11 @@ def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatc
         title, table = make(study)
         assert title
         assert isinstance(table, pd.DataFrame | str)
-    for draw in plots.PLOTS.values():
+    for draw in results.PLOTS.values():
         drawn = draw(study)
         several = drawn.values() if isinstance(drawn, dict) else [drawn] if drawn else []
         for figure in several:
-            assert drawing.png(figure).startswith(b"\x89PNG")
+            assert style.png(figure).startswith(b"\x89PNG")
     assert page.section(study, pictures=[])
     assert isinstance(logs(study), dict)
 

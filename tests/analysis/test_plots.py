@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis import drawing, plots
+from analysis.plots import results, style
 from analysis.study import load
 
 
@@ -12,7 +12,7 @@ def study(made_up, tmp_path):
 
 
 def test_the_history_has_all_trials_and_the_best_of_the_finished(study):
-    found = [p for p in plots.history(study) if p.method in ("response", "combined")]
+    found = [p for p in results.history(study) if p.method in ("response", "combined")]
     assert [tuple(p) for p in found if p.repeat < 2] == [
         ("response", 0, 0, "finished", 0.91, 0.91),
         ("response", 0, 1, "finished", 0.95, 0.95),
@@ -31,7 +31,7 @@ def test_the_history_has_all_trials_and_the_best_of_the_finished(study):
 
 
 def test_repeats_stand_one_after_another_in_the_history(study):
-    panel = plots.draw_history(study).axes[1]
+    panel = results.draw_history(study).axes[1]
     assert panel.get_title(loc="left") == "response"
     assert panel.get_xlabel() == "trial, repeats one after another"
     steps = [list(line.get_xdata()) for line in panel.lines if line.get_drawstyle() == "steps-post"]
@@ -39,7 +39,7 @@ def test_repeats_stand_one_after_another_in_the_history(study):
 
 
 def test_curves_are_of_search_trials_and_know_which_one_is_chosen(study):
-    found = plots.learning_curves(study)
+    found = results.learning_curves(study)
     assert len(found) == 36
     assert [c.trial for c in found if c.chosen] == [
         "no_kd-r0-0001",
@@ -52,7 +52,7 @@ def test_curves_are_of_search_trials_and_know_which_one_is_chosen(study):
 
 
 def test_effects_are_differences_by_repeat(study):
-    found = plots.effects(study)
+    found = results.effects(study)
     assert [e.method for e in found] == ["response", "feature", "combined"]
     assert found[0].by_repeat == pytest.approx([0.02, 0.025, 0.02])
     assert found[0].verdict.label == "helps"
@@ -60,7 +60,7 @@ def test_effects_are_differences_by_repeat(study):
 
 
 def test_the_picture_of_differences_has_a_point_a_repeat(study):
-    axes = plots.draw_differences(study).axes[0]
+    axes = results.draw_differences(study).axes[0]
     small = [list(line.get_xdata()) for line in axes.lines if line.get_markersize() == 5]
     assert small[0] == pytest.approx([2.0, 2.5, 2.0])
     assert [len(points) for points in small] == [3, 3, 1]
@@ -69,18 +69,18 @@ def test_the_picture_of_differences_has_a_point_a_repeat(study):
 
 def test_an_empty_study_has_no_pictures(made_up, tmp_path):
     empty = load(made_up.put(tmp_path / "x", []))
-    assert {draw(empty) for draw in plots.PLOTS.values()} == {None}
+    assert {draw(empty) for draw in results.PLOTS.values()} == {None}
 
 
 def test_a_picture_is_drawn_where_its_data_are_there(study):
-    drawn = {name for name, draw in plots.PLOTS.items() if draw(study)}
+    drawn = {name for name, draw in results.PLOTS.items() if draw(study)}
     usual = {"differences", "learning_curves", "history"}
     training = {"loss_components", "validation_accuracy", "all_losses", "learning_rate"}
     assert drawn == usual | {f"kd_{name}" for name in training}
 
 
 def test_every_method_has_its_colour_and_every_panel_its_method(study):
-    figure = plots.PLOTS["kd_loss_components"](study)
+    figure = results.PLOTS["kd_loss_components"](study)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["baseline (no_kd)", "response", "feature", "combined"]
     # the weighted sum and CE; KD in response and combined; features in feature and combined
@@ -91,6 +91,6 @@ def test_every_method_has_its_colour_and_every_panel_its_method(study):
 def test_a_study_of_one_failed_trial_can_be_drawn(made_up, tmp_path):
     rows = [made_up.trial("no_kd", 0, None, status="failed", epochs=1)]
     study = load(made_up.put(tmp_path / "x", rows, methods={"no_kd": {}}))
-    assert plots.draw_differences(study) is None
-    assert drawing.png(plots.draw_history(study)).startswith(b"\x89PNG")
-    assert drawing.png(plots.draw_learning_curves(study)).startswith(b"\x89PNG")
+    assert results.draw_differences(study) is None
+    assert style.png(results.draw_history(study)).startswith(b"\x89PNG")
+    assert style.png(results.draw_learning_curves(study)).startswith(b"\x89PNG")

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from analysis.drawing import INK, bare, colour_of, key, panels_of
 from analysis.formatting import heading, label, spoken
+from analysis.plots.style import INK, bare, colour_of, key, panels_of
 from analysis.selection import BASELINE, number
 from analysis.study import Study
 

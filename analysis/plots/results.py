@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import plots_confusion, plots_front, plots_pixels, plots_training, selection, stats
+from analysis import selection, stats
 from analysis.comparison import results
-from analysis.drawing import GREY, INK, Drawn, bare, colour_of, key, panels_of
 from analysis.formatting import gap, heading, spoken
+from analysis.plots import confusion, pareto, segmentation, training
+from analysis.plots.style import GREY, INK, Drawn, bare, colour_of, key, panels_of
 from analysis.selection import BASELINE, number
 from analysis.study import Study
 from analysis.wording import words
@@ -225,15 +226,15 @@ PLOTS: dict[str, Callable[[Study], Drawn]] = {
     "differences": draw_differences,
     "learning_curves": draw_learning_curves,
     "history": draw_history,
-    "kd_loss_components": plots_training.draw_loss_components,
-    "kd_validation_accuracy": plots_training.draw_validation_accuracy,
-    "kd_validation_miou": plots_training.draw_validation_miou,
-    "kd_all_losses": plots_training.draw_all_losses,
-    "kd_learning_rate": plots_training.draw_learning_rate,
-    "confusion": plots_confusion.draw_confusion,
-    "predictions": plots_pixels.draw_predictions,
-    "iou_distribution": plots_pixels.draw_iou_distribution,
-    "front": plots_front.draw_front,
+    "kd_loss_components": training.draw_loss_components,
+    "kd_validation_accuracy": training.draw_validation_accuracy,
+    "kd_validation_miou": training.draw_validation_miou,
+    "kd_all_losses": training.draw_all_losses,
+    "kd_learning_rate": training.draw_learning_rate,
+    "confusion": confusion.draw_confusion,
+    "predictions": segmentation.draw_predictions,
+    "iou_distribution": segmentation.draw_iou_distribution,
+    "front": pareto.draw_front,
 }
 
 _MARKS: dict[str, dict[str, Any]] = {

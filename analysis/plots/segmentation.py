@@ -16,8 +16,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from analysis.drawing import GREY, bare, colour_of
 from analysis.formatting import label
+from analysis.plots.style import GREY, bare, colour_of
 from analysis.study import Study
 
 VOID = 255

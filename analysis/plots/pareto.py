@@ -5,8 +5,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import INK, bare, colour_of, key
 from analysis.formatting import heading, label, spoken
+from analysis.plots.style import INK, bare, colour_of, key
 from analysis.selection import number
 from analysis.study import Study
 from analysis.tables.pareto import best_trials, front_trials
