@@ -2,14 +2,15 @@
 
 from collections import Counter
 
-from analysis import selection, stats
+from analysis import selection
 from analysis.commands import confirm_command, search_command
+from analysis.comparison import stats
+from analysis.comparison.verdicts import is_confirmed
 from analysis.compression import change
 from analysis.edges import edges
 from analysis.formatting import counted, gap, mean_sd, metric, spoken
 from analysis.selection import BASELINE
 from analysis.study import Study
-from analysis.verdicts import is_confirmed
 
 COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
 

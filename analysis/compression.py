@@ -5,7 +5,8 @@ Both sides come from the same confirming runs, whose every stage was measured on
 
 from dataclasses import dataclass
 
-from analysis import selection, stats
+from analysis import selection
+from analysis.comparison import stats
 from analysis.selection import number
 from analysis.study import Study
 from tune_kd.recipe import Quantize, Stage, from_json

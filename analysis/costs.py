@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from analysis import selection, stats
+from analysis import selection
+from analysis.comparison import stats
 from analysis.selection import BASELINE, number
 from analysis.study import Study
 from analysis.summary import distils, is_compressed

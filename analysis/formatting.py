@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from analysis import escaping, stats
+from analysis import escaping
+from analysis.comparison import stats
 from analysis.selection import BASELINE, number
 from tune_kd.metrics import METRICS, shown
 from tune_kd.study.results import Row

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from analysis import escaping, selection
 from analysis.advice import advice, warnings
+from analysis.comparison.verdicts import is_confirmed, verdict
 from analysis.formatting import counted, markdown
 from analysis.study import Study
 from analysis.tables.common import TABLES
-from analysis.verdicts import is_confirmed, verdict
 from tune_kd.errors import unknown
 
 NOTE = """Test split, mean ± sd over n repeats, which are independent searches of a method{seeds}.

@@ -43,7 +43,8 @@ def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]
 
 
 def _accuracies(study: "Study") -> dict[str, float | None]:
-    from analysis import selection, stats
+    from analysis import selection
+    from analysis.comparison import stats
     from analysis.summary import kd_winner
 
     def mean(method: str | None) -> float | None:
@@ -60,11 +61,11 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
 
 def details(study: "Study") -> dict[str, Any]:
     """What details.json holds of a study: the numbers behind the page, fractions throughout."""
-    from analysis import comparison
     from analysis import summary as lines
     from analysis.advice import advice, warnings
+    from analysis.comparison import methods
+    from analysis.comparison.verdicts import verdicts
     from analysis.tables import common
-    from analysis.verdicts import verdicts
 
     chosen = {method: study.chosen(method) for method in study.methods}
     return {
@@ -83,7 +84,7 @@ def details(study: "Study") -> dict[str, Any]:
         },
         "repeats": study.repeats,
         "openings": {"looks": study.looks, "evaluations": study.evaluations},
-        "methods": {name: asdict(found) for name, found in comparison.results(study).items()},
+        "methods": {name: asdict(found) for name, found in methods.results(study).items()},
         f"tuned_{study.test_metric}_by_seed": {
             method: study.by_seed(method, "best") for method in study.methods
         },
@@ -211,11 +212,11 @@ def run(addresses: Sequence[str], out: str | None) -> None:
     """Load, write, print: the main tables and where the page is on stdout, warnings on stderr."""
     from analysis.advice import warnings
     from analysis.commands import confirm_command
+    from analysis.comparison.verdicts import is_confirmed
     from analysis.formatting import markdown
     from analysis.page import extra
     from analysis.study import load
     from analysis.tables.methods import main_table
-    from analysis.verdicts import is_confirmed
     from tune_kd.study.storage import Storage
 
     if len(set(addresses)) < len(addresses):

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import selection, stats
-from analysis.comparison import MethodResult, results
+from analysis import selection
+from analysis.comparison import stats
+from analysis.comparison.methods import MethodResult, results
 from analysis.compression import stages_of
 from analysis.selection import number
 from analysis.study import Study

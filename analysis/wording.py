@@ -1,8 +1,8 @@
 """Verdicts, p values and differences as words within a sentence."""
 
-from analysis import stats
+from analysis.comparison import stats
+from analysis.comparison.stats import Estimate, Verdict
 from analysis.formatting import counted, gap
-from analysis.stats import Estimate, Verdict
 
 
 def words(verdict: Verdict | None, margin: float) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from analysis import stats
+from analysis.comparison import stats
 from benchmarks.aa import __main__ as aa
 from tune_kd.space import loader
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from analysis import stats
+from analysis.comparison import stats
 from benchmarks.search import curves
 from benchmarks.search.policies import STOPPING
 from benchmarks.verdict import __main__ as verdict

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import selection, stats
-from analysis.comparison import results
+from analysis import selection
+from analysis.comparison import stats
+from analysis.comparison.methods import results
 from analysis.formatting import gap, heading, spoken
 from analysis.plots import confusion, pareto, segmentation, training
 from analysis.plots.style import GREY, INK, Drawn, bare, colour_of, key, panels_of

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from analysis import confusion, selection, stats
+from analysis import confusion, selection
+from analysis.comparison import stats
 from analysis.formatting import NONE, Table, gap, label, mean_sd, noted, points, short
 from analysis.selection import BASELINE, number
 from analysis.study import Study

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from analysis import selection, stats
-from analysis.comparison import rung_correlation
+from analysis import selection
+from analysis.comparison import stats
+from analysis.comparison.methods import rung_correlation
 from analysis.costs import TeacherCost, teacher_cost
 from analysis.formatting import (
     NONE,

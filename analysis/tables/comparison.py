@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis import selection, stats
+from analysis import selection
+from analysis.comparison import stats
 from analysis.formatting import NONE, Table, mean_sd, metric, noted, ratio, short, times
 from analysis.selection import BASELINE, number
 from analysis.study import Study

@@ -6,7 +6,8 @@ import math
 
 import pandas as pd
 
-from analysis import escaping, selection, stats
+from analysis import escaping, selection
+from analysis.comparison import stats
 from analysis.compression import Change, change, quantised, sizes, stages_of
 from analysis.formatting import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
 from analysis.selection import BASELINE, number

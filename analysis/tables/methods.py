@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from analysis import stats
-from analysis.comparison import results
+from analysis.comparison import stats
+from analysis.comparison.methods import results
+from analysis.comparison.students import students
 from analysis.formatting import NONE, Table, gap, heading, label, latency, mean_sd, metric, noted
-from analysis.students import students
 from analysis.study import Study
 from analysis.summary import lines
 from analysis.wording import words

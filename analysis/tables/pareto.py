@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from analysis import selection, stats
+from analysis import selection
+from analysis.comparison import stats
 from analysis.formatting import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
 from analysis.study import Study
 from tune_kd import objectives

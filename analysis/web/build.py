@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import pandas as pd
 
-from analysis import page, selection, stats
+from analysis import page, selection
 from analysis.advice import advice, warnings
 from analysis.commands import confirm_command
-from analysis.comparison import results
+from analysis.comparison import stats
+from analysis.comparison.methods import results
+from analysis.comparison.verdicts import basis, is_confirmed, summary, to_settle, verdicts
 from analysis.formatting import Noted, label
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
 from analysis.tables import common, methods
-from analysis.verdicts import basis, is_confirmed, summary, to_settle, verdicts
 from analysis.web import study_figures, study_parameters
 from analysis.web.content import (
     Block,

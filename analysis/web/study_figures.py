@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from analysis import comparison, selection, stats
+from analysis import selection
+from analysis.comparison import methods, stats
 from analysis.formatting import gap, heading, label, plain, points, spoken
 from analysis.plots import results as plots
 from analysis.plots import training
@@ -83,7 +84,7 @@ def differences(study: Study) -> Forest | None:
             pair=(study.tuned(found.method), study.tuned(BASELINE)),
             verdict=found.verdict,
         )
-        for found in comparison.results(study).values()
+        for found in methods.results(study).values()
         if found.difference
     )
     axis = f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points"
@@ -100,7 +101,7 @@ def tuning(study: Study) -> Forest | None:
             pair=(study.tuned(found.method), study.textbook_by_repeat(found.method)),
             verdict=None,
         )
-        for found in comparison.results(study).values()
+        for found in methods.results(study).values()
         if found.bought
     )
     axis = f"{spoken(study.test_metric)}: tuned minus textbook, percentage points"

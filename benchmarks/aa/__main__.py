@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scipy.stats import binom
 
-from analysis import comparison, stats
+from analysis.comparison import methods, stats
 from analysis.study import load
 from tune_kd import cli
 from tune_kd.errors import UsageError
@@ -76,7 +76,7 @@ def _command(module: str, *arguments: str) -> None:
 
 def outcome(folder: Path, seed: int) -> Outcome:
     """What the report says of the twin."""
-    found = comparison.results(load(str(folder)))[TWIN]
+    found = methods.results(load(str(folder)))[TWIN]
     if found.difference is None or found.verdict is None:
         raise UsageError(f"{folder}: nothing was confirmed that could be compared")
     book = found.textbook_difference

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import stats
+from analysis.comparison import stats
 from analysis.formatting import markdown
 from benchmarks.search import curves
 from benchmarks.search.policies import SAMPLERS, STOPPING

@@ -1,6 +1,6 @@
 """What the report would say of a simulated study, beside what is true.
 
-Rows become a study as the report reads it (analysis/study.py), and analysis/comparison.py judges it. The
+Rows become a study as the report reads it (analysis/study.py), and analysis/comparison/methods.py judges it. The
 old way is kept for comparison: of all trials of a method the one that is best on validation, as many
 seeds as the repeats have together, an interval over these seeds, and no correction over methods.
 """
@@ -8,7 +8,7 @@ seeds as the repeats have together, an interval over these seeds, and no correct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from analysis import comparison, stats
+from analysis.comparison import methods, stats
 from analysis.selection import BASELINE
 from analysis.study import Study
 from benchmarks.verdict.studies import METHODS, METRIC, Searched
@@ -58,7 +58,7 @@ def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[d
             rows=[*searched.rows, *(row for row in confirmed if row["origin"] != "single")],
             curves={},
         )
-        found = comparison.results(study)
+        found = methods.results(study)
         for method in METHODS[1:]:
             truth = scenario.effects.get(method, 0.0)
             one = found[method]

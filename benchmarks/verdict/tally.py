@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest
 
-from analysis import stats
+from analysis.comparison import stats
 
 SAYS = {stats.HELPS: 1, stats.SMALL_HELP: 1, stats.HURTS: -1, stats.SMALL_HURT: -1}
 SAYS_SMALL = (stats.NO_DIFFERENCE, stats.SMALL_HELP, stats.SMALL_HURT)

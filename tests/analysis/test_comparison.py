@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis import comparison, costs, images, stats
+from analysis import costs
+from analysis.comparison import images, methods, stats
 from analysis.study import load
 
 T2 = 4.302653  # t(0.975, 2)
@@ -19,7 +20,7 @@ def study(made_up, tmp_path):
 
 
 def test_the_three_comparisons_have_each_their_own_n(study):
-    found = comparison.results(study)["response"]
+    found = methods.results(study)["response"]
     assert found.by_repeat == pytest.approx({0: 0.02, 1: 0.025, 2: 0.02})
     counts = {
         "difference": found.difference.n,
@@ -33,7 +34,7 @@ def test_the_three_comparisons_have_each_their_own_n(study):
 
 
 def test_verdicts_are_those_of_all_methods_judged_together(study):
-    found = comparison.results(study)
+    found = methods.results(study)
     known = {m: found[m].difference for m in ("response", "feature", "combined")}
     judged = stats.judge(known, margin=0.005, level=0.04)
     assert {method: found[method].verdict for method in known} == judged
@@ -43,13 +44,13 @@ def test_verdicts_are_those_of_all_methods_judged_together(study):
 def test_a_later_look_is_judged_more_strictly(made_up, tmp_path):
     once = load(made_up.put(tmp_path / "x", made_up.all_rows()))
     again = load(made_up.put(tmp_path / "y", made_up.all_rows(), looks=2))
-    assert (comparison.level(once), comparison.level(again)) == (0.04, 0.005)
-    labels = [comparison.results(s)["response"].verdict.label for s in (once, again)]
+    assert (methods.level(once), methods.level(again)) == (0.04, 0.005)
+    labels = [methods.results(s)["response"].verdict.label for s in (once, again)]
     assert labels == ["helps", "not settled"]  # p is 0.012
 
 
 def test_the_baseline_has_no_difference_to_itself(study):
-    found = comparison.results(study)["no_kd"]
+    found = methods.results(study)["no_kd"]
     differences = (found.difference, found.textbook_difference, found.student, found.verdict)
     assert differences == (None,) * 4
     assert found.bought.mean == pytest.approx(0.02)
@@ -57,7 +58,7 @@ def test_the_baseline_has_no_difference_to_itself(study):
 
 def test_a_wider_margin_makes_a_small_effect_of_it(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows(), margin=0.05))
-    assert comparison.results(study)["response"].verdict.label == stats.SMALL_HELP
+    assert methods.results(study)["response"].verdict.label == stats.SMALL_HELP
 
 
 def with_images(rows, right):
@@ -79,7 +80,7 @@ def first(count, size=BITS):
 def test_the_choice_of_test_images_widens_the_interval_by_hand(made_up, tmp_path):
     """Response gets the same 4 of 16 images more in every run: only the images are luck."""
     rows = with_images(made_up.all_rows(), lambda r: first(12 if r["method"] == "response" else 8))
-    found = comparison.results(load(made_up.put(tmp_path / "x", rows)))["response"].difference
+    found = methods.results(load(made_up.put(tmp_path / "x", rows)))["response"].difference
     # of 16 differences 4 are 1: variance 16 / 15 * 0.25 * 0.75
     error = math.sqrt(0.2 / 16)
     half = math.hypot(T2 * 0.005 / 3, 1.959964 * error)
@@ -93,7 +94,7 @@ def test_images_that_a_run_did_not_keep_are_not_guessed(made_up, tmp_path):
     lost = "confirm-response-r1-0001-s2000"
     rows = [r | {"test_correct": None} if r["trial"] == lost else r for r in rows]
     study = load(made_up.put(tmp_path / "x", rows))
-    found = comparison.results(study)["response"]
+    found = methods.results(study)["response"]
     assert found.difference.image_se == 0.0
     assert found.student.image_se > 0
     assert not images.are_known(study)
@@ -104,7 +105,7 @@ def test_runs_on_other_images_are_not_compared_image_by_image(made_up, tmp_path)
         made_up.all_rows(), lambda r: first(8, 24 if r["method"] == "response" else BITS)
     )
     study = load(made_up.put(tmp_path / "x", rows))
-    assert comparison.results(study)["response"].difference.image_se == 0.0
+    assert methods.results(study)["response"].difference.image_se == 0.0
 
 
 def test_packed_images_are_read_back_without_the_padding():
@@ -136,7 +137,7 @@ def test_the_images_of_a_dense_study_count(made_up, dense, tmp_path):
     changes = {**dense.manifest, "images": {"num_classes": 2}}
     study = load(made_up.put(tmp_path / "y", rows, **changes))
     assert images.are_known(study)
-    assert comparison.results(study)["response"].difference.image_se > 0.01
+    assert methods.results(study)["response"].difference.image_se > 0.01
 
 
 def test_the_first_rung_against_the_end_by_hand(made_up, tmp_path):
@@ -147,15 +148,15 @@ def test_the_first_rung_against_the_end_by_hand(made_up, tmp_path):
     for trial, epochs in study.curves.items():
         epochs[1]["val_accuracy"] = early[int(trial[-4:])]
     # ranks at epoch 2: 2 1 3 4, at the end: 1 3 2 4: 1 - 6 * (1 + 4 + 1 + 0) / (4 * 15)
-    found = comparison.rung_correlation(study, "no_kd")
+    found = methods.rung_correlation(study, "no_kd")
     assert (found.epoch, found.n, found.value) == (2, 4, pytest.approx(0.4))
 
 
 def test_two_trials_or_no_rungs_have_no_rank_correlation(made_up, tmp_path):
     rows = [made_up.trial("no_kd", n, 0.9 + n / 100) for n in range(2)]
-    assert comparison.rung_correlation(load(made_up.put(tmp_path / "x", rows)), "no_kd") is None
+    assert methods.rung_correlation(load(made_up.put(tmp_path / "x", rows)), "no_kd") is None
     study = load(made_up.put(tmp_path / "y", made_up.search, rungs=[]))
-    assert comparison.rung_correlation(study, "no_kd") is None
+    assert methods.rung_correlation(study, "no_kd") is None
 
 
 def test_the_teachers_cost_needs_a_teacher_that_was_trained_here(made_up, tmp_path, study):

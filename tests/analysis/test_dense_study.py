@@ -7,11 +7,11 @@ import pytest
 
 from analysis import confusion, report, summary
 from analysis.advice import warnings
+from analysis.comparison.verdicts import verdicts
 from analysis.plots import confusion as plots_confusion
 from analysis.plots import results, segmentation
 from analysis.study import load
 from analysis.tables import common, comparison
-from analysis.verdicts import verdicts
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
 

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from analysis.image_errors import _miou, image_standard_error, image_standard_error_of_counts
+from analysis.comparison.image_errors import (
+    _miou,
+    image_standard_error,
+    image_standard_error_of_counts,
+)
 
 
 def simulated(random, between: float, *, images: int, repeats: int, seeds: int) -> list[np.ndarray]:

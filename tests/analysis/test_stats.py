@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from analysis import stats
-from analysis.stats import Estimate, estimate, judge
+from analysis.comparison import stats
+from analysis.comparison.stats import Estimate, estimate, judge
 
 
 def found(mean: float, *, sd: float | None = 0.01, n: int = 5, image_se: float = 0.0) -> Estimate:

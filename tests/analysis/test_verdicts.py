@@ -2,9 +2,9 @@
 
 import pytest
 
-from analysis import verdicts as said
-from analysis.comparison import level
-from analysis.students import students
+from analysis.comparison import verdicts as said
+from analysis.comparison.methods import level
+from analysis.comparison.students import students
 from analysis.study import load
 from analysis.wording import words
 from tests.analysis.test_comparison import first, with_images

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import stats
+from analysis.comparison import stats
 from analysis.study import load
 from analysis.web import build, library, pictures, plots, render
 from analysis.web.content import Figure, Picture, Section, Table

@@ -2,7 +2,7 @@
 
 Values are fractions in [0, 1] or differences of them; tables turn them into percent. What repeats
 are to a method (independent searches), seeds are to a configuration: the same functions serve both.
-The error from the choice of test images is in analysis/image_errors.py. statsmodels is imported
+The error from the choice of test images is in analysis/comparison/image_errors.py. statsmodels is imported
 where it is used, so that asking a command for help does not wait for it.
 """
 

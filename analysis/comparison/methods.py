@@ -11,10 +11,11 @@ from functools import lru_cache
 
 import scipy.stats
 
-from analysis import selection, stats
-from analysis.images import Runs, image_error
+from analysis import selection
+from analysis.comparison import stats
+from analysis.comparison.images import Runs, image_error
+from analysis.comparison.stats import Estimate, Summary, Verdict
 from analysis.selection import BASELINE, number
-from analysis.stats import Estimate, Summary, Verdict
 from analysis.study import Study
 from tune_kd.study.results import Row
 

@@ -1,7 +1,7 @@
 """What is said of the students that methods recommend: single configurations, over seeds."""
 
-from analysis import stats
-from analysis.comparison import results
+from analysis.comparison import stats
+from analysis.comparison.methods import results
 from analysis.formatting import spoken
 from analysis.study import Study
 from analysis.wording import margin_words, points_words

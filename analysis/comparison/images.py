@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.image_errors import image_standard_error, image_standard_error_of_counts
+from analysis.comparison.image_errors import image_standard_error, image_standard_error_of_counts
 from analysis.study import Study
 from tune_kd.study.results import Row
 

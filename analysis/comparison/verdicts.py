@@ -2,13 +2,14 @@
 
 from collections import Counter
 
-from analysis import images, selection, stats
+from analysis import selection
 from analysis.commands import FEWEST_TRIALS, confirm_command, search_command
-from analysis.comparison import MethodResult, level, results
+from analysis.comparison import images, stats
+from analysis.comparison.methods import MethodResult, level, results
+from analysis.comparison.stats import Estimate
+from analysis.comparison.students import ABOUT_STUDENTS, students
 from analysis.formatting import counted, spoken
 from analysis.selection import BASELINE
-from analysis.stats import Estimate
-from analysis.students import ABOUT_STUDENTS, students
 from analysis.study import Study
 from analysis.summary import distils
 from analysis.wording import margin_words, p_words, percent_words, points_words

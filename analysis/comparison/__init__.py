@@ -1,0 +1,1 @@
+"""Methods compared: paired differences, intervals and verdicts."""
