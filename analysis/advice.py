@@ -7,8 +7,8 @@ from analysis.commands import confirm_command, search_command
 from analysis.comparison import stats
 from analysis.comparison.verdicts import is_confirmed
 from analysis.compression import change
-from analysis.edges import edges
 from analysis.formatting import counted, gap, mean_sd, metric, spoken
+from analysis.hyperparameters.edges import edges
 from analysis.selection import BASELINE
 from analysis.study import Study
 

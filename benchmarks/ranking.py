@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, sobol_indices, spearmanr, uniform
 
-from analysis.importance import importances
+from analysis.hyperparameters.importance import importances
 from analysis.study import Study
 
 Floats = npt.NDArray[np.float64]

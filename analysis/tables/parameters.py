@@ -5,8 +5,8 @@ from functools import lru_cache
 import pandas as pd
 
 from analysis.formatting import NONE, Table, label, noted, plain
-from analysis.importance import Importances, importances
-from analysis.landscape import FlatRegion, Landscape, Span, landscape
+from analysis.hyperparameters.importance import Importances, importances
+from analysis.hyperparameters.landscape import FlatRegion, Landscape, Span, landscape
 from analysis.study import Study
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from analysis import selection
 from analysis.formatting import heading, label, spoken
+from analysis.hyperparameters.slices import pair
 from analysis.plots import results as plots
 from analysis.selection import number
-from analysis.slices import pair
 from analysis.study import Study
 from analysis.tables.parameters import known_importances
 from analysis.tables.pareto import best_trials, front_trials

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
 
-from analysis.ranges import values_at
+from analysis.hyperparameters.ranges import values_at
 from analysis.study import Study
 from tune_kd.study.storage import Storage
 

@@ -9,9 +9,9 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-from analysis import edges as module
-from analysis.edges import chance, edges
-from analysis.ranges import values_at
+from analysis.hyperparameters import edges as module
+from analysis.hyperparameters.edges import chance, edges
+from analysis.hyperparameters.ranges import values_at
 from tests.analysis.surfaces import RANGES, drawn, row, study
 
 # The four methods of handwritten digits have 19 ranges of numbers.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from analysis.importance import importances
+from analysis.hyperparameters.importance import importances
 from tests.analysis.surfaces import RANGES, curve, drawn, row, study
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from analysis import surrogate
-from analysis.landscape import landscape
-from analysis.ranges import positions
+from analysis.hyperparameters import surrogate
+from analysis.hyperparameters.landscape import landscape
+from analysis.hyperparameters.ranges import positions
 from tests.analysis.surfaces import RANGES, drawn, row, study
 
 LR, DROPOUT = (0.45, 0.75), (0.2, 0.7)  # positions of the plateau; temperature does nothing

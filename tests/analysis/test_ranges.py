@@ -3,9 +3,9 @@ import json
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from analysis.importance import importances
-from analysis.landscape import landscape
-from analysis.ranges import position, ranges, search_points, value_at
+from analysis.hyperparameters.importance import importances
+from analysis.hyperparameters.landscape import landscape
+from analysis.hyperparameters.ranges import position, ranges, search_points, value_at
 from analysis.study import load
 from tests.analysis.surfaces import RANGES, drawn, row, study
 from tune_kd.study import results

@@ -1,5 +1,5 @@
-from analysis.importance import Importances, importances
-from analysis.slices import pair, parallel_rows, slices
+from analysis.hyperparameters.importance import Importances, importances
+from analysis.hyperparameters.slices import pair, parallel_rows, slices
 from tests.analysis.surfaces import drawn, row, study
 
 

@@ -16,8 +16,15 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from scipy.stats import qmc
 
-from analysis import surrogate
-from analysis.ranges import Ranges, position, positions, ranges, search_points, value_at
+from analysis.hyperparameters import surrogate
+from analysis.hyperparameters.ranges import (
+    Ranges,
+    position,
+    positions,
+    ranges,
+    search_points,
+    value_at,
+)
 from analysis.study import Study
 
 MIN_FINISHED = 15  # trials, below which nothing is said

@@ -7,8 +7,8 @@ early one, which its status tells. Trials without a value are left out.
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.importance import Importances
-from analysis.ranges import SearchPoint, ranges, search_points
+from analysis.hyperparameters.importance import Importances
+from analysis.hyperparameters.ranges import SearchPoint, ranges, search_points
 from analysis.study import Study
 
 

@@ -27,7 +27,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
-from analysis.ranges import Ranges, SearchPoint, position, ranges, search_points
+from analysis.hyperparameters.ranges import Ranges, SearchPoint, position, ranges, search_points
 from analysis.selection import number
 from analysis.study import Study
 

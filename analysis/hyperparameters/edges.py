@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from optuna.distributions import FloatDistribution, IntDistribution
 from scipy.stats import irwinhall
 
-from analysis.ranges import Ranges, position, ranges
+from analysis.hyperparameters.ranges import Ranges, position, ranges
 from analysis.study import Study
 from tune_kd.study.results import Row, ranked
 
