@@ -51,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """Class folders: 4 training and 2 test images of each of 3 classes."""
-    from tests import made_images  # only now: it loads pyarrow
+    from tests.helpers import made_images  # only now: it loads pyarrow
 
     folder = tmp_path / "folders"
     made_images.class_folders(folder, "train", *made_images.of_classes(4))

@@ -13,8 +13,8 @@ from optuna.distributions import CategoricalDistribution
 from analysis import report
 from analysis.study import load
 from analysis.tables.common import TABLES
-from tests import made_images, made_study
-from tests.made_study import asking
+from tests.helpers import made_images, made_study
+from tests.helpers.made_study import asking
 from tune_kd.compress import int8
 from tune_kd.data import tasks
 from tune_kd.execution import worker

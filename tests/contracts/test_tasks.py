@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import made_images
+from tests.helpers import made_images
 from tune_kd.data import splits, tasks
 from tune_kd.data.batch import IGNORE
 from tune_kd.data.tasks import TASKS, Task

@@ -1,0 +1,96 @@
+"""Signals, and what a study refuses."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end import studies
+from tests.end_to_end.studies import ALONE, TINY, Command, Desk, Recorder
+
+pytestmark = pytest.mark.slow
+
+
+def test_signals_leave_with_130_and_say_how_to_go_on(calm, desk, tmp_path: Path) -> None:
+    study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
+    legs = (
+        (signal.SIGINT, False, "epochs/response-r0-0000.*"),
+        (signal.SIGTERM, True, "epochs/combined-r0-0000.*"),
+        (signal.SIGTERM, False, "epochs/feature-r0-0001.*"),
+        (signal.SIGINT, True, "epochs/no_kd-r0-0002.*"),
+    )
+    with Recorder(study, tmp_path / "kept") as recorder:
+        for leg, (number, group, moment) in enumerate(legs):
+            command = desk.search(*words, "--resume")
+            command.until(lambda moment=moment: any(study.glob(moment)))
+            if leg == 0:
+                refused_meanwhile(desk, command, words, study)
+            command.signal(number, group=group)
+            assert command.wait() == 130, (number, group, command.said)
+            # the counts, or where Ray died of the same signal only how to go on
+            last = (command.stdout.splitlines() or command.stderr.splitlines())[-1]
+            again = f"go on with: python -m tune_kd.search {' '.join(map(str, words))} --resume"
+            assert last.endswith(again), command.said
+        desk.done("tune_kd.search", *words, "--resume")
+    assert studies.different(studies.rows(study), calm.rows) == []
+    assert recorder.trained_twice() == []
+    assert recorder.attempts().keys() == studies.finished_epochs(study)
+
+
+def refused_meanwhile(desk: Desk, first: Command, words: tuple[object, ...], study: Path) -> None:
+    """A second search and a confirmation at the same time are errors, and leave the first alone."""
+    os.kill(first.pid, signal.SIGSTOP)  # so that it is there for as long as this takes
+    try:
+        for module, *second in (("tune_kd.search", *words, "--resume"), ("tune_kd.confirm", study)):
+            command = desk.start(module, *second)
+            assert command.wait() == 2, command.said
+            assert "another search or confirmation is running in" in command.stderr
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+
+
+def test_a_signal_before_the_manifest(desk, tmp_path: Path) -> None:
+    command = desk.search(*TINY, *ALONE, "--out", tmp_path / "runs")
+    command.until(lambda: "measuring a training step" in command.stderr)
+    command.signal(signal.SIGINT)
+    assert command.wait() == 130, command.said
+    assert command.stderr.splitlines()[-1].endswith("--resume")
+
+
+CHANGED = {
+    "a forgotten --resume": ((), "add --resume to go on with it, or --name for another study"),
+    "another seed": (("--resume", "--seed", "1"), "seed is 0 there, but 1 is asked for"),
+    "other epochs": (("--resume", "--epochs", "7"), "epochs is 6 there, but 7 is asked for"),
+    "fewer images": (("--resume", "--limit-train", "200"), "limit_train is 400 there, but 200"),
+    "a pinned range": (("--resume", "--set", "temperature=4"), "temperature"),
+    "a subset of the methods": (("--resume", "--methods", "no_kd"), "methods.combined"),
+    "another sampler": (
+        ("--resume", "--sampler", "random"),
+        "sampler is 'tpe' there, but 'random'",
+    ),
+    "fewer trials": (("--resume", "--trials", "8"), "may only be raised"),
+    "repeats of a quick look": (("--resume", "--repeats", "3"), "a repeat needs 5"),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_refused_with_the_difference_and_untouched(calm, desk, changed: str) -> None:
+    arguments, said = CHANGED[changed]
+    before = studies.files(calm.study)
+    command = desk.search(*TINY, *ALONE, "--out", calm.study.parent, *arguments)
+    assert command.wait() == 2, command.said
+    assert said in command.stderr
+    assert command.stderr.startswith("error: ")
+    assert len(command.stderr.splitlines()) <= 2
+    assert command.stdout == ""
+    assert studies.files(calm.study) == before
+
+
+def test_another_space_is_refused(calm, desk, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    shutil.copy(Path(__file__).with_name("misbehaving.py"), mine)
+    command = desk.search("--space", mine, "--out", calm.study.parent, "--name", "digits_kd", "--resume")  # fmt: skip
+    assert command.wait() == 2, command.said
+    assert "space is 'digits_kd' there, but 'misbehaving' is asked for" in command.stderr

@@ -1,0 +1,47 @@
+"""A search of every task goes through Ray; tests/contracts confirm and report every space without it."""
+
+import pytest
+
+from tests.end_to_end import studies
+from tests.helpers import made_images
+from tune_kd.data import tasks
+from tune_kd.space import loader
+from tune_kd.study import results
+from tune_kd.study.storage import Storage
+
+pytestmark = pytest.mark.slow
+METHODS = ("no_kd", "response")
+
+
+def small(task: tasks.Task) -> dict[str, str]:
+    """Teacher and student that a core trains in a second."""
+    if task.dense:
+        return {"teacher": "lraspp_mobilenet_v3_large", "student": "lraspp_mobilenet_v3_small"}
+    if task.name == "digits":
+        return {"teacher": "digits_teacher", "student": "digits_student"}
+    return {"teacher": "resnet20", "student": "resnet8"}
+
+
+def space_of(task: str) -> str:
+    """A shipped space of the task."""
+    return next(n for n in loader.names() if loader.load(n)[0].task == task)
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_study_of_each_task_is_searched(task, common_cache, tmp_path):
+    known = tasks.find(task)
+    folder = made_images.of_task(known, tmp_path / "set")
+    fields = {**small(known), "teacher_epochs": 1, "batch_size": 4, "teacher_lr": 0.001}
+    with studies.desk(common_cache, tmp_path / "desk") as desk:
+        desk.done(
+            "tune_kd.search", "--space", space_of(task), "--data", folder, "--epochs", 1,
+            "--trials", 2, "--methods", *METHODS, "--out", tmp_path, "--name", "study",
+            *(word for name, value in fields.items() for word in ("--set", f"{name}={value}")),
+        )  # fmt: skip
+    study = Storage(tmp_path / "study")
+    assert studies.statuses(study.uri) == {f"{method}-r0-0000": "finished" for method in METHODS}
+    rows = [r for r in results.read_trials(study) if r["phase"] in ("teach", "search")]
+    assert [r["method"] for r in rows] == ["", *METHODS]
+    measured = "val_miou" if known.dense else "val_accuracy"
+    assert all(0 <= row[measured] <= 1 for row in rows)
+    assert all(row["test_accuracy"] is None for row in rows)

@@ -1,0 +1,302 @@
+"""docs/guide.md and docs/reference-systems.md say what is true: rows, names, paths, links, commands."""
+
+import importlib
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import ray
+
+from analysis.plots.results import PLOTS
+from analysis.tables.common import TABLES
+from tune_kd import cli, plugins, search
+from tune_kd.data.tasks import TASKS
+from tune_kd.errors import UsageError
+from tune_kd.models.registry import MODELS
+from tune_kd.space import loader, plain_fields
+from tune_kd.study import results
+from tune_kd.training import external_weights
+from tune_kd.workflows import options
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE, SYSTEMS = (ROOT / "docs" / name for name in ("guide.md", "reference-systems.md"))
+DOCUMENTS = (GUIDE, SYSTEMS)
+ROWS = {"000": 44, "001": 54, "002": 64, "003": 39, "004": 20}  # of the checklist, by seed
+
+SPACES = {name: loader.load(name)[0] for name in loader.names()}
+METHODS = {name: method for space in SPACES.values() for name, method in space.methods.items()}
+KINDS = {
+    "space": set(SPACES),
+    "task": set(TASKS),
+    "network": set(MODELS),
+    "method": set(METHODS),
+    "field": set(plain_fields(next(iter(SPACES.values())))),
+    "range": {name for method in METHODS.values() for name in method.ranges},
+    "column": {*results.TRIAL_COLUMNS, *results.EPOCH_COLUMNS},
+    "table": set(TABLES),
+    "picture": {f"{name}.png" for name in PLOTS},
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def prose(path: Path) -> str:
+    """A document without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+PROSE = {path: prose(path) for path in DOCUMENTS}
+SPANS = [span for text in PROSE.values() for span in re.findall(r"`([^`\n]+)`", text)]
+LINES = [
+    line
+    for path in DOCUMENTS
+    for code in blocks(path.read_text(), "sh")
+    for line in code.splitlines()
+]
+COMMANDS = [shlex.split(line) for line in dict.fromkeys([*LINES, *SPANS]) if line.startswith("python -m")]  # fmt: skip
+FILES = {
+    code.split("\n")[0].removeprefix("# "): code for code in blocks(GUIDE.read_text(), "python")
+}
+
+
+def after(kind: str) -> list[str]:
+    """The names that follow a kind's word in the prose: one of the singular, all of the plural."""
+    one, more = rf"\b{kind} `([^`]+)`", rf"\b{kind}s ((?:`[^`]+`(?: \([^)]*\))?(?:, | and | or )?)+)"  # fmt: skip
+    found: list[str] = []
+    for text in PROSE.values():
+        found += re.findall(one, text, re.IGNORECASE)
+        for listed in re.findall(more, text, re.IGNORECASE):
+            found += re.findall(r"`([^`]+)`", re.sub(r"\([^)]*\)", "", listed))
+    return found
+
+
+# The checklist
+
+
+def test_every_row_of_the_checklist_is_there_once_in_its_seeds_table() -> None:
+    wanted = [f"{seed}-{n:02d}" for seed, count in ROWS.items() for n in range(1, count + 1)]
+    assert len(wanted) == 221
+    parts = SYSTEMS.read_text().split("\n## Seed ")[1:]
+    rows = {part[:3]: re.findall(r"^\| (\d{3}-\d{2}) \|", part, re.MULTILINE) for part in parts}
+    assert {row[:3] for seed in rows.values() for row in seed} == set(ROWS)
+    assert [row for seed in ROWS for row in rows[seed]] == wanted
+    assert re.findall(r"\b00[0-4]-\d{2}\b", SYSTEMS.read_text()) == wanted
+
+
+def test_every_row_has_three_cells_and_says_where_or_why_not() -> None:
+    lines = [line for line in SYSTEMS.read_text().splitlines() if re.match(r"\| \d{3}-\d{2} ", line)]  # fmt: skip
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert len(cells) == 3, line
+        assert min(map(len, cells)) > 0, line
+        for text in re.findall(r"\*\*left out\*\*(.*)", cells[2]):
+            assert re.match(r"(: |, | \()[\w`]", text), line  # the reason
+
+
+# Names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_after_the_word_for_their_kind_exist(kind: str) -> None:
+    found = after(kind)
+    assert found
+    assert set(found) - KINDS[kind] == set()
+
+
+def test_what_is_set_can_be_set() -> None:
+    lines = [shlex.split(span) for span in SPANS if "--set " in span]
+    said = {word for words in (*lines, *COMMANDS) for at, word in enumerate(words) if at and words[at - 1] == "--set"}  # fmt: skip
+    assert len(said) > 20
+    for assignment in said - {"NAME=VALUE"}:
+        assert any(accepts(space, assignment) for space in SPACES.values()), assignment
+
+
+def accepts(space: loader.SearchSpace, assignment: str) -> bool:
+    try:
+        loader.change(space, assignment).check()
+    except UsageError:
+        return False
+    return True
+
+
+def test_paths_exist() -> None:
+    folders = ("tune_kd", "analysis", "search_spaces", "tests", "docs", "examples")
+    paths = {span for span in SPANS if re.fullmatch(r"[\w./-]+", span) and span.split("/")[0] in folders and "/" in span}  # fmt: skip
+    paths |= {span for span in SPANS if span in ("LICENSE", "constraints.txt") or span.endswith(".toml")}  # fmt: skip
+    assert len(paths) > 15
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+
+
+def test_functions_said_to_be_in_a_file_are_there() -> None:
+    said = {pair for text in PROSE.values() for pair in re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)}  # fmt: skip
+    said = {(name, path) for name, path in said if not name.isupper() and name != "taps"}
+    assert said
+    for name, path in said:
+        assert f"def {name}(" in (ROOT / path).read_text(), (name, path)
+
+
+def test_files_said_to_be_in_a_report_are_written_there() -> None:
+    source = (ROOT / "analysis" / "report.py").read_text()
+    names = {Path(span).stem for span in SPANS if re.fullmatch(r"report/[\w.]+/?", span)}
+    assert {"report", "logs", "table", "details"} <= names
+    for name in names:
+        assert re.search(rf"[\"/ ]{name}\b|[\"]{name}{{", source), name
+
+
+def test_links_and_their_anchors_exist() -> None:
+    found = [link for text in PROSE.values() for link in re.findall(r"\]\(([^)]+)\)", text)]
+    assert found
+    for link in found:
+        name, _, anchor = link.partition("#")
+        target = ROOT / "docs" / name
+        assert target.exists(), link
+        titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+        slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert not anchor or anchor in slugs, link
+
+
+# Commands
+
+
+def modules() -> list[str]:
+    return sorted({words[2] for words in COMMANDS})
+
+
+def help_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The options that a command knows."""
+    entry = pytest.importorskip(module) if module == "tune_kd.evaluate" else importlib.import_module(module)  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["--help"])
+    assert ended.value.code == 0
+    return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_all_commands_are_shown() -> None:
+    shown = ["analysis.report", *(f"tune_kd.{name}" for name in ("confirm", "evaluate", "search", "teach"))]  # fmt: skip
+    assert modules() == shown
+
+
+@pytest.mark.parametrize("module", modules())
+def test_options_of_commands_exist(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    used = {word for words in COMMANDS if words[2] == module for word in words if word[:2] == "--"}
+    assert used - help_of(module, capsys) == set()
+
+
+def test_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {option for module in modules() for option in help_of(module, capsys)}
+    used = {option for span in SPANS for option in re.findall(r"(?<![\w-])--[a-z-]+", span)}
+    assert len(used) > 10
+    assert used - known == set()
+
+
+@pytest.fixture
+def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[None]:
+    """An empty folder with the guide's files, one GPU, and the studies that commands name."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run touches neither Ray nor data")
+
+    def found(given: str, *, what: str) -> external_weights.Foreign:
+        return external_weights.Foreign(
+            name=given, data=b""
+        )  # no study lies here; what is planned is the same
+
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray, "init", never)
+    monkeypatch.setattr("tune_kd.data.splits.tasks.decode", never)
+    monkeypatch.setattr("tune_kd.measure.hardware.gpus", lambda: 1)
+    monkeypatch.setattr("tune_kd.measure.profile.timing_cache.gpu_name", lambda: "cuda: made")
+    monkeypatch.setattr(external_weights, "find", found)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with mock.patch.dict(os.environ):
+        yield
+
+
+PLANNED = [words for words in COMMANDS if words[2] == "tune_kd.search" and len(words) > 3]
+
+
+@pytest.mark.usefixtures("_plain")
+@pytest.mark.parametrize("words", PLANNED, ids=shlex.join)
+def test_searches_can_be_planned(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.guarded(search.main, [*words[3:], "--dry-run"])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    assert re.search(r"^student +\S", out, re.MULTILINE)
+    assert "exists: add --resume" not in out
+
+
+@pytest.mark.usefixtures("_plain")
+@pytest.mark.parametrize(
+    "words", [w for w in COMMANDS if w[2] == "tune_kd.teach" and "--space" in w], ids=shlex.join
+)
+def test_teachers_can_be_asked_for(words: list[str]) -> None:
+    parser = cli.Parser()
+    options.add_study(parser)
+    options.add_resources(parser)
+    chosen, _ = options.chosen_space(parser.parse(words[3:]))
+    assert chosen.teacher_stages()
+
+
+def test_one_trial_a_method_is_the_textbook_setting() -> None:
+    """What the seeds' own commands count on: as many trials as methods."""
+    own = [words for words in COMMANDS if any(word.startswith("lab_") for word in words)]
+    own = [words for words in own if words[2] == "tune_kd.search"]
+    assert len(own) == 6
+    for words in own:
+        space = SPACES[words[words.index("--space") + 1]]
+        methods = list(space.methods)
+        if "--methods" in words:
+            rest = words[words.index("--methods") + 1 :]
+            methods = rest[: next(at for at, word in enumerate(rest) if word[:2] == "--")]
+        assert int(words[words.index("--trials") + 1]) == len(methods), shlex.join(words)
+
+
+@pytest.mark.usefixtures("_plain")
+def test_the_study_of_a_teacher_compares_its_learning_rates() -> None:
+    space, _ = loader.load("./resnet152_lr.py")
+    assert list(space.methods) == ["no_kd"]
+    assert (space.student, space.task) == ("resnet152", "cifar10")
+    assert space.student == SPACES["cifar10_mobilenet_quant"].teacher
+    assert space.methods["no_kd"].ranges["lr"].choices == (0.05, 0.1)
+    assert not any(
+        stage.listens for stage in space.stages("no_kd", space.methods["no_kd"].textbook)
+    )
+
+
+def test_torchvisions_fcn_fits_without_its_auxiliary_head() -> None:
+    from torchvision.models.segmentation import fcn_resnet50
+
+    from tune_kd.models import checkpoints, registry
+
+    theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    kept = {k: v for k, v in theirs.state_dict().items() if not k.startswith("aux_classifier.")}
+    assert len(kept) < len(theirs.state_dict())
+    ours = registry.build("fcn_resnet50", shape=registry.Shape(num_classes=21))
+    checkpoints.checked_load(ours, kept, what="torchvision's")
+    assert 'startswith("aux_classifier.")' in FILES["voc_teacher.py"]
+
+
+def test_parameters_that_are_counted_are_right() -> None:
+    """`network` (1,234,567 ...) or `network` ...: 1,234,567 in the tables."""
+    from tune_kd.models import registry
+
+    said = re.findall(r"`(\w+)`:? \(?(\d{1,3}(?:,\d{3})+)", PROSE[SYSTEMS])
+    said = [(name, int(count.replace(",", ""))) for name, count in said if name in MODELS]
+    assert len(said) > 5
+    dense = ("fcn", "aspp", "lraspp")
+    for name, count in said:
+        shape = registry.Shape(num_classes=21 if name.startswith(dense) else 10)
+        model = registry.build(name, shape=shape)
+        assert sum(p.numel() for p in model.parameters()) == count, name
+
+
+def test_placeholders_aside_users_functions_are_not_named() -> None:
+    assert not [span for span in SPANS if plugins.is_reference(span) and span != "file.py:function"]

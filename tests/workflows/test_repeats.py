@@ -1,0 +1,161 @@
+"""What a study's repeats have in common, and what each of them has of its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.helpers import making
+from tune_kd.study.proposal import repeat_seed
+from tune_kd.training import loop, teacher
+
+SEEDS = [repeat_seed(0, repeat) for repeat in range(3)]
+
+
+@pytest.fixture
+def site(tmp_path):
+    return making.site_in(tmp_path / "cache")
+
+
+def _recipe(method="no_kd", *, view_seed=0, **changes):
+    images = making.digits(limit_train=making.LIMIT, view_seed=view_seed, flip=True)
+    return making.recipe(method, **{"epochs": 2, "dropout": 0.5, "images": images, **changes})
+
+
+def _batches(made, site, seed, monkeypatch):
+    """Each training batch of a run: which images, and how they were seen."""
+    bench, seen = making.bench(made, site, seed=seed), []
+    images = bench.work.fold.images
+    batch = images.batch
+
+    def spy(index, view=None):
+        if view is not None:
+            seen.append((index.tolist(), view.tolist()))
+        return batch(index, view)
+
+    monkeypatch.setattr(images, "batch", spy)
+    for _ in loop.train(bench.work, bench.learner):
+        pass
+    return seen
+
+
+def test_repeats_see_the_same_views_in_the_same_order(site, monkeypatch):
+    found = [_batches(_recipe(), site, seed, monkeypatch) for seed in SEEDS]
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2 * (270 // 64)
+    # of an image: other views in the two epochs
+    views = [dict(zip(*map(sum, zip(*part, strict=True), ([], [])), strict=True)) for part in (found[0][:4], found[0][4:])]  # fmt: skip
+    common = views[0].keys() & views[1].keys()
+    assert any(views[0][index] != views[1][index] for index in common)
+
+
+def test_other_views_come_in_another_order(site, monkeypatch):
+    (index, view), *_ = _batches(_recipe(), site, 0, monkeypatch)
+    (other_index, other_view), *_ = _batches(_recipe(view_seed=1000), site, 0, monkeypatch)
+    assert index != other_index
+    seen, other_seen = (dict(zip(i, v, strict=True)) for i, v in ((index, view), (other_index, other_view)))  # fmt: skip
+    common = seen.keys() & other_seen.keys()
+    assert any(seen[image] != other_seen[image] for image in common)
+
+
+def _weights(made, site, seed):
+    learner = making.bench(made, site, seed=seed).learner
+    projections = {f"projection.{k}": v for k, v in learner.projections.state_dict().items()}
+    return {k: v.clone() for k, v in {**learner.model.state_dict(), **projections}.items()}
+
+
+def test_repeats_begin_with_weights_and_projections_of_their_own(site):
+    one, other, views = (
+        _weights(_recipe("feature", view_seed=view_seed), site, seed)
+        for seed, view_seed in ((SEEDS[0], 0), (SEEDS[1], 0), (SEEDS[0], 1000))
+    )
+    drawn = [name for name, value in one.items() if name.endswith("weight") and value.dim() > 1]
+    assert any(name.startswith("projection.") for name in drawn)
+    assert not any(torch.equal(one[name], other[name]) for name in drawn)
+    assert all(torch.equal(one[name], views[name]) for name in one)
+
+
+def _dropped(site, *, seed, view_seed=0):
+    """Which units the first batch drops, of one network whatever the seeds are."""
+    bench = making.bench(_recipe(view_seed=view_seed), site, seed=seed)
+    same = making.bench(_recipe(), site, seed=0).learner.model.state_dict()
+    bench.learner.model.load_state_dict(same)
+    found = []
+
+    def look(module, arguments, output):
+        """Where a unit is not 0 by itself: whether it was dropped, else unknown."""
+        if module.training:
+            found.append(torch.where(arguments[0] != 0, (output == 0).double(), torch.nan))
+
+    bench.learner.model.fc.dropout.register_forward_hook(look)
+    next(loop.train(bench.work, bench.learner))
+    return found[0]
+
+
+def test_repeats_drop_other_units_and_views_drop_none(site):
+    one, again, other = (_dropped(site, seed=seed) for seed in (SEEDS[0], SEEDS[0], SEEDS[1]))
+    assert torch.equal(one.nan_to_num(2), again.nan_to_num(2))
+    known = ~one.isnan() & ~other.isnan()
+    assert known.sum() > 100
+    assert (one != other)[known].any()
+    views = _dropped(site, seed=SEEDS[0], view_seed=1000)
+    known = ~one.isnan() & ~views.isnan()
+    assert torch.equal(one[known], views[known])
+
+
+def test_repeats_share_one_tape_of_the_teacher(site, monkeypatch):
+    asked = []
+    outputs = teacher.Frozen.outputs
+
+    def counting(self, images):
+        asked.append(len(images))
+        return outputs(self, images)
+
+    monkeypatch.setattr(teacher.Frozen, "outputs", counting)
+    first = making.run(_recipe("response"), site, seed=SEEDS[0])
+    assert sum(asked) >= 2 * 270  # every fitted image in each of two epochs
+    tape = {file: file.read_bytes() for file in (site.cache / "tape").rglob("*.npy")}
+    assert len(tape) == 2
+    assert len(list((site.cache / "tape").iterdir())) == 1
+    asked.clear()
+    second = making.run(_recipe("response"), site, seed=SEEDS[1])
+    assert asked == []
+    assert {file: file.read_bytes() for file in (site.cache / "tape").rglob("*.npy")} == tape
+    assert second.rows != first.rows
+    # a confirming run has views of its own, and so a tape of its own
+    making.run(_recipe("response", view_seed=1000), site, seed=1000)
+    assert sum(asked) >= 2 * 270
+    assert len(list((site.cache / "tape").iterdir())) == 2
+
+
+def test_a_second_repeat_is_as_if_there_had_been_no_first(site, tmp_path):
+    """It reads the tape that another has filled."""
+    making.run(_recipe("response"), site, seed=SEEDS[0])
+    second = making.run(_recipe("response"), site, seed=SEEDS[1])
+    alone = making.run(_recipe("response"), making.site_in(tmp_path / "alone"), seed=SEEDS[1])
+    making.assert_same(second, alone)
+
+
+@pytest.mark.parametrize("method", making.WEIGHTS)
+def test_a_recipe_and_its_seed_give_one_student(site, method):
+    made = _recipe(method, view_seed=5)
+    one, same = (making.run(made, site, seed=SEEDS[1]) for _ in range(2))
+    making.assert_same(one, same)
+    for other in (
+        making.run(made, site, seed=SEEDS[2]),
+        making.run(_recipe(method, view_seed=6), site, seed=SEEDS[1]),
+    ):
+        assert other.rows != one.rows
+        assert not torch.equal(other.state["model.fc.weight"], one.state["model.fc.weight"])
+
+
+def test_a_models_name_covers_its_views_and_its_seed():
+    made = _recipe()
+    other = replace(made, images=replace(made.images, view_seed=1))
+    names = [r.fingerprint(seed) for r in (made, other) for seed in SEEDS]
+    assert len(set(names)) == len(names) == 6
+
+
+def test_the_first_repeat_is_what_a_study_of_one_repeat_would_be():
+    assert repeat_seed(17, 0) == 17
+    assert len({repeat_seed(seed, repeat) for seed in range(50) for repeat in range(5)}) == 250
