@@ -14,7 +14,6 @@ from analysis import report
 from analysis.study import load
 from analysis.tables.common import TABLES
 from tests.helpers import made_images, made_study
-from tests.helpers.made_study import asking
 from tune_kd.compress import int8
 from tune_kd.data import tasks
 from tune_kd.execution import worker
@@ -38,7 +37,7 @@ from tune_kd.study.study import Study
 from tune_kd.training import context as places
 from tune_kd.training import loop, test_split, trial
 from tune_kd.tuning.samplers import random_config, sample
-from tune_kd.workflows import confirm_plan, prerequisites
+from tune_kd.workflows import checks, confirm_plan, prerequisites
 from tune_kd.workflows.options import SAMPLERS
 
 NAMES = loader.names()
@@ -102,7 +101,7 @@ def test_has_the_baseline_first_and_a_budget_for_every_method(name, tmp_path):
     (stage,) = chosen.stages("no_kd", chosen.methods["no_kd"].settings()[0])
     assert (stage.weights.beta, stage.weights.gamma) == (0, 0)
     # searches enough for a verdict about a method, each of trials enough to find something
-    budget = asking.budget(made_study.request(tmp_path, space=chosen))
+    budget = checks.budget(made_study.request(tmp_path, space=chosen))
     assert budget.repeats >= confirm_plan.MIN_REPEATS
     assert 5 <= budget.each <= 8
     assert budget.of_method * len(chosen.methods) == chosen.trials  # nothing is rounded
@@ -226,7 +225,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         file=loader.load(name)[1],
         data=made_images.of_task(tasks.find(chosen.task), tmp_path / "set"),
     )
-    study = made_study.begin(asked, asking.look_at_data(asked))
+    study = made_study.begin(asked, checks.look_at_data(asked))
     folder = study.storage.local
     site = trial.Site(
         cache=tmp_path / "cache",
