@@ -8,6 +8,10 @@ class UsageError(ValueError):
     """Wrong input. Entry points print it in one or two lines and exit with code 2."""
 
 
+class SearchAborted(RuntimeError):
+    """A run cannot go on; what it wrote stays, and the same call goes on later. Commands exit with 1."""
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str], *, where: str = "allowed") -> UsageError:
     """An error that names the nearest of the allowed names.
 

@@ -1,4 +1,7 @@
-"""A user's own functions, named `file.py:function`: a data set, a network or a feature loss."""
+"""A user's own functions, named `file.py:function`: a data set, a network or a feature loss.
+
+One that was defined in a notebook has no such file: `notebook.py` pickles it into one.
+"""
 
 import hashlib
 import importlib.util
@@ -9,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tune_kd import notebook
 from tune_kd.errors import UsageError, unknown
 
 
@@ -18,7 +22,7 @@ def is_reference(name: str) -> bool:
     >>> is_reference("nets.py:small"), is_reference("resnet18")
     (True, False)
     """
-    return ".py:" in name
+    return ".py:" in name or ".pkl:" in name
 
 
 def path_of(reference: str, *, base: Path | None = None) -> Path:
@@ -52,11 +56,13 @@ def load_function(reference: str, *, base: Path | None = None) -> Callable[..., 
         UsageError: not of that form, no such file or function, or the file cannot be imported.
     """
     file, _, name = reference.rpartition(":")
-    if not file.endswith(".py") or not name.isidentifier():
+    if not file.endswith((".py", ".pkl")) or not name.isidentifier():
         raise UsageError(f"'{reference}': expected file.py:function, for example mine.py:build")
     path = path_of(reference, base=base)
     if not path.is_file():
         raise UsageError(f"'{reference}': there is no file {path.absolute()}")
+    if path.suffix == ".pkl":
+        return notebook.load(path, reference)
     module = _module(path.resolve(), reference)
     found = getattr(module, name, None)
     if not callable(found):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_kd import plugins
+from tune_kd import files, plugins
 from tune_kd.compress import int8, pruning
 from tune_kd.data.batch import IGNORE
 from tune_kd.errors import UsageError
@@ -19,8 +19,9 @@ from tune_kd.measure import profile as measure
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace
-from tune_kd.study import recipe_builder
-from tune_kd.training import context, scoring, test_split
+from tune_kd.study import node_files, recipe_builder
+from tune_kd.study.storage import Storage
+from tune_kd.training import context, external_weights, scoring, test_split
 from tune_kd.training import loop as training
 from tune_kd.training.external_weights import Foreign
 
@@ -96,6 +97,24 @@ def load(given: Foreign, wanted: Wanted) -> Subject:
         num_params=_parameters(recipe, model, where),
         not_finite=sum(int((~t.isfinite()).sum()) for t in state.values() if t.is_floating_point()),
     )
+
+
+def load_student(address: str) -> nn.Module:
+    """The recommended student of `runs/X:METHOD`, rebuilt with the study's own code, in evaluation mode.
+
+    Raises:
+        UsageError: no such study or method, or nothing finished there.
+    """
+    given = external_weights.find(address, what="load_student", confirmed=True)
+    recipe = given.recipe
+    assert recipe is not None  # it comes from a study
+    storage = Storage(address.rpartition(":")[0])
+    cache = files.cache_folder()
+    where = context.Site(cache=cache, code=node_files.local_code(storage, cache))
+    sample = torch.zeros((2, recipe.images.channels, *recipe.images.size))
+    stages = len(recipe.stages)
+    model = context.rebuilt(recipe, given.state(), stages=stages, site=where, sample=sample)
+    return model.eval()
 
 
 def _role(network: str, space: SearchSpace) -> str:

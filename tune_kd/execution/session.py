@@ -3,6 +3,7 @@
 `environment.prepare` must have been called before this module is imported.
 """
 
+import _thread
 import contextlib
 import logging
 import math
@@ -63,15 +64,26 @@ class Resources:
 class Interrupt(tune.Stopper):
     """Ends a run between two of Ray's events: a signal, the end of the time budget, a fatal error."""
 
-    def __init__(self, *, deadline: float, resume_command: str) -> None:
+    def __init__(self, *, deadline: float, resume_command: str, is_command: bool = True) -> None:
         self.signals: list[int] = []
         self.deadline, self._command = deadline, resume_command
+        self._is_command = is_command
+        self.lost = False  # whether all nodes of Ray are gone
         self.judge: Judge | None = None
 
     def listen(self) -> None:
-        """Take SIGINT and SIGTERM."""
-        signal.signal(signal.SIGINT, self._hear)
-        signal.signal(signal.SIGTERM, self._hear)
+        """Take SIGINT and SIGTERM where this is a command; a caller's handlers are left alone."""
+        if self._is_command:
+            signal.signal(signal.SIGINT, self._hear)
+            signal.signal(signal.SIGTERM, self._hear)
+
+    def give_up(self) -> None:
+        """End the run from another thread when all nodes are gone, as Ray would wait for ever."""
+        self.lost = True
+        if self._is_command:
+            print("Ray's nodes are gone; run the same command with --resume", file=sys.stderr, flush=True)  # fmt: skip
+            os._exit(1)
+        _thread.interrupt_main()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.signals.append(number)
@@ -125,6 +137,7 @@ class Session:
     def start(self) -> None:
         """Start or join Ray, quietly."""
         self.interrupt.listen()
+        before = signal.getsignal(signal.SIGTERM)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         # short, since paths of sockets may have 107 bytes, and of this user alone
         _remove_dead_folders()
@@ -145,7 +158,8 @@ class Session:
                 )
         finally:
             os.umask(mask)
-        self.interrupt.listen()  # ray.init took SIGTERM for itself
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # ray.init took it for itself
         self._ended.clear()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -170,8 +184,8 @@ class Session:
                 alive = False
             silent = 0 if alive else silent + 1
             if silent >= 3 and not self._ended.is_set():
-                print("Ray's nodes are gone; run the same command with --resume", file=sys.stderr, flush=True)  # fmt: skip
-                os._exit(1)
+                self.interrupt.give_up()
+                return
 
     def call(self, function: Callable[..., Any], *arguments: Any, progress: Progress) -> Any:
         """Run a function on a worker with a trial's resources, saying what is waited for."""

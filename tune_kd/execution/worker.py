@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tune_kd import files
 from tune_kd.errors import explain
-from tune_kd.files import write_whole
 from tune_kd.recipe import digest, to_json
-from tune_kd.study import results
+from tune_kd.study import node_files, results
 from tune_kd.study.proposal import Proposal, parse
 from tune_kd.study.results import EpochReport, Row
 from tune_kd.study.storage import Storage
@@ -131,29 +130,12 @@ def make_site(config: Config) -> "Site":
     return Site(
         cache=cache,
         data=Path(config["data"]) if config["data"] else None,
-        code=local_code(storage, cache),
+        code=node_files.local_code(storage, cache),
         device="cuda:0" if config["gpus"] else "cpu",
-        model=lambda fingerprint: local_file(storage, f"models/{fingerprint}.safetensors", cache),
+        model=lambda fingerprint: node_files.local_file(
+            storage, f"models/{fingerprint}.safetensors", cache
+        ),
     )
-
-
-def local_code(storage: Storage, cache: Path) -> Path | None:
-    """The folder of a user's own files on this node; None where the study has none."""
-    names = storage.names("space")
-    if not names:
-        return None
-    copies = [local_file(storage, f"space/{name}", cache) for name in names]
-    return copies[0].parent
-
-
-def local_file(storage: Storage, name: str, cache: Path) -> Path:
-    """A file of the study as a file on this node: itself, or a copy of a bucket's object."""
-    if storage.local:
-        return storage.local / name
-    copy = cache / "copies" / digest(storage.uri) / name
-    if not copy.exists():
-        write_whole(copy, storage.read(name))
-    return copy
 
 
 def _resume(storage: Storage, trial: str, rows: list[Row]) -> "Resume | None":
@@ -268,7 +250,7 @@ def measure_students(config: Config) -> dict[str, dict[str, Any]]:
     found = {}
     for text in config["proposals"]:
         proposal = parse(text)
-        file = local_file(storage, f"students/{proposal.trial}.safetensors", site.cache)
+        file = node_files.local_file(storage, f"students/{proposal.trial}.safetensors", site.cache)
         try:
             found[proposal.trial] = benchmark.measure_student(proposal.recipe, file, site)
         except Exception as error:  # one that cannot be measured costs no other

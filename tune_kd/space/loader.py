@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
+from tune_kd import notebook
 from tune_kd.errors import UsageError, unknown
 from tune_kd.space.search_space import SearchSpace, plain_fields, shown
 
@@ -24,6 +25,21 @@ def folder() -> Path:
 def names() -> list[str]:
     """The shipped spaces."""
     return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+
+
+def find(space: str | SearchSpace) -> tuple[SearchSpace, Path | None]:
+    """Return a space by name, by file or as it is, and the file that defines it.
+
+    A space that was made in Python has no file. Names of files in it are relative to the working folder;
+    functions and classes in it become references (`notebook.reference`).
+    """
+    if not isinstance(space, SearchSpace):
+        return load(space)
+    given = {name: getattr(space, name) for name in ("task", "teacher", "student", "feature_loss")}
+    named: dict[str, Any] = {
+        name: notebook.reference(value) for name, value in given.items() if callable(value)
+    }
+    return dataclasses.replace(space, **named), None
 
 
 def load(name_or_file: str) -> tuple[SearchSpace, Path]:

@@ -32,7 +32,7 @@ class Request:
     """What is asked for, checked as far as that goes without data."""
 
     space: SearchSpace
-    file: Path  # that defines the space
+    file: Path | None  # that defines the space
     storage: Storage
     data: Path | None
     limit_train: int
@@ -45,6 +45,11 @@ class Request:
     command: str
     repeats: int | None = None  # as asked for by name
     trials: int | None = None  # the like
+
+    @property
+    def base(self) -> Path:
+        """The folder that names of files in the space are relative to."""
+        return self.file.parent if self.file else Path.cwd()
 
 
 def budget(request: Request, known: Study | None = None) -> Budget:
@@ -111,7 +116,7 @@ class Material:
 
 def look_at_data(request: Request) -> Material:
     """Decode the train split here, so that its errors come before anything else is started."""
-    base = request.file.parent
+    base = request.base
     task = tasks.find(request.space.task, base=base)
     tasks.check(task, request.data)
     cache = files.cache_folder()
@@ -157,8 +162,8 @@ def user_files(request: Request) -> dict[str, bytes]:
     """A user's own files by name: the space's, and those that its strings refer to."""
     chosen = request.space
     references = [chosen.task, chosen.teacher, chosen.student, chosen.feature_loss]
-    paths = [plugins.path_of(r, base=request.file.parent) for r in references if plugins.is_reference(r)]  # fmt: skip
-    if request.file.parent != loader.folder():
+    paths = [plugins.path_of(r, base=request.base) for r in references if plugins.is_reference(r)]  # fmt: skip
+    if request.file and request.base != loader.folder():
         paths.append(request.file)
     found: dict[str, bytes] = {}
     for path in dict.fromkeys(paths):
@@ -166,6 +171,11 @@ def user_files(request: Request) -> dict[str, bytes]:
             raise UsageError(f"two files are called {path.name}; rename one of them")
         found[path.name] = path.read_bytes()
     return found
+
+
+def source_hash(name: str, code: bytes) -> str:
+    """Return the hash of a user's file; that of a notebook's function is in its name already."""
+    return digest(name if name.endswith(".pkl") else code)
 
 
 def described(request: Request, material: Material) -> dict[str, Any]:
@@ -195,7 +205,7 @@ def described(request: Request, material: Material) -> dict[str, Any]:
         "scheduler": request.scheduler,
         "teacher_hash": request.teacher.hash if request.teacher else "",
         "start_hash": request.start.hash if request.start else "",
-        "sources": {name: digest(code) for name, code in files.items()},
+        "sources": {name: source_hash(name, code) for name, code in files.items()},
         "images": asdict(material.images),
     }
 
@@ -239,7 +249,7 @@ def check_networks(request: Request, material: Material) -> None:
         UsageError: an unknown network or loss, one that lacks a level or the dropout that is searched,
             one for other labels than the task's, or a checkpoint of another architecture.
     """
-    chosen, base = request.space, request.file.parent
+    chosen, base = request.space, request.base
     shape = context.shape_of(material.images)
     methods = chosen.methods.values()
     wanted = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)

@@ -17,14 +17,22 @@ from tune_kd.data import splits
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.session import Resources, Session
-from tune_kd.recipe import Images, digest
+from tune_kd.recipe import Images
 from tune_kd.space import SearchSpace, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
 from tune_kd.training.external_weights import Foreign
 from tune_kd.tuning import asha, samplers
-from tune_kd.workflows.checks import Material, Request, budget, described, needs_teacher, user_files
+from tune_kd.workflows.checks import (
+    Material,
+    Request,
+    budget,
+    described,
+    needs_teacher,
+    source_hash,
+    user_files,
+)
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
 
@@ -85,7 +93,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
             "student": recipe_builder.shipped(chosen.student),
             "batch_size": chosen.batch_size,
             "compiled": recipe_builder.quantises(chosen),
-            "sources": [digest(code) for code in files.values()],
+            "sources": [source_hash(name, code) for name, code in files.items()],
             **_worker_config(request.data, session.resources),
         },
         progress=progress,

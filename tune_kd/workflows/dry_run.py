@@ -6,7 +6,6 @@ from tune_kd.errors import UsageError
 from tune_kd.execution.progress import clock
 from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
-from tune_kd.recipe import digest
 from tune_kd.space import search_space
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
@@ -144,13 +143,13 @@ def _epoch_seconds(request: Request, resources: Resources) -> float | None:
     """Seconds of a student's epoch by the cached probe of a training step; None where there is none."""
     chosen = request.space
     try:
-        task = tasks.find(chosen.task, base=request.file.parent)
+        task = tasks.find(chosen.task, base=request.base)
     except UsageError:
         return None
     images = request.limit_train or (task.num_train if request.data is None else None)
     if not images or task.num_classes is None:
         return None
-    hashes = [digest(code) for code in checks.user_files(request).values()]
+    hashes = [checks.source_hash(n, c) for n, c in checks.user_files(request).items()]
     key = timing_cache.timing_key(
         ", ".join([chosen.student, f"{task.num_classes} classes", *hashes]),
         shape=(task.channels, *task.sides),

@@ -1,9 +1,10 @@
-"""The options of the command lines, and what they ask for as values: space, resources, request."""
+"""The options of commands and of calls from Python, and what they ask for: space, resources, request."""
 
 import os
 from argparse import Namespace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tune_kd import cli
 from tune_kd.errors import UsageError
@@ -12,8 +13,78 @@ if TYPE_CHECKING:  # heavy: --help answers without them
     from tune_kd.execution.session import Resources
     from tune_kd.space import SearchSpace
     from tune_kd.workflows.checks import Request
+    from tune_kd.workflows.driver import RunOptions
 
 SAMPLERS, SCHEDULERS = ("tpe", "random", "gp", "nsga2"), ("asha", "none")
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What is searched on which images, and where the study lies; None leaves it to the space."""
+
+    space: "str | SearchSpace"  # a name, a file or the space itself
+    epochs: int | None = None
+    data: Path | None = None
+    limit_train: int = 0
+    set: tuple[str, ...] = ()  # NAME=VALUE
+    out: str = "runs"
+    name: str | None = None
+    seed: int = 0
+    trials: int | None = None
+    repeats: int | None = None
+    methods: tuple[str, ...] = ()
+    resume: bool = True
+    sampler: str = "tpe"
+    scheduler: str = "asha"
+    teacher: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceOptions:
+    """What a trial gets, and where it runs; None leaves it to the machine."""
+
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float | None = None
+    max_concurrent: int | None = None
+    time_budget: float | None = None  # seconds
+    address: str | None = None
+    quiet: bool = False
+
+    @property
+    def cluster(self) -> str | None:
+        """The cluster to join, None for a Ray of one's own."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
+    def prepare(self) -> None:
+        """Set what Ray and the numeric libraries read when they are imported."""
+        from tune_kd.execution import environment
+
+        environment.prepare(self.cluster)
+
+    def run_options(self, *, resume_command: str, is_command: bool = False) -> "RunOptions":
+        """Return how a run is carried out with these; UsageError where this machine has not so much."""
+        from tune_kd.workflows.driver import RunOptions
+
+        return RunOptions(
+            resources=self.wanted(),
+            resume_command=resume_command,
+            time_budget_s=self.time_budget,
+            quiet=self.quiet,
+            is_command=is_command,
+        )
+
+    def wanted(self) -> "Resources":
+        """Return a trial's resources and how many run at once; UsageError where there are not so many."""
+        return _wanted_resources(self)
+
+
+def read(kind: type[Options], given: Namespace) -> Options:
+    """Return options of a kind from a parsed command line; what it does not offer keeps its default."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    values = {name: getattr(given, name) for name in names if hasattr(given, name)}
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return kind(**{n: () if v is None and n == "methods" else v for n, v in values.items()})
 
 
 def add_study(parser: cli.Parser) -> None:
@@ -132,25 +203,18 @@ def add_resources(parser: cli.Parser) -> None:
     add("--quiet", action="store_true", help="results only")
 
 
-def address_of(options: Namespace) -> str | None:
-    """The cluster to join, None for a Ray of one's own."""
-    return options.address or os.environ.get("RAY_ADDRESS") or None
-
-
-def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
-    """The space with all that the options change, checked, and the file that defines it."""
-    import dataclasses
-
+def chosen_space(options: SearchOptions) -> "tuple[SearchSpace, Path | None]":
+    """Return the space with all that the options change, checked, and the file that defines it."""
     from tune_kd.space import loader
 
-    space, file = loader.load(options.space)
-    if getattr(options, "methods", None):
-        space = loader.subset(space, options.methods)
+    space, file = loader.find(options.space)
+    if options.methods:
+        space = loader.subset(space, list(options.methods))
     if options.epochs:
         shrunk = max(1, round(space.teacher_epochs * options.epochs / space.epochs))
-        space = dataclasses.replace(space, epochs=options.epochs, teacher_epochs=shrunk)
-    if getattr(options, "trials", None):
-        space = dataclasses.replace(space, trials=options.trials)
+        space = replace(space, epochs=options.epochs, teacher_epochs=shrunk)
+    if options.trials:
+        space = replace(space, trials=options.trials)
     for assignment in options.set:
         if assignment.partition("=")[0].strip() == "repeats":
             raise UsageError(f"--set {assignment}: write --repeats {assignment.partition('=')[2]}")
@@ -159,12 +223,11 @@ def chosen_space(options: Namespace) -> "tuple[SearchSpace, Path]":
     return space, file
 
 
-def wanted_resources(options: Namespace) -> "Resources":
-    """What a trial gets and how many run at once; UsageError where this machine has not so much."""
+def _wanted_resources(options: ResourceOptions) -> "Resources":
     from tune_kd.execution.session import Resources
     from tune_kd.measure import hardware
 
-    address, gpus, cpus = address_of(options), options.gpus_per_trial, options.cpus_per_trial
+    address, gpus, cpus = options.cluster, options.gpus_per_trial, options.cpus_per_trial
     if cpus <= 0:
         raise UsageError(f"--cpus-per-trial {cpus:g}: more than 0 is wanted, such as 1 or 0.5")
     if address:
@@ -188,7 +251,7 @@ def wanted_resources(options: Namespace) -> "Resources":
     return Resources(cpus=cpus, gpus=gpus, max_concurrent=options.max_concurrent or slots)
 
 
-def request(options: Namespace, *, command: str, name: str = "") -> "Request":
+def request(options: SearchOptions, *, command: str, name: str = "") -> "Request":
     """What is asked for, as one value; `name` is the study's where --name says nothing."""
     from tune_kd.space import loader
     from tune_kd.study.storage import Storage
@@ -196,13 +259,13 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
     from tune_kd.workflows.checks import Request, budget
 
     space, file = chosen_space(options)
-    asked_trials = space.trials != loader.load(options.space)[0].trials
+    asked_trials = space.trials != loader.find(options.space)[0].trials
     name = options.name or name or space.name
     if "/" in name or name.startswith("."):
         raise UsageError(
             f"--name {name}: a plain name is wanted; --out is the folder that holds studies"
         )
-    teacher = getattr(options, "teacher", None)
+    teacher = options.teacher
     asked = Request(
         space=space,
         file=file,
@@ -210,16 +273,16 @@ def request(options: Namespace, *, command: str, name: str = "") -> "Request":
         data=options.data.expanduser().absolute() if options.data else None,
         limit_train=options.limit_train,
         seed=options.seed,
-        sampler=getattr(options, "sampler", "tpe"),
-        scheduler=getattr(options, "scheduler", "asha"),
+        sampler=options.sampler,
+        scheduler=options.scheduler,
         teacher=external_weights.find(teacher, what="--teacher") if teacher else None,
         start=None
         if space.start == "none"
         else external_weights.find(space.start, what="--set start"),
-        resume=getattr(options, "resume", True),
+        resume=options.resume,
         command=command,
-        repeats=getattr(options, "repeats", None),
-        trials=space.trials if asked_trials or getattr(options, "trials", None) else None,
+        repeats=options.repeats,
+        trials=space.trials if asked_trials or options.trials else None,
     )
     if not asked.resume:
         budget(asked)  # what does not fit is said before anything is read

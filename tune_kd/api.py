@@ -1,0 +1,308 @@
+"""The commands as functions: they return values, raise, and leave the process and its signals alone.
+
+A search that was interrupted (by the kernel's stop button, too) keeps its rows: the same call goes on.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_kd.errors import SearchAborted, UsageError, unknown
+from tune_kd.workflows import options
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from analysis.study import Study as StudyReport
+    from tune_kd.space import SearchSpace
+    from tune_kd.study.results import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One finished trial of a search."""
+
+    name: str
+    method: str
+    repeat: int
+    number: int  # within its repeat
+    seed: int
+    params: dict[str, Any]  # what was sampled, by name
+    value: float  # the study's metric on validation, a fraction
+    row: "Row" = field(repr=False)  # all columns
+
+
+class Study:
+    """A study on disk. Its rows are read anew by each call, so one that still runs can be watched."""
+
+    def __init__(self, address: str) -> None:
+        """Open a study by its folder (or s3://bucket/folder).
+
+        Raises:
+            UsageError: there is no study, or another version of tune_kd wrote it.
+        """
+        self.address = address
+        read = self._read()
+        self.name: str = read.name
+        self.metric: str = read.metric
+        self.methods: list[str] = list(read.methods)
+
+    def __repr__(self) -> str:
+        """Name the study and its methods."""
+        return f"Study({self.address!r}, methods={self.methods})"
+
+    def _read(self) -> "StudyReport":
+        from analysis.study import load
+
+        return load(self.address)
+
+    def _known(self, method: str) -> str:
+        if method not in self.methods:
+            raise unknown("method", method, self.methods, where=f"{self.address} has")
+        return method
+
+    def trials_dataframe(self) -> "pd.DataFrame":
+        """Return one row per trial of any phase (search, confirm, ...), its columns those of the Parquet files.
+
+        Accuracies are fractions; sampled values are `config.NAME`.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([stages[-1] for stages in self._read().stages.values()])
+
+    def epochs_dataframe(self) -> "pd.DataFrame":
+        """Return one row per epoch of each trial."""
+        return self._read().epochs
+
+    def best_trial(self, method: str) -> Trial:
+        """Return the trial that a method recommends, chosen on validation.
+
+        Raises:
+            UsageError: no such method, or none of its trials has finished.
+        """
+        read = self._read()
+        row = read.chosen(self._known(method))
+        if row is None:
+            raise UsageError(f"{self.address}: no trial of {method} has finished")
+        values = {k.removeprefix("config."): v for k, v in row.items() if k.startswith("config.")}
+        return Trial(
+            name=row["trial"],
+            method=method,
+            repeat=row["repeat"],
+            number=row["number"],
+            seed=row["seed"],
+            params={name: value for name, value in values.items() if value is not None},
+            value=float(row[read.metric]),
+            row=row,
+        )
+
+    def confirm(
+        self,
+        *,
+        seeds: int = 2,
+        textbook: bool = True,
+        data: str | Path | None = None,
+        cpus_per_trial: float = 1.0,
+        gpus_per_trial: float | None = None,
+        max_concurrent: int | None = None,
+        time_budget: float | None = None,
+        address: str | None = None,
+        progress: bool = True,
+    ) -> "Study":
+        """Train what the search chose again with fresh seeds and measure it once on the test split.
+
+        It opens the test split, and the study keeps a record of that. Arguments are those of
+        `python -m tune_kd.confirm`; `time_budget` is in seconds.
+
+        Raises:
+            UsageError: there is nothing to confirm, or the images are not the study's.
+            SearchAborted: Ray failed again and again.
+        """
+        resources = options.ResourceOptions(
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            max_concurrent=max_concurrent,
+            time_budget=time_budget,
+            address=address,
+            quiet=not progress,
+        )
+        _prepare(resources)
+        from tune_kd.workflows import confirm
+
+        asked = confirm.ConfirmOptions(
+            study=self.address, seeds=seeds, textbook=textbook, data=_path(data)
+        )
+        again = f"tune_kd.load_study({self.address!r}).confirm(seeds={seeds})"
+        confirm.confirm(asked, resources.run_options(resume_command=again))
+        return self
+
+    def summary(self) -> "pd.DataFrame":
+        """Return the report's main table: one row per method, with n, spread, difference and verdict.
+
+        Test values are missing until the study is confirmed.
+        """
+        from analysis import summary
+
+        return summary.raw(self._read())
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the page of results with its tables and pictures; return the path of index.html."""
+        from analysis import report
+        from tune_kd.study.storage import Storage
+
+        read = self._read()
+        folder = Storage(str(out)) if out else read.storage.at("report")
+        folder.check_writable()
+        report.write([read], folder)
+        return Path(folder.at("index.html").uri)
+
+    def load_student(self, method: str) -> "nn.Module":
+        """Return the network that a method recommends, in evaluation mode on the CPU.
+
+        It is the first of its confirming runs where there is one, else the search's. It takes float32 images
+        [B, C, H, W], normalised as in training: (image / 255 - mean) / std with the mean and standard
+        deviation of `normalization()`.
+
+        Raises:
+            UsageError: no such method, or none of its trials has finished.
+        """
+        from tune_kd.evaluation.checkpoint import load_student
+
+        return load_student(f"{self.address}:{self._known(method)}")
+
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation per channel, of images in 0 to 1."""
+        images = self._read().manifest["images"]
+        return tuple(images["mean"]), tuple(images["std"])
+
+
+def run_search(
+    space: "str | SearchSpace",
+    *,
+    trials: int | None = None,
+    repeats: int | None = None,
+    methods: Sequence[str] = (),
+    epochs: int | None = None,
+    data: str | Path | None = None,
+    limit_train: int = 0,
+    overrides: Sequence[str] = (),
+    out: str = "runs",
+    name: str | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    sampler: str = "tpe",
+    scheduler: str = "asha",
+    teacher: str | None = None,
+    cpus_per_trial: float = 1.0,
+    gpus_per_trial: float | None = None,
+    max_concurrent: int | None = None,
+    time_budget: float | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> Study:
+    """Search a space for the best student of every method; block until it is done, and return the study.
+
+    `space` is a name, a file, or a SearchSpace; its task, networks and feature loss may be functions or
+    classes, from a file that can be imported or from a notebook's cell. Other arguments are those of
+    `python -m tune_kd.search`: `overrides` are its `--set` (such as "temperature=4"), `time_budget` is in
+    seconds. With `resume` (the default) the same call goes on with a study that is there.
+
+    Raises:
+        UsageError: what was asked for does not fit; the message says what is allowed.
+        SearchAborted: Ray failed again and again, the teacher could not be trained, or the time budget
+            ended before the first trial.
+        KeyboardInterrupt: it was interrupted; rows are kept, and the same call goes on.
+    """
+    for value, kind, known in (
+        (sampler, "sampler", options.SAMPLERS),
+        (scheduler, "scheduler", options.SCHEDULERS),
+    ):
+        if value not in known:
+            raise unknown(kind, value, known)
+    asked = options.SearchOptions(
+        space=space,
+        trials=trials,
+        repeats=repeats,
+        methods=tuple(methods),
+        epochs=epochs,
+        data=_path(data),
+        limit_train=limit_train,
+        set=tuple(overrides),
+        out=out,
+        name=name,
+        seed=seed,
+        resume=resume,
+        sampler=sampler,
+        scheduler=scheduler,
+        teacher=teacher,
+    )
+    resources = options.ResourceOptions(
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        max_concurrent=max_concurrent,
+        time_budget=time_budget,
+        address=address,
+        quiet=not progress,
+    )
+    _prepare(resources)
+    from tune_kd.workflows import search
+
+    shown = space if isinstance(space, str) else space.name
+    again = f"tune_kd.run_search({shown!r}, ..., resume=True)"
+    request = options.request(asked, command=again)
+    outcome = search.search(request, resources.run_options(resume_command=again))
+    if outcome.study is None:
+        raise SearchAborted(f"the time budget ended before the first trial; go on with: {again}")
+    return Study(outcome.study.storage.uri)
+
+
+def load_study(path: str | Path) -> Study:
+    """Open a study that a search has written, whether it has ended or still runs. Loads neither torch nor Ray."""
+    return Study(str(path))
+
+
+def evaluate_checkpoint(
+    space: "str | SearchSpace",
+    weights: str | Path,
+    *,
+    network: str | None = None,
+    against: str | Path | None = None,
+    data: str | Path | None = None,
+    batch_size: int = 100,
+    out: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Check a network on the test split: accuracy, classes, confusion, size, speed, alarms.
+
+    `weights` is a file, or "runs/X:METHOD", the best student of a study. Arguments are those of
+    `python -m tune_kd.evaluate`; each call opens the test split once and leaves a record.
+    """
+    _prepare(options.ResourceOptions())
+    from tune_kd.workflows import evaluate
+
+    asked = evaluate.EvaluateOptions(
+        space=space,
+        weights=str(weights),
+        network=network,
+        against=str(against) if against else None,
+        data=_path(data),
+        batch_size=batch_size,
+        out=out,
+        quiet=not progress,
+    )
+    return evaluate.evaluate(asked, f"tune_kd.evaluate_checkpoint(..., {str(weights)!r})")
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _prepare(resources: options.ResourceOptions) -> None:
+    """Set what Ray reads when it is imported; refuse a Ray that this process has started already."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise UsageError("Ray runs already in this process; call ray.shutdown() first")
+    resources.prepare()

@@ -1,0 +1,51 @@
+"""Train a space's teacher ahead of time, as a study of its own."""
+
+from tune_kd.metrics import shown
+from tune_kd.study.storage import locked
+from tune_kd.study.study import Study
+from tune_kd.workflows import checks, create_study, prerequisites
+from tune_kd.workflows.checks import Request
+from tune_kd.workflows.driver import Driver, RunOptions
+from tune_kd.workflows.search import SearchOutcome
+
+
+def train_teacher(request: Request, options: RunOptions) -> SearchOutcome:
+    """Train the teacher of a space, unless the study has it already.
+
+    Raises:
+        UsageError: the request fits neither the data nor the networks nor the study that is there.
+        SearchAborted: Ray failed again and again, or the teacher could not be trained.
+    """
+    material = checks.look_at_data(request)
+    checks.check_networks(request, material)
+    there = checks.exists(request, material)
+    driver = Driver(options)
+    with locked(request.storage):
+        # asked again: another driver may have begun it before this one had the lock
+        there = there or checks.exists(request, material)
+        study = Study(request.storage) if there else None
+        if study is None or not prerequisites.has_teacher(study):
+            with driver.ray() as session:
+                study = study or create_study.begin(
+                    request, material, session=session, progress=driver.progress
+                )
+                study.clean()
+                prerequisites.ensure_teacher(
+                    study, request, session=session, progress=driver.progress
+                )
+        if study is not None:
+            study.merge()
+    return SearchOutcome(
+        study=study,
+        is_interrupted=bool(driver.interrupt.signals),
+        is_out_of_time=driver.interrupt.out_of_time,
+    )
+
+
+def summary(study: Study) -> str:
+    """Say in a line what the teacher reached and where it lies."""
+    row = study.verdicts[prerequisites.teacher_trial(study)][-1]
+    score = study.score(row)
+    reached = f"{study.metric} {shown(study.metric, score)} %, " if score is not None else ""
+    model = study.manifest["teacher_model"]
+    return f"teacher {study.manifest['teacher']}: {reached}{row['epochs']} epochs, {study.storage.uri}/models/{model}.safetensors"
