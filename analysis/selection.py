@@ -1,6 +1,6 @@
 """Rows by what they are: trials of a phase, teacher, textbook setting, roles, sizes. Pure functions.
 
-Rows are those of `tune_kd.study.study.results.read_trials`. Which trial stands for a method is decided in
+Rows are those of `tune_kd.study.results.read_trials`. Which trial stands for a method is decided in
 tune_kd/study/selection.py, on validation and never on test.
 """
 

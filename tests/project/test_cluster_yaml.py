@@ -159,7 +159,7 @@ def test_every_node_gets_what_the_installation_needs() -> None:
         "constraints.txt",
         *project["project"]["license-files"],
         # a folder takes the packages inside it along
-        *(name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]),
+        *(p.rstrip("*") for p in project["tool"]["setuptools"]["packages"]["find"]["include"]),
     }
     needed |= {project["project"]["readme"]} if "readme" in project["project"] else set()
     assert own == {f"./{name}" for name in needed}

@@ -211,9 +211,9 @@ def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iter
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray, "init", never)
-    monkeypatch.setattr("tune_kd.data.splits.tasks.decode", never)
+    monkeypatch.setattr("tune_kd.data.tasks.decode", never)
     monkeypatch.setattr("tune_kd.measure.hardware.gpus", lambda: 1)
-    monkeypatch.setattr("tune_kd.measure.profile.timing_cache.gpu_name", lambda: "cuda: made")
+    monkeypatch.setattr("tune_kd.measure.timing_cache.gpu_name", lambda: "cuda: made")
     monkeypatch.setattr(external_weights, "find", found)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with mock.patch.dict(os.environ):
@@ -241,7 +241,8 @@ def test_teachers_can_be_asked_for(words: list[str]) -> None:
     parser = cli.Parser()
     options.add_study(parser)
     options.add_resources(parser)
-    chosen, _ = options.chosen_space(parser.parse(words[3:]))
+    asked = options.read(options.SearchOptions, parser.parse(words[3:]))
+    chosen, _ = options.chosen_space(asked)
     assert chosen.teacher_stages()
 
 

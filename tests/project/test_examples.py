@@ -235,13 +235,19 @@ def names_of(text: str, pattern: str) -> set[str]:
     return set(re.findall(pattern, text, re.MULTILINE))
 
 
-def test_the_architecture_lists_every_module() -> None:
-    """Each module of a package has its line in the tree of ARCHITECTURE.md, and no other."""
+def test_the_architecture_lists_every_folder() -> None:
+    """Each folder and each module beside the folders has its line in ARCHITECTURE.md, and no other has."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     tree = text.split("## The tree")[1].split("\n## ")[0]
     listed = names_of(tree, r"\b([a-z_0-9]+)\.py\b(?!:)")
-    there = {path.stem for path in (ROOT / "tune_kd").glob("*.py") if path.stem != "__init__"}
-    assert there - listed == set()
+    folders = names_of(tree, r"^  ([a-z_]+)/")
+    for package in ("tune_kd", "analysis"):
+        there = {path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
+        assert there - listed == set()
+        assert {path.parent.name for path in (ROOT / package).glob("*/__init__.py")} <= folders
     packages = ("tune_kd", "analysis", "search_spaces", "examples", "tests")
     inside = {path.stem for package in packages for path in (ROOT / package).rglob("*.py")}
     assert listed - inside == set()
+    assert {
+        name for name in folders if not any((ROOT / p / name).is_dir() for p in packages)
+    } == set()

@@ -26,7 +26,7 @@ def _here(tmp_path, monkeypatch, cache):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray, "init", never)
-    monkeypatch.setattr("tune_kd.data.splits.tasks.decode", never)
+    monkeypatch.setattr("tune_kd.data.tasks.decode", never)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with mock.patch.dict(os.environ):
         yield

@@ -186,7 +186,7 @@ def find(name: str, *, base: Path | None = None) -> Task:
     task = plugins.load_function(name, base=base)()
     if not isinstance(task, Task):
         raise UsageError(
-            f"'{name}' returned a {type(task).__name__}; a tune_kd.data.splits.tasks.Task is needed"
+            f"'{name}' returned a {type(task).__name__}; a tune_kd.data.tasks.Task is needed"
         )
     source = plugins.source_hash(
         name, base=base

@@ -45,7 +45,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != "tune_kd.study.study.storage":
+        if name != "tune_kd.study.storage":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         assert spec is not None
