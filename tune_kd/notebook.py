@@ -104,11 +104,20 @@ def _sources(value: Any, *, seen: set[int]) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
+    """The source of a function or class; its compiled code where it was typed at a prompt."""
     try:
         return inspect.getsource(value)
-    except (OSError, TypeError):  # typed at a prompt
-        code = getattr(value, "__code__", None)
-        return repr((code.co_code, code.co_consts)) if code else repr(sorted(vars(value)))
+    except (OSError, TypeError):
+        if isinstance(value, FunctionType):
+            return repr(_compiled(value.__code__))
+        parts = {n: _text(v) if isinstance(v, FunctionType) else "" for n, v in vars(value).items()}
+        return repr(sorted(parts.items()))
+
+
+def _compiled(code: CodeType) -> tuple[Any, ...]:
+    """What a function computes, without its address and place."""
+    consts = [_compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return code.co_name, code.co_code, code.co_names, tuple(consts)
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -27,12 +27,20 @@ def given(*arguments: object):
     return parser.parse(["--space", "digits_kd", *map(str, arguments)])
 
 
+def searched(*arguments: object):
+    return options.read(options.SearchOptions, given(*arguments))
+
+
+def resources(*arguments: object):
+    return options.read(options.ResourceOptions, given(*arguments))
+
+
 def space(*arguments: object):
-    return options.chosen_space(given(*arguments))[0]
+    return options.chosen_space(searched(*arguments))[0]
 
 
 def request(*arguments: object):
-    return options.request(given(*arguments), command="made")
+    return options.request(searched(*arguments), command="made")
 
 
 @pytest.mark.parametrize(
@@ -186,9 +194,9 @@ def test_defaults_are_the_issues():
 
 def test_out_and_name():
     assert request("--out", "/x", "--name", "y").storage.uri == "/x/y"
-    found = options.request(given(), command="", name="z")
+    found = options.request(searched(), command="", name="z")
     assert found.storage.uri == str(Path("runs/z").absolute())
-    named = options.request(given("--name", "y"), command="", name="z")
+    named = options.request(searched("--name", "y"), command="", name="z")
     assert named.storage.name == "y"
 
 
@@ -206,7 +214,7 @@ def test_resources_of_this_machine(monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: 2)
 
     def found(*arguments):
-        r = options.wanted_resources(given(*arguments))
+        r = resources(*arguments).wanted()
         return r.cpus, r.gpus, r.max_concurrent
 
     assert found() == (1.0, 1.0, 2)
@@ -228,20 +236,20 @@ def test_resources_of_this_machine(monkeypatch):
 def test_with_an_address_gpus_must_be_said(monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: 0)
     with pytest.raises(UsageError, match="--gpus-per-trial must be said"):
-        options.wanted_resources(given("--address", "head:6379"))
+        resources("--address", "head:6379").wanted()
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with pytest.raises(UsageError, match="--gpus-per-trial must be said"):
-        options.wanted_resources(given())
-    found = options.wanted_resources(given("--gpus-per-trial", 4, "--cpus-per-trial", 64))
+        resources().wanted()
+    found = resources("--gpus-per-trial", 4, "--cpus-per-trial", 64).wanted()
     assert (found.address, found.gpus, found.cpus, found.max_concurrent) == ("head:6379", 4, 64, 0)
-    assert options.address_of(given("--address", "other:1")) == "other:1"
+    assert resources("--address", "other:1").cluster == "other:1"
     monkeypatch.setenv("RAY_ADDRESS", "")
-    assert options.address_of(given()) is None
+    assert resources().cluster is None
 
 
 def test_a_cpu_is_at_least_a_part(monkeypatch):
     with pytest.raises(UsageError, match="more than 0"):
-        options.wanted_resources(given("--cpus-per-trial", 0))
+        resources("--cpus-per-trial", 0).wanted()
 
 
 def test_data_is_made_absolute(tmp_path, monkeypatch):
