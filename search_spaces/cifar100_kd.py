@@ -7,8 +7,7 @@ SGD with Nesterov momentum, cosine, gradients clipped at norm 1; both networks h
 The teacher may begin with ImageNet's weights, where they can be downloaded.
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar100_kd",

@@ -7,8 +7,7 @@ comparisons train it (Tian et al. 2020, appendix): `--trials 4`, confirmed, repe
 compared before the first step: accuracy jumps there, and before it says little of what comes.
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar100_resnet32x4_8x4",

@@ -6,8 +6,7 @@ The recipe's lr, batch size and epochs are those of the ResNet lab that asks for
 100 epochs takes hours on a CPU core, where cifar10_small_kd is the space to use.
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar10_kd",

@@ -8,8 +8,7 @@ torch-pruning is needed (`pip install -e '.[compress]'`). `--set start=FILE` or
 `--set start=runs/X:response` begins from another student.
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods, prune_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, prune_methods, uniform
 
 RECIPE = {"lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0}
 KD = kd_methods(

@@ -8,8 +8,7 @@ teacher learning rates are a study of their own, with the same network and no_kd
 is this study's teacher by `--teacher runs/X` (docs/guide.md).
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods, quantised_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, quantised_methods, uniform
 
 KD = kd_methods(
     {

@@ -5,8 +5,7 @@
 What it reached, on what and over how many seeds: README.md.
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar10_small_kd",

@@ -7,8 +7,7 @@ AdamW with warm-up and cosine: the lab that asks for this pair trains both with 
 left its teacher below its student. Beside cifar10_kd it fills the key `vit` of report.json.
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar10_vit_kd",

@@ -6,8 +6,7 @@ Small enough for a laptop: how the front of two objectives looks, and what a con
 (`--set constraints="size_mb <= 0.1"`). torch-pruning is needed (`pip install -e '.[compress]'`).
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods, prune_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, prune_methods, uniform
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 KD = kd_methods(

@@ -6,8 +6,7 @@ Features are compared at strides 4, 8 and 16 of the student; where the teacher's
 larger map is averaged down. AdamW with cosine; trials are ranked by mIoU of the whole split.
 """
 
-from tune_kd.space import SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods
+from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="voc_seg_kd",

@@ -9,8 +9,7 @@ The strings `shapes.py:...` are looked for beside this file. Copy the folder and
 """
 
 from tune_kd.recipe import LossWeights, Stage
-from tune_kd.space import Method, SearchSpace, log_uniform, uniform
-from tune_kd.space.methods import kd_methods
+from tune_kd.space import Method, SearchSpace, kd_methods, log_uniform, uniform
 
 TRAINING = {
     "lr": log_uniform(0.01, 0.5),

@@ -27,7 +27,10 @@ from tune_kd.training import context, trial
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "own_data_and_network"
 FILE = FOLDER / "shapes_kd.py"
-README = ROOT / "README.md"
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{n}.md" for n in ("reading", "customizing", "running")),
+]
 
 
 def run(command: list[str], *, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -176,7 +179,8 @@ def test_a_search_ships_the_files_of_the_example(tmp_path: Path, cache: Path) ->
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    text = "\n".join(page.read_text() for page in PAGES)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 FILES = {code.split("\n")[0].removeprefix("# "): code for code in blocks("python")}
@@ -199,9 +203,12 @@ def test_the_readme_shows_every_command() -> None:
 
 
 def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
-    assert [name for name, code in FILES.items() if "SPACE = " in code] == ["leaves_kd.py"]
+    made = [name for name, code in FILES.items() if "SPACE = " in code]
+    assert made == ["my_kd.py", "leaves_kd.py"]
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
+    plain, _ = loader.load(str(tmp_path / "my_kd.py"))
+    assert plain.methods.keys() == {"no_kd", "response", "feature", "combined"}
     found, file = loader.load(str(tmp_path / "leaves_kd.py"))
     assert found.methods.keys() == {"no_kd", "response", "feature", "combined"}
     task = tasks.find(found.task, base=file.parent)
@@ -226,9 +233,22 @@ def test_options_in_the_readme_exist(module: str) -> None:
 
 
 def test_what_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert not missing
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text().splitlines()) <= 250
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_of_python_run(tmp_path: Path) -> None:
+    (tmp_path / "quick.py").write_text(FILES["quick.py"])
+    done = run([sys.executable, "quick.py"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'temperature'" in done.stdout
+    assert (tmp_path / "runs" / "digits_kd" / "report" / "index.html").is_file()
 
 
 def names_of(text: str, pattern: str) -> set[str]:
