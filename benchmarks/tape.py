@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common
-from tune_kd import cli
+from tune_kd import cli, losses
 from tune_kd.data import splits
 from tune_kd.data.batch import Batch
 from tune_kd.data.tasks import Decoded
-from tune_kd.losses import total as losses
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, LossWeights, Optimiser, Recipe, stream
 from tune_kd.training import context, loop, teacher

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tune_kd.data.batch import Batch
 from tune_kd.data.tasks import Raw, Task
-from tune_kd.losses.total import Outputs
+from tune_kd.losses import Outputs
 
 CLASSES = ("disk", "square", "triangle")
 SIDE = 16

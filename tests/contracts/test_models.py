@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tune_kd.losses import total as losses
+from tune_kd import losses
 from tune_kd.models import checkpoints, registry, segmentation
 from tune_kd.models.registry import MODELS, Shape
 

@@ -14,10 +14,10 @@ from analysis import report
 from analysis.study import load
 from analysis.tables.common import TABLES
 from tests.helpers import made_images, made_study
+from tune_kd import losses
 from tune_kd.compress import int8
 from tune_kd.data import tasks
 from tune_kd.execution import worker
-from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import (
     Distill,

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tune_kd.data.batch import Batch
-from tune_kd.losses.total import Outputs, cosine_loss
+from tune_kd.losses import Outputs, cosine_loss
 from tune_kd.recipe import LossWeights, Stage
 from tune_kd.space import Method, SearchSpace, log_uniform, uniform
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tune_kd.data.batch import IGNORE, Batch
 from tune_kd.errors import UsageError
-from tune_kd.losses.total import (
+from tune_kd.losses import (
     Outputs,
     Parts,
     Projections,
@@ -236,12 +236,12 @@ def test_the_soft_term_is_there_without_the_labels_and_changes_with_no_cliff() -
 def test_terms_reach_the_losses() -> None:
     student, teacher, batch = outputs()
     labels = batch.labels.clone()
-    labels[:3] = 3
+    labels[:3] = IGNORE
     batch = Batch(batch.images, labels, batch.index)
-    terms = Terms(label_smoothing=0.2, ignore_index=3, feature_loss=lambda s, t, b: s.logits.sum())
+    terms = Terms(label_smoothing=0.2, feature_loss=lambda s, t, b: s.logits.sum())
     weights = Weights(LossWeights(alpha=1.0, beta=1.0, gamma=1.0))
     parts = total(student, teacher, batch=batch, weights=weights, terms=terms)
-    valid = labels != 3
+    valid = labels != IGNORE
     kept, target = student.logits[valid], labels[valid]
     expected = Parts(
         parts.loss,

@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tune_kd import plugins
+from tune_kd import losses, plugins
 from tune_kd.data import splits, tasks
 from tune_kd.data.batch import Batch
 from tune_kd.errors import UsageError
-from tune_kd.losses import total as losses
 from tune_kd.models import registry
 from tune_kd.recipe import Images, Recipe
 from tune_kd.space import SearchSpace, loader

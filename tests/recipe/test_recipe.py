@@ -53,6 +53,8 @@ def other(value):
         "float32": "bfloat16", "none": "mixup",
     }  # fmt: skip
     match value:
+        case dict():
+            return {**value, "option": 1.5}
         case bool():
             return not value
         case str():

@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 from tests.helpers import making
+from tune_kd import losses
 from tune_kd.execution import worker
-from tune_kd.losses import total as losses
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, LossWeights, Optimiser
 from tune_kd.training import context as places

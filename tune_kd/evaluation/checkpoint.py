@@ -13,7 +13,7 @@ from tune_kd import files, plugins
 from tune_kd.compress import int8, pruning
 from tune_kd.data.batch import IGNORE
 from tune_kd.errors import UsageError
-from tune_kd.losses.total import hard_loss
+from tune_kd.losses import hard_loss
 from tune_kd.measure import inductor
 from tune_kd.measure import profile as measure
 from tune_kd.models import checkpoints

@@ -11,6 +11,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +120,11 @@ class Distill:
     dropout: float = 0.0  # before the classifier
     label_smoothing: float = 0.0
     levels: tuple[str, ...] = ("low", "mid", "high")  # of the features; matter where gamma > 0
+    logit_loss: str = "kl"  # a key of losses.LOGIT_LOSSES or file.py:function
+    logit_options: Mapping[str, float] = field(default_factory=dict, hash=False)
+    logit_warmup_epochs: float = 0.0  # in which beta rises from 0 to its value
     feature_loss: str = "cosine"  # a key of losses.FEATURE_LOSSES or file.py:function
+    feature_options: Mapping[str, float] = field(default_factory=dict, hash=False)
     patience: int = 0
     stop_after: int = 0
     clip: float = 0.0
@@ -134,6 +139,8 @@ class Distill:
         _demand("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
         ok = 0 <= self.label_smoothing < 1
         _demand("0 <= label_smoothing < 1", ok, label_smoothing=self.label_smoothing)
+        ok = 0 <= self.logit_warmup_epochs < math.inf
+        _demand("logit_warmup_epochs >= 0", ok, logit_warmup_epochs=self.logit_warmup_epochs)
         ok = self.weights.gamma == 0 or len(self.levels) > 0
         _demand("levels named where gamma > 0", ok, levels=self.levels)
 
@@ -329,9 +336,36 @@ class Recipe:
         return cut
 
 
+def plain(value: Any) -> Any:
+    """Return a dataclass as JSON data, without the values that equal their default.
+
+    So a field that is added later leaves the JSON, and with it the hashes, of everything that does not use it
+    as they were. A default may never change: a new one needs a new field, or a raised RECIPE_VERSION.
+
+    >>> plain(Prune(ratio=0.5))
+    {'kind': 'prune', 'ratio': 0.5}
+    """
+    if dataclasses.is_dataclass(value):
+        found = {}
+        for part in dataclasses.fields(value):
+            own = getattr(value, part.name)
+            if part.name == "kind" or own != _default(part):
+                found[part.name] = plain(own)
+        return found
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _default(part: "dataclasses.Field[Any]") -> Any:
+    if part.default_factory is not dataclasses.MISSING:
+        return part.default_factory()
+    return part.default
+
+
 def to_json(value: Any) -> str:
-    """A dataclass as canonical JSON: sorted keys, no spaces."""
-    return json.dumps(dataclasses.asdict(value), sort_keys=True, separators=(",", ":"))
+    """A dataclass as canonical JSON: sorted keys, no spaces, no values that equal their default."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
 
 
 def from_json(text: str) -> Recipe:
@@ -348,7 +382,7 @@ def from_json(text: str) -> Recipe:
 
 def stages_to_json(stages: tuple[Stage, ...]) -> str:
     """Stages as canonical JSON."""
-    return json.dumps([dataclasses.asdict(stage) for stage in stages], sort_keys=True)
+    return json.dumps([plain(stage) for stage in stages], sort_keys=True)
 
 
 def stages_from_json(text: str) -> tuple[Stage, ...]:
@@ -374,6 +408,8 @@ def rebuild(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return typing.cast(Any, kind)(**{k: rebuild(hints[k], v) for k, v in value.items()})
+    if typing.get_origin(kind) is Mapping:
+        return {k: rebuild(typing.get_args(kind)[1], v) for k, v in value.items()}
     if typing.get_origin(kind) is tuple:
         return tuple(rebuild(typing.get_args(kind)[0], item) for item in value)
     if isinstance(kind, types.GenericAlias) or not isinstance(kind, type):

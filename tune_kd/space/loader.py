@@ -12,7 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from tune_kd import notebook
 from tune_kd.errors import UsageError, unknown
-from tune_kd.space.search_space import SearchSpace, plain_fields, shown
+from tune_kd.space import methods
+from tune_kd.space.search_space import TRAINING, Method, SearchSpace, choice, plain_fields, shown
 
 
 def folder() -> Path:
@@ -94,8 +95,8 @@ def change(space: SearchSpace, assignment: str) -> SearchSpace:
             return dataclasses.replace(space, **changed)
         if name in ranges:
             value = _within(ranges[name], value)
-            methods = {k: m.pin(name, value) for k, m in space.methods.items()}
-            return dataclasses.replace(space, methods=methods)
+            pinned = {k: m.pin(name, value) for k, m in space.methods.items()}
+            return dataclasses.replace(space, methods=pinned)
     except ValueError as error:
         raise UsageError(f"--set {assignment}: {error}") from None
     raise unknown("name in --set", name, [*fields, *ranges])
@@ -143,9 +144,38 @@ def _like(known: Any, value: Any) -> Any:
 
 
 def subset(space: SearchSpace, wanted: list[str]) -> SearchSpace:
-    """The space with these methods only, in the space's order."""
+    """Return the space with these methods only: its own in its order, then shared ones (`methods.MORE`).
+
+    Shared methods tune what the space's first method has of lr, weight decay and dropout, in the same ranges.
+
+    Raises:
+        UsageError: no such method, or a shared one where the space's first has not these ranges.
+    """
+    more = _more(space, [name for name in wanted if name not in space.methods])
     for name in wanted:
-        if name not in space.methods:
-            raise unknown("method", name, space.methods, where=f"{space.name} has")
+        if name not in space.methods and name not in more:
+            names = [*space.methods, *methods.MORE]
+            raise unknown("method", name, names, where=f"{space.name} has")
     kept = {name: method for name, method in space.methods.items() if name in wanted}
-    return dataclasses.replace(space, methods=kept)
+    return dataclasses.replace(space, methods=kept | more)
+
+
+def _more(space: SearchSpace, wanted: list[str]) -> dict[str, Method]:
+    """The shared methods among these, over the ranges of the space's first method."""
+    names = [name for name in dict.fromkeys(wanted) if name in methods.MORE]
+    if not names:
+        return {}
+    first = next(iter(space.methods.values()))
+    ranges = {name: first.ranges[name] for name in TRAINING if name in first.ranges}
+    fixed = {name: first.fixed[name] for name in TRAINING if name in first.fixed}
+    if ranges.keys() | fixed.keys() != set(TRAINING):
+        raise UsageError(
+            f"method {names[0]} tunes {', '.join(TRAINING)}, which the methods of {space.name} do not; take a space "
+            "that is searched for them"
+        )
+    book = {name: first.textbook[name] for name in ranges}
+    training = ranges | {name: choice(value) for name, value in fixed.items()}
+    made = methods.more_methods(training, recipe=book | fixed)
+    for name, value in fixed.items():
+        made = {key: method.pin(name, value) for key, method in made.items()}
+    return {name: made[name] for name in names}

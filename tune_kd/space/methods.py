@@ -107,6 +107,61 @@ def kd_methods(
     }
 
 
+def dkd(
+    space: SearchSpace,
+    *,
+    target_weight: float,
+    other_weight: float,
+    temperature: float,
+    **training: float,
+) -> tuple[Stage, ...]:
+    """Labels and decoupled distillation of logits (Zhao et al. 2022), with its warm-up of a twelfth."""
+    return (
+        space.distill(
+            LossWeights(alpha=1.0, beta=1.0, temperature=temperature),
+            logit_loss="dkd",
+            logit_options={"target_weight": target_weight, "other_weight": other_weight},
+            logit_warmup_epochs=space.epochs / 12,  # 20 of 240 in the paper
+            **training,
+        ),
+    )
+
+
+def attention(space: SearchSpace, *, gamma: float, **training: float) -> tuple[Stage, ...]:
+    """Labels and attention transfer (Zagoruyko and Komodakis 2017)."""
+    weights = LossWeights(gamma=gamma)
+    return (space.distill(weights, feature_loss="attention", **training),)
+
+
+def more_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) -> dict[str, Method]:
+    """Methods that every space takes by name (`--methods no_kd response dkd`), beside its own.
+
+    Ranges contain the published settings: DKD weighs its two terms 1 and 1 to 8 at T 4, attention transfer's
+    1,000 for a mean over 64 positions and a sum over three levels is about 50 in ours.
+    """
+    return {
+        "dkd": Method(
+            stages=dkd,
+            ranges={
+                "target_weight": log_uniform(0.2, 5.0),
+                "other_weight": log_uniform(0.2, 20.0),
+                "temperature": log_uniform(1.0, 20.0),
+                **training,
+            },
+            textbook={"target_weight": 1.0, "other_weight": 8.0, "temperature": 4.0, **recipe},
+            literature=({"other_weight": 2.0}, {"other_weight": 1.0}),
+        ),
+        "attention": Method(
+            stages=attention,
+            ranges={"gamma": log_uniform(1.0, 200.0), **training},
+            textbook={"gamma": 50.0, **recipe},
+        ),
+    }
+
+
+MORE = ("dkd", "attention")
+
+
 class Cut(NamedTuple):
     """How a network is pruned: `ratio` of what there was at first, in so many steps."""
 

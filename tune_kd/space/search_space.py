@@ -196,12 +196,16 @@ class SearchSpace:
             raise ValueError(f"{sorted(both)[0]} is both a field of the space and a range")
 
     def distill(
-        self, weights: LossWeights, *, lr: float, weight_decay: float, dropout: float
+        self, weights: LossWeights, *, lr: float, weight_decay: float, dropout: float, **loss: Any
     ) -> Distill:
-        """The student's main training stage under this space's fields."""
-        return self._training(
-            Distill(epochs=self.epochs, weights=weights, dropout=dropout), lr, weight_decay
-        )
+        """Return the student's main training stage under this space's fields.
+
+        `loss` are fields of `Distill`: `logit_loss`, `logit_options`, `logit_warmup_epochs`, `feature_loss`
+        (else the space's) and `feature_options`.
+        """
+        loss = {"feature_loss": self._feature_loss(weights), **loss}
+        stage = Distill(epochs=self.epochs, weights=weights, dropout=dropout, **loss)
+        return self._training(stage, lr, weight_decay)
 
     def teacher_stages(self) -> tuple[Stage, ...]:
         """How the teacher is trained: on labels alone."""
@@ -228,12 +232,15 @@ class SearchSpace:
             patience=self.patience,
             clip=self.clip,
             levels=self.levels if stage.weights.gamma > 0 else (),
-            feature_loss=self.feature_loss if stage.weights.gamma > 0 else "cosine",
         )
+
+    def _feature_loss(self, weights: LossWeights) -> str:
+        return self.feature_loss if weights.gamma > 0 else "cosine"
 
     def finetune(self, weights: LossWeights, *, lr: float, epochs: int) -> Distill:
         """Training after the main stage: shorter, with its own lr, cosine, without dropout or patience."""
-        stage = self._training(Distill(epochs=epochs, weights=weights), lr, 0.0)
+        stage = Distill(epochs=epochs, weights=weights, feature_loss=self._feature_loss(weights))
+        stage = self._training(stage, lr, 0.0)
         optimiser = dataclasses.replace(
             stage.optimiser, schedule="cosine", warmup_epochs=0.0, decay_at=()
         )

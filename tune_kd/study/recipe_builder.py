@@ -1,6 +1,6 @@
 """The recipes of a study: pure functions of its manifest, its space and a trial's sampled values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def student_recipe(
     stages = chosen.stages(method, config)
     listens = any(stage.listens for stage in stages)
     # the same whether it listens or not: what trials share has one name
-    used = (chosen.task, chosen.student, chosen.teacher, chosen.feature_loss)
+    used = (chosen.task, chosen.student, chosen.teacher, chosen.feature_loss, *references(stages))
     stages = tuple(_shipped(stage) for stage in stages)
     return Recipe(
         images=images_of(manifest),
@@ -88,10 +88,33 @@ def student_recipe(
 
 
 def _shipped(stage: Stage) -> Stage:
-    """A stage whose feature loss is named as workers find it."""
+    """A stage whose losses are named as workers find them."""
     if isinstance(stage, Distill):
-        return replace(stage, feature_loss=shipped(stage.feature_loss))
+        logit, feature = shipped(stage.logit_loss), shipped(stage.feature_loss)
+        return replace(stage, logit_loss=logit, feature_loss=feature)
+    if isinstance(stage, Quantize) and stage.training is not None:
+        training = _shipped(stage.training)
+        assert isinstance(training, Distill)
+        return replace(stage, training=training)
     return stage
+
+
+def references(stages: Iterable[Stage]) -> list[str]:
+    """The losses that stages name, each once; of a user's own `file.py:function`."""
+    training = [found for stage in stages if (found := training_of(stage))]
+    names = [name for stage in training for name in (stage.logit_loss, stage.feature_loss)]
+    return [name for name in dict.fromkeys(names) if plugins.is_reference(name)]
+
+
+def losses_of(chosen: SearchSpace) -> list[Distill]:
+    """The training stages of all methods' settings, one of each pair of losses with their options."""
+    training = [found for stage in _textbook_stages(chosen) if (found := training_of(stage))]
+    return list(
+        {
+            (s.logit_loss, s.feature_loss, str(s.logit_options), str(s.feature_options)): s
+            for s in training
+        }.values()
+    )
 
 
 def shared_recipes(manifest: Mapping[str, Any], chosen: SearchSpace) -> dict[str, Recipe]:

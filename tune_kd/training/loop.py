@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tune_kd import losses
 from tune_kd.data import splits
 from tune_kd.data.batch import Batch
-from tune_kd.losses import total as losses
 from tune_kd.models import registry, segmentation
 from tune_kd.recipe import Compute, Distill, Optimiser, stream
 from tune_kd.training import scoring
@@ -114,7 +114,7 @@ class Training:
     compute: Compute
     teacher: Frozen | None
     tape: Tape | None
-    feature_loss: Callable[..., Tensor]
+    terms: losses.Terms
     after_step: Callable[[], None] | None = None  # keeps pruned weights at zero
 
 
@@ -203,6 +203,7 @@ def _epoch(
     for step in range(steps):
         position = shuffled[step * size : (step + 1) * size]
         at = epoch - 1 + step / steps
+        weights.warm_up(at, epochs=stage.logit_warmup_epochs)
         learner.lr.fill_(learning_rate(stage.optimiser, epochs=stage.epochs, at=at))
         teacher = soft[position].float() if soft is not None else None
         batch = seen(fold.fit[position])
@@ -227,7 +228,7 @@ def _step(  # noqa: PLR0913 - a step's operands
         teacher = live if teacher is None else teacher
     with autocast(images.device, work.compute.precision):
         scores = learner.model(images)
-        projected = learner.projections(taps.features) if weights.uses_features else {}
+        projected = _projected(work, learner, taps.features) if weights.uses_features else {}
     if teacher is not None and work.fold.dense:
         teacher = segmentation.resize(teacher, scores.shape[2:])
     parts = losses.total(
@@ -235,9 +236,7 @@ def _step(  # noqa: PLR0913 - a step's operands
         None if teacher is None else losses.Outputs(teacher, features),
         batch=batch,
         weights=weights,
-        terms=losses.Terms(
-            label_smoothing=work.stage.label_smoothing, feature_loss=work.feature_loss
-        ),
+        terms=work.terms,
     )
     parts.loss.backward()
     if work.stage.clip:
@@ -247,6 +246,16 @@ def _step(  # noqa: PLR0913 - a step's operands
     if work.after_step:
         work.after_step()
     return parts
+
+
+def _projected(
+    work: Training, learner: Learner, features: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The student's features as the loss wants them."""
+    if work.terms.feature_loss.needs_projection:
+        projected: Mapping[str, Tensor] = learner.projections(features)
+        return projected
+    return dict(features)
 
 
 def _generator(work: Training, epoch: int, purpose: str, device: torch.device) -> torch.Generator:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tune_kd.data.batch import IGNORE
-from tune_kd.losses.total import hard_loss
+from tune_kd.losses import hard_loss
 
 BINS = 15  # of the calibration error
 

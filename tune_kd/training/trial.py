@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tune_kd import losses
 from tune_kd.compress import int8, pruning
-from tune_kd.losses import total as losses
 from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Prune, Quantize, Recipe, Stage, reports_of, stream, training_of
@@ -247,14 +247,25 @@ def _training(work: _Run, number: int, model: nn.Module, *, stage: Distill) -> l
         compute=recipe.compute,
         teacher=frozen,
         tape=tape,
-        feature_loss=losses.find_feature_loss(stage.feature_loss, base=work.site.code),
+        terms=_terms(work, stage),
         after_step=pruning.keep_zeros(model) if sparse else None,
+    )
+
+
+def _terms(work: _Run, stage: Distill) -> losses.Terms:
+    """The stage's losses with their options."""
+    base = work.site.code
+    return losses.Terms(
+        logit_loss=losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base),
+        feature_loss=losses.find_feature_loss(stage.feature_loss, stage.feature_options, base=base),
+        label_smoothing=stage.label_smoothing,
     )
 
 
 def _projections(work: _Run, model: nn.Module, stage: Distill) -> nn.Module:
     """Student-side projections to the teacher's channels, built by a dry forward of two images."""
-    if work.teacher is None or stage.weights.gamma == 0:
+    needed = _terms(work, stage).feature_loss.needs_projection
+    if work.teacher is None or stage.weights.gamma == 0 or not needed:
         return nn.Module()
     _, wanted = work.teacher.outputs(work.sample)
     was_training = model.training

@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from tune_kd import files, plugins
+from tune_kd import files, losses, plugins
 from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
-from tune_kd.losses import total as losses
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Images, digest
@@ -162,6 +161,7 @@ def user_files(request: Request) -> dict[str, bytes]:
     """A user's own files by name: the space's, and those that its strings refer to."""
     chosen = request.space
     references = [chosen.task, chosen.teacher, chosen.student, chosen.feature_loss]
+    references += recipe_builder.references(recipe_builder.losses_of(chosen))
     paths = [plugins.path_of(r, base=request.base) for r in references if plugins.is_reference(r)]  # fmt: skip
     if request.file and request.base != loader.folder():
         paths.append(request.file)
@@ -257,6 +257,7 @@ def check_networks(request: Request, material: Material) -> None:
     student = registry.build(chosen.student, shape=shape, dropout=dropout, base=base)
     teacher = registry.build(chosen.teacher, shape=shape, dropout=chosen.teacher_dropout, base=base)
     losses.find_feature_loss(chosen.feature_loss, base=base)
+    _check_losses(chosen, base)
     for name, model in ((chosen.student, student), (chosen.teacher, teacher)):
         _check_kind(name, model, material.images)
         registry.Taps(model, chosen.levels if recipe_builder.uses_features(chosen) else ()).remove()
@@ -280,6 +281,18 @@ def check_networks(request: Request, material: Material) -> None:
             raise UsageError(
                 f"objective {timed[0]}: where every trial has an architecture of its own, times are measured "
                 "for the front when the search is over; take size_mb, num_params or flops"
+            )
+
+
+def _check_losses(chosen: SearchSpace, base: Path) -> None:
+    """Every method's losses are there, take their options, and have a meaning for these images."""
+    for stage in recipe_builder.losses_of(chosen):
+        losses.find_feature_loss(stage.feature_loss, stage.feature_options, base=base)
+        found = losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base)
+        if chosen.mix != "none" and not found.mixes:
+            raise UsageError(
+                f"loss {stage.logit_loss} needs one label per image, but mix={chosen.mix} gives two; take "
+                "--set mix=none, or another method"
             )
 
 
