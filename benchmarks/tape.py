@@ -144,7 +144,7 @@ class Bench:
             compute=self.recipe.compute,
             teacher=None,  # neither side checks the teacher's weights at the end
             tape=source,
-            feature_loss=losses.find_feature_loss("cosine"),
+            terms=losses.Terms(),
         )
         learner = loop.Learner(self._network(self.recipe.student), nn.Module(), stage.optimiser)
         return [epoch.values["train_loss"] for epoch in loop.train(work, learner)]

@@ -135,7 +135,9 @@ def test_what_is_no_task_is_refused(tmp_path, cache):
     (tmp_path / "mine.py").write_text(OWN_TASK)
     with pytest.raises(UsageError, match="unknown task 'cifar'; did you mean 'cifar10'"):
         tasks.find("cifar")
-    with pytest.raises(UsageError, match=r"returned a NoneType; a tune_kd\.tasks\.Task is needed"):
+    with pytest.raises(
+        UsageError, match=r"returned a NoneType; a tune_kd\.data\.tasks\.Task is needed"
+    ):
         tasks.find("mine.py:nothing", base=tmp_path)
     with pytest.raises(UsageError, match="8 labels but 0 images"):
         tasks.decode(tasks.find("mine.py:short", base=tmp_path), "train", folder=None, cache=cache)

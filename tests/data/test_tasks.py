@@ -123,11 +123,11 @@ def _python(code):
 def test_two_processes_that_decode_at_once_share_the_files(folders, cache):
     code = f"""
 from pathlib import Path
-from tune_kd import pixels, tasks
+from tune_kd.data import arrays, tasks
 decoded = tasks.decode(
     tasks.find("cifar10"), "train", folder=Path({str(folders)!r}), cache=Path({str(cache)!r})
 )
-pixels.padded(decoded.images, 4, folder=decoded.folder)
+arrays.padded(decoded.images, 4, folder=decoded.folder)
 print(decoded.hash)
 """
     both = [_python(code) for _ in range(2)]

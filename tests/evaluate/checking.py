@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_kd import evaluate, files
+from tune_kd import files
 from tune_kd.data import splits, tasks
 from tune_kd.evaluation import checkpoint as subject
 from tune_kd.evaluation import diagnostics
@@ -19,6 +19,7 @@ from tune_kd.recipe import Distill, Images, Optimiser, Recipe
 from tune_kd.space import loader
 from tune_kd.study.proposal import Proposal
 from tune_kd.training import context, external_weights, trial
+from tune_kd.workflows import evaluate
 
 SHAPE = registry.Shape(num_classes=10, channels=1, size=(8, 8))
 LIMIT = 600

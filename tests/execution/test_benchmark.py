@@ -13,6 +13,7 @@ from tune_kd.execution import benchmark
 from tune_kd.measure import profile
 from tune_kd.models import registry
 from tune_kd.recipe import Prune, recipe
+from tune_kd.study import recipe_builder
 
 
 @pytest.fixture
@@ -131,9 +132,9 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     asked = made_study.request(
         tmp_path / "runs" / "x", epochs=1, teacher_epochs=1, limit_train=making.LIMIT
     )
-    study = made_study.opening.begin(
+    study = made_study.create_study.begin(
         asked,
-        made_study.asking.look_at_data(asked),
+        made_study.checks.look_at_data(asked),
         session=Beside(),
         progress=made_study.Progress(quiet=True),
     )
@@ -146,6 +147,6 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     assert measured.keys() == {"measure-teacher", "measure-student"}
     assert measured["measure-student"]["num_params"] == 1030
     assert measured["measure-teacher"]["latency_ms"] > 0
-    made = made_study.recipes.teacher_recipe(study.manifest, asked.space)
+    made = recipe_builder.teacher_recipe(study.manifest, asked.space)
     assert made.compute == compute
     assert len(making.run(made, making.site_in(cache)).rows) == made.epochs

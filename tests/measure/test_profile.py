@@ -180,9 +180,9 @@ def test_a_probe_is_made_once_and_read_without_torch(tmp_path: Path) -> None:
 
     assert profile.probe(never, step=step(), cache=tmp_path) == chosen
     code = (
-        "import sys; from pathlib import Path; from tune_kd import probes;"
-        f"key = probes.timing_key('digits_student', shape=(1, 8, 8), device=probes.cpu_name(), threads={torch.get_num_threads()}, detail='batch 8');"
-        f"found = probes.read_probe(Path({str(tmp_path)!r}), key);"
+        "import sys; from pathlib import Path; from tune_kd.measure import timing_cache;"
+        f"key = timing_cache.timing_key('digits_student', shape=(1, 8, 8), device=timing_cache.cpu_name(), threads={torch.get_num_threads()}, detail='batch 8');"
+        f"found = timing_cache.read_probe(Path({str(tmp_path)!r}), key);"
         "print(found['precision'], found['layout'], found['train_step_s'] > 0, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

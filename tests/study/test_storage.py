@@ -89,7 +89,7 @@ def test_a_kill_in_the_middle_leaves_a_dot_file_that_nobody_sees(tmp_path, befor
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from tune_kd import storage\n"
+        "from tune_kd.study import storage\n"
         "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"storage.Storage({str(tmp_path)!r}).write('a/rows.parquet', b'new')\n"
     )

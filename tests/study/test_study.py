@@ -147,7 +147,7 @@ def test_a_study_of_another_schema_is_refused(asked):
 
 def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp_path):
     known = reopened(begin(asked)).manifest
-    described = made_study.asking.described(asked, made_study.material())
+    described = made_study.checks.described(asked, made_study.material())
     assert differences(known, described) == []
     for changes, says in [
         ({"seed": 1}, "seed is 0 there, but 1 is asked for"),
@@ -155,14 +155,14 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
         ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
         ({"space": loader.change(asked.space, "temperature=4")}, "methods.combined"),
     ]:
-        other = made_study.asking.described(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.asking.described(replace(asked, **changes), made_study.material())  # fmt: skip
+        other = made_study.checks.described(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.checks.described(replace(asked, **changes), made_study.material())  # fmt: skip
         found = differences(known, other)
         assert found
         assert found[0].startswith(says)
     allowed = replace(asked, space=replace(asked.space, trials=80, tables=("x",)), command="other")
-    assert differences(known, made_study.asking.described(allowed, made_study.material())) == []
+    assert differences(known, made_study.checks.described(allowed, made_study.material())) == []
     images = replace(made_study.material(), images=replace(made_study.IMAGES, train_hash="other"))
-    assert differences(known, made_study.asking.described(asked, images)) == [
+    assert differences(known, made_study.checks.described(asked, images)) == [
         "images.train_hash is 'made' there, but 'other' is asked for"
     ]
 

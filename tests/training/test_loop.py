@@ -335,7 +335,11 @@ def test_a_users_feature_loss_gets_both_networks_and_the_batch(tmp_path):
     made = making.recipe("feature", epochs=1, feature_loss="mine.py:loss", levels=("high",))
     bench = making.bench(made, site)
     (_, values), *_ = _trained(bench)
-    calls = losses.find_feature_loss("mine.py:loss", base=tmp_path).args[0].__globals__["CALLS"]
+    calls = (
+        losses.find_feature_loss("mine.py:loss", base=tmp_path)
+        .function.args[0]
+        .__globals__["CALLS"]
+    )
     assert len(calls) == FIT // 64
     seen = bench.work.fold.seen(0, 1)
     network = places.load_model("digits_teacher", made, site, making.TEACHER).eval()

@@ -99,7 +99,7 @@ def test_training_leaves_the_teacher_as_it_was(site, monkeypatch, method):
 def test_a_teacher_that_changes_itself_ends_its_trial(tmp_path):
     (tmp_path / "nets.py").write_text(
         """\
-from tune_kd.models import SmallCNN
+from tune_kd.models.classification import SmallCNN
 
 class Restless(SmallCNN):
     def forward(self, x):
@@ -308,7 +308,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from tests.helpers import making
-from tune_kd import teacher
+from tune_kd.training import teacher
 teacher.SHARD = 16
 folder, log, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def before(epoch, positions):

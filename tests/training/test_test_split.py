@@ -38,7 +38,7 @@ def site(tmp_path):
 USER = """
 from torch import nn
 
-from tune_kd import models
+from tune_kd.models import registry as models
 
 def net(num_classes, channels, dropout):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, num_classes))

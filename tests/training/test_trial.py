@@ -244,7 +244,7 @@ def test_a_teacher_changes_the_student(site, method):
 USER = """
 from torch import nn
 
-from tune_kd import models
+from tune_kd.models import registry
 
 def net(num_classes, channels, dropout):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, num_classes))
@@ -264,7 +264,7 @@ class Turned(nn.Module):
         return SIGN * self.inner(x)
 
 def teacher(num_classes, channels):
-    return Turned(models.build("digits_teacher", shape=models.Shape(num_classes=10, channels=1)))
+    return Turned(registry.build("digits_teacher", shape=registry.Shape(num_classes=10, channels=1)))
 """
 
 

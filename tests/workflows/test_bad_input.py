@@ -397,8 +397,8 @@ def known(tmp_path):
     asked = made_study.request(
         tmp_path / "runs" / "digits_kd", epochs=3, teacher_epochs=2, trials=4
     )
-    material = made_study.asking.look_at_data(asked)
-    made_study.opening.begin(
+    material = made_study.checks.look_at_data(asked)
+    made_study.create_study.begin(
         asked, material, session=made_study.Here(), progress=made_study.Progress(quiet=True)
     )
     return tmp_path / "runs" / "digits_kd"

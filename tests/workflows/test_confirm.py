@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers import made_study, making
-from tune_kd import confirm, files
+from tune_kd import files
 from tune_kd.errors import UsageError
 from tune_kd.execution import runner, worker
 from tune_kd.recipe import stream
@@ -24,7 +24,7 @@ from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.training import context as places
 from tune_kd.training import trial
-from tune_kd.workflows import checks, confirm_plan, create_study, prerequisites
+from tune_kd.workflows import checks, confirm, confirm_plan, create_study, driver, prerequisites
 from tune_kd.workflows.confirm_plan import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 
 METHODS = ("no_kd", "response", "feature")
@@ -461,9 +461,12 @@ def _confirm(known, here, **options) -> list[list[str]]:
         known,
         _design(known, **options),
         session=made_study.Here(),
-        progress=made_study.Progress(quiet=True),
+        driver=driver.Driver(
+            driver.RunOptions(
+                resources=made_study.session.Resources(), resume_command="made", quiet=True
+            )
+        ),
         folder=None,
-        command="made",
     )
     return list(here)
 

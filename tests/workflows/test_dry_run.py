@@ -198,7 +198,7 @@ def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
 
     request = asked(tmp_path)
     config = {
-        "images": made_study.opening.asdict(material().images),
+        "images": made_study.create_study.asdict(material().images),
         "teacher": "digits_teacher", "student": "digits_student", "batch_size": 64, "sources": [],
         "compiled": False,
     }  # fmt: skip

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tune_kd import teach
 from tune_kd.study import storage
 from tune_kd.study.study import Study
+from tune_kd.workflows import train_teacher
 
 ROOT = str(Path(storage.__file__).parents[2])
 SAME = [
@@ -115,6 +115,6 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
         row = made_study.row(begun, begun.proposals[trial], step, 0.4 * step)
         begun.hear(row)
     begun.end(trial, "finished")
-    said = teach.told(begun)
+    said = train_teacher.summary(begun)
     assert said.startswith("teacher digits_teacher: val_accuracy 80.00 %, 2 epochs, ")
     assert said.endswith(f"/models/{begun.manifest['teacher_model']}.safetensors")

@@ -70,7 +70,7 @@ def confirm(options: ConfirmOptions, run_options: RunOptions) -> ConfirmOutcome:
             with driver.ray() as session:
                 if run_options.resources.address:
                     session.check_nodes(study)
-                _run(study, design, session=session, driver=driver, folder=folder)
+                run(study, design, session=session, driver=driver, folder=folder)
         study.clean()
         study.merge()
     return ConfirmOutcome(
@@ -105,7 +105,7 @@ def missing(known: Study, planned: list[Proposal]) -> list[Proposal]:
     return [proposal for proposal in planned if proposal.trial not in known.verdicts]
 
 
-def _run(
+def run(
     known: Study, chosen: Design, *, session: Session, driver: Driver, folder: Path | None
 ) -> None:
     """The re-evaluations, which say what is recommended, then all confirming runs."""

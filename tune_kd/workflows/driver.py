@@ -29,6 +29,7 @@ class Driver:
     """One run of a command: its progress, what interrupts it, and Ray while there is something to run."""
 
     def __init__(self, options: RunOptions) -> None:
+        session.check_address(options.resources.address)  # before anything is on disk
         self.options = options
         self.progress = Progress(quiet=options.quiet)
         budget = math.inf if options.time_budget_s is None else options.time_budget_s
@@ -47,7 +48,6 @@ class Driver:
         Raises:
             SearchAborted: Ray failed again and again, or nothing can go on for another reason.
         """
-        session.check_address(self.options.resources.address)
         try:
             with session.session(self.options.resources, self.interrupt) as started:
                 yield started
