@@ -11,6 +11,7 @@ from analysis.formatting import counted, gap, mean_sd, metric, spoken
 from analysis.hyperparameters.edges import edges
 from analysis.selection import BASELINE
 from analysis.study import Study
+from tune_kd.metrics import number
 
 COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
 
@@ -46,12 +47,12 @@ def _weak_teacher(study: Study) -> list[str]:
     tested = selection.teacher(study.rows, "confirm")
     taught = selection.teacher(study.rows, "teach")
     books = selection.textbooks(study.rows, BASELINE).values()
-    textbook = [v for row in books if (v := selection.number(row, study.metric)) is not None]
+    textbook = [v for row in books if (v := number(row, study.metric)) is not None]
     for row, name, values, what in (
         (tested, study.test_metric, study.tuned(BASELINE).values(), "the tuned baseline"),
         (taught, study.metric, textbook, "the baseline at its textbook setting"),
     ):
-        own, plain = selection.number(row, name), stats.summarise(values)
+        own, plain = number(row, name), stats.summarise(values)
         if own is None or plain is None:
             continue
         if own >= plain.mean:
@@ -122,7 +123,7 @@ def _lost_repeats(study: Study) -> list[str]:
 def _quantised(study: Study) -> list[str]:
     """int8 that costs much, or that is no faster than the float student; both compiled."""
     found = []
-    plain = selection.number(selection.student_footprint(study.rows), "compiled_latency_ms")
+    plain = number(selection.student_footprint(study.rows), "compiled_latency_ms")
     for method in study.methods:
         made = change(study, method, "Quantize")
         if made is None:
@@ -133,7 +134,7 @@ def _quantised(study: Study) -> list[str]:
                 f"{gap(made.difference)} percentage points: calibrate on more images, or train with "
                 "fake quantisation."
             )
-        fast = selection.number(study.footprint(study.chosen(method)), "compiled_latency_ms")
+        fast = number(study.footprint(study.chosen(method)), "compiled_latency_ms")
         if fast is not None and plain is not None and fast >= plain:
             found.append(
                 f"**{method}**: int8 is no faster here than the float student ({fast:.3f} against "

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from analysis import selection
 from analysis.comparison import stats
-from analysis.selection import number
 from analysis.study import Study
+from tune_kd.metrics import number
 from tune_kd.recipe import Quantize, Stage, from_json
 from tune_kd.study.results import Row
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from analysis import selection
 from analysis.comparison import stats
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import distils, is_compressed
+from tune_kd.metrics import number
 from tune_kd.study.results import Row
 
 

@@ -6,8 +6,8 @@ import pandas as pd
 
 from analysis import escaping
 from analysis.comparison import stats
-from analysis.selection import BASELINE, number
-from tune_kd.metrics import METRICS, shown
+from analysis.selection import BASELINE
+from tune_kd.metrics import METRICS, number, shown
 from tune_kd.study.results import Row
 
 NONE = "-"

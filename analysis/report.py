@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_kd import cli
+from tune_kd import cli, metrics
 from tune_kd.errors import UsageError
 
 # What is heavy (pandas, scipy, matplotlib) is imported by the functions that need it: --help and
@@ -53,7 +53,7 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
 
     taught = selection.teacher(study.rows, "confirm")
     return {
-        "teacher_accuracy": selection.number(taught, study.test_metric),
+        "teacher_accuracy": metrics.number(taught, study.test_metric),
         "student_accuracy_without_kd": mean(selection.BASELINE),
         "student_accuracy_with_kd": mean(kd_winner(study)),
     }

@@ -4,24 +4,12 @@ Rows are those of `tune_kd.study.results.read_trials`. Which trial stands for a 
 tune_kd/study/selection.py, on validation and never on test.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from tune_kd.metrics import number
 from tune_kd.study.results import Row, ranked
 
 BASELINE = "no_kd"  # the method with beta = gamma = 0
-
-
-def number(row: Mapping[str, object] | None, name: str) -> float | None:
-    """A row's number, None where it is null, NaN, missing or where there is no row.
-
-    >>> number({"val_loss": 0.5}, "val_loss"), number({"val_loss": float("nan")}, "val_loss")
-    (0.5, None)
-    """
-    value = (row or {}).get(name)
-    if not isinstance(value, int | float) or math.isnan(value):
-        return None
-    return float(value)
 
 
 def trials(rows: Iterable[Row], phase: str, method: str | None = None) -> list[Row]:

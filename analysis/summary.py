@@ -8,8 +8,8 @@ from analysis import selection
 from analysis.comparison import stats
 from analysis.comparison.methods import MethodResult, results
 from analysis.compression import stages_of
-from analysis.selection import number
 from analysis.study import Study
+from tune_kd.metrics import number
 from tune_kd.study.results import Row
 
 _FOOTPRINT = ("size_mb", "flops", "latency_ms", "latency_ms_sd")

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis import escaping, selection
 from analysis.compression import stages_of
-from analysis.selection import number
 from analysis.study import Study
+from tune_kd.metrics import number
 from tune_kd.recipe import Stage, training_of
 from tune_kd.study.results import Row
 

@@ -175,8 +175,10 @@ class Study:
 
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel, of images in 0 to 1."""
-        images = self._read().manifest["images"]
-        return tuple(images["mean"]), tuple(images["std"])
+        from tune_kd.recipe import Images, rebuild
+
+        images = rebuild(Images, self._read().manifest["images"])
+        return images.mean, images.std
 
 
 def run_search(

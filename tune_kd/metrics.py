@@ -1,5 +1,7 @@
 """Every metric once: unit, direction, digits and heading. Rows hold fractions, tables percent."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -56,3 +58,15 @@ def shown(name: str, value: float) -> str:
     """
     metric = METRICS[name]
     return f"{value * metric.scale:,.{metric.digits}f}"
+
+
+def number(row: Mapping[str, object] | None, name: str) -> float | None:
+    """Return a row's number; None where it is null, infinite, not a number or missing, or without a row.
+
+    >>> number({"val_loss": 0.5}, "val_loss"), number({"val_loss": float("inf")}, "val_loss")
+    (0.5, None)
+    """
+    value = (row or {}).get(name)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -3,7 +3,6 @@
 Pure functions of mappings; directions are those of `tune_kd.metrics`.
 """
 
-import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_kd.errors import UsageError, unknown
-from tune_kd.metrics import METRICS
+from tune_kd.metrics import METRICS, number
 
 Values = Mapping[str, Any]
 
@@ -38,19 +37,13 @@ class Constraint:
         >>> parse("size_mb <= 3").excess({"size_mb": 3.5})
         0.5
         """
-        value = known(values, self.name)
+        value = number(values, self.name)
         if value is None:
             return 0.0
         return value - self.bound if self.sign.startswith("<") else self.bound - value
 
     def __str__(self) -> str:
         return f"{self.name} {self.sign} {self.bound:g}"
-
-
-def known(values: Values, name: str) -> float | None:
-    """A number by name; None where it is missing, null or not finite."""
-    value = values.get(name)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def parse(text: str) -> Constraint:
@@ -80,7 +73,7 @@ def broken(values: Values, constraints: Iterable[Constraint]) -> list[Constraint
     """
     found = []
     for constraint in constraints:
-        value = known(values, constraint.name)
+        value = number(values, constraint.name)
         if value is not None and not _HOLDS[constraint.sign](value, constraint.bound):
             found.append(constraint)
     return found
@@ -110,7 +103,7 @@ def _costs(values: Values, objectives: Sequence[str]) -> tuple[float, ...] | Non
     """Values where less is better; None where one is missing."""
     found = []
     for name in objectives:
-        value = known(values, name)
+        value = number(values, name)
         if value is None:
             return None
         found.append(value if METRICS[name].higher_is_better is False else -value)

@@ -15,8 +15,9 @@ from analysis import selection
 from analysis.comparison import stats
 from analysis.comparison.images import Runs, image_error
 from analysis.comparison.stats import Estimate, Summary, Verdict
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
+from tune_kd.metrics import number
 from tune_kd.study.results import Row
 
 FEWEST = 3  # trials for a rank correlation

@@ -28,8 +28,8 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from analysis.hyperparameters.ranges import Ranges, SearchPoint, position, ranges, search_points
-from analysis.selection import number
 from analysis.study import Study
+from tune_kd.metrics import number
 
 MIN_FINAL = 30  # finished trials, from which on final values are used where trials were stopped
 MIN_TRIALS = 10  # below, no importance is given

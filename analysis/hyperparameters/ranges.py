@@ -21,6 +21,7 @@ from optuna.distributions import (
 
 from analysis import selection
 from analysis.study import Study
+from tune_kd.metrics import number
 
 Ranges = Mapping[str, BaseDistribution]
 
@@ -73,7 +74,7 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
                 status=row["status"],
                 epochs=row.get("epochs") or 0,
                 values=values,
-                value=selection.number(row, study.metric),
+                value=number(row, study.metric),
             )
         )
     return found

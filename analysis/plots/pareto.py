@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 
 from analysis.formatting import heading, label, spoken
 from analysis.plots.style import INK, bare, colour_of, key
-from analysis.selection import number
 from analysis.study import Study
 from analysis.tables.pareto import best_trials, front_trials
 from tune_kd import objectives
-from tune_kd.metrics import METRICS
+from tune_kd.metrics import METRICS, number
 from tune_kd.study.results import Row
 
 

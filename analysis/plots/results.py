@@ -17,9 +17,10 @@ from analysis.comparison.methods import results
 from analysis.formatting import gap, heading, spoken
 from analysis.plots import confusion, pareto, segmentation, training
 from analysis.plots.style import GREY, INK, Drawn, bare, colour_of, key, panels_of
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.wording import words
+from tune_kd.metrics import number
 
 VERDICT_COLOURS = {
     **dict.fromkeys((stats.HELPS, stats.SMALL_HELP), "#009E73"),

@@ -9,8 +9,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from analysis.formatting import heading, label, spoken
 from analysis.plots.style import INK, bare, colour_of, key, panels_of
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
+from tune_kd.metrics import number
 
 # A loss's column, its name, and how its line looks; the terms are unweighted, the total is weighted.
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {

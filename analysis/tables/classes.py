@@ -6,9 +6,10 @@ import pandas as pd
 from analysis import confusion, selection
 from analysis.comparison import stats
 from analysis.formatting import NONE, Table, gap, label, mean_sd, noted, points, short
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
+from tune_kd.metrics import number
 
 # What a method is compared in: heading, column or "similarity", scale, whether lower is better.
 QUALITIES = (

@@ -24,12 +24,11 @@ from analysis.formatting import (
     metric,
     plain,
 )
-from analysis.selection import number
 from analysis.study import Study
 from analysis.summary import lines
 from analysis.tables import classes, comparison, compression, parameters, pareto
 from analysis.tables import methods as tables_methods
-from tune_kd.metrics import METRICS
+from tune_kd.metrics import METRICS, number
 from tune_kd.study.results import STATUSES, Row
 
 WEIGHTS = ("alpha", "beta", "gamma", "temperature")

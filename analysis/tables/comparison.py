@@ -7,9 +7,10 @@ import pandas as pd
 from analysis import selection
 from analysis.comparison import stats
 from analysis.formatting import NONE, Table, mean_sd, metric, noted, ratio, short, times
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import Line, kd_winner, lines
+from tune_kd.metrics import number
 from tune_kd.study.results import Row
 
 NAMES = {

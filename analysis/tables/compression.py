@@ -10,9 +10,10 @@ from analysis import escaping, selection
 from analysis.comparison import stats
 from analysis.compression import Change, change, quantised, sizes, stages_of
 from analysis.formatting import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import is_compressed, kd_winner
+from tune_kd.metrics import number
 from tune_kd.recipe import Prune
 from tune_kd.study.results import Row
 

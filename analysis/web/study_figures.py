@@ -11,7 +11,7 @@ from analysis.comparison import methods, stats
 from analysis.formatting import gap, heading, label, plain, points, spoken
 from analysis.plots import results as plots
 from analysis.plots import training
-from analysis.selection import BASELINE, number
+from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.web.content import (
     COLOURS,
@@ -29,6 +29,7 @@ from analysis.web.content import (
     Tone,
 )
 from analysis.wording import words as words_of
+from tune_kd.metrics import number
 from tune_kd.study import results
 
 TONES: dict[str, Tone] = {

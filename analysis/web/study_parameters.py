@@ -6,7 +6,6 @@ from analysis import selection
 from analysis.formatting import heading, label, spoken
 from analysis.hyperparameters.slices import pair
 from analysis.plots import results as plots
-from analysis.selection import number
 from analysis.study import Study
 from analysis.tables.parameters import known_importances
 from analysis.tables.pareto import best_trials, front_trials
@@ -32,7 +31,7 @@ from analysis.web.content import (
 )
 from analysis.web.study_figures import SYMBOLS, colour_of, methods_key, titled, words
 from tune_kd import objectives
-from tune_kd.metrics import METRICS
+from tune_kd.metrics import METRICS, number
 from tune_kd.study import results
 
 

@@ -11,6 +11,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from tune_kd import metrics
 from tune_kd.metrics import METRICS
 from tune_kd.study import results
 from tune_kd.study.results import decode, encode, epoch_schema, ranked, trial_schema
@@ -342,6 +343,6 @@ def test_the_last_stage_of_a_trial_counts():
 
 def test_finite():
     values = [(0.5, 0.5), (3, 3.0), (None, None), (math.nan, None), (math.inf, None)]
-    assert [results.finite({"x": given}, "x") for given, _ in values] == [w for _, w in values]
-    assert results.finite({}, "x") is None
-    assert json.dumps(results.finite({"x": 1}, "x")) == "1.0"
+    assert [metrics.number({"x": given}, "x") for given, _ in values] == [w for _, w in values]
+    assert metrics.number({}, "x") is None
+    assert json.dumps(metrics.number({"x": 1}, "x")) == "1.0"

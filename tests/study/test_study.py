@@ -141,7 +141,7 @@ def test_a_study_of_another_schema_is_refused(asked):
     begun = begin(asked)
     text = json.dumps(begun.manifest | {"schema": 1})
     asked.storage.write("manifest.json", text.encode())
-    with pytest.raises(UsageError, match="schema 1, this program writes 3"):
+    with pytest.raises(UsageError, match="schema 1, this program writes 4"):
         reopened(begun)
 
 
@@ -151,7 +151,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
     assert differences(known, described) == []
     for changes, says in [
         ({"seed": 1}, "seed is 0 there, but 1 is asked for"),
-        ({"epochs": 8}, "fields.epochs is 9 there, but 8 is asked for"),
+        ({"epochs": 8}, "settings.epochs is 9 there, but 8 is asked for"),
         ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
         ({"space": loader.change(asked.space, "temperature=4")}, "methods.combined"),
     ]:

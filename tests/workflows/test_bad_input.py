@@ -414,11 +414,11 @@ def test_an_existing_study_names_both_ways_on(known):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--epochs", 4, "--trials", 4], ("fields.epochs is 3 there, but 4 is asked for",)),
+        (["--epochs", 4, "--trials", 4], ("settings.epochs is 3 there, but 4 is asked for",)),
         ([*SAME, "--seed", 1], ("seed is 0 there, but 1 is asked for",)),
         ([*SAME, "--methods", "no_kd"], ("methods.combined",)),
         ([*SAME, "--set", "lr=0.1"], ("methods.combined.",)),
-        ([*SAME, "--set", "batch_size=32"], ("fields.batch_size is 64 there, but 32",)),
+        ([*SAME, "--set", "batch_size=32"], ("settings.batch_size is 64 there, but 32",)),
         ([*SAME, "--limit-train", 100], ("limit_train is 0 there, but 100",)),
         ([*SAME, "--sampler", "random"], ("sampler is 'tpe' there",)),
         ([*SAME, "--scheduler", "none"], ("scheduler is 'asha' there",)),

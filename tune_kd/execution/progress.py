@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tune_kd.metrics import METRICS, shown
-from tune_kd.study.results import Row, finite
+from tune_kd.metrics import METRICS, number, shown
+from tune_kd.study.results import Row
 from tune_kd.study.study import Study
 
 
@@ -148,8 +148,8 @@ class Progress:
 def _line(study: Study, row: Row) -> str:
     """How a trial ended, in a line."""
     words = [row["trial"], row["status"]]
-    for name in (study.metric, "test_accuracy"):
-        value = finite(row, name)
+    for name in (study.metric, study.test_metric):
+        value = number(row, name)
         if value is not None:
             words.append(f"{name} {shown(name, value)} {METRICS[name].unit}")
     if row["reason"]:

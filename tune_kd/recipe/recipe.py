@@ -112,7 +112,7 @@ class Distill:
     the gradient of a step.
     """
 
-    kind: str = "distill"
+    kind: str = field(default="distill", init=False)
     epochs: int
     optimiser: Optimiser = field(default_factory=Optimiser)
     weights: LossWeights = field(default_factory=LossWeights)
@@ -159,7 +159,7 @@ class Prune:
     them zero in the stages after it.
     """
 
-    kind: str = "prune"
+    kind: str = field(default="prune", init=False)
     method: str = "channel"
     ratio: float = 0.3
 
@@ -183,7 +183,7 @@ class Prune:
 class Quantize:
     """To int8: calibrated on images (`training` None), or trained with fake quantisation (QAT)."""
 
-    kind: str = "quantize"
+    kind: str = field(default="quantize", init=False)
     calibration_images: int = 512
     training: Distill | None = None
 
@@ -397,7 +397,10 @@ def stages_from_json(text: str) -> tuple[Stage, ...]:
 def rebuild(kind: Any, value: Any) -> Any:
     """JSON data as the annotated type `kind`: a dataclass, a tuple of one type, or a plain value.
 
-    Of several dataclasses (a stage) it is the one whose `kind` the data name.
+    Of several dataclasses (a stage) it is the one whose `kind` the data name; what is missing has its default.
+
+    Raises:
+        ValueError: a field that there is not, such as one of a newer version.
     """
     if isinstance(kind, types.UnionType):
         if value is None:
@@ -407,7 +410,11 @@ def rebuild(kind: Any, value: Any) -> Any:
         kind = named if named in options else options[0]
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return typing.cast(Any, kind)(**{k: rebuild(hints[k], v) for k, v in value.items()})
+        if unknown := sorted(set(value) - set(hints)):
+            name = getattr(kind, "__name__", "")
+            raise ValueError(f"{name} has no field {unknown[0]}: a newer version wrote it")
+        given = {k: rebuild(hints[k], v) for k, v in value.items() if k != "kind"}
+        return typing.cast(Any, kind)(**given)
     if typing.get_origin(kind) is Mapping:
         return {k: rebuild(typing.get_args(kind)[1], v) for k, v in value.items()}
     if typing.get_origin(kind) is tuple:

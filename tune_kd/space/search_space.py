@@ -288,6 +288,15 @@ def plain_fields(space: SearchSpace) -> dict[str, Any]:
     }
 
 
+def default_fields() -> dict[str, Any]:
+    """The defaults of the fields that `plain_fields` names, of those that have one."""
+    return {
+        f.name: f.default
+        for f in dataclasses.fields(SearchSpace)
+        if f.default is not dataclasses.MISSING
+    }
+
+
 def shown(distribution: BaseDistribution) -> str:
     """A range in words.
 

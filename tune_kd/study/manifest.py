@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tune_kd.errors import UsageError
+from tune_kd.recipe import Images, rebuild
 from tune_kd.study.results import SCHEMA_VERSION
 from tune_kd.study.storage import Storage
 
-COMPARED = ("schema", "space", "fields", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
+COMPARED = ("schema", "space", "settings", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
 REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
 
 
@@ -30,11 +31,20 @@ def read(storage: Storage) -> dict[str, Any]:
             f"{storage.uri} has rows of schema {schema}, this program writes {SCHEMA_VERSION}; "
             "choose another --name"
         )
+    try:
+        rebuild(Images, found["images"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{storage.uri}/manifest.json: {error}; take the version that wrote it, or another --name"
+        ) from None
     return dict(found)
 
 
 def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """What differs between the study on disk and the one asked for, in words.
+
+    Settings and images leave out what equals its default, so that a field that one version has and the other
+    has not matters only where it is used.
 
     >>> differences({"seed": 0}, {"seed": 1})
     ['seed is 0 there, but 1 is asked for']
@@ -48,6 +58,10 @@ def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:
         for key in sorted({*known, *asked} - REPEATED):
             yield from _differences(f"{where}.{key}", known.get(key), asked.get(key))
     elif known != asked and (known is None or asked is None):
-        yield f"{where} is {'not there, but asked for' if known is None else 'there, but not asked for'}"
+        there = "at its default" if where.split(".")[0] in ("settings", "images") else "not there"
+        if known is None:
+            yield f"{where} is {there}, but {asked!r} is asked for"
+        else:
+            yield f"{where} is {known!r} there, but not asked for"
     elif known != asked:
         yield f"{where} is {known!r} there, but {asked!r} is asked for"

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tune_kd import objectives
-from tune_kd.metrics import METRICS
+from tune_kd.metrics import METRICS, number
 from tune_kd.study.storage import Storage
 
-SCHEMA_VERSION = 3  # of the columns; raised with any change
+SCHEMA_VERSION = 4  # raised where rows of before cannot be read; a column more is no reason
 PHASES = ("teach", "search", "reevaluate", "confirm", "measure")
 STATUSES = ("finished", "stopped", "failed")
 
@@ -156,13 +156,15 @@ def read_folder(storage: Storage, folder: str) -> dict[str, list[Row]]:
     """Rows by file name, replaced files left out. A torn or foreign file is left out as well."""
     files: dict[str, list[Row]] = {}
     replaced: set[str] = set()
+    # columns that are younger than a file are null there
+    missing = dict.fromkeys(EPOCH_COLUMNS if folder == "epochs" else TRIAL_COLUMNS)
     for name in storage.names(folder, ".parquet"):
         try:
             rows, gone = decode(storage.read(f"{folder}/{name}"))
         except (FileNotFoundError, pa.ArrowInvalid):
             continue  # deleted since it was listed, or not ours: our own are written whole
         if all(row.keys() >= _WHO.keys() for row in rows):
-            files[name] = rows
+            files[name] = [{**missing, **row} for row in rows]
             replaced.update(gone)
     return {name: rows for name, rows in files.items() if name not in replaced}
 
@@ -205,7 +207,7 @@ def ranked(
                 last[row["trial"]] = row
 
     def rank(row: Row) -> tuple[bool, float, float, int, int]:
-        loss = finite(row, "val_loss")
+        loss = number(row, "val_loss")
         return (
             bool(objectives.broken(row, barred)),
             -row[metric],
@@ -215,7 +217,7 @@ def ranked(
         )
 
     done = (row for row in last.values() if row["status"] == "finished")
-    return sorted((row for row in done if finite(row, metric) is not None), key=rank)
+    return sorted((row for row in done if number(row, metric) is not None), key=rank)
 
 
 def dump_row(row: Row) -> str:
@@ -235,12 +237,6 @@ def parse_row(text: str) -> Row:
     return row
 
 
-def finite(row: Mapping[str, Any], name: str) -> float | None:
-    """A row's number; None where it is missing, null or not finite."""
-    value = row.get(name)
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
 def now() -> str:
     """The time for people to read; durations are measured by monotonic clocks elsewhere."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -257,9 +253,15 @@ def read_epochs_of(storage: Storage, trial: str) -> list[Row]:
 
 
 def merge(storage: Storage, folder: str, rows: list[Row], *, schema: pa.Schema, replaces: list[str]) -> None:  # fmt: skip
-    """Write `rows` as one file in place of the files `replaces`, then delete these."""
+    """Write `rows` as one file in place of the files `replaces`, then delete these.
+
+    Columns that only another version of this program knows are kept as they are.
+    """
     if len(replaces) < 2:
         return
+    for name in sorted({name for row in rows for name in row} - set(schema.names)):
+        values = [row.get(name) for row in rows]
+        schema = schema.append(pa.field(name, pa.infer_type(values)))
     earlier = [name for name in replaces if name.startswith("merged-")]
     number = 1 + max((int(name[7:-8]) for name in earlier), default=0)
     data = encode(rows, schema, metadata={"replaces": json.dumps(replaces)})

@@ -10,7 +10,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from tune_kd import objectives
-from tune_kd.study.results import Row, finite, ranked
+from tune_kd.metrics import number
+from tune_kd.study.results import Row, ranked
 
 CANDIDATES = 3  # winners that are trained again before one of them is recommended
 
@@ -49,7 +50,7 @@ def reevaluations(rows: Iterable[Row], method: str, *, metric: str) -> dict[str,
     """Validation of a method's winners with fresh seeds: by search trial, by seed."""
     found: dict[str, dict[int, float]] = {}
     for row in rows:
-        value = finite(row, metric)
+        value = number(row, metric)
         done = row["status"] == "finished" and value is not None
         if row["phase"] == "reevaluate" and row["method"] == method and done:
             assert value is not None

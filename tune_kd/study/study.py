@@ -13,7 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_kd import objectives
+from tune_kd import metrics, objectives
 from tune_kd.metrics import METRICS
 from tune_kd.recipe import Recipe, to_json, training_of
 from tune_kd.study import manifest, results, selection
@@ -33,6 +33,7 @@ class Study:
         self.manifest: dict[str, Any] = manifest.read(storage)
         self.name: str = self.manifest["study"]
         self.metric: str = self.manifest["metric"]
+        self.test_metric = "test_miou" if self.manifest["dense"] else "test_accuracy"
         self.objectives: list[str] = self.manifest["objectives"]
         self.constraints: list[str] = self.manifest["constraints"]
         self._schema = results.trial_schema(self.manifest["config_types"])
@@ -97,12 +98,12 @@ class Study:
 
     def score(self, row: Row) -> float | None:
         """What an epoch is judged by; None where it was not measured or is not finite."""
-        return results.finite(row, self.metric)
+        return metrics.number(row, self.metric)
 
     def values(self, row: Row) -> list[float] | None:
         """What a finished trial reached in each objective; None where one is not known."""
         whole = self._measured(row)
-        found = [results.finite(whole, name) for name in self.objectives]
+        found = [metrics.number(whole, name) for name in self.objectives]
         known = [value for value in found if value is not None]
         return known if len(known) == len(found) else None
 

@@ -1,6 +1,7 @@
 """What is asked for, and what can be wrong with it before Ray starts: images, networks, an existing study."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.metrics import METRICS
 from tune_kd.models import checkpoints, registry
-from tune_kd.recipe import Images, digest
+from tune_kd.recipe import Images, digest, plain
 from tune_kd.space import SearchSpace, loader, search_space
 from tune_kd.study import manifest, recipe_builder, results
 from tune_kd.study.storage import Storage
@@ -178,10 +179,17 @@ def source_hash(name: str, code: bytes) -> str:
     return digest(name if name.endswith(".pkl") else code)
 
 
-def described(request: Request, material: Material) -> dict[str, Any]:
-    """The manifest as far as a resumed study must agree with it."""
+def described(
+    request: Request, material: Material, *, code: Mapping[str, bytes] | None = None
+) -> dict[str, Any]:
+    """The manifest as far as a resumed study must agree with it; `code`: the user's files, read already."""
     chosen = request.space
-    fields = {k: v for k, v in search_space.plain_fields(chosen).items() if k not in TOLD_LATER}
+    defaults = search_space.default_fields()
+    settings = {
+        name: value
+        for name, value in search_space.plain_fields(chosen).items()
+        if name not in TOLD_LATER and value != defaults.get(name)
+    }
     methods = {
         name: {
             "ranges": {k: search_space.shown(d) for k, d in method.ranges.items()},
@@ -193,11 +201,11 @@ def described(request: Request, material: Material) -> dict[str, Any]:
         }
         for name, method in chosen.methods.items()
     }
-    files = user_files(request)
+    code = user_files(request) if code is None else code
     return {
         "schema": results.SCHEMA_VERSION,
         "space": chosen.name,
-        "fields": fields,
+        "settings": settings,
         "methods": methods,
         "seed": request.seed,
         "limit_train": request.limit_train,
@@ -205,8 +213,8 @@ def described(request: Request, material: Material) -> dict[str, Any]:
         "scheduler": request.scheduler,
         "teacher_hash": request.teacher.hash if request.teacher else "",
         "start_hash": request.start.hash if request.start else "",
-        "sources": {name: source_hash(name, code) for name, code in files.items()},
-        "images": asdict(material.images),
+        "sources": {name: source_hash(name, content) for name, content in code.items()},
+        "images": plain(material.images),
     }
 
 

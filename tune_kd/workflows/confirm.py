@@ -154,7 +154,7 @@ def data_folder(known: Study, given: Path | None) -> Path | None:
 def summary(outcome: ConfirmOutcome, resume_command: str) -> Iterator[str]:
     """Yield the means on test of what was confirmed, and as the last line counts and how to go on."""
     study, design = outcome.study, outcome.design
-    metric = "test_miou" if study.manifest["dense"] else "test_accuracy"
+    metric = study.test_metric
     first = confirm_plan.reevaluations(study, design)
     planned = confirm_plan.confirmations(study, design)
     ended = [study.verdicts[p.trial][-1] for p in planned if p.trial in study.verdicts]

@@ -25,6 +25,7 @@ from tune_kd.study.study import Study
 from tune_kd.training.external_weights import Foreign
 from tune_kd.tuning import asha, samplers
 from tune_kd.workflows.checks import (
+    TOLD_LATER,
     Material,
     Request,
     budget,
@@ -104,8 +105,9 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
     marker, planned = uuid.uuid4().hex, budget(request)
     storage.write("marker", marker.encode())
     manifest = {
-        **described(request, material),
+        **described(request, material, code=files),  # of what was shipped, though it be edited now
         "study": storage.name,
+        "fields": fields_of(chosen),
         "family": chosen.family,
         "task": chosen.task,
         "teacher": chosen.teacher,
@@ -230,6 +232,12 @@ def versions() -> dict[str, str]:
     found = {package: metadata.version(package) for package in PACKAGES}
     system = {"python": platform.python_version(), "system": platform.platform()}
     return {**system, "tune_kd": tune_kd.__version__, **found}
+
+
+def fields_of(chosen: SearchSpace) -> dict[str, Any]:
+    """The space's fields that change trials, for the report."""
+    fields = search_space.plain_fields(chosen)
+    return {name: value for name, value in fields.items() if name not in TOLD_LATER}
 
 
 def commit() -> str:
