@@ -105,6 +105,7 @@ class Study:
         seeds: int = 2,
         textbook: bool = True,
         data: str | Path | None = None,
+        unfinished: bool = False,
         cpus_per_trial: float = 1.0,
         gpus_per_trial: float | None = None,
         max_concurrent: int | None = None,
@@ -133,7 +134,11 @@ class Study:
         from tune_kd.workflows import confirm
 
         asked = confirm.ConfirmOptions(
-            study=self.address, seeds=seeds, textbook=textbook, data=_path(data)
+            study=self.address,
+            seeds=seeds,
+            textbook=textbook,
+            data=_path(data),
+            unfinished=unfinished,
         )
         again = f"tune_kd.load_study({self.address!r}).confirm(seeds={seeds})"
         confirm.confirm(asked, resources.run_options(resume_command=again))

@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
     add("study", metavar="STUDY", help="a study's folder, such as runs/cifar10_kd, or s3://...")
     add("--seeds", type=cli.positive_int, default=2, help="fresh seeds of each repeat; more at a later time are counted as another look at the test split [2]")  # fmt: skip
     add("--no-textbook", action="store_true", help="leave the textbook settings out")
+    add("--unfinished", action="store_true", help="confirm a search that has not ended; the look at the test split counts")  # fmt: skip
     add("--data", type=Path, metavar="DIR", help="where the study's images lie now [as searched]")
     options.add_resources(parser)
     given = parser.parse(arguments)
@@ -34,7 +35,11 @@ def main(arguments: list[str]) -> int:
     command = cli.command_line(MODULE, arguments)
     outcome = confirm.confirm(
         confirm.ConfirmOptions(
-            study=given.study, seeds=given.seeds, textbook=not given.no_textbook, data=given.data
+            study=given.study,
+            seeds=given.seeds,
+            textbook=not given.no_textbook,
+            data=given.data,
+            unfinished=given.unfinished,
         ),
         resources.run_options(resume_command=command, is_command=True),
     )

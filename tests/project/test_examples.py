@@ -203,11 +203,18 @@ def test_the_readme_shows_every_command() -> None:
 
 def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     made = [name for name, code in FILES.items() if "SPACE = " in code]
-    assert made == ["my_kd.py", "leaves_kd.py"]
+    assert made == ["my_kd.py", "leaves_kd.py", "squared_kd.py"]
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     plain, _ = loader.load(str(tmp_path / "my_kd.py"))
     assert plain.methods.keys() == {"no_kd", "response", "feature", "combined"}
+    own, _ = loader.load(str(tmp_path / "squared_kd.py"))
+    (stage,) = own.stages("squared", own.methods["squared"].settings()[0])
+    loss = losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=tmp_path)
+    outputs = losses.Outputs(torch.zeros(1, 2)), losses.Outputs(torch.full((1, 2), 3.0))
+    assert loss(*outputs, Batch(torch.zeros(1), torch.tensor([0]), torch.tensor([0]))) == 9.0
+    norms = losses.find_feature_loss("my_losses.py:norms", base=tmp_path)
+    assert not norms.needs_projection
     found, file = loader.load(str(tmp_path / "leaves_kd.py"))
     assert found.methods.keys() == {"no_kd", "response", "feature", "combined"}
     task = tasks.find(found.task, base=file.parent)

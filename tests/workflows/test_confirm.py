@@ -29,6 +29,9 @@ from tune_kd.workflows.confirm_plan import COMMON_SEEDS, REEVALUATION_SEEDS, Des
 
 METHODS = ("no_kd", "response", "feature")
 REPEATS = 4
+OPTIONS = driver.RunOptions(
+    resources=made_study.session.Resources(), resume_command="made", quiet=True
+)
 BEST = {"no_kd": 1, "response": 4, "feature": 0}  # the number of the winner in each repeat
 ORDER = (2, 0, 3, 1)  # repeats, best on validation first
 
@@ -461,11 +464,7 @@ def _confirm(known, here, **options) -> list[list[str]]:
         known,
         _design(known, **options),
         session=made_study.Here(),
-        driver=driver.Driver(
-            driver.RunOptions(
-                resources=made_study.session.Resources(), resume_command="made", quiet=True
-            )
-        ),
+        driver=driver.Driver(OPTIONS),
         folder=None,
     )
     return list(here)
@@ -577,6 +576,18 @@ def test_one_repeat_recommends_its_winner_without_a_second_choice(tmp_path, here
 
 
 # What is no study, other images
+
+
+def test_a_search_that_has_not_ended_is_not_looked_at_by_accident(tmp_path):
+    asked = made_study.request(tmp_path / "s", trials=8)
+    begun = made_study.begin(asked)
+    made_study.play(begun, asked, made_study.uneven_score, trials=1)
+    known = made_study.reopened(begun)
+    with pytest.raises(UsageError, match=r"1 of 8 trials of the search have ended.*--unfinished"):
+        confirm.confirm(confirm.ConfirmOptions(study=known.storage.uri), OPTIONS)
+    assert known.storage.names("openings", ".json") == []
+    made_study.play(known, asked, made_study.uneven_score)
+    confirm.check_finished(made_study.reopened(known))
 
 
 def test_what_is_no_study_is_said(tmp_path):

@@ -35,6 +35,7 @@ class ConfirmOptions:
     seeds: int = 2  # of each repeat
     textbook: bool = True  # whether the textbook settings are trained as well
     data: Path | None = None  # where the images are now
+    unfinished: bool = False  # whether a search that has not ended may be confirmed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ def confirm(options: ConfirmOptions, run_options: RunOptions) -> ConfirmOutcome:
     driver = Driver(run_options)
     with locked(open_study(options.study).storage):
         study = open_study(options.study)
+        if not options.unfinished:
+            check_finished(study)
         folder = data_folder(study, options.data)
         design = confirm_plan.design(study, seeds=options.seeds, textbook=options.textbook)
         if not is_done(study, design):
@@ -90,6 +93,22 @@ def open_study(address: str) -> Study:
         raise UsageError(
             f"{address} is no study: it has no manifest.json; name a folder that a search has written"
         ) from None
+
+
+def check_finished(study: Study) -> None:
+    """Refuse a search that has not ended: the first look at the test split spends most of the error.
+
+    Raises:
+        UsageError: trials are missing in a study of which nothing was confirmed yet.
+    """
+    each, methods = study.manifest["trials_per_repeat"], study.manifest["methods"]
+    planned = each * study.repeats * len(methods)
+    ended = study.counts("search").total()
+    if ended < planned and not study.of("confirm"):
+        raise UsageError(
+            f"{ended} of {planned} trials of the search have ended in {study.storage.uri}; resume it with: "
+            f"{study.manifest['command']} --resume; to open the test split for what there is: --unfinished"
+        )
 
 
 def is_done(known: Study, chosen: Design) -> bool:
