@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from tune_kd.errors import UsageError
+from tune_kd.errors import SearchAborted, UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,12 +83,15 @@ def duration(text: str) -> float:
 
 
 def guarded(command: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
-    """The exit code of a command: 2 with one or two lines for wrong usage, 130 when interrupted."""
+    """The exit code of a command: 1 and 2 with one or two lines of why, 130 when interrupted."""
     try:
         return command(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SearchAborted as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,16 +1,19 @@
-"""Functions and classes that were defined in a notebook's cell, named like those of a file.
+"""Functions and classes that were defined in a notebook or script, named like those of a file.
 
 They have no file to be imported from, so they are pickled by value, with the globals and helper functions
 that they use, into `<name>_<fingerprint>.pkl` of the node's cache. `file.pkl:name` refers to them, and a study
-ships that file to its workers like any other. The fingerprint is of the source code, so that a new kernel which
-runs the same cells goes on with the same study.
+ships that file to its workers like any other. The fingerprint is of all that they consist of, so that a new
+kernel which runs the same cells goes on with the same study, and an edited one does not.
 """
 
+import contextlib
+import dis
 import hashlib
-import inspect
 import pickle
+import site
 import sys
-from collections.abc import Callable, Iterator
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -18,25 +21,57 @@ from typing import Any
 from tune_kd import files
 from tune_kd.errors import UsageError, explain
 
+Seen = dict[int, tuple[int, Any]]  # id -> order and the value, kept so that no other gets its id
 _LOADED: dict[str, Callable[..., Any]] = {}  # by file name
+_SKIPPED = {"__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__"}  # fmt: skip
 
 
 def reference(function: Callable[..., Any]) -> str:
-    """Return the name of a function or class: `file.py:name` where a file defines it, else `file.pkl:name`.
+    """Return the name of a function or class: `file.py:name` where a file of yours defines it.
+
+    Else, of an installed package, a notebook's cell or a script, it is `file.pkl:name`.
 
     Raises:
-        UsageError: it has no name at the top level of its file or notebook, or it cannot be pickled.
+        UsageError: it is neither function nor class, has no name at the top level, or cannot be pickled.
     """
-    name = getattr(function, "__qualname__", type(function).__name__)
+    if not isinstance(function, FunctionType | type):
+        raise UsageError(
+            f"a {type(function).__name__} is given where a function or class is expected; write a function that "
+            "returns what you want, such as: def student(**options): return ..."
+        )
+    name = function.__qualname__
     if not name.isidentifier():
         raise UsageError(
             f"{name}: workers find a function by its name; define it at the top level of a file or a cell"
         )
-    module = sys.modules.get(getattr(function, "__module__", None) or "")
-    file = getattr(module, "__file__", None)
-    if file and module is not sys.modules.get("__main__"):
-        return f"{Path(file).resolve()}:{name}"
+    file = _own_file(function.__module__)
+    module = sys.modules.get(function.__module__)
+    if file is not None and not (module and module.__package__):
+        return f"{file}:{name}"
     return f"{_saved(function, name)}:{name}"
+
+
+def _own_file(module_name: str) -> Path | None:
+    """The file of a module that is not installed; None for what is, and for a notebook or script."""
+    module = sys.modules.get(module_name)
+    file = getattr(module, "__file__", None)
+    if file is None or module_name == "__main__":
+        return None
+    path = Path(file).resolve()
+    installed = [
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        *sysconfig.get_paths().values(),
+    ]
+    here = Path(__file__).resolve().parent
+    if here in path.parents or any(Path(p).resolve() in path.parents for p in installed):
+        return None
+    return path
+
+
+def _is_own(module_name: str) -> bool:
+    """Whether code of this module goes by value: a notebook's, a script's, or a file's of the user."""
+    return module_name == "__main__" or _own_file(module_name) is not None
 
 
 def _saved(function: Callable[..., Any], name: str) -> Path:
@@ -44,15 +79,19 @@ def _saved(function: Callable[..., Any], name: str) -> Path:
     import cloudpickle
 
     path = files.cache_folder() / "code" / f"{name}_{fingerprint(function)}.pkl"
+    own = [m for n, m in list(sys.modules.items()) if n != "__main__" and m and _own_file(n)]
     try:
-        content = cloudpickle.dumps(function)
+        with contextlib.ExitStack() as stack:
+            for module in own:
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
+            content = cloudpickle.dumps(function)
     except Exception as error:  # whatever an object of the user's raises
         raise UsageError(
             f"{name} cannot be sent to workers: {explain(error)}; define it in a file, or keep what cannot be "
             "pickled (open files, locks, connections) out of it"
         ) from error
-    if not path.is_file():
-        files.write_whole(path, content)
+    files.write_whole(path, content)
     return path
 
 
@@ -74,55 +113,115 @@ def load(path: Path, name: str) -> Callable[..., Any]:
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
-    """Return a hash of the source of a function or class and of what it uses from its notebook."""
-    parts = sorted(set(_sources(function, seen=set())))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    """Return a hash of what a function or class consists of: code, defaults, attributes, what it uses."""
+    text = "\0".join(_parts(function, seen={}))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _sources(value: Any, *, seen: set[int]) -> Iterator[str]:
-    """The source of a function or class, and of the globals that it names."""
-    if id(value) in seen:
+def _parts(value: Any, *, seen: Seen) -> Iterator[str]:
+    """What a value consists of, in an order that is the same in every process."""
+    if isinstance(value, str | bytes | int | float | complex | bool | None | type(...)):
+        yield f"{type(value).__name__} {value!r}"
         return
-    seen.add(id(value))
+    if id(value) in seen:
+        yield f"again {seen[id(value)][0]}"
+        return
+    seen[id(value)] = len(seen), value
     if isinstance(value, ModuleType):
-        yield value.__name__
-    elif isinstance(value, FunctionType | type) and value.__module__ != "__main__":
+        yield _module_part(value)
+    elif isinstance(value, FunctionType | type) and not _is_own(value.__module__):
         yield f"{value.__module__}.{value.__qualname__}"
-    elif isinstance(value, FunctionType | type):
-        yield _text(value)
-        functions = [value] if isinstance(value, FunctionType) else vars(value).values()
-        for function in functions:
-            if isinstance(function, FunctionType):
-                names = sorted(set(_names(function.__code__)) & set(function.__globals__))
-                for name in names:
-                    yield name
-                    yield from _sources(function.__globals__[name], seen=seen)
-        for base in value.__bases__ if isinstance(value, type) else ():
-            yield from _sources(base, seen=seen)
+    elif isinstance(value, FunctionType):
+        yield from _function_parts(value, seen=seen)
+    elif isinstance(value, type):
+        yield f"class {value.__qualname__}"
+        for base in value.__bases__:
+            yield from _parts(base, seen=seen)
+        yield from _mapping_parts(_attributes(value), seen=seen)
+    elif isinstance(value, Mapping):
+        yield from _mapping_parts(value, seen=seen)
+    elif isinstance(value, Set):
+        yield from sorted("\1".join(_parts(item, seen={})) for item in value)
+    elif isinstance(value, list | tuple):
+        yield type(value).__name__
+        for item in value:
+            yield from _parts(item, seen=seen)
+    elif isinstance(value, staticmethod | classmethod):
+        yield type(value).__name__
+        yield from _parts(value.__func__, seen=seen)
+    elif isinstance(value, property):
+        yield from _parts((value.fget, value.fset, value.fdel), seen=seen)
     else:
-        yield repr(value)
+        yield from _object_parts(value, seen=seen)
 
 
-def _text(value: Any) -> str:
-    """The source of a function or class; its compiled code where it was typed at a prompt."""
-    try:
-        return inspect.getsource(value)
-    except (OSError, TypeError):
-        if isinstance(value, FunctionType):
-            return repr(_compiled(value.__code__))
-        parts = {n: _text(v) if isinstance(v, FunctionType) else "" for n, v in vars(value).items()}
-        return repr(sorted(parts.items()))
+def _attributes(class_: type) -> dict[str, Any]:
+    """What a class defines, without what Python adds to it."""
+    own = vars(class_).items()
+    return {k: v for k, v in own if k not in _SKIPPED and not k.startswith("_abc_")}
 
 
-def _compiled(code: CodeType) -> tuple[Any, ...]:
-    """What a function computes, without its address and place."""
-    consts = [_compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return code.co_name, code.co_code, code.co_names, tuple(consts)
+def _module_part(module: ModuleType) -> str:
+    if _own_file(module.__name__):
+        raise UsageError(
+            f"module {module.__name__} is a file of yours, which workers do not have; write "
+            f"'from {module.__name__} import ...', and what it names is sent along"
+        )
+    return f"module {module.__name__}"
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """The global names of a function and of the functions within it."""
-    yield from code.co_names
+def _mapping_parts(value: Mapping[Any, Any], *, seen: Seen) -> Iterator[str]:
+    yield f"{len(value)} entries"
+    for key in sorted(value, key=repr):
+        yield from _parts(key, seen=seen)
+        yield from _parts(value[key], seen=seen)
+
+
+def _function_parts(function: FunctionType, *, seen: Seen) -> Iterator[str]:
+    """Its code, its defaults and attributes, and the globals and closed-over values that it reads."""
+    yield f"def {function.__qualname__}"
+    yield from _code_parts(function.__code__, seen=seen)
+    kept = (function.__defaults__, function.__kwdefaults__, function.__dict__)
+    yield from _parts(kept, seen=seen)
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield from _parts(cell.cell_contents, seen=seen)
+    for name in sorted(set(_globals(function.__code__))):
+        if name in function.__globals__:
+            yield f"global {name}"
+            yield from _parts(function.__globals__[name], seen=seen)
+
+
+def _code_parts(code: CodeType, *, seen: Seen) -> Iterator[str]:
+    """What code computes, without its file and lines."""
+    yield repr((code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags))
+    yield repr((code.co_argcount, code.co_kwonlyargcount, getattr(code, "co_exceptiontable", b"")))
+    for const in code.co_consts:
+        yield from _code_parts(const, seen=seen) if isinstance(const, CodeType) else _parts(const, seen=seen)  # fmt: skip
+
+
+def _globals(code: CodeType) -> Iterator[str]:
+    """The global names that a function and the functions within it read."""
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield str(step.argval)
     for part in code.co_consts:
         if isinstance(part, CodeType):
-            yield from _names(part)
+            yield from _globals(part)
+
+
+def _object_parts(value: Any, *, seen: Seen) -> Iterator[str]:
+    """An object by its class and how it is pickled: what it is rebuilt from."""
+    yield from _parts(type(value), seen=seen)
+    if callable(value) and hasattr(value, "__qualname__"):  # built in
+        yield f"{getattr(value, '__module__', '')}.{value.__qualname__}"
+        return
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception as error:
+        raise UsageError(
+            f"a {type(value).__name__} cannot be sent to workers: {explain(error)}; define what uses it in a file, "
+            "or keep it out"
+        ) from error
+    parts = reduced if isinstance(reduced, str) else reduced[1:3]
+    yield from _parts(parts, seen=seen)

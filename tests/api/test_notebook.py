@@ -1,5 +1,7 @@
 """Functions of a notebook's cell, sent to workers by value and found again by a new kernel."""
 
+import functools
+import importlib
 import math
 import pickle
 import subprocess
@@ -7,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tune_kd import notebook, plugins
 from tune_kd.errors import UsageError
@@ -15,13 +18,20 @@ CELL = """
 import math
 
 WIDTH = 3
+BLOCKS = {"floor": math.floor, "names": {"a", "b", "c"}}
 
 def helper(x):
-    return math.floor(x) * WIDTH
+    return BLOCKS["floor"](x) * WIDTH
 
 class Base:
+    factor = 2
+
+    @staticmethod
+    def scaled(x, power=1):
+        return x ** power
+
     def twice(self, x):
-        return 2 * helper(x)
+        return self.scaled(self.factor * helper(x))
 
 class Network(Base):
     pass
@@ -44,14 +54,25 @@ def kernel(code: str, name: str, *, cache: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env={"TUNE_KD_CACHE": str(cache), "PYTHONPATH": str(Path(notebook.__file__).parents[1])},
+        env={
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TUNE_KD_CACHE": str(cache),
+            "PYTHONPATH": str(Path(notebook.__file__).parents[1]),
+        },
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_a_function_of_a_file_is_named_by_it() -> None:
-    assert notebook.reference(kernel) == f"{Path(__file__).resolve()}:kernel"
+def test_a_function_of_a_file_is_named_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flat_nets.py").write_text("def build():\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("flat_nets")
+    monkeypatch.delitem(sys.modules, "flat_nets")  # at the end, as it was
+    monkeypatch.setitem(sys.modules, "flat_nets", module)
+    assert notebook.reference(module.build) == f"{(tmp_path / 'flat_nets.py').resolve()}:build"
 
 
 def test_a_cells_function_works_where_its_cell_was_not_run(tmp_path: Path) -> None:
@@ -72,12 +93,86 @@ def test_a_new_kernel_gives_the_same_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("WIDTH = 3", "WIDTH = 4"), ("2 * helper", "3 * helper"), ("floor", "ceil")],
-    ids=["a global", "a base's method", "a helper"],
+    [
+        ("WIDTH = 3", "WIDTH = 4"),
+        ("self.factor * helper", "3 * helper"),
+        ("math.floor", "math.ceil"),
+        ("factor = 2", "factor = 3"),
+        ("power=1", "power=2"),
+        ("x ** power", "x ** power + 0"),
+        ("class Network(Base):\n    pass", "class Network(Base):\n    factor = 5"),
+        ("return inner()", "return inner() + 0"),
+    ],
+    ids=[
+        "a global",
+        "a method of a base",
+        "a dictionary's value",
+        "a class attribute",
+        "a default",
+        "a static method",
+        "a class that a nested function uses",
+        "itself",
+    ],
 )
 def test_what_a_function_uses_is_in_its_name(tmp_path: Path, old: str, new: str) -> None:
     before = kernel(CELL, "build", cache=tmp_path)
     assert kernel(CELL.replace(old, new), "build", cache=tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["mean = 3\ntwice = 4\n", "import os\nprint\n", "# a comment\n\n\n"],
+    ids=["globals named like attributes", "what it does not use", "lines"],
+)
+def test_what_a_function_does_not_use_is_not_in_its_name(tmp_path: Path, more: str) -> None:
+    before = kernel(CELL, "build", cache=tmp_path)
+    assert kernel(more + CELL, "build", cache=tmp_path) == before
+
+
+OWN = "def wide(x):\n    return x * {}\n"
+
+
+def test_a_file_of_ones_own_goes_along_by_value_and_its_edit_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom helpmod import wide\ndef build(x):\n    return wide(x)\n"
+    found = []
+    for factor in (2, 5):
+        (tmp_path / "helpmod.py").write_text(OWN.format(factor))
+        named = kernel(code, "build", cache=tmp_path / "cache")
+        found.append(named)
+        assert plugins.load_function(named)(3) == 3 * factor  # helpmod cannot be imported here
+    assert found[0] != found[1]
+    whole = code.replace("from helpmod import wide", "import helpmod").replace(
+        "wide(x)", "helpmod.wide(x)"
+    )
+    whole += REFUSED
+    assert "write 'from helpmod import ...'" in kernel(whole, "build", cache=tmp_path / "cache")
+
+
+REFUSED = """
+import tune_kd
+from tune_kd import notebook
+try:
+    notebook.reference(build)
+except tune_kd.UsageError as error:
+    print(error)
+    raise SystemExit
+"""
+
+
+def test_a_function_of_an_installed_package_goes_by_its_name(cache: Path) -> None:
+    from torchvision.models import resnet18
+
+    named = notebook.reference(resnet18)
+    assert named.endswith(".pkl:resnet18")
+    assert plugins.load_function(named) is resnet18
+
+
+@pytest.mark.parametrize("value", [3, torch.nn.Linear(2, 2), functools.partial(kernel, "x")], ids=["number", "module", "partial"])  # fmt: skip
+def test_what_is_neither_function_nor_class_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="where a function or class is expected"):
+        notebook.reference(value)  # type: ignore[arg-type]
 
 
 def test_what_has_no_name_is_refused() -> None:
@@ -87,13 +182,9 @@ def test_what_has_no_name_is_refused() -> None:
 
 def test_what_cannot_be_sent_is_refused_and_named(tmp_path: Path) -> None:
     code = "import threading\nLOCK = threading.Lock()\ndef build():\n    return LOCK\n"
-    code += (
-        "import tune_kd\ntry:\n    from tune_kd import notebook\n    notebook.reference(build)\n"
-    )
-    code += "except tune_kd.UsageError as error:\n    print(error)\n    raise SystemExit\n"
-    said = kernel(code, "build", cache=tmp_path)
-    assert said.startswith("build cannot be sent to workers: TypeError: cannot pickle")
-    assert "define it in a file" in said
+    said = kernel(code + REFUSED, "build", cache=tmp_path)
+    assert said.startswith("a lock cannot be sent to workers: TypeError: cannot pickle")
+    assert "define what uses it in a file" in said
 
 
 def test_a_file_of_another_python_is_a_usage_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 
 import _thread
 import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -68,6 +69,7 @@ class Interrupt(tune.Stopper):
         self.signals: list[int] = []
         self.deadline, self._command = deadline, resume_command
         self._is_command = is_command
+        self._caller = threading.get_ident()
         self.lost = False  # whether all nodes of Ray are gone
         self.judge: Judge | None = None
 
@@ -83,7 +85,11 @@ class Interrupt(tune.Stopper):
         if self._is_command:
             print("Ray's nodes are gone; run the same command with --resume", file=sys.stderr, flush=True)  # fmt: skip
             os._exit(1)
-        _thread.interrupt_main()
+        if self._caller == threading.main_thread().ident:
+            _thread.interrupt_main()
+        else:  # raised where the search waits, at its next line of Python
+            caller = ctypes.c_ulong(self._caller)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(caller, ctypes.py_object(KeyboardInterrupt))
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.signals.append(number)

@@ -137,7 +137,7 @@ FEATURE_LOSSES: dict[str, FeatureLoss] = {
 
 
 def find_feature_loss(
-    name: str, options: Mapping[str, float] | None = None, *, base: Path | None = None
+    name: str, options: Mapping[str, Any] | None = None, *, base: Path | None = None
 ) -> FeatureLoss:
     """Return the loss of that name with its options: a key of FEATURE_LOSSES, or `file.py:function` in `base`.
 
@@ -162,6 +162,6 @@ def find_feature_loss(
 
 
 def _users(
-    function: Callable[..., Tensor], name: str, options: Mapping[str, float], *outputs: Any
+    function: Callable[..., Tensor], name: str, options: Mapping[str, Any], *outputs: Any
 ) -> Tensor:
     return as_scalar(function(*outputs, **options), name, "feature")

@@ -109,7 +109,7 @@ LOGIT_LOSSES: dict[str, LogitLoss] = {
 
 
 def find_logit_loss(
-    name: str, options: Mapping[str, float] | None = None, *, base: Path | None = None
+    name: str, options: Mapping[str, Any] | None = None, *, base: Path | None = None
 ) -> LogitLoss:
     """Return the loss of that name with its options: a key of LOGIT_LOSSES, or `file.py:function` in `base`.
 
@@ -129,6 +129,6 @@ def find_logit_loss(
 
 
 def _users(
-    function: Callable[..., Tensor], name: str, options: Mapping[str, float], *outputs: Any
+    function: Callable[..., Tensor], name: str, options: Mapping[str, Any], *outputs: Any
 ) -> Tensor:
     return as_scalar(function(*outputs, **options), name, "logit")

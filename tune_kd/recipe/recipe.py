@@ -121,10 +121,10 @@ class Distill:
     label_smoothing: float = 0.0
     levels: tuple[str, ...] = ("low", "mid", "high")  # of the features; matter where gamma > 0
     logit_loss: str = "kl"  # a key of losses.LOGIT_LOSSES or file.py:function
-    logit_options: Mapping[str, float] = field(default_factory=dict, hash=False)
+    logit_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     logit_warmup_epochs: float = 0.0  # in which beta rises from 0 to its value
     feature_loss: str = "cosine"  # a key of losses.FEATURE_LOSSES or file.py:function
-    feature_options: Mapping[str, float] = field(default_factory=dict, hash=False)
+    feature_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     patience: int = 0
     stop_after: int = 0
     clip: float = 0.0
@@ -139,6 +139,10 @@ class Distill:
         _demand("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
         ok = 0 <= self.label_smoothing < 1
         _demand("0 <= label_smoothing < 1", ok, label_smoothing=self.label_smoothing)
+        for options in (self.logit_options, self.feature_options):
+            for name, value in options.items():
+                ok = isinstance(value, bool | int | float | str)
+                _demand("options are numbers, booleans or words", ok, **{name: value})
         ok = 0 <= self.logit_warmup_epochs < math.inf
         _demand("logit_warmup_epochs >= 0", ok, logit_warmup_epochs=self.logit_warmup_epochs)
         ok = self.weights.gamma == 0 or len(self.levels) > 0
@@ -416,7 +420,7 @@ def rebuild(kind: Any, value: Any) -> Any:
         given = {k: rebuild(hints[k], v) for k, v in value.items() if k != "kind"}
         return typing.cast(Any, kind)(**given)
     if typing.get_origin(kind) is Mapping:
-        return {k: rebuild(typing.get_args(kind)[1], v) for k, v in value.items()}
+        return dict(value)
     if typing.get_origin(kind) is tuple:
         return tuple(rebuild(typing.get_args(kind)[0], item) for item in value)
     if isinstance(kind, types.GenericAlias) or not isinstance(kind, type):

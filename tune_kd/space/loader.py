@@ -36,11 +36,26 @@ def find(space: str | SearchSpace) -> tuple[SearchSpace, Path | None]:
     """
     if not isinstance(space, SearchSpace):
         return load(space)
-    given = {name: getattr(space, name) for name in ("task", "teacher", "student", "feature_loss")}
-    named: dict[str, Any] = {
-        name: notebook.reference(value) for name, value in given.items() if callable(value)
-    }
-    return dataclasses.replace(space, **named), None
+    return _named(space), None
+
+
+def _named(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
+    """The space with functions and classes as references; those of its own file, `module`, by that file."""
+    names: dict[str, Any] = {}
+    for name in ("task", "teacher", "student", "feature_loss"):
+        value = getattr(space, name)
+        if isinstance(value, str):
+            continue
+        if not callable(value):
+            raise UsageError(
+                f"{name} of space {space.name} is a {type(value).__name__}; give a name, 'file.py:function', or "
+                "a function"
+            )
+        if module is not None and getattr(value, "__module__", "") == module.__name__:
+            names[name] = f"{Path(str(module.__file__)).name}:{value.__qualname__}"
+        else:
+            names[name] = notebook.reference(value)
+    return dataclasses.replace(space, **names) if names else space
 
 
 def load(name_or_file: str) -> tuple[SearchSpace, Path]:
@@ -53,9 +68,11 @@ def load(name_or_file: str) -> tuple[SearchSpace, Path]:
         raise unknown("space", name_or_file, names(), where="search_spaces/ has")
     else:
         file = folder() / f"{name_or_file}.py"
-    space = getattr(_import(file), "SPACE", None)
+    module = _import(file)
+    space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):
         raise UsageError(f"{file} defines no SPACE; write SPACE = SearchSpace(name=..., ...)")
+    space = _named(space, module)
     space.check()
     return space, file
 

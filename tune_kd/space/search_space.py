@@ -21,6 +21,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
+from tune_kd import notebook
 from tune_kd import objectives as fronts
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
@@ -204,6 +205,9 @@ class SearchSpace:
         (else the space's) and `feature_options`.
         """
         loss = {"feature_loss": self._feature_loss(weights), **loss}
+        for name in ("logit_loss", "feature_loss"):  # a function, of a notebook's cell say
+            if callable(loss.get(name)):
+                loss[name] = notebook.reference(loss[name])
         stage = Distill(epochs=self.epochs, weights=weights, dropout=dropout, **loss)
         return self._training(stage, lr, weight_decay)
 

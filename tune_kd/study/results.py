@@ -143,6 +143,11 @@ def encode(
     return bytes(sink.getvalue())
 
 
+def known_columns(row: Row, columns: Iterable[str]) -> Row:
+    """A row without the columns that only another version of this program, or another study, has."""
+    return {name: row[name] for name in columns if name in row}
+
+
 def decode(data: bytes) -> tuple[list[Row], list[str]]:
     """The rows of a Parquet file, and the names of the files that it replaces."""
     table = pq.ParquetFile(pa.BufferReader(data)).read()

@@ -1,13 +1,13 @@
 """What is asked for, and what can be wrong with it before Ray starts: images, networks, an existing study."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from tune_kd import files, losses, plugins
+from tune_kd import files, losses, notebook, plugins
 from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
@@ -190,6 +190,15 @@ def described(
         for name, value in search_space.plain_fields(chosen).items()
         if name not in TOLD_LATER and value != defaults.get(name)
     }
+    for name in (
+        "task",
+        "teacher",
+        "student",
+        "feature_loss",
+    ):  # by content, wherever the file lies
+        if name in settings:
+            settings[name] = recipe_builder.shipped(settings[name])
+    images = replace(material.images, task=recipe_builder.shipped(material.images.task))
     methods = {
         name: {
             "ranges": {k: search_space.shown(d) for k, d in method.ranges.items()},
@@ -198,6 +207,8 @@ def described(
             "fixed": dict(method.fixed),
             "textbook": method.settings()[0],
             "settings": method.settings(),
+            # of a file's methods the hash of the file speaks
+            **({} if request.file else {"code": notebook.fingerprint(method.stages)}),
         }
         for name, method in chosen.methods.items()
     }
@@ -214,7 +225,7 @@ def described(
         "teacher_hash": request.teacher.hash if request.teacher else "",
         "start_hash": request.start.hash if request.start else "",
         "sources": {name: source_hash(name, content) for name, content in code.items()},
-        "images": plain(material.images),
+        "images": plain(images),
     }
 
 

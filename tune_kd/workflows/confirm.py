@@ -37,6 +37,10 @@ class ConfirmOptions:
     data: Path | None = None  # where the images are now
     unfinished: bool = False  # whether a search that has not ended may be confirmed
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UsageError(f"seeds must be at least 1, got {self.seeds}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmOutcome:
@@ -62,14 +66,15 @@ def confirm(options: ConfirmOptions, run_options: RunOptions) -> ConfirmOutcome:
         UsageError: no study, nothing to confirm in it, or other images than the study's.
         SearchAborted: Ray failed again and again.
     """
-    driver = Driver(run_options)
     with locked(open_study(options.study).storage):
         study = open_study(options.study)
         if not options.unfinished:
             check_finished(study)
         folder = data_folder(study, options.data)
         design = confirm_plan.design(study, seeds=options.seeds, textbook=options.textbook)
+        driver = Driver(run_options)
         if not is_done(study, design):
+            driver.check_cluster()
             with driver.ray() as session:
                 if run_options.resources.address:
                     session.check_nodes(study)
@@ -105,9 +110,12 @@ def check_finished(study: Study) -> None:
     planned = each * study.repeats * len(methods)
     ended = study.counts("search").total()
     if ended < planned and not study.of("confirm"):
+        command = study.manifest["command"]
+        if command.startswith("python ") and "--resume" not in command.split():
+            command += " --resume"
         raise UsageError(
-            f"{ended} of {planned} trials of the search have ended in {study.storage.uri}; resume it with: "
-            f"{study.manifest['command']} --resume; to open the test split for what there is: --unfinished"
+            f"{ended} of {planned} trials of the search have ended in {study.storage.uri}; resume it with: {command}; "
+            "or open the test split for what there is (--unfinished, in Python unfinished=True)"
         )
 
 

@@ -29,7 +29,6 @@ class Driver:
     """One run of a command: its progress, what interrupts it, and Ray while there is something to run."""
 
     def __init__(self, options: RunOptions) -> None:
-        session.check_address(options.resources.address)  # before anything is on disk
         self.options = options
         self.progress = Progress(quiet=options.quiet)
         budget = math.inf if options.time_budget_s is None else options.time_budget_s
@@ -38,6 +37,10 @@ class Driver:
             resume_command=options.resume_command,
             is_command=options.is_command,
         )
+
+    def check_cluster(self) -> None:
+        """Raise UsageError where nothing answers at the cluster's address; before anything is on disk."""
+        session.check_address(self.options.resources.address)
 
     @contextlib.contextmanager
     def ray(self) -> Iterator[Session]:

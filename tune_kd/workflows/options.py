@@ -39,6 +39,17 @@ class SearchOptions:
     scheduler: str = "asha"
     teacher: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "trials", "repeats"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("limit_train", "seed"):
+            _at_least(name, getattr(self, name), 0)
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise UsageError(f"{name} must be at least {least:g}, got {value:g}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceOptions:
@@ -50,6 +61,12 @@ class ResourceOptions:
     time_budget: float | None = None  # seconds
     address: str | None = None
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("max_concurrent", self.max_concurrent, 1)
+        _at_least("gpus_per_trial", self.gpus_per_trial, 0)
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise UsageError(f"time_budget must be more than 0 seconds, got {self.time_budget:g}")
 
     @property
     def cluster(self) -> str | None:

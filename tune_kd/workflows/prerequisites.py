@@ -216,12 +216,15 @@ def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
         here = {
             "study": study_.name, "trial": made.trial, "method": made.method, "repeat": made.repeat,
         }  # fmt: skip
-        epochs = [{**row, **here} for row in epochs]
+        epochs = [results.known_columns({**row, **here}, results.EPOCH_COLUMNS) for row in epochs]
         taken = {**here, "origin": made.origin, "reason": f"trained by study {origin}"}
         data_ = results.encode(epochs, results.epoch_schema())
         study_.storage.write(f"epochs/{made.trial}.0.parquet", data_)
         study_.rows[made.trial] = epochs
-        study_.put_verdict(made.trial, [{**row, **taken} for row in rows])
+        study_.put_verdict(
+            made.trial,
+            [results.known_columns({**row, **taken}, results.TRIAL_COLUMNS) for row in rows],
+        )
         what = "first stage" if made.method else "teacher"
         progress.say(f"{what} {made.fingerprint} found: {taken['reason']}")
         return True

@@ -20,6 +20,7 @@ def train_teacher(request: Request, options: RunOptions) -> SearchOutcome:
     checks.check_networks(request, material)
     there = checks.exists(request, material)
     driver = Driver(options)
+    driver.check_cluster()
     with locked(request.storage):
         # asked again: another driver may have begun it before this one had the lock
         there = there or checks.exists(request, material)
