@@ -1,5 +1,6 @@
 """The commands as functions: the same studies, values in and out, nothing done to the process."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -13,9 +14,15 @@ import pytest
 import torch
 
 import tune_kd
+from tests.helpers import made_study
 from tune_kd import cli, files, search
 from tune_kd.data import tasks
 from tune_kd.errors import UsageError
+from tune_kd.models import registry
+from tune_kd.recipe import LossWeights, Stage
+from tune_kd.space import loader
+from tune_kd.study import manifest
+from tune_kd.workflows import checks
 
 ROOT = Path(tune_kd.__file__).parents[1]
 TINY = {
@@ -82,6 +89,11 @@ def test_public_functions_take_their_options_by_name() -> None:
         ({"methods": ["respons"]}, "did you mean 'response'"),
         ({"trials": 4, "repeats": 3}, "a repeat needs 5"),
         ({"overrides": ["temprature=4"]}, "temperature"),
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"limit_train": -1}, "limit_train must be at least 0, got -1"),
+        ({"time_budget": 0}, "time_budget must be more than 0 seconds"),
+        ({"gpus_per_trial": -1}, "gpus_per_trial must be at least 0"),
     ],
     ids=str,
 )
@@ -92,6 +104,50 @@ def test_what_does_not_fit_is_raised_not_printed(
         tune_kd.run_search("digits_kd", out=str(tmp_path), **options)  # type: ignore[arg-type]
     assert capsys.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
+
+
+def space_with(**changes: object) -> tune_kd.SearchSpace:
+    given, _ = loader.load("digits_kd")
+    return dataclasses.replace(given, **changes)  # type: ignore[arg-type]
+
+
+def test_what_is_no_name_and_no_function_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="task of space digits_kd is a int; give a name"):
+        tune_kd.run_search(space_with(task=3), out=str(tmp_path))
+    with pytest.raises(UsageError, match="where a function or class is expected"):
+        tune_kd.run_search(space_with(student=torch.nn.Flatten()), out=str(tmp_path))
+
+
+def gentle(space: tune_kd.SearchSpace, **training: float) -> tuple[Stage, ...]:
+    return (space.distill(LossWeights(alpha=0.5), **training),)
+
+
+def strong(space: tune_kd.SearchSpace, **training: float) -> tuple[Stage, ...]:
+    return (space.distill(LossWeights(alpha=2.0), **training),)
+
+
+def test_an_edited_method_of_a_space_made_in_python_is_another_study(tmp_path: Path) -> None:
+    base = loader.load("digits_kd")[0].methods["no_kd"]
+    described = []
+    for stages in (gentle, strong):
+        method = dataclasses.replace(base, stages=stages)
+        asked = made_study.request(
+            tmp_path / "s", space=space_with(methods={"mine": method}), file=None
+        )
+        described.append(checks.described(asked, made_study.material()))
+    (line,) = manifest.differences(*described)
+    assert line.startswith("methods.mine.code is ")
+
+
+def test_a_space_file_may_give_functions(tmp_path: Path) -> None:
+    cell = (Path(__file__).with_name("cell.txt")).read_text().split("study = ")[0]
+    (tmp_path / "own_kd.py").write_text(cell.replace("TRIALS", "10").replace("space =", "SPACE ="))
+    found, _ = loader.load(str(tmp_path / "own_kd.py"))
+    assert (found.student, found.task) == ("own_kd.py:small", "digits")
+    model = registry.build(
+        found.student, shape=registry.Shape(num_classes=10, channels=1), base=tmp_path
+    )
+    assert type(model).__name__ == "Small"
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
