@@ -26,7 +26,7 @@ from tune_kd.data import splits
 from tune_kd.data.batch import Batch
 from tune_kd.data.tasks import Decoded
 from tune_kd.models import registry
-from tune_kd.recipe import Distill, Images, LossWeights, Optimiser, Recipe, stream
+from tune_kd.recipe import Distill, Images, LossWeights, Optimizer, Recipe, stream
 from tune_kd.training import context, loop, teacher
 
 SEED = 0
@@ -86,7 +86,7 @@ def recipe_of(given: Any, decoded: Decoded) -> Recipe:
     """Response distillation in one stage."""
     stage = Distill(
         epochs=given.epochs,
-        optimiser=Optimiser(lr=0.05),
+        optimizer=Optimizer(lr=0.05),
         weights=LossWeights(alpha=0.5, beta=0.5, temperature=4.0),
         batch_size=given.batch_size,
     )
@@ -146,7 +146,7 @@ class Bench:
             tape=source,
             terms=losses.Terms(),
         )
-        learner = loop.Learner(self._network(self.recipe.student), nn.Module(), stage.optimiser)
+        learner = loop.Learner(self._network(self.recipe.student), nn.Module(), stage.optimizer)
         return [epoch.values["train_loss"] for epoch in loop.train(work, learner)]
 
 

@@ -112,13 +112,13 @@ def test_every_parameter_learns(name: str) -> None:
     labels = torch.arange(4).view(4, *(1 for _ in expected(name, 4)[2:]))
     labels = labels.expand(4, *expected(name, 4)[2:])
     # a ViT's head begins with zeros (torchvision's), so the rest of it learns from the second step on
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     learned = set()
     for _ in range(2 if name.startswith("vit_") else 1):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses.hard_loss(model(images(name, 4)), labels).backward()
         learned |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-        optimiser.step()
+        optimizer.step()
     assert [n for n, _ in model.named_parameters() if n not in learned] == []
 
 

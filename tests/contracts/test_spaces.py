@@ -188,7 +188,7 @@ def _assert_pruned(config, later, *, finetune: int) -> None:
     assert {cut.method for cut in cuts} == {config["prune_method"]}
     assert math.prod(1 - cut.ratio for cut in cuts) == pytest.approx(1 - config["prune_ratio"])
     mends = [stage for stage in later if isinstance(stage, Distill)]
-    assert {mend.optimiser.lr for mend in mends} == {config["finetune_lr"]}
+    assert {mend.optimizer.lr for mend in mends} == {config["finetune_lr"]}
     assert {mend.listens for mend in mends} == {config.get("recover") == "teacher"}
     assert {mend.epochs for mend in mends} == {max(1, finetune // len(cuts))}
 

@@ -15,7 +15,7 @@ from tune_kd.evaluation import checkpoint as subject
 from tune_kd.evaluation import diagnostics
 from tune_kd.execution import worker
 from tune_kd.models import registry
-from tune_kd.recipe import Distill, Images, Optimiser, Recipe
+from tune_kd.recipe import Distill, Images, Optimizer, Recipe
 from tune_kd.space import loader
 from tune_kd.study.proposal import Proposal
 from tune_kd.training import context, external_weights, trial
@@ -57,7 +57,7 @@ def digits() -> Images:
 @functools.cache
 def written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epochs: int = 30) -> bytes:  # fmt: skip
     """A network trained for a moment, as a worker writes it."""
-    first = Distill(epochs=epochs, optimiser=Optimiser(lr=0.1), batch_size=32)
+    first = Distill(epochs=epochs, optimizer=Optimizer(lr=0.1), batch_size=32)
     recipe = Recipe(images=digits(), student=student, stages=(first, *after))
     where = trial.Site(cache=session_cache())
     *_, last = trial.run(recipe, seed=0, site=where)

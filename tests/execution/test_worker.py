@@ -158,7 +158,7 @@ def test_reports_of_misfortune(study, monkeypatch):
 def test_a_loss_that_is_not_finite_is_an_error_of_one_line(study):
     proposal = study.proposals["no_kd-r0-0001"]
     (stage,) = proposal.recipe.stages
-    wild = replace(stage, optimiser=replace(stage.optimiser, lr=1e30))
+    wild = replace(stage, optimizer=replace(stage.optimizer, lr=1e30))
     study.proposals["no_kd-r0-0001"] = replace(
         proposal, recipe=replace(proposal.recipe, stages=(wild,))
     )

@@ -16,7 +16,7 @@ from tune_kd import files
 from tune_kd.data import splits, tasks
 from tune_kd.execution import worker
 from tune_kd.models import registry
-from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimiser, Recipe
+from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimizer, Recipe
 from tune_kd.study.results import EpochReport
 from tune_kd.training import loop, teacher, trial
 
@@ -97,7 +97,7 @@ def recipe(
     epochs: int = 3,
     images: Images | None = None,
     student: str = "digits_student",
-    optimiser: Optimiser | None = None,
+    optimizer: Optimizer | None = None,
     compute: Compute | None = None,
     **stage: Any,
 ) -> Recipe:
@@ -111,7 +111,7 @@ def recipe(
             Distill(
                 **{
                     "epochs": epochs,
-                    "optimiser": optimiser or Optimiser(lr=0.1),
+                    "optimizer": optimizer or Optimizer(lr=0.1),
                     "weights": weights,
                     "batch_size": 64,
                     **stage,
@@ -137,7 +137,7 @@ class Ran:
 
     @property
     def last_of_training(self) -> dict[str, Tensor]:
-        """The state before the last one: with projections and what the optimiser remembers."""
+        """The state before the last one: with projections and what the optimizer remembers."""
         return safetensors.torch.load(self.states[-2])
 
 
@@ -192,7 +192,7 @@ def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
     model, number, _ = trial._entered(run, None, 0)
     work = trial._training(run, number, model, stage=stage)
     projections = trial._projections(run, model, stage)
-    return Bench(work, loop.Learner(model, projections, stage.optimiser))
+    return Bench(work, loop.Learner(model, projections, stage.optimizer))
 
 
 def noise_task(folder: Path, *, count: int = 60) -> str:

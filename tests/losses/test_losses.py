@@ -318,13 +318,13 @@ def test_projections_bring_the_students_channels_to_the_teachers() -> None:
 def test_a_projection_is_trained_by_the_loss() -> None:
     student, teacher = {"high": draw(16, 4)}, {"high": draw(16, 6, seed=1)}
     projections = Projections(student, teacher, seed=0)
-    optimiser = torch.optim.SGD(projections.parameters(), lr=0.5)
+    optimizer = torch.optim.SGD(projections.parameters(), lr=0.5)
     values = []
     for _ in range(50):
         loss = cosine_loss(projections(student), teacher)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(loss.item())
     assert values[-1] < 0.7 * values[0]
 

@@ -162,7 +162,7 @@ def test_a_pinned_value_holds_for_them_too() -> None:
     space, _ = loader.load("digits_kd")
     pinned = loader.change(space, "lr=0.25")
     (stage,) = loader.subset(pinned, ["dkd"]).stages("dkd", loader.subset(pinned, ["dkd"]).methods["dkd"].settings()[0])  # fmt: skip
-    assert stage.optimiser.lr == 0.25
+    assert stage.optimizer.lr == 0.25
 
 
 def test_their_stages_survive_json() -> None:

@@ -15,7 +15,7 @@ from tune_kd.recipe import (
     Distill,
     Images,
     LossWeights,
-    Optimiser,
+    Optimizer,
     Prune,
     Quantize,
     Recipe,
@@ -30,7 +30,7 @@ from tune_kd.recipe import (
 IMAGES = Images(task="digits", train_hash="abc", num_classes=10)
 STAGE = Distill(
     epochs=3,
-    optimiser=Optimiser(schedule="step", decay_at=(0.5, 0.75)),
+    optimizer=Optimizer(schedule="step", decay_at=(0.5, 0.75)),
     weights=LossWeights(alpha=0.1, beta=0.9, gamma=0.5, temperature=4.0),
     levels=("low", "high"),
 )
@@ -139,7 +139,7 @@ def test_a_number_and_the_same_number_of_another_type_are_one_model():
     made = Recipe(
         images=Images(task="digits", train_hash="x", num_classes=10, mix_alpha=1),
         student="a",
-        stages=(Distill(epochs=2, clip=1, optimiser=Optimiser(warmup_epochs=5, decay_factor=1)),),
+        stages=(Distill(epochs=2, clip=1, optimizer=Optimizer(warmup_epochs=5, decay_factor=1)),),
     )
     assert to_json(made) != to_json(from_json(to_json(made)))
     assert made.fingerprint(0) == from_json(to_json(made)).fingerprint(0)
@@ -179,16 +179,16 @@ BAD = [
     (LossWeights, {"temperature": 0.0}, "temperature"),
     (LossWeights, {"temperature": math.inf}, "temperature"),
     (LossWeights, {"alpha": 0.0}, "alpha"),
-    (Optimiser, {"name": "adam"}, "adam"),
-    (Optimiser, {"schedule": "linear"}, "linear"),
-    (Optimiser, {"lr": 0.0}, "lr"),
-    (Optimiser, {"lr": math.nan}, "lr"),
-    (Optimiser, {"weight_decay": -1e-4}, "weight_decay"),
-    (Optimiser, {"momentum": 1.0}, "momentum"),
-    (Optimiser, {"warmup_epochs": -1.0}, "warmup_epochs"),
-    (Optimiser, {"decay_at": (0.75, 0.5)}, "decay_at"),
-    (Optimiser, {"decay_at": (0.5, 1.0)}, "decay_at"),
-    (Optimiser, {"decay_factor": 0.0}, "decay_factor"),
+    (Optimizer, {"name": "adam"}, "adam"),
+    (Optimizer, {"schedule": "linear"}, "linear"),
+    (Optimizer, {"lr": 0.0}, "lr"),
+    (Optimizer, {"lr": math.nan}, "lr"),
+    (Optimizer, {"weight_decay": -1e-4}, "weight_decay"),
+    (Optimizer, {"momentum": 1.0}, "momentum"),
+    (Optimizer, {"warmup_epochs": -1.0}, "warmup_epochs"),
+    (Optimizer, {"decay_at": (0.75, 0.5)}, "decay_at"),
+    (Optimizer, {"decay_at": (0.5, 1.0)}, "decay_at"),
+    (Optimizer, {"decay_factor": 0.0}, "decay_factor"),
     (Distill, {"epochs": 0}, "epochs"),
     (Distill, {"epochs": 1, "batch_size": 1}, "batch_size"),
     (Distill, {"epochs": 1, "dropout": 1.0}, "dropout"),

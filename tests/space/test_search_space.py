@@ -111,7 +111,7 @@ def test_textbook_settings(method, weights):
     (stage,) = DIGITS.stages(method, DIGITS.methods[method].settings()[0])
     found = stage.weights
     assert (found.alpha, found.beta, found.gamma, found.temperature) == weights
-    assert (stage.optimiser.lr, stage.optimiser.weight_decay, stage.dropout) == (0.1, 5e-4, 0.0)
+    assert (stage.optimizer.lr, stage.optimizer.weight_decay, stage.dropout) == (0.1, 5e-4, 0.0)
     assert stage.epochs == DIGITS.epochs
     assert bool(stage.levels) == (found.gamma > 0)
 
@@ -168,7 +168,7 @@ def test_a_field_is_changed_and_keeps_its_type():
         (" epochs = 3", "epochs", 3),
         ("momentum=0", "momentum", 0.0),
         ("nesterov=false", "nesterov", False),
-        ("optimiser=adamw", "optimiser", "adamw"),
+        ("optimizer=adamw", "optimizer", "adamw"),
         ("decay_at=0.5,0.75", "decay_at", (0.5, 0.75)),
         ("decay_at=0.5", "decay_at", (0.5,)),
         ("decay_at=[0.3,0.6]", "decay_at", (0.3, 0.6)),
@@ -221,7 +221,7 @@ def test_all_ranges_pinned_is_one_setting():
         pinned = loader.change(pinned, given)
     assert pinned.methods["no_kd"].ranges == {}
     assert pinned.methods["no_kd"].settings() == [{}]
-    assert pinned.stages("no_kd", {})[0].optimiser.lr == 0.1
+    assert pinned.stages("no_kd", {})[0].optimizer.lr == 0.1
 
 
 def test_what_is_set_is_checked():

@@ -11,7 +11,7 @@ from tests.helpers import making
 from tune_kd import losses
 from tune_kd.execution import worker
 from tune_kd.models import checkpoints, registry
-from tune_kd.recipe import Compute, LossWeights, Optimiser
+from tune_kd.recipe import Compute, LossWeights, Optimizer
 from tune_kd.training import context as places
 from tune_kd.training import loop
 
@@ -31,36 +31,36 @@ def _trained(bench, done=0):
 
 
 def test_cosine_by_hand():
-    optimiser = Optimiser(lr=0.4)
-    found = [loop.learning_rate(optimiser, epochs=8, at=at) for at in (0, 1, 2, 4, 6, 8)]
+    optimizer = Optimizer(lr=0.4)
+    found = [loop.learning_rate(optimizer, epochs=8, at=at) for at in (0, 1, 2, 4, 6, 8)]
     root = math.sqrt(0.5)
     expected = [0.4, 0.2 * (1 + math.cos(math.pi / 8)), 0.2 * (1 + root), 0.2, 0.2 * (1 - root), 0]
     assert found == pytest.approx(expected, abs=1e-15)
 
 
 def test_warm_up_rises_from_nothing_and_the_cosine_begins_after_it():
-    optimiser = Optimiser(lr=0.4, warmup_epochs=2)
-    found = [loop.learning_rate(optimiser, epochs=10, at=at) for at in (0, 0.5, 1, 1.5, 2, 6, 10)]
+    optimizer = Optimizer(lr=0.4, warmup_epochs=2)
+    found = [loop.learning_rate(optimizer, epochs=10, at=at) for at in (0, 0.5, 1, 1.5, 2, 6, 10)]
     assert found == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.2, 0], abs=1e-15)
 
 
 def test_steps_decay_at_fractions_of_the_epochs():
-    optimiser = Optimiser(lr=1.0, schedule="step", decay_at=(0.5, 0.75), decay_factor=0.2)
+    optimizer = Optimizer(lr=1.0, schedule="step", decay_at=(0.5, 0.75), decay_factor=0.2)
     at = (0, 49.99, 50, 74.99, 75, 99.99)
-    found = [loop.learning_rate(optimiser, epochs=100, at=when) for when in at]
+    found = [loop.learning_rate(optimizer, epochs=100, at=when) for when in at]
     assert found == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
 
 
 def test_a_constant_lr_stays_after_its_warm_up():
-    optimiser = Optimiser(lr=0.3, schedule="constant", warmup_epochs=1, decay_at=(0.5,))
-    found = [loop.learning_rate(optimiser, epochs=4, at=at) for at in (0, 0.5, 1, 2, 3.9)]
+    optimizer = Optimizer(lr=0.3, schedule="constant", warmup_epochs=1, decay_at=(0.5,))
+    found = [loop.learning_rate(optimizer, epochs=4, at=at) for at in (0, 0.5, 1, 2, 3.9)]
     assert found == pytest.approx([0, 0.15, 0.3, 0.3, 0.3])
 
 
 @pytest.mark.parametrize("warmup_epochs", [3.0, 9.0])
 def test_a_warm_up_of_all_epochs_still_ends(warmup_epochs):
-    optimiser = Optimiser(lr=0.3, warmup_epochs=warmup_epochs)
-    found = [loop.learning_rate(optimiser, epochs=3, at=at) for at in (0, 1, 2)]
+    optimizer = Optimizer(lr=0.3, warmup_epochs=warmup_epochs)
+    found = [loop.learning_rate(optimizer, epochs=3, at=at) for at in (0, 1, 2)]
     assert found == pytest.approx([0, 0.1, 0.2])
 
 
@@ -73,9 +73,9 @@ def test_a_warm_up_of_all_epochs_still_ends(warmup_epochs):
         {"schedule": "constant"},
     ],
 )
-def test_the_optimiser_moves_the_weights_by_the_lr_of_the_schedule(site, changes):
-    optimiser = Optimiser(lr=0.2, momentum=0.0, nesterov=False, weight_decay=0.0, **changes)
-    bench = making.bench(making.recipe(epochs=2, optimiser=optimiser), site)
+def test_the_optimizer_moves_the_weights_by_the_lr_of_the_schedule(site, changes):
+    optimizer = Optimizer(lr=0.2, momentum=0.0, nesterov=False, weight_decay=0.0, **changes)
+    bench = making.bench(making.recipe(epochs=2, optimizer=optimizer), site)
     weight = bench.learner.model.fc.weight
     found = []
 
@@ -86,12 +86,12 @@ def test_the_optimiser_moves_the_weights_by_the_lr_of_the_schedule(site, changes
         start, gradient = found[-1]
         found[-1] = ((start - weight.detach()).norm() / gradient.norm()).item()
 
-    bench.learner.optimiser.register_step_pre_hook(before)
-    bench.learner.optimiser.register_step_post_hook(after)
+    bench.learner.optimizer.register_step_pre_hook(before)
+    bench.learner.optimizer.register_step_post_hook(after)
     rows = _trained(bench)
     steps = FIT // 64
     expected = [
-        loop.learning_rate(optimiser, epochs=2, at=epoch + step / steps)
+        loop.learning_rate(optimizer, epochs=2, at=epoch + step / steps)
         for epoch in range(2)
         for step in range(steps)
     ]
@@ -101,14 +101,14 @@ def test_the_optimiser_moves_the_weights_by_the_lr_of_the_schedule(site, changes
     )
 
 
-def test_a_resumed_optimiser_follows_the_schedule(site):
-    made = making.recipe(epochs=2, optimiser=Optimiser(name="adamw", lr=0.01))
+def test_a_resumed_optimizer_follows_the_schedule(site):
+    made = making.recipe(epochs=2, optimizer=Optimizer(name="adamw", lr=0.01))
     bench, other = making.bench(made, site), making.bench(made, site)
     next(loop.train(bench.work, bench.learner))
     other.learner.load(safetensors.torch.load(worker._save(bench.learner.state())))
     used = []
-    other.learner.optimiser.register_step_pre_hook(
-        lambda optimiser, *_: used.append(optimiser.param_groups[0]["lr"].item())
+    other.learner.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"].item())
     )
     _trained(other, done=1)
     assert used == pytest.approx(
@@ -182,7 +182,7 @@ def test_what_is_seen_of_an_image_depends_neither_on_batches_nor_on_the_subset(s
 
 
 def test_a_loss_that_is_not_finite_ends_the_stage(site):
-    made = making.recipe(optimiser=Optimiser(lr=1e30, momentum=0.0))
+    made = making.recipe(optimizer=Optimizer(lr=1e30, momentum=0.0))
     with pytest.raises(FloatingPointError, match="not finite in epoch 1"):
         _trained(making.bench(made, site))
 
@@ -273,13 +273,13 @@ def test_the_order_of_images_does_not_depend_on_dropout(site, monkeypatch):
 
 @pytest.mark.parametrize("method", ["feature", "combined"])
 def test_projections_are_trained_and_belong_to_the_state(site, method):
-    optimiser = Optimiser(lr=0.1, weight_decay=0.0)
-    bench = making.bench(making.recipe(method, epochs=1, optimiser=optimiser), site)
+    optimizer = Optimizer(lr=0.1, weight_decay=0.0)
+    bench = making.bench(making.recipe(method, epochs=1, optimizer=optimizer), site)
     before = {k: v.clone() for k, v in bench.learner.projections.state_dict().items()}
     assert sorted(before) == sorted(
         f"levels.{level}.{part}" for level in ("low", "mid", "high") for part in ("weight", "bias")
     )
-    trained = {id(p) for group in bench.learner.optimiser.param_groups for p in group["params"]}
+    trained = {id(p) for group in bench.learner.optimizer.param_groups for p in group["params"]}
     parameters = [*bench.learner.model.parameters(), *bench.learner.projections.parameters()]
     assert trained == {id(p) for p in parameters}
     _trained(bench)
@@ -298,8 +298,8 @@ def test_without_a_feature_term_there_are_no_projections(site):
 
 def test_the_feature_term_alone_trains_the_student_below_its_taps(site):
     only = LossWeights(alpha=0.0, gamma=1.0)
-    optimiser = Optimiser(lr=0.1, weight_decay=0.0)
-    made = making.recipe("feature", weights=only, epochs=2, optimiser=optimiser)
+    optimizer = Optimizer(lr=0.1, weight_decay=0.0)
+    made = making.recipe("feature", weights=only, epochs=2, optimizer=optimizer)
     bench = making.bench(made, site)
     before = {k: v.clone() for k, v in bench.learner.model.state_dict().items()}
     rows = _trained(bench)
@@ -382,7 +382,7 @@ def test_a_learners_state_survives_its_way_over_the_disk(site, name, layout):
     made = making.recipe(
         "combined",
         epochs=1,
-        optimiser=Optimiser(name=name, lr=0.01),
+        optimizer=Optimizer(name=name, lr=0.01),
         compute=Compute(layout=layout),
     )
     one, other = making.bench(made, site), making.bench(made, site, seed=1)
@@ -390,7 +390,7 @@ def test_a_learners_state_survives_its_way_over_the_disk(site, name, layout):
     data = worker._save(one.learner.state())
     other.learner.load(safetensors.torch.load(data))
     assert worker._save(other.learner.state()) == data
-    slots = one.learner.optimiser.state, other.learner.optimiser.state
+    slots = one.learner.optimizer.state, other.learner.optimizer.state
     for mine, its in zip(one.learner.parameters, other.learner.parameters, strict=True):
         assert _strides(mine) == _strides(its)
         for slot, value in slots[0][mine].items():

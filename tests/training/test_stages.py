@@ -16,7 +16,7 @@ from tune_kd.recipe import (
     Compute,
     Distill,
     LossWeights,
-    Optimiser,
+    Optimizer,
     Prune,
     Quantize,
     Recipe,
@@ -26,7 +26,7 @@ from tune_kd.recipe import (
 from tune_kd.training import context, test_split, trial
 
 CHANNELS, MAGNITUDE = Prune(method="channel", ratio=0.5), Prune(method="magnitude", ratio=0.5)
-MEND = Distill(epochs=2, optimiser=Optimiser(lr=0.02), batch_size=64)
+MEND = Distill(epochs=2, optimizer=Optimizer(lr=0.02), batch_size=64)
 TAUGHT = replace(MEND, weights=making.WEIGHTS["response"])
 WIDE = "digits_medium"  # enough channels to lose half of them
 
@@ -182,7 +182,7 @@ def test_zeros_stay_zero_while_the_network_recovers(where):
 
 
 def test_patience_ends_a_stage_and_confirming_trains_exactly_so_many(where):
-    lazy = making.recipe("no_kd", epochs=12, optimiser=Optimiser(lr=1e-6, schedule="constant"), patience=2)  # fmt: skip
+    lazy = making.recipe("no_kd", epochs=12, optimizer=Optimizer(lr=1e-6, schedule="constant"), patience=2)  # fmt: skip
     ran = making.run(lazy, where)
     values = [row["val_accuracy"] for row in ran.rows]
     best = max(range(len(values)), key=lambda at: (values[at], -at))
@@ -193,7 +193,7 @@ def test_patience_ends_a_stage_and_confirming_trains_exactly_so_many(where):
 
 
 def test_patience_is_remembered_by_a_resumed_trial(tmp_path):
-    lazy = making.recipe("no_kd", epochs=12, optimiser=Optimiser(lr=1e-6, schedule="constant"), patience=2)  # fmt: skip
+    lazy = making.recipe("no_kd", epochs=12, optimizer=Optimizer(lr=1e-6, schedule="constant"), patience=2)  # fmt: skip
     whole = making.run(lazy, making.site_in(tmp_path / "whole"))
     for after in range(1, len(whole.rows)):
         where = making.site_in(tmp_path / f"killed-{after}")
@@ -203,7 +203,7 @@ def test_patience_is_remembered_by_a_resumed_trial(tmp_path):
 
 def test_patience_waits_for_nothing_where_nothing_is_held_out(where):
     images = making.digits(limit_train=making.LIMIT, fit_on="train+val")
-    lazy = making.recipe("no_kd", epochs=4, optimiser=Optimiser(lr=1e-6), patience=1, images=images)
+    lazy = making.recipe("no_kd", epochs=4, optimizer=Optimizer(lr=1e-6), patience=1, images=images)
     assert len(making.run(lazy, where).rows) == 4
 
 
@@ -245,8 +245,8 @@ def test_mixed_images_are_on_the_tape_as_the_teacher_sees_them(tmp_path, mix):
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_mixed_images_are_learned_with_both_labels_by_their_shares(where, mix):
     images = making.digits(limit_train=making.LIMIT, mix=mix)
-    still = Optimiser(lr=1e-12, momentum=0.0, weight_decay=0.0)
-    made = making.recipe("no_kd", epochs=1, images=images, optimiser=still, batch_size=1000)
+    still = Optimizer(lr=1e-12, momentum=0.0, weight_decay=0.0)
+    made = making.recipe("no_kd", epochs=1, images=images, optimizer=still, batch_size=1000)
     (row,) = making.run(made, where).rows
     fold = context.fold(images, where, "contiguous")
     network = context.begun(made, where, sample=sample(where), seed=0, shared=0).train()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import making
 from tune_kd.data import tasks
 from tune_kd.models import checkpoints, registry
-from tune_kd.recipe import Compute, Images, Optimiser
+from tune_kd.recipe import Compute, Images, Optimizer
 from tune_kd.training import context as places
 from tune_kd.training import loop, teacher, trial
 
@@ -196,7 +196,7 @@ def test_training_from_a_fresh_tape_is_training_from_one_that_another_trial_fill
     made = making.recipe(method, dropout=0.2)
     fresh = making.run(made, making.site_in(tmp_path / "one"))
     site = making.site_in(tmp_path / "other")
-    making.run(making.recipe("response", epochs=3, batch_size=32, optimiser=None), site)
+    making.run(making.recipe("response", epochs=3, batch_size=32, optimizer=None), site)
     files = sorted((site.cache / "tape").glob("*/*.npy"))
     assert [file.name for file in files] == ["00001.npy", "00002.npy", "00003.npy"]
     before = [file.read_bytes() for file in files]
@@ -264,7 +264,7 @@ def test_other_views_precision_layout_subset_or_teacher_is_another_tape(tmp_path
 def test_what_a_trial_varies_leaves_the_tape_as_it_is(tmp_path):
     one = making.recipe("response")
     two = making.recipe(
-        "combined", epochs=9, dropout=0.4, batch_size=16, optimiser=Optimiser(name="adamw", lr=1e-3)
+        "combined", epochs=9, dropout=0.4, batch_size=16, optimizer=Optimizer(name="adamw", lr=1e-3)
     )
     assert _keys(tmp_path, one) == _keys(tmp_path, two, name="two")
 

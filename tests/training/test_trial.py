@@ -15,7 +15,7 @@ from tune_kd.data import classification, tasks
 from tune_kd.errors import UsageError
 from tune_kd.measure import profile
 from tune_kd.models import registry
-from tune_kd.recipe import Compute, LossWeights, Optimiser, Recipe
+from tune_kd.recipe import Compute, LossWeights, Optimizer, Recipe
 from tune_kd.space import loader
 from tune_kd.study import recipe_builder
 from tune_kd.training import context as places
@@ -23,9 +23,9 @@ from tune_kd.training import loop, trial
 
 METHODS = list(making.WEIGHTS)
 OPTIMISERS = {
-    "sgd": Optimiser(lr=0.1, warmup_epochs=0.5),
-    "adamw": Optimiser(name="adamw", lr=0.01, weight_decay=0.01),
-    "plain sgd": Optimiser(lr=0.1, momentum=0.0, schedule="step", decay_at=(0.5,)),
+    "sgd": Optimizer(lr=0.1, warmup_epochs=0.5),
+    "adamw": Optimizer(name="adamw", lr=0.01, weight_decay=0.01),
+    "plain sgd": Optimizer(lr=0.1, momentum=0.0, schedule="step", decay_at=(0.5,)),
 }
 
 
@@ -61,15 +61,15 @@ def _assert_resumes(made, tmp_path, *, after, seed=0):
 # Resumed is uninterrupted
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("method", METHODS)
-def test_resumed_is_uninterrupted(tmp_path, method, layout, optimiser):
+def test_resumed_is_uninterrupted(tmp_path, method, layout, optimizer):
     made = making.recipe(
         method,
         dropout=0.3,
         label_smoothing=0.1,
-        optimiser=OPTIMISERS[optimiser],
+        optimizer=OPTIMISERS[optimizer],
         compute=Compute(layout=layout),
     )
     whole = _assert_resumes(made, tmp_path, after=2)
@@ -107,7 +107,7 @@ def test_resumed_after_each_epoch_is_uninterrupted(tmp_path):
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
 def test_several_stages_resume_in_each(tmp_path, after):
     made = making.recipe("response", epochs=2, dropout=0.2)
-    second = making.recipe("combined", epochs=3, optimiser=OPTIMISERS["adamw"]).stages[0]
+    second = making.recipe("combined", epochs=3, optimizer=OPTIMISERS["adamw"]).stages[0]
     whole = _assert_resumes(replace(made, stages=(*made.stages, second)), tmp_path, after=after)
     assert [(r["stage"], r["epoch"], r["step"], r["last"]) for r in whole.rows] == [
         (0, 1, 1, False),
@@ -138,7 +138,7 @@ def test_resumed_in_bfloat16_is_uninterrupted(tmp_path, method):
 @pytest.mark.parametrize(("one", "other"), [("combined", "combined"), ("response", "no_kd")])
 def test_beside_another_a_trial_is_as_if_alone(tmp_path, one, other):
     first = making.recipe(one, dropout=0.3)
-    second = making.recipe(other, dropout=0.1, batch_size=32, optimiser=OPTIMISERS["adamw"])
+    second = making.recipe(other, dropout=0.1, batch_size=32, optimizer=OPTIMISERS["adamw"])
     alone = [
         making.run(made, making.site_in(tmp_path / f"alone{seed}"), seed=seed)
         for seed, made in enumerate((first, second))
@@ -309,8 +309,8 @@ def test_a_recipe_without_stages_measures_what_it_starts_from(site):
 
 
 def test_a_recipe_may_begin_with_a_trained_model(site):
-    still = Optimiser(lr=1e-30, momentum=0.0, weight_decay=0.0)  # too little to move a weight
-    made = making.recipe(student="digits_teacher", epochs=1, optimiser=still)
+    still = Optimizer(lr=1e-30, momentum=0.0, weight_decay=0.0)  # too little to move a weight
+    made = making.recipe(student="digits_teacher", epochs=1, optimizer=still)
     state = making.run(replace(made, start=making.TEACHER), site).state
     trained = safetensors.torch.load_file(making.teacher_file())
     for name in ("stage1.0.weight", "stage3.1.bias", "fc.weight"):
@@ -398,7 +398,7 @@ def test_validation_images_are_never_trained_on(site, monkeypatch):
 
 def test_a_teacher_of_ten_epochs_knows_its_digits(site):
     made = making.recipe(
-        student="digits_teacher", epochs=10, images=making.digits(), optimiser=Optimiser(lr=0.05)
+        student="digits_teacher", epochs=10, images=making.digits(), optimizer=Optimizer(lr=0.05)
     )
     rows = making.run(made, site).rows
     assert rows[-1]["val_accuracy"] > 0.9

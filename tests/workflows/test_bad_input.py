@@ -184,7 +184,7 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
         (["--set", "teacher_epochs=-2"], ("teacher_epochs >= 1", "-2")),
         (["--set", "batch_size=1"], ("batch_size >= 2", "1")),
         (["--set", "batch_size=64.5"], ("batch_size=64.5", "int is wanted")),
-        (["--set", "optimiser=adm"], ("sgd, adamw", "'adm'")),
+        (["--set", "optimizer=adm"], ("sgd, adamw", "'adm'")),
         (["--set", "nesterov=3"], ("nesterov=3", "bool is wanted")),
         (["--set", "decay_at=0.7,0.2"], ("decay_at rises", "(0.7, 0.2)")),
         (["--set", "decay_at=soon"], "digits_kd"),

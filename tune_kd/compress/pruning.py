@@ -27,7 +27,7 @@ def prune(model: nn.Module, stage: Prune, *, sample: Tensor) -> None:
 
     "channel": of the output channels of each layer, those with the smallest L2 norm over all weights that
     belong to them; round(ratio * channels) of those that are there, at least one stays. The class
-    scores stay. Parameters are new objects afterwards: an optimiser is made after it, not before.
+    scores stay. Parameters are new objects afterwards: an optimizer is made after it, not before.
     "magnitude": of all convolution and linear weights together that are not zero yet, the
     round(ratio * count) smallest become exactly 0; so 0.5 twice leaves a quarter. Biases and
     normalisation stay.
@@ -169,7 +169,7 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
 def keep_zeros(model: nn.Module) -> Callable[[], None]:
     """A function that sets the convolution and linear weights that are zero now to zero again, in place.
 
-    It is called after each step of the optimiser: their gradients, and momentum from before, move them.
+    It is called after each step of the optimizer: their gradients, and momentum from before, move them.
     It holds on to the parameters of now, on their device; after `prune` of channels make another.
 
     >>> layer = nn.Linear(2, 1)

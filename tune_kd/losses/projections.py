@@ -14,7 +14,7 @@ class Projections(nn.Module):
 
     A 1x1 convolution for maps, linear for vectors, the identity where channels agree (Romero et al.
     2015, FitNets, use such a regressor on the student's side). They are built before training, belong
-    into the optimiser and the checkpoint, and are dropped when the student is finished.
+    into the optimizer and the checkpoint, and are dropped when the student is finished.
     """
 
     def __init__(

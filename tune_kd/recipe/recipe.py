@@ -71,8 +71,8 @@ class LossWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimiser:
-    """An optimiser and its lr schedule; decays happen at fractions `decay_at` of the epochs."""
+class Optimizer:
+    """An optimizer and its lr schedule; decays happen at fractions `decay_at` of the epochs."""
 
     name: str = "sgd"  # sgd or adamw
     lr: float = 0.1
@@ -85,7 +85,7 @@ class Optimiser:
     decay_factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _demand("optimiser in (sgd, adamw)", self.name in ("sgd", "adamw"), optimiser=self.name)
+        _demand("optimizer in (sgd, adamw)", self.name in ("sgd", "adamw"), optimizer=self.name)
         known = ("cosine", "step", "constant")
         _demand(
             "schedule in (cosine, step, constant)", self.schedule in known, schedule=self.schedule
@@ -114,7 +114,7 @@ class Distill:
 
     kind: str = field(default="distill", init=False)
     epochs: int
-    optimiser: Optimiser = field(default_factory=Optimiser)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     weights: LossWeights = field(default_factory=LossWeights)
     batch_size: int = 128
     dropout: float = 0.0  # before the classifier

@@ -24,7 +24,7 @@ from optuna.distributions import (
 from tune_kd import notebook
 from tune_kd import objectives as fronts
 from tune_kd.errors import UsageError
-from tune_kd.recipe import Distill, LossWeights, Optimiser, Stage
+from tune_kd.recipe import Distill, LossWeights, Optimizer, Stage
 
 Config = Mapping[str, Any]
 TRAINING = ("lr", "weight_decay", "dropout")  # what a method passes on to `SearchSpace.distill`
@@ -131,7 +131,7 @@ class SearchSpace:
     epochs: int = 100  # of the student's main training stage
     teacher_epochs: int = 100
     batch_size: int = 128
-    optimiser: str = "sgd"
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
     schedule: str = "cosine"
@@ -217,8 +217,8 @@ class SearchSpace:
         return (self._training(stage, self.teacher_lr, self.teacher_weight_decay),)
 
     def _training(self, stage: Distill, lr: float, weight_decay: float) -> Distill:
-        optimiser = Optimiser(
-            name=self.optimiser,
+        optimizer = Optimizer(
+            name=self.optimizer,
             lr=lr,
             weight_decay=weight_decay,
             momentum=self.momentum,
@@ -230,7 +230,7 @@ class SearchSpace:
         )
         return dataclasses.replace(
             stage,
-            optimiser=optimiser,
+            optimizer=optimizer,
             batch_size=self.batch_size,
             label_smoothing=self.label_smoothing,
             patience=self.patience,
@@ -245,10 +245,10 @@ class SearchSpace:
         """Training after the main stage: shorter, with its own lr, cosine, without dropout or patience."""
         stage = Distill(epochs=epochs, weights=weights, feature_loss=self._feature_loss(weights))
         stage = self._training(stage, lr, 0.0)
-        optimiser = dataclasses.replace(
-            stage.optimiser, schedule="cosine", warmup_epochs=0.0, decay_at=()
+        optimizer = dataclasses.replace(
+            stage.optimizer, schedule="cosine", warmup_epochs=0.0, decay_at=()
         )
-        return dataclasses.replace(stage, optimiser=optimiser, patience=0)
+        return dataclasses.replace(stage, optimizer=optimizer, patience=0)
 
     def whole_stages(self, method: str, config: Config) -> tuple[Stage, ...]:
         """The stages of one trial from fresh weights on: a pure function of the sampled values."""

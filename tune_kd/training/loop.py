@@ -17,7 +17,7 @@ from tune_kd import losses
 from tune_kd.data import splits
 from tune_kd.data.batch import Batch
 from tune_kd.models import registry, segmentation
-from tune_kd.recipe import Compute, Distill, Optimiser, stream
+from tune_kd.recipe import Compute, Distill, Optimizer, stream
 from tune_kd.training import scoring
 from tune_kd.training.teacher import Frozen, Tape, autocast
 
@@ -47,25 +47,25 @@ class Fold:
 
 
 class Learner:
-    """What a stage trains: the student, its projections to the teacher's features, the optimiser."""
+    """What a stage trains: the student, its projections to the teacher's features, the optimizer."""
 
-    def __init__(self, model: nn.Module, projections: nn.Module, optimiser: Optimiser) -> None:
+    def __init__(self, model: nn.Module, projections: nn.Module, optimizer: Optimizer) -> None:
         self.model, self.projections = model, projections
         self.best = torch.tensor([-math.inf, 0.0])  # best value of validation, and its epoch
         self.parameters = parameters = [*model.parameters(), *projections.parameters()]
-        self.lr = torch.tensor(float(optimiser.lr), device=parameters[0].device)
-        if optimiser.name == "sgd":
-            self.optimiser: torch.optim.Optimizer = torch.optim.SGD(
+        self.lr = torch.tensor(float(optimizer.lr), device=parameters[0].device)
+        if optimizer.name == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
                 parameters,
                 lr=self.lr,
-                weight_decay=optimiser.weight_decay,
-                momentum=optimiser.momentum,
-                nesterov=optimiser.nesterov and optimiser.momentum > 0,
+                weight_decay=optimizer.weight_decay,
+                momentum=optimizer.momentum,
+                nesterov=optimizer.nesterov and optimizer.momentum > 0,
                 fused=True,
             )
         else:
-            self.optimiser = torch.optim.AdamW(
-                parameters, lr=self.lr, weight_decay=optimiser.weight_decay, fused=True
+            self.optimizer = torch.optim.AdamW(
+                parameters, lr=self.lr, weight_decay=optimizer.weight_decay, fused=True
             )
 
     def state(self) -> dict[str, Tensor]:
@@ -73,14 +73,14 @@ class Learner:
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         found |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
         found["progress.best"] = self.best
-        for number, slots in self.optimiser.state_dict()["state"].items():
-            found |= {f"optimiser.{number}.{slot}": v for slot, v in slots.items() if v is not None}
+        for number, slots in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{slot}": v for slot, v in slots.items() if v is not None}
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """What `state` returned, put back."""
         parts: dict[str, dict[str, Tensor]] = {
-            part: {} for part in ("model", "projections", "optimiser", "progress")
+            part: {} for part in ("model", "projections", "optimizer", "progress")
         }
         for name, value in state.items():
             part, _, rest = name.partition(".")
@@ -89,15 +89,15 @@ class Learner:
         self.projections.load_state_dict(parts["projections"])
         self.best = parts["progress"]["best"].clone()
         slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimiser"].items():
+        for name, value in parts["optimizer"].items():
             number, _, slot = name.partition(".")
             parameter = self.parameters[int(number)]
             if value.shape == parameter.shape:  # in the parameter's own memory layout
                 value = torch.empty_like(parameter).copy_(value)
             slots.setdefault(int(number), {})[slot] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": slots, "param_groups": groups})
-        for group in self.optimiser.param_groups:
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # load_state_dict copies it; the schedule writes to this one
 
 
@@ -118,24 +118,24 @@ class Training:
     after_step: Callable[[], None] | None = None  # keeps pruned weights at zero
 
 
-def learning_rate(optimiser: Optimiser, *, epochs: float, at: float) -> float:
+def learning_rate(optimizer: Optimizer, *, epochs: float, at: float) -> float:
     """The lr when `at` of `epochs` epochs have been trained.
 
-    >>> cosine = Optimiser(lr=0.2)
+    >>> cosine = Optimizer(lr=0.2)
     >>> [round(learning_rate(cosine, epochs=10, at=at), 3) for at in (0, 5, 10)]
     [0.2, 0.1, 0.0]
-    >>> step = Optimiser(lr=1.0, schedule="step", decay_at=(0.5, 0.75))
+    >>> step = Optimizer(lr=1.0, schedule="step", decay_at=(0.5, 0.75))
     >>> [round(learning_rate(step, epochs=8, at=at), 3) for at in (3, 4, 6)]
     [1.0, 0.1, 0.01]
     """
-    warmup = min(optimiser.warmup_epochs, epochs)
+    warmup = min(optimizer.warmup_epochs, epochs)
     if at < warmup:
-        return optimiser.lr * at / warmup
-    if optimiser.schedule == "cosine":
+        return optimizer.lr * at / warmup
+    if optimizer.schedule == "cosine":
         share = (at - warmup) / max(epochs - warmup, 1e-9)
-        return optimiser.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-    decays = sum(at >= fraction * epochs for fraction in optimiser.decay_at)
-    return optimiser.lr * optimiser.decay_factor ** (decays if optimiser.schedule == "step" else 0)
+        return optimizer.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    decays = sum(at >= fraction * epochs for fraction in optimizer.decay_at)
+    return optimizer.lr * optimizer.decay_factor ** (decays if optimizer.schedule == "step" else 0)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _epoch(
         position = shuffled[step * size : (step + 1) * size]
         at = epoch - 1 + step / steps
         weights.warm_up(at, epochs=stage.logit_warmup_epochs)
-        learner.lr.fill_(learning_rate(stage.optimiser, epochs=stage.epochs, at=at))
+        learner.lr.fill_(learning_rate(stage.optimizer, epochs=stage.epochs, at=at))
         teacher = soft[position].float() if soft is not None else None
         batch = seen(fold.fit[position])
         parts = _step(work, learner, weights=weights, taps=taps, batch=batch, teacher=teacher)
@@ -241,8 +241,8 @@ def _step(  # noqa: PLR0913 - a step's operands
     parts.loss.backward()
     if work.stage.clip:
         nn.utils.clip_grad_norm_(learner.parameters, work.stage.clip)
-    learner.optimiser.step()
-    learner.optimiser.zero_grad()
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
     if work.after_step:
         work.after_step()
     return parts

@@ -162,7 +162,7 @@ def _stage(
     unseen, untrained = (int8.ranges(fake), int8.weights(fake)) if fake else ({}, {})
     student: nn.Module = fake if fake is not None else model
     projections = _projections(work, student, stage_training)
-    learner = loop.Learner(student, projections, stage_training.optimiser)
+    learner = loop.Learner(student, projections, stage_training.optimizer)
     if resume:
         learner.load(resume.state)
     training = _training(work, number, student, stage=stage_training)  # sees which weights are zero
