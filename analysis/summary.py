@@ -91,7 +91,7 @@ def distils(study: Study, method: str) -> bool:
     A row without a recipe is taken at its method's word.
     """
     stages = stages_of(study.chosen(method))
-    return not stages or any(stage.listens for stage in stages)
+    return not stages or any(stage.needs_teacher for stage in stages)
 
 
 def is_compressed(study: Study, method: str) -> bool:

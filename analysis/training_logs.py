@@ -10,7 +10,7 @@ from analysis import escaping, selection
 from analysis.compression import stages_of
 from analysis.study import Study
 from tune_kd.metrics import number
-from tune_kd.recipe import Stage, training_of
+from tune_kd.recipe import Stage
 from tune_kd.study.results import Row
 
 # Columns and where their numbers come from; training accuracy is not measured.
@@ -50,7 +50,7 @@ def logs(study: Study) -> dict[str, bytes]:
 
 
 def _epoch(study: Study, row: Row) -> dict[str, Any]:
-    extra = ("val_miou",) if study.metric == "val_miou" else ()
+    extra = () if study.metric in SOURCES.values() else (study.metric,)
     measured = {name: number(row, column) for name, column in SOURCES.items()}
     return {"epoch": row["step"], **measured, **{name: number(row, name) for name in extra}}
 
@@ -63,7 +63,7 @@ def _weights(trial: Row | None, stages: Sequence[Stage], row: Row) -> dict[str, 
     at = row["stage"] or 0
     if at >= len(stages):
         return {"alpha": number(trial, "alpha"), "T": number(trial, "temperature")}
-    training = training_of(stages[at])
+    training = stages[at].training
     if training is None:
         return {"alpha": None, "T": None}
     weights = training.weights

@@ -1,25 +1,20 @@
 """CIFAR-100, ResNet-50 (23.7 M parameters) to MobileNetV3-Small (1.6 M), for a GPU.
 
     python -m tune_kd.search --space cifar100_kd
-    python -m tune_kd.search --space cifar100_kd --set teacher_weights=imagenet
+    python -m tune_kd.search --space cifar100_kd --set teacher.initial=imagenet
 
 SGD with Nesterov momentum, cosine, gradients clipped at norm 1; both networks have stems for 32 pixels.
 The teacher may begin with ImageNet's weights, where they can be downloaded.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar100_kd",
     task="cifar100",
-    teacher="resnet50",
-    student="mobilenet_v3_small",
+    teacher=Training("resnet50", epochs=40, batch_size=256, clip=1.0, optimizer=Optimizer(lr=0.05)),
+    student=Training("mobilenet_v3_small", epochs=120, batch_size=256, clip=1.0),
     trials=100,  # 5 repeats of 5 for each of 4 methods
-    epochs=120,
-    teacher_epochs=40,
-    batch_size=256,
-    clip=1.0,
-    teacher_lr=0.05,
     methods=kd_methods(
         {
             "lr": log_uniform(0.01, 0.5),

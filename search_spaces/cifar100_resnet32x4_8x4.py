@@ -7,21 +7,26 @@ comparisons train it (Tian et al. 2020, appendix): `--trials 4`, confirmed, repe
 compared before the first step: accuracy jumps there, and before it says little of what comes.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform
+
+STEPS = Optimizer(lr=0.05, nesterov=False, schedule="step", decay_at=(0.625, 0.75, 0.875))
 
 SPACE = SearchSpace(
     name="cifar100_resnet32x4_8x4",
     task="cifar100",
-    teacher="resnet32x4",
-    student="resnet8x4",
+    teacher=Training(
+        "resnet32x4",
+        epochs=240,
+        batch_size=64,
+        optimizer=STEPS,
+    ),
+    student=Training(
+        "resnet8x4",
+        epochs=240,
+        batch_size=64,
+        optimizer=STEPS,
+    ),
     trials=100,  # 5 repeats of 5 for each of 4 methods
-    epochs=240,
-    teacher_epochs=240,
-    batch_size=64,
-    nesterov=False,
-    schedule="step",
-    decay_at=(0.625, 0.75, 0.875),
-    teacher_lr=0.05,
     methods=kd_methods(
         {
             "lr": log_uniform(0.01, 0.2),

@@ -6,17 +6,14 @@ The recipe's lr, batch size and epochs are those of the ResNet lab that asks for
 100 epochs takes hours on a CPU core, where cifar10_small_kd is the space to use.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import SearchSpace, Training, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar10_kd",
     task="cifar10",
-    teacher="resnet18",
-    student="resnet8_wide",
+    teacher=Training("resnet18", epochs=100),
+    student=Training("resnet8_wide", epochs=100),
     trials=160,  # 5 repeats of 8 for each of 4 methods
-    epochs=100,
-    teacher_epochs=100,
-    teacher_lr=0.1,
     tables=("classes",),
     methods=kd_methods(
         {

@@ -8,7 +8,7 @@ torch-pruning is needed (`pip install -e '.[compress]'`). `--set start=FILE` or
 `--set start=runs/X:response` begins from another student.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, prune_methods, uniform
+from tune_kd.space import SearchSpace, Training, kd_methods, log_uniform, prune_methods, uniform
 
 RECIPE = {"lr": 0.1, "weight_decay": 1e-4, "dropout": 0.0}
 KD = kd_methods(
@@ -23,12 +23,9 @@ KD = kd_methods(
 SPACE = SearchSpace(
     name="cifar10_kd_prune",
     task="cifar10",
-    teacher="resnet34",
-    student="mobilenet_v2",
+    teacher=Training("resnet34", epochs=200),
+    student=Training("mobilenet_v2", epochs=200),
     trials=100,  # 5 repeats of 5 for each of 4 methods
-    epochs=200,
-    teacher_epochs=200,
-    teacher_lr=0.1,
     finetune_epochs=10,
     methods={"no_kd": KD["no_kd"], "response": KD["response"], **prune_methods(RECIPE)},
     objectives=("val_accuracy", "size_mb"),

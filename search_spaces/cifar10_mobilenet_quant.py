@@ -8,7 +8,15 @@ teacher learning rates are a study of their own, with the same network and no_kd
 is this study's teacher by `--teacher runs/X` (docs/guide.md).
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, quantised_methods, uniform
+from tune_kd.space import (
+    Optimizer,
+    SearchSpace,
+    Training,
+    kd_methods,
+    log_uniform,
+    quantised_methods,
+    uniform,
+)
 
 KD = kd_methods(
     {
@@ -22,13 +30,9 @@ KD = kd_methods(
 SPACE = SearchSpace(
     name="cifar10_mobilenet_quant",
     task="cifar10",
-    teacher="resnet152",
-    student="mobilenet_v2",
+    teacher=Training("resnet152", epochs=50, patience=20, optimizer=Optimizer(lr=0.05)),
+    student=Training("mobilenet_v2", epochs=20, patience=20),
     trials=100,  # 5 repeats of 5 for each of 4 methods
-    epochs=20,
-    teacher_epochs=50,
-    patience=20,
-    teacher_lr=0.05,
     methods={
         "no_kd": KD["no_kd"],
         "response": KD["response"],

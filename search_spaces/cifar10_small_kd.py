@@ -5,17 +5,14 @@
 What it reached, on what and over how many seeds: README.md.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import SearchSpace, Training, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="cifar10_small_kd",
     task="cifar10",
-    teacher="resnet20",
-    student="resnet8",
+    teacher=Training("resnet20", epochs=60),
+    student=Training("resnet8", epochs=60),
     trials=120,  # 5 repeats of 6 for each of 4 methods
-    epochs=60,
-    teacher_epochs=60,
-    teacher_lr=0.1,
     methods=kd_methods(
         {
             "lr": log_uniform(0.01, 0.5),

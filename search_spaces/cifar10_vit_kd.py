@@ -7,23 +7,23 @@ AdamW with warm-up and cosine: the lab that asks for this pair trains both with 
 left its teacher below its student. Beside cifar10_kd it fills the key `vit` of report.json.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform
+
+ADAMW = Optimizer(name="adamw", lr=5e-4, weight_decay=0.05, warmup_epochs=5.0)
 
 SPACE = SearchSpace(
     name="cifar10_vit_kd",
     family="vit",
     task="cifar10",
-    teacher="vit_tiny",
-    student="vit_tiny_6",
+    teacher=Training(
+        "vit_tiny",
+        epochs=100,
+        dropout=0.1,
+        clip=1.0,
+        optimizer=ADAMW,
+    ),
+    student=Training("vit_tiny_6", epochs=100, clip=1.0, optimizer=ADAMW),
     trials=120,  # 5 repeats of 6 for each of 4 methods
-    epochs=100,
-    teacher_epochs=100,
-    optimizer="adamw",
-    warmup_epochs=5.0,
-    clip=1.0,
-    teacher_lr=5e-4,
-    teacher_weight_decay=0.05,
-    teacher_dropout=0.1,
     tables=("classes",),
     methods=kd_methods(
         {

@@ -5,18 +5,14 @@
 A small CNN teaches a tiny one. What it reached, on what and over how many seeds: README.md.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="digits_kd",
     task="digits",
-    teacher="digits_teacher",
-    student="digits_student",
+    teacher=Training("digits_teacher", epochs=12, batch_size=64, optimizer=Optimizer(lr=0.05)),
+    student=Training("digits_student", epochs=15, batch_size=64),
     trials=120,  # 5 repeats of 6 for each of 4 methods
-    epochs=15,
-    teacher_epochs=12,
-    batch_size=64,
-    teacher_lr=0.05,
     methods=kd_methods(
         {
             "lr": log_uniform(0.01, 0.5),

@@ -6,7 +6,15 @@ Small enough for a laptop: how the front of two objectives looks, and what a con
 (`--set constraints="size_mb <= 0.1"`). torch-pruning is needed (`pip install -e '.[compress]'`).
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, prune_methods, uniform
+from tune_kd.space import (
+    Optimizer,
+    SearchSpace,
+    Training,
+    kd_methods,
+    log_uniform,
+    prune_methods,
+    uniform,
+)
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 KD = kd_methods(
@@ -21,13 +29,9 @@ KD = kd_methods(
 SPACE = SearchSpace(
     name="digits_kd_prune",
     task="digits",
-    teacher="digits_teacher",
-    student="digits_medium",
+    teacher=Training("digits_teacher", epochs=15, batch_size=64, optimizer=Optimizer(lr=0.05)),
+    student=Training("digits_medium", epochs=15, batch_size=64),
     trials=90,  # 5 repeats of 6 for each of 3 methods
-    epochs=15,
-    teacher_epochs=15,
-    batch_size=64,
-    teacher_lr=0.05,
     methods={"no_kd": KD["no_kd"], **prune_methods(RECIPE)},
     objectives=("val_accuracy", "size_mb"),
     tables=("pruning", "results", "front"),

@@ -6,21 +6,22 @@ Features are compared at strides 4, 8 and 16 of the student; where the teacher's
 larger map is averaged down. AdamW with cosine; trials are ranked by mIoU of the whole split.
 """
 
-from tune_kd.space import SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform
+
+ADAMW = Optimizer(name="adamw", lr=0.001, weight_decay=0.01)
 
 SPACE = SearchSpace(
     name="voc_seg_kd",
     family="segmentation",
     task="voc",
-    teacher="fcn_resnet50",
-    student="aspp_mobilenet_v3_small",
+    teacher=Training(
+        "fcn_resnet50",
+        epochs=30,
+        batch_size=8,
+        optimizer=ADAMW,
+    ),
+    student=Training("aspp_mobilenet_v3_small", epochs=30, batch_size=8, optimizer=ADAMW),
     trials=60,  # 3 repeats of 5 for each of 4 methods
-    epochs=30,
-    teacher_epochs=30,
-    batch_size=8,
-    optimizer="adamw",
-    teacher_lr=0.001,
-    teacher_weight_decay=0.01,
     methods=kd_methods(
         {
             "lr": log_uniform(2e-4, 5e-3),

@@ -1,8 +1,11 @@
 """Every metric once: unit, direction, digits and heading. Rows hold fractions, tables percent."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+TASKS = ("classification", "segmentation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +17,12 @@ class Metric:
     digits: int = 2
     scale: float = 1.0  # printed = stored * scale
     higher_is_better: bool | None = None
+    objective: bool = False  # whether a search can aim at it
+    leading: bool = False  # whether it may be the first objective, which ranks and stops trials
+    default_of: tuple[
+        str, ...
+    ] = ()  # the kinds of task that it leads, where a space names no other
+    tasks: tuple[str, ...] = TASKS  # the kinds of task that it has a meaning for
 
     @property
     def timed(self) -> bool:
@@ -21,33 +30,67 @@ class Metric:
         return self.unit in ("ms", "1/s")
 
 
-def _share(heading: str) -> Metric:
-    return Metric(heading=heading, unit="%", digits=2, scale=100.0, higher_is_better=True)
+def _share(heading: str, **flags: Any) -> Metric:
+    return Metric(heading=heading, unit="%", digits=2, scale=100.0, higher_is_better=True, **flags)
+
+
+def _scored(name: str, of: Callable[..., Metric], heading: str, **flags: Any) -> dict[str, Metric]:
+    """A metric of predictions, measured on validation in a search, and on test in confirming."""
+    tasks = {"tasks": flags["tasks"]} if "tasks" in flags else {}
+    return {
+        f"val_{name}": of(f"Validation {heading}", objective=True, **flags),
+        f"test_{name}": of(f"Test {heading}", **tasks),
+    }
+
+
+def _loss(heading: str, **flags: Any) -> Metric:
+    return Metric(heading=heading, digits=4, higher_is_better=False, **flags)
+
+
+def _cost(heading: str, **flags: Any) -> Metric:
+    return Metric(heading=heading, higher_is_better=False, **flags)
 
 
 METRICS: dict[str, Metric] = {
-    "val_accuracy": _share("Validation accuracy"),
-    "val_miou": _share("Validation mIoU"),
-    "val_loss": Metric(heading="Validation loss", digits=4, higher_is_better=False),
-    "test_accuracy": _share("Test accuracy"),
-    "test_loss": Metric(heading="Test loss", digits=4, higher_is_better=False),
-    "test_miou": _share("Test mIoU"),
-    "test_ece": Metric(
-        heading="Test calibration error", unit="%", scale=100.0, higher_is_better=False
+    **_scored("accuracy", _share, "accuracy", leading=True, default_of=("classification",)),
+    **_scored(
+        "miou", _share, "mIoU", leading=True, tasks=("segmentation",), default_of=("segmentation",)
     ),
+    **_scored("loss", _loss, "loss"),
+    "test_ece": _cost("Test calibration error", unit="%", scale=100.0),
     "test_agreement": _share("Test agreement with the teacher"),
-    "num_params": Metric(heading="Parameters", digits=0, higher_is_better=False),
-    "nonzero_params": Metric(heading="Nonzero parameters", digits=0, higher_is_better=False),
-    "size_mb": Metric(heading="Size", unit="MB", digits=3, higher_is_better=False),
-    "flops": Metric(heading="FLOPs", digits=0, higher_is_better=False),
-    "latency_ms": Metric(heading="Latency", unit="ms", digits=3, higher_is_better=False),
+    "num_params": _cost("Parameters", digits=0, objective=True),
+    "nonzero_params": _cost("Nonzero parameters", digits=0, objective=True),
+    "size_mb": _cost("Size", unit="MB", digits=3, objective=True),
+    "flops": _cost("FLOPs", digits=0, objective=True),
+    "latency_ms": _cost("Latency", unit="ms", digits=3, objective=True),
     "latency_ms_sd": Metric(heading="Latency sd", unit="ms", digits=3),
-    "compiled_latency_ms": Metric(
-        heading="Latency, compiled", unit="ms", digits=3, higher_is_better=False
-    ),
+    "compiled_latency_ms": _cost("Latency, compiled", unit="ms", digits=3),
     "compiled_latency_ms_sd": Metric(heading="Latency sd, compiled", unit="ms", digits=3),
-    "throughput_per_s": Metric(heading="Throughput", unit="1/s", digits=0, higher_is_better=True),
+    "throughput_per_s": Metric(
+        heading="Throughput", unit="1/s", digits=0, higher_is_better=True, objective=True
+    ),
 }
+OBJECTIVES = tuple(name for name, metric in METRICS.items() if metric.objective)
+LEADING = tuple(name for name, metric in METRICS.items() if metric.leading)
+
+
+def default_objective(task: str) -> str:
+    """Return the metric that ranks the trials of a task of this kind, where a space names no other.
+
+    >>> default_objective("classification"), default_objective("segmentation")
+    ('val_accuracy', 'val_miou')
+    """
+    return next(name for name in LEADING if task in METRICS[name].default_of)
+
+
+def test_twin(name: str) -> str:
+    """Return the name of a validation metric on the test split.
+
+    >>> test_twin("val_miou")
+    'test_miou'
+    """
+    return f"test_{name.removeprefix('val_')}"
 
 
 def shown(name: str, value: float) -> str:

@@ -29,11 +29,11 @@ from tune_kd import cli, files
 from tune_kd.data import splits
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Recipe, stream
-from tune_kd.space import SearchSpace, loader
+from tune_kd.space import SearchSpace, loader, overrides
 from tune_kd.study import recipe_builder
 from tune_kd.study.results import EpochReport
 from tune_kd.study.storage import Storage
-from tune_kd.training import context, loop, test_split, trial
+from tune_kd.training import context, loop, students, test_split, trial
 from tune_kd.training.scoring import Scores
 from tune_kd.workflows import checks, create_study
 
@@ -117,7 +117,7 @@ class Studio:
             "teacher_model": "",
         }
         self.images = {"fitted": material.num_train, "validation": material.num_val}
-        self.teacher = self._teacher() if recipe_builder.needs_teacher(space) else {}
+        self.teacher = self._teacher() if space.needs_teacher else {}
         self._fold: loop.Fold | None = None
         self._exam: test_split.Exam | None = None
 
@@ -139,7 +139,7 @@ class Studio:
             "network": self._space.teacher,
             "fingerprint": fingerprint,
             "seed": TEACHER_SEED,
-            "epochs": self._space.teacher_epochs,
+            "epochs": self._space.teacher.epochs,
             "val_accuracy": loop.evaluate(model, fold, fold.validation).accuracy,
             "test_accuracy": opened.take(model).accuracy,
         }
@@ -168,7 +168,7 @@ class Studio:
             self.images["test"] = len(self._exam.images.fit)
         sample = context.sample_of(self._fold)
         count = len(recipe.stages)
-        model = context.rebuilt(
+        model = students.rebuild_student(
             recipe, _model_of(last), stages=count, site=self._site, sample=sample
         ).eval()
         val = loop.evaluate(model, self._fold, self._fold.validation, each_image=True)
@@ -253,9 +253,9 @@ def main(arguments: list[str]) -> int:
     given = parser().parse(arguments)
     space, file = loader.load(given.space)
     if given.methods:
-        space = loader.subset(space, given.methods.split(","))
-    lengths = {"epochs": given.epochs, "teacher_epochs": given.teacher_epochs}
-    space = dataclasses.replace(space, **{k: v for k, v in lengths.items() if v})
+        space = overrides.subset(space, given.methods.split(","))
+    lengths = {"student.epochs": given.epochs, "teacher.epochs": given.teacher_epochs}
+    space = overrides.with_fields(space, {k: v for k, v in lengths.items() if v})
     torch.set_num_threads(1)
     runs = planned(
         space, configurations=given.configurations, repeated=given.repeated, seeds=given.seeds
@@ -263,8 +263,8 @@ def main(arguments: list[str]) -> int:
     wanted = {
         "space": space.name,
         "methods": list(space.methods),
-        "epochs": space.epochs,
-        "teacher_epochs": space.teacher_epochs,
+        "epochs": space.student.epochs,
+        "teacher_epochs": space.teacher.epochs,
         "limit_train": given.limit_train,
         "split_seed": SPLIT_SEED,
         "test_accuracy": "of the last epoch",

@@ -45,7 +45,7 @@ class Cube:
     def __init__(self, ranges: Mapping[str, BaseDistribution]) -> None:
         """Ranges that are numbers."""
         self.names = list(ranges)
-        limits = [search_space.bounds(ranges)[name] for name in self.names]
+        limits = [distributions.bounds(ranges)[name] for name in self.names]
         self._log = np.array([log for _, _, log in limits])
         self._low = self._scaled(np.array([low for low, _, _ in limits]))
         self._high = self._scaled(np.array([high for _, high, _ in limits]))

@@ -201,7 +201,7 @@ def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
     """While few trials were heard the rest lies around the textbook's setting, whose dropout is 0."""
     heard = [Trial(config=made_surface.settings[0], scores={15: 0.9}, finished=True)]
     drawn = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
-    for name, (low, high, _) in search_space.bounds(made_surface.ranges).items():
+    for name, (low, high, _) in distributions.bounds(made_surface.ranges).items():
         assert all(low <= config[name] <= high for config in drawn)
     # of random settings a half has a dropout above the middle, of a normal one two deviations off 0.046
     far = np.mean([config["dropout"] > 0.15 for config in drawn])

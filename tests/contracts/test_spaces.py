@@ -26,16 +26,15 @@ from tune_kd.recipe import (
     Quantize,
     Recipe,
     from_json,
-    reports_of,
     to_json,
-    training_of,
 )
-from tune_kd.space import loader, search_space
+from tune_kd.space import distributions, loader
+from tune_kd.space.method import TRAINING
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
 from tune_kd.study.study import Study
 from tune_kd.training import context as places
-from tune_kd.training import loop, test_split, trial
+from tune_kd.training import loop, students, test_split, trial
 from tune_kd.tuning.samplers import random_config, sample
 from tune_kd.workflows import checks, confirm_plan, prerequisites
 from tune_kd.workflows.options import SAMPLERS
@@ -106,11 +105,11 @@ def test_has_the_baseline_first_and_a_budget_for_every_method(name, tmp_path):
     assert 5 <= budget.each <= 8
     assert budget.of_method * len(chosen.methods) == chosen.trials  # nothing is rounded
     baseline = chosen.methods["no_kd"]
-    assert set(baseline.ranges) == set(search_space.TRAINING)
+    assert set(baseline.ranges) == set(TRAINING)
     for method in chosen.methods.values():
-        own = {key: method.ranges.get(key) for key in search_space.TRAINING}
+        own = {key: method.ranges.get(key) for key in TRAINING}
         if method.shared:  # one student for all trials: nothing of its training is searched
-            assert own == dict.fromkeys(search_space.TRAINING)
+            assert own == dict.fromkeys(TRAINING)
         else:  # the baseline is tuned over the same ranges
             assert own == dict(baseline.ranges)
 
@@ -118,7 +117,7 @@ def test_has_the_baseline_first_and_a_budget_for_every_method(name, tmp_path):
 @pytest.mark.parametrize(("name", "method"), METHODS)
 def test_settings_lie_inside_the_ranges(name, method):
     chosen = SPACES[name].methods[method]
-    numbers = search_space.bounds(chosen.ranges)
+    numbers = distributions.bounds(chosen.ranges)
     for setting in chosen.settings():
         assert setting.keys() == chosen.ranges.keys()
         for key, (low, high, log) in numbers.items():
@@ -134,7 +133,7 @@ def test_settings_lie_inside_the_ranges(name, method):
 def test_stages_build_at_settings_corners_and_samples_and_survive_json(name, method):
     chosen = SPACES[name]
     known = chosen.methods[method]
-    ends = search_space.bounds(known.ranges)
+    ends = distributions.bounds(known.ranges)
     corners = [{k: v[at] for k, v in ends.items()} for at in (0, 1)]
     corners = [{**known.settings()[0], **corner} for corner in corners]
     drawn = [
@@ -189,20 +188,20 @@ def _assert_pruned(config, later, *, finetune: int) -> None:
     assert math.prod(1 - cut.ratio for cut in cuts) == pytest.approx(1 - config["prune_ratio"])
     mends = [stage for stage in later if isinstance(stage, Distill)]
     assert {mend.optimizer.lr for mend in mends} == {config["finetune_lr"]}
-    assert {mend.listens for mend in mends} == {config.get("recover") == "teacher"}
+    assert {mend.needs_teacher for mend in mends} == {config.get("recover") == "teacher"}
     assert {mend.epochs for mend in mends} == {max(1, finetune // len(cuts))}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_columns_and_optunas_json_hold_all_ranges(name):
     methods = SPACES[name].methods.values()
-    types = {k: search_space.column_type(d) for m in methods for k, d in m.ranges.items()}
+    types = {k: distributions.column_type(d) for m in methods for k, d in m.ranges.items()}
     for method in methods:
         row = {f"config.{k}": v for k, v in method.settings()[0].items()}
         (found,), _ = results.decode(results.encode([row], results.trial_schema(types)))
         assert {k: found[k] for k in row} == row
         for distribution in method.ranges.values():
-            text = search_space.to_json(distribution)
+            text = distributions.to_json(distribution)
             assert optuna.distributions.json_to_distribution(text) == distribution
 
 
@@ -263,7 +262,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         assert title in page
 
 
-def _teacher(study: Study, chosen: search_space.SearchSpace) -> Proposal:
+def _teacher(study: Study, chosen: distributions.SearchSpace) -> Proposal:
     name = prerequisites.teacher_trial(study)
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
     assert recipe.fingerprint(0) == study.manifest["teacher_model"]
@@ -272,7 +271,7 @@ def _teacher(study: Study, chosen: search_space.SearchSpace) -> Proposal:
     )
 
 
-def _searched(study: Study, chosen: search_space.SearchSpace) -> Iterator[Proposal]:
+def _searched(study: Study, chosen: distributions.SearchSpace) -> Iterator[Proposal]:
     """Of each method the textbook's trial, and where a method prunes one for each other setting.
 
     Each stands for a repeat of its own, so that all of them are winners.
@@ -327,12 +326,12 @@ def _ran(study: Study, proposal: Proposal, site: trial.Site) -> str:
         study.hear(rows[-1])
         stage = recipe.stages[said.stage] if recipe.stages else None
         _assert_measured(recipe, said.values, "test" if opened else "val")
-        if stage is not None and training_of(stage):
+        if stage is not None and stage.training:
             assert math.isfinite(said.values["train_loss"])
         _assert_smaller(stage, before, said.values)
         before = said.values
     study.end(proposal.trial, "finished")
-    assert len(rows) == max(1, sum(map(reports_of, recipe.stages)))
+    assert len(rows) == max(1, sum(stage.reports for stage in recipe.stages))
     assert [row["last"] for row in rows] == [False] * (len(rows) - 1) + [True]
     if recipe.stages and proposal.keeps_weights:
         _assert_loads(study, proposal, site, rows[-1])
@@ -355,14 +354,14 @@ def _assert_loads(study: Study, proposal: Proposal, site: trial.Site, last: resu
     recipe = proposal.recipe
     file = study.storage.local / worker._weights_name(proposal)
     fold = places.fold(recipe.images, site, recipe.compute.layout)
-    network = places.rebuilt(
+    network = students.rebuild_student(
         recipe,
         checkpoints.load_weights(file),
         stages=len(recipe.stages),
         site=site,
         sample=places.sample_of(fold),
     )
-    where = replace(site, device="cpu") if isinstance(network, int8.Converted) else site
+    where = replace(site, device="cpu") if int8.is_int8(network) else site
     if proposal.open_test:
         found, split = test_split.prepare(recipe, where, reference=None).take(network), "test"
     else:

@@ -19,6 +19,8 @@ from tune_kd.models import registry
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimizer, Recipe
 from tune_kd.study.results import EpochReport
 from tune_kd.training import loop, teacher, trial
+from tune_kd.training.stages.base import start_run
+from tune_kd.training.stages.distill import build_projections, stage_inputs
 
 WEIGHTS = {
     "no_kd": LossWeights(),
@@ -188,10 +190,10 @@ class Bench:
 def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
     stage = made.stages[0]
     assert isinstance(stage, Distill)
-    run = trial._prepared(made, seed=seed, where=site, opening=None)
-    model, number, _ = trial._entered(run, None, 0)
-    work = trial._training(run, number, model, stage=stage)
-    projections = trial._projections(run, model, stage)
+    run = start_run(made, seed=seed, site=site, opening=None)
+    model, _, _ = trial.enter_stage(run, None)
+    work = stage_inputs(run, model, stage)
+    projections = build_projections(run, model, stage)
     return Bench(work, loop.Learner(model, projections, stage.optimizer))
 
 

@@ -137,7 +137,7 @@ def test_a_users_own_losses_take_options(tmp_path) -> None:
 
 def test_every_space_of_training_values_takes_them_by_name() -> None:
     space, _ = loader.load("cifar10_small_kd")
-    chosen = loader.subset(space, ["attention", "no_kd", "dkd"])
+    chosen = overrides.subset(space, ["attention", "no_kd", "dkd"])
     assert list(chosen.methods) == ["no_kd", "attention", "dkd"]
     for name in methods.MORE:
         ranges = chosen.methods[name].ranges
@@ -151,24 +151,24 @@ def test_every_space_of_training_values_takes_them_by_name() -> None:
     (stage,) = chosen.stages("attention", chosen.methods["attention"].settings()[0])
     assert stage.feature_loss == "attention"
     with pytest.raises(UsageError, match="did you mean 'dkd'"):
-        loader.subset(space, ["dk"])
+        overrides.subset(space, ["dk"])
     both, _ = loader.load("digits_kd_prune")
-    pruning = loader.subset(both, ["prune"])
+    pruning = overrides.subset(both, ["prune"])
     with pytest.raises(UsageError, match="method dkd tunes lr, weight_decay, dropout"):
-        loader.subset(pruning, ["dkd"])
+        overrides.subset(pruning, ["dkd"])
 
 
 def test_a_pinned_value_holds_for_them_too() -> None:
     space, _ = loader.load("digits_kd")
-    pinned = loader.change(space, "lr=0.25")
-    (stage,) = loader.subset(pinned, ["dkd"]).stages("dkd", loader.subset(pinned, ["dkd"]).methods["dkd"].settings()[0])  # fmt: skip
+    pinned = overrides.change(space, ["lr=0.25"])
+    (stage,) = overrides.subset(pinned, ["dkd"]).stages("dkd", overrides.subset(pinned, ["dkd"]).methods["dkd"].settings()[0])  # fmt: skip
     assert stage.optimizer.lr == 0.25
 
 
 def test_their_stages_survive_json() -> None:
     space, _ = loader.load("digits_kd")
     for name in methods.MORE:
-        chosen = loader.subset(space, [name])
+        chosen = overrides.subset(space, [name])
         stages = chosen.stages(name, chosen.methods[name].settings()[0])
         assert stages_from_json(stages_to_json(stages)) == stages
 

@@ -119,7 +119,7 @@ def test_what_is_set_can_be_set() -> None:
 
 def accepts(space: loader.SearchSpace, assignment: str) -> bool:
     try:
-        loader.change(space, assignment).check()
+        overrides.change(space, [assignment]).check()
     except UsageError:
         return False
     return True

@@ -177,7 +177,7 @@ def test_a_field_is_changed_and_keeps_its_type():
         ("levels=high", "levels", ("high",)),
         ("student=nets.py:small", "student", "nets.py:small"),
     ]:
-        changed = loader.change(DIGITS, given)
+        changed = overrides.change(DIGITS, [given])
         assert getattr(changed, name) == value
         assert type(getattr(changed, name)) is type(value)
         assert dataclasses.replace(changed, **{name: getattr(DIGITS, name)}) == DIGITS
@@ -185,11 +185,11 @@ def test_a_field_is_changed_and_keeps_its_type():
 
 def test_every_plain_field_can_be_set_to_what_it_is():
     for name, value in search_space.plain_fields(DIGITS).items():
-        assert loader.change(DIGITS, f"{name}={value}") == DIGITS, name
+        assert overrides.change(DIGITS, [f"{name}={value}"]) == DIGITS, name
 
 
 def test_a_range_is_pinned_in_every_method_that_has_it():
-    pinned = loader.change(DIGITS, "temperature=4")
+    pinned = overrides.change(DIGITS, ["temperature=4"])
     for name, before in DIGITS.methods.items():
         after = pinned.methods[name]
         assert "temperature" not in after.ranges
@@ -200,7 +200,7 @@ def test_a_range_is_pinned_in_every_method_that_has_it():
         assert stage.weights.temperature == (4.0 if has else 1.0)
     # without temperature two of the literature's settings are the same
     assert [s["alpha"] for s in pinned.methods["response"].settings()] == [0.5, 0.1, 0.3]
-    again = loader.change(pinned, "temperature=2")
+    again = overrides.change(pinned, ["temperature=2"])
     assert dict(again.methods["combined"].fixed) == {"temperature": 2.0}
 
 
@@ -208,17 +208,17 @@ def test_pinned_values_keep_the_type_of_their_range():
     made = dataclasses.replace(DIGITS, methods={"m": method()})
     fixed = {}
     for given in ("lr=1", "depth=3", "kind=b"):
-        fixed |= loader.change(made, given).methods["m"].fixed
+        fixed |= overrides.change(made, [given]).methods["m"].fixed
     assert fixed == {"lr": 1.0, "depth": 3, "kind": "b"}
     assert [type(v) for v in fixed.values()] == [float, int, str]
     with pytest.raises(UsageError, match=r"2\.5"):
-        loader.change(made, "depth=2.5")
+        overrides.change(made, ["depth=2.5"])
 
 
 def test_all_ranges_pinned_is_one_setting():
     pinned = DIGITS
     for given in ("lr=0.1", "weight_decay=0", "dropout=0"):
-        pinned = loader.change(pinned, given)
+        pinned = overrides.change(pinned, [given])
     assert pinned.methods["no_kd"].ranges == {}
     assert pinned.methods["no_kd"].settings() == [{}]
     assert pinned.stages("no_kd", {})[0].optimizer.lr == 0.1
@@ -232,14 +232,14 @@ def test_what_is_set_is_checked():
         ("methods=no_kd", "unknown name"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=says):
-            loader.change(DIGITS, given)
+            overrides.change(DIGITS, [given])
 
 
 def test_a_subset_keeps_the_spaces_order():
-    chosen = loader.subset(DIGITS, ["combined", "no_kd"])
+    chosen = overrides.subset(DIGITS, ["combined", "no_kd"])
     assert list(chosen.methods) == ["no_kd", "combined"]
     with pytest.raises(UsageError, match="did you mean 'feature'"):
-        loader.subset(DIGITS, ["features"])
+        overrides.subset(DIGITS, ["features"])
 
 
 @pytest.mark.parametrize("field", ["trials", "epochs", "teacher_epochs"])
@@ -262,7 +262,7 @@ def test_a_space_without_methods_or_with_a_name_twice():
 
 def test_check_names_the_method_that_cannot_be_built():
     with pytest.raises(UsageError, match=r"space digits_kd, method no_kd: .*momentum=2"):
-        loader.change(DIGITS, "momentum=2").check()
+        overrides.change(DIGITS, ["momentum=2"]).check()
 
 
 # Ranges
@@ -282,10 +282,10 @@ def test_check_names_the_method_that_cannot_be_built():
     ],
 )
 def test_ranges_in_words_numbers_columns_and_json(made, shown, bounds, kind):
-    assert search_space.shown(made) == shown
-    assert search_space.bounds({"x": made}) == ({"x": bounds} if bounds else {})
-    assert search_space.column_type(made) == kind
-    assert json_to_distribution(search_space.to_json(made)) == made
+    assert distributions.shown(made) == shown
+    assert distributions.bounds({"x": made}) == ({"x": bounds} if bounds else {})
+    assert distributions.column_type(made) == kind
+    assert json_to_distribution(distributions.to_json(made)) == made
 
 
 def test_stages_are_a_pure_function():

@@ -140,7 +140,7 @@ def test_proposals_of_several_objectives_are_a_pure_function_of_the_record(
     assert one.config == other.config
     ranges = PRUNE["prune"].ranges
     assert one.config.keys() == ranges.keys()
-    for key, (low, high, _) in search_space.bounds(ranges).items():
+    for key, (low, high, _) in distributions.bounds(ranges).items():
         assert low <= one.config[key] <= high
     assert one.config["prune_method"] in ("channel", "magnitude")
 
@@ -184,9 +184,9 @@ def lightly(space_, *, recover):
     return (main, space_.finetune(weights, lr=0.1, epochs=1))
 
 
-LIGHTLY = search_space.Method(
+LIGHTLY = Method(
     stages=lightly,
-    ranges={"recover": search_space.choice("labels", "teacher")},
+    ranges={"recover": distributions.choice("labels", "teacher")},
     textbook={"recover": "labels"},
     shared=1,
 )

@@ -153,7 +153,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
         ({"seed": 1}, "seed is 0 there, but 1 is asked for"),
         ({"epochs": 8}, "settings.epochs is 9 there, but 8 is asked for"),
         ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
-        ({"space": loader.change(asked.space, "temperature=4")}, "methods.combined"),
+        ({"space": overrides.change(asked.space, ["temperature=4"])}, "methods.combined"),
     ]:
         other = made_study.checks.described(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.checks.described(replace(asked, **changes), made_study.material())  # fmt: skip
         found = differences(known, other)
@@ -335,9 +335,9 @@ def test_a_mixed_choice_is_written_and_proposed_again(tmp_path, values):
         return methods.no_kd(chosen, **training)
 
     base = loader.load("digits_kd")[0].methods["no_kd"]
-    mixed = search_space.Method(
+    mixed = Method(
         stages=stages,
-        ranges={**base.ranges, "kind": search_space.choice(*values)},
+        ranges={**base.ranges, "kind": distributions.choice(*values)},
         textbook={**base.textbook, "kind": values[0]},
     )
     asked = request(tmp_path / "s", methods={"m": mixed}, trials=4, epochs=1)

@@ -23,7 +23,7 @@ from tune_kd.recipe import (
     from_json,
     to_json,
 )
-from tune_kd.training import context, test_split, trial
+from tune_kd.training import students, test_split, trial
 
 CHANNELS, MAGNITUDE = Prune(method="channel", ratio=0.5), Prune(method="magnitude", ratio=0.5)
 MEND = Distill(epochs=2, optimizer=Optimizer(lr=0.02), batch_size=64)
@@ -128,7 +128,7 @@ def test_begun_from_the_shared_first_stage_is_trained_in_one_go(tmp_path, name):
     named = made.first(1).fingerprint(0)
     files = {named: kept, making.TEACHER: making.teacher_file()}
     where = making.site_in(tmp_path / "rest", model=lambda fingerprint: files[fingerprint])
-    rest = making.run(made, where, shared=1)
+    rest = making.run(made, where, resume=trial.Shared(stages=1))
     making.assert_same_state(rest.state, whole.state)
     late = [row for row in whole.rows if row["stage"] > 0]
     assert [{**row, "step": 0} for row in rest.rows] == [{**row, "step": 0} for row in late]
@@ -156,7 +156,7 @@ def test_pruned_channels_are_gone_and_the_network_loads_again(where):
     assert cut["size_mb"] < 0.6 * before["size_mb"]
     assert cut["flops"] < 0.5 * before["flops"]
     state = safetensors.torch.load(plain(ran.state))
-    fresh = context.rebuilt(made, state, stages=3, site=where, sample=sample(where))
+    fresh = students.rebuild_student(made, state, stages=3, site=where, sample=sample(where))
     assert profile.footprint(fresh)["num_params"] == after["num_params"]
     checkpoints.checked_load(fresh, state, what="again")
 
@@ -177,7 +177,7 @@ def test_zeros_stay_zero_while_the_network_recovers(where):
     first = next(row for row in ran.rows if row["epoch"] == 0)
     last = ran.rows[-1]
     assert first["nonzero_params"] == last["nonzero_params"] < 0.6 * last["num_params"]
-    fresh = context.rebuilt(made, safetensors.torch.load(plain(ran.state)), stages=3, site=where, sample=sample(where))  # fmt: skip
+    fresh = students.rebuild_student(made, safetensors.torch.load(plain(ran.state)), stages=3, site=where, sample=sample(where))  # fmt: skip
     assert pruning.nonzero_params(fresh) == last["nonzero_params"]
 
 
@@ -249,7 +249,7 @@ def test_mixed_images_are_learned_with_both_labels_by_their_shares(where, mix):
     made = making.recipe("no_kd", epochs=1, images=images, optimizer=still, batch_size=1000)
     (row,) = making.run(made, where).rows
     fold = context.fold(images, where, "contiguous")
-    network = context.begun(made, where, sample=sample(where), seed=0, shared=0).train()
+    network = students.initial_student(made, where, sample=sample(where), seed=0, shared=0).train()
     batch = fold.seen(0, 1)(fold.fit)
     chance = network(batch.images).log_softmax(1)
     own, other = (-chance.gather(1, side[:, None])[:, 0] for side in (batch.labels, batch.other))
@@ -267,7 +267,9 @@ def test_an_opened_test_split_is_scored_after_every_stage_with_its_teacher(where
     assert [row["stage"] for row in ends] == [0, 1, 2]
     prepared = test_split.prepare(made, where, reference=None)
     network = context.load_model("digits_teacher", made, where, making.TEACHER)
-    student = context.rebuilt(made, _state(made, where), stages=3, site=where, sample=sample(where))
+    student = students.rebuild_student(
+        made, _state(made, where), stages=3, site=where, sample=sample(where)
+    )
     with torch.no_grad():
         images = prepared.images.images.whole(prepared.images.fit)
         mine, theirs = (m.eval()(images.images).argmax(1) for m in (student, network))
@@ -302,7 +304,7 @@ def test_a_worker_saves_a_pruned_network_with_its_shapes(where):
     made = RECIPES["channels"]
     state = making.run(made, where).state
     data = worker._save({k[6:]: v for k, v in state.items() if k.startswith("model.")})
-    again = context.rebuilt(
+    again = students.rebuild_student(
         made, checkpoints.parse(data, what="x"), stages=3, site=where, sample=sample(where)
     )
     assert isinstance(again, nn.Module)

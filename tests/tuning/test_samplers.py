@@ -56,20 +56,20 @@ def test_samplers_stay_inside_the_ranges_and_repeat_nothing(tmp_path, kind):
         assert len({tuple(sorted(config.items())) for config in drawn}) == 8
         for config in drawn:
             assert config.keys() == method.ranges.keys()
-            for key, (low, high, _) in search_space.bounds(method.ranges).items():
+            for key, (low, high, _) in distributions.bounds(method.ranges).items():
                 assert low <= config[key] <= high
     assert any(p.origin == "sampled" for p in study.of("search"))
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_choices_and_whole_numbers_are_sampled_as_what_they_are(tmp_path, kind):
-    ranges = {"kind": search_space.choice("a", "b"), "depth": search_space.integer(1, 3), "on": search_space.choice(True, False)}  # fmt: skip
+    ranges = {"kind": distributions.choice("a", "b"), "depth": distributions.integer(1, 3), "on": distributions.choice(True, False)}  # fmt: skip
 
     def stages(chosen, *, kind, depth, on, **training):
         return methods.no_kd(chosen, **training)
 
     base = loader.load("digits_kd")[0].methods["no_kd"]
-    method = search_space.Method(
+    method = Method(
         stages=stages,
         ranges={**base.ranges, **ranges},
         textbook={**base.textbook, "kind": "a", "depth": 2, "on": True},
@@ -189,9 +189,9 @@ def quantile(range_, value):
 def test_methods_share_the_quantiles_of_what_they_have_in_common(tmp_path):
     chosen = loader.load("digits_kd")[0]
     wide = chosen.methods["no_kd"]
-    wide = search_space.Method(
+    wide = Method(
         stages=wide.stages,
-        ranges={**wide.ranges, "lr": search_space.log_uniform(0.001, 2.0)},
+        ranges={**wide.ranges, "lr": distributions.log_uniform(0.001, 2.0)},
         textbook=wide.textbook,
     )
     mixed = {**chosen.methods, "no_kd": wide}
@@ -203,7 +203,7 @@ def test_methods_share_the_quantiles_of_what_they_have_in_common(tmp_path):
         for number in range(1, random_start(12)):
             alike = [p for p in study.of("search", repeat=repeat) if p.number == number]
             alike = [p for p in alike if p.origin == "random"]
-            for name in search_space.TRAINING:
+            for name in TRAINING:
                 found = [quantile(asked.space.methods[p.method].ranges[name], p.config[name]) for p in alike]  # fmt: skip
                 assert found == pytest.approx([found[0]] * len(found), abs=1e-9)
                 seen += len(found) > 1

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from typing_extensions import TypeIs
 
 from tune_kd.compress import fx_passes
 from tune_kd.errors import UsageError
@@ -285,6 +286,11 @@ def report(converted: Converted) -> Int8Report:
             f"{quantised} of {len(multipliers)} convolutions and linear layers of the int8 network are int8"
         )
     return Int8Report(fused=converted.norms, quantised_ops=quantised, float_ops=rest)
+
+
+def is_int8(model: nn.Module) -> TypeIs[Converted]:
+    """Whether a network computes with integers: on the CPU, with a state of its own (`state_of`)."""
+    return isinstance(model, Converted)
 
 
 def size_mb(converted: Converted) -> float:

@@ -21,7 +21,7 @@ from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace
 from tune_kd.study import node_files, recipe_builder
 from tune_kd.study.storage import Storage
-from tune_kd.training import context, external_weights, scoring, test_split
+from tune_kd.training import context, external_weights, scoring, students, test_split
 from tune_kd.training import loop as training
 from tune_kd.training.external_weights import Foreign
 
@@ -42,7 +42,7 @@ class Subject:
     @property
     def quantised(self) -> bool:
         """Whether it computes with integers."""
-        return isinstance(self.model, int8.Converted)
+        return int8.is_int8(self.model)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,16 +75,18 @@ def load(given: Foreign, wanted: Wanted) -> Subject:
     recipe = _told(given, wanted)
     if recipe is None:
         recipe = _guessed(given, state, wanted)
-    quantised = recipe.quantises or int8.ACTIVATIONS in state
+    quantised = recipe.quantizes or int8.ACTIVATIONS in state
     where = replace(wanted.site, device="cpu") if quantised else wanted.site
     sample = torch.zeros((2, recipe.images.channels, *recipe.images.size), device=where.device)
     try:
-        if quantised and not recipe.quantises:
+        if quantised and not recipe.quantizes:
             plain = context.build(recipe.student, recipe, where, seed=0)
             model: nn.Module = int8.restore(plain.eval(), state, sample=sample)
         else:
             stages = len(recipe.stages)
-            model = context.rebuilt(recipe, state, stages=stages, site=where, sample=sample)
+            model = students.rebuild_student(
+                recipe, state, stages=stages, site=where, sample=sample
+            )
     except UsageError as error:
         raise UsageError(f"{given.name}: {error}") from None
     return Subject(
@@ -113,18 +115,20 @@ def load_student(address: str) -> nn.Module:
     where = context.Site(cache=cache, code=node_files.local_code(storage, cache))
     sample = torch.zeros((2, recipe.images.channels, *recipe.images.size))
     stages = len(recipe.stages)
-    model = context.rebuilt(recipe, given.state(), stages=stages, site=where, sample=sample)
+    model = students.rebuild_student(
+        recipe, given.state(), stages=stages, site=where, sample=sample
+    )
     return model.eval()
 
 
 def _role(network: str, space: SearchSpace) -> str:
-    if network == space.student:
+    if network == space.student.network:
         return "student"
-    return "teacher" if network == space.teacher else ""
+    return "teacher" if network == space.teacher.network else ""
 
 
 def _parameters(recipe: Recipe, model: nn.Module, where: context.Site) -> int:
-    if isinstance(model, int8.Converted):
+    if int8.is_int8(model):
         model = context.build(recipe.student, recipe, where, seed=0)
     return int(measure.footprint(model)["num_params"])
 
@@ -141,7 +145,7 @@ def _told(given: Foreign, wanted: Wanted) -> Recipe | None:
             f"{given.name}: its header's recipe cannot be read ({type(error).__name__}: {error}); "
             "it was written by another version"
         ) from None
-    own = (wanted.space.student, wanted.space.teacher)
+    own = (wanted.space.student.network, wanted.space.teacher.network)
     network = next((n for n in own if recipe_builder.shipped(n) == recipe.student), recipe.student)
     if wanted.network and recipe_builder.shipped(wanted.network) != recipe.student:
         raise UsageError(
@@ -165,7 +169,8 @@ def _form(images: Images) -> str:
 def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Recipe:
     """A recipe without stages of the first network that fits: the named one, the student, the teacher."""
     space = wanted.space
-    names = [wanted.network] if wanted.network else [space.student, space.teacher, wanted.also]
+    own = [space.student.network, space.teacher.network, wanted.also]
+    names = [wanted.network] if wanted.network else own
     reasons = []
     for name in dict.fromkeys(name for name in names if name):
         recipe = Recipe(images=wanted.images, student=name, start=given.model)
@@ -257,7 +262,7 @@ def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"device": measure.device_name(subject.site.device)}
     found["num_params"] = subject.num_params
-    if isinstance(subject.model, int8.Converted):
+    if int8.is_int8(subject.model):
         found["size_mb"] = int8.size_mb(subject.model)
         found |= _operators(subject.model)
     else:

@@ -10,7 +10,8 @@ from tune_kd.compress import int8, pruning
 from tune_kd.measure import hardware, inductor, profile
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
-from tune_kd.training.context import Site, rebuilt, shape_of
+from tune_kd.training.context import Site, shape_of
+from tune_kd.training.students import rebuild_student
 
 
 def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
@@ -70,11 +71,11 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
     shape, device = (images.channels, *images.size), torch.device(site.device)
     sample = torch.zeros((2, *shape), device=device)
     state = checkpoints.load_weights(file)
-    model = rebuilt(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
-    where = "cpu" if isinstance(model, int8.Converted) else device
+    model = rebuild_student(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
+    where = "cpu" if int8.is_int8(model) else device
     values: dict[str, Any] = {"device": profile.device_name(where)}
     name = f"{recipe.student} {_architecture(recipe, state)}"
-    if not isinstance(model, int8.Converted):
+    if not int8.is_int8(model):
         values |= profile.measure_once(
             model, name=name, shape=shape, device=device, cache=site.cache
         )

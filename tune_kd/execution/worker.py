@@ -74,15 +74,15 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
         from tune_kd.training import trial
 
         resume = _resume(storage, proposal.trial, rows)
+        shared = trial.Shared(stages=proposal.shared) if proposal.shared else None
         name = f"{len({row['attempt'] for row in rows}) + 1}-{uuid.uuid4().hex[:6]}"
         opening = trial.Opening(reference=_reference(config)) if proposal.open_test else None
         reports = trial.run(
             proposal.recipe,
             seed=proposal.seed,
             site=site,
-            resume=resume,
+            resume=resume or shared,
             opening=opening,
-            shared=proposal.shared,
         )
         for report in reports:
             row = _row(proposal, report, attempt=name, site=site, study_name=config["name"])

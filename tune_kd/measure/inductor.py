@@ -45,7 +45,7 @@ def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
     if why := why_no_compiler():
         raise UsageError(f"compiling a network for the CPU: {why}")
     copied = copy.deepcopy(model).to("cpu").eval()
-    if isinstance(copied, int8.Converted):
+    if int8.is_int8(copied):
         graph = copied.graph
     else:  # a graph of its own: networks of one class would share Dynamo's bound on versions
         with fx_passes.quiet():

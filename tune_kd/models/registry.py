@@ -150,6 +150,12 @@ def _checked(model: object, name: str, *, dropout: float) -> nn.Module:
     return model
 
 
+def check_imagenet(name: str) -> None:
+    """Raise UsageError where a network has no ImageNet weights."""
+    if name not in IMAGENET:
+        raise unknown("network with ImageNet weights", name, IMAGENET)
+
+
 def load_imagenet(model: nn.Module, name: str) -> None:
     """Torchvision's ImageNet weights into a network of MODELS, but for its stem and its classifier.
 
@@ -161,8 +167,7 @@ def load_imagenet(model: nn.Module, name: str) -> None:
     """
     import torchvision.models
 
-    if name not in IMAGENET:
-        raise unknown("network with ImageNet weights", name, IMAGENET)
+    check_imagenet(name)
     wanted = torchvision.models.get_model_weights(IMAGENET[name]).DEFAULT
     try:
         given = wanted.get_state_dict(progress=False, weights_only=True)
@@ -170,7 +175,7 @@ def load_imagenet(model: nn.Module, name: str) -> None:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UsageError(
             f"ImageNet weights of {name} cannot be downloaded ({error}); put {Path(wanted.url).name} "
-            f"into {folder}, or --set teacher_weights=none"
+            f"into {folder}, or --set teacher.initial=none"
         ) from None
     own = model.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}

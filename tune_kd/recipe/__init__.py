@@ -1,30 +1,32 @@
 """What one student is made of: frozen data, its canonical JSON and its hashes."""
 
+from tune_kd.recipe.canonical import plain, rebuild, to_json
+from tune_kd.recipe.hashing import digest, stream
 from tune_kd.recipe.recipe import (
     RECIPE_VERSION,
-    STAGES,
     Compute,
-    Distill,
     Images,
+    Recipe,
+    from_json,
+    stages_from_json,
+    stages_to_json,
+)
+from tune_kd.recipe.stages import (
+    NEEDS,
+    STAGES,
+    Distill,
     LossWeights,
     Optimizer,
     Prune,
     Quantize,
-    Recipe,
     Stage,
-    digest,
-    from_json,
-    plain,
-    rebuild,
-    reports_of,
-    stages_from_json,
-    stages_to_json,
-    stream,
-    to_json,
-    training_of,
+    TrainingOptions,
+    Transform,
+    training_stages,
 )
 
 __all__ = [
+    "NEEDS",
     "RECIPE_VERSION",
     "STAGES",
     "Compute",
@@ -36,14 +38,15 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Stage",
+    "TrainingOptions",
+    "Transform",
     "digest",
     "from_json",
     "plain",
     "rebuild",
-    "reports_of",
     "stages_from_json",
     "stages_to_json",
     "stream",
     "to_json",
-    "training_of",
+    "training_stages",
 ]

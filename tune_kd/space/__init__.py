@@ -1,22 +1,17 @@
 """Search spaces: methods with the ranges of their values, found by name or file."""
 
+from tune_kd.recipe import Optimizer
+from tune_kd.space.distributions import choice, integer, log_uniform, shown, uniform
+from tune_kd.space.method import Config, Method
 from tune_kd.space.methods import kd_methods, prune_methods, quantised_methods
-from tune_kd.space.search_space import (
-    Config,
-    Method,
-    SearchSpace,
-    choice,
-    integer,
-    log_uniform,
-    plain_fields,
-    shown,
-    uniform,
-)
+from tune_kd.space.search_space import SearchSpace, Training, plain_fields
 
 __all__ = [
     "Config",
     "Method",
+    "Optimizer",
     "SearchSpace",
+    "Training",
     "choice",
     "integer",
     "kd_methods",

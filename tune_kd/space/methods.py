@@ -11,15 +11,9 @@ from typing import NamedTuple
 from optuna.distributions import BaseDistribution
 
 from tune_kd.recipe import LossWeights, Prune, Quantize, Stage
-from tune_kd.space.search_space import (
-    Config,
-    Method,
-    SearchSpace,
-    choice,
-    integer,
-    log_uniform,
-    uniform,
-)
+from tune_kd.space.distributions import choice, integer, log_uniform, uniform
+from tune_kd.space.method import Config, Method
+from tune_kd.space.search_space import SearchSpace
 
 RESPONSE = {
     "alpha": 0.3,
@@ -83,17 +77,20 @@ def kd_methods(
         "no_kd": Method(stages=no_kd, ranges=training, textbook=recipe),
         "response": Method(
             stages=response,
+            needs=("logits",),
             ranges={"alpha": uniform(0.05, 0.95), "temperature": temperature, **training},
             textbook={**book, **recipe},
             literature=tuple(setting for setting in others if setting != book),
         ),
         "feature": Method(
             stages=feature,
+            needs=("features",),
             ranges={"gamma": log_uniform(0.05, 5.0), **training},
             textbook={"gamma": 0.5, **recipe},
         ),
         "combined": Method(
             stages=combined,
+            needs=("logits", "features"),
             ranges={
                 "alpha": log_uniform(0.05, 2.0),
                 "beta": log_uniform(0.05, 5.0),
@@ -121,7 +118,7 @@ def dkd(
             LossWeights(alpha=1.0, beta=1.0, temperature=temperature),
             logit_loss="dkd",
             logit_options={"target_weight": target_weight, "other_weight": other_weight},
-            logit_warmup_epochs=space.epochs / 12,  # 20 of 240 in the paper
+            logit_warmup_epochs=space.student.epochs / 12,  # 20 of 240 in the paper
             **training,
         ),
     )
@@ -142,6 +139,7 @@ def more_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) ->
     return {
         "dkd": Method(
             stages=dkd,
+            needs=("logits",),
             ranges={
                 "target_weight": log_uniform(0.2, 5.0),
                 "other_weight": log_uniform(0.2, 20.0),
@@ -153,6 +151,7 @@ def more_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) ->
         ),
         "attention": Method(
             stages=attention,
+            needs=("features",),
             ranges={"gamma": log_uniform(1.0, 200.0), **training},
             textbook={"gamma": 50.0, **recipe},
         ),
@@ -217,9 +216,17 @@ def prune_methods(training: Config) -> dict[str, Method]:
     book = {"prune_method": "channel", "prune_ratio": 0.3, "prune_steps": 1, "finetune_lr": 0.01}
     other = ({"prune_method": "magnitude", "prune_ratio": 0.5},)
     return {
-        "prune": Method(stages=prune, ranges=ranges, textbook=book, literature=other, shared=1),
+        "prune": Method(
+            stages=prune,
+            needs=("pruning",),
+            ranges=ranges,
+            textbook=book,
+            literature=other,
+            shared=1,
+        ),
         "kd+prune": Method(
             stages=kd_prune,
+            needs=("logits", "pruning"),
             ranges={"recover": choice("labels", "teacher"), **ranges},
             textbook={"recover": "labels", **book},
             literature=({"recover": "teacher"}, *other),
@@ -248,6 +255,8 @@ def qat(
 
 def quantised_methods(of: Method) -> dict[str, Method]:
     """`static` and `qat`: the ranges and settings of `response`, and int8 at the end (Jacob et al. 2018)."""
+    needs = (*of.needs, "integers")
     return {
-        function.__name__: dataclasses.replace(of, stages=function) for function in (static, qat)
+        function.__name__: dataclasses.replace(of, stages=function, needs=needs)
+        for function in (static, qat)
     }

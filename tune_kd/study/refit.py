@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tune_kd.recipe import Distill, Recipe, Stage, stages_from_json
+from tune_kd.recipe import Recipe, Stage, stages_from_json
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.recipe_builder import shipped
 from tune_kd.study.study import Study
@@ -36,7 +36,7 @@ def anew(known: Study, source: Proposal) -> Recipe:
     if not lead:
         return replace(recipe, stages=stages)
     first = stages_from_json(lead)
-    if any(stage.listens for stage in first):
+    if any(stage.needs_teacher for stage in first):
         teacher, model = shipped(known.manifest["teacher"]), known.manifest["teacher_model"]
         recipe = replace(recipe, teacher=teacher, teacher_model=model)
     return replace(recipe, start="", stages=(*first, *stages))
@@ -60,7 +60,7 @@ def _epochs(known: Study, source: Proposal) -> dict[int, int]:
 def _as_long(stages: tuple[Stage, ...], took: dict[int, int]) -> tuple[Stage, ...]:
     return tuple(
         replace(stage, patience=0, stop_after=took.get(number, stage.epochs))
-        if isinstance(stage, Distill) and stage.patience
+        if stage.training is stage and stage.patience
         else stage
         for number, stage in enumerate(stages)
     )

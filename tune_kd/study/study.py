@@ -14,8 +14,8 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_kd import metrics, objectives
-from tune_kd.metrics import METRICS
-from tune_kd.recipe import Recipe, to_json, training_of
+from tune_kd.metrics import METRICS, test_twin
+from tune_kd.recipe import Recipe, to_json, training_stages
 from tune_kd.study import manifest, results, selection
 from tune_kd.study.proposal import Proposal, dump, parse
 from tune_kd.study.results import SCHEMA_VERSION, Row, now
@@ -33,7 +33,7 @@ class Study:
         self.manifest: dict[str, Any] = manifest.read(storage)
         self.name: str = self.manifest["study"]
         self.metric: str = self.manifest["metric"]
-        self.test_metric = "test_miou" if self.manifest["dense"] else "test_accuracy"
+        self.test_metric = test_twin(self.manifest["metric"])
         self.objectives: list[str] = self.manifest["objectives"]
         self.constraints: list[str] = self.manifest["constraints"]
         self._schema = results.trial_schema(self.manifest["config_types"])
@@ -330,7 +330,7 @@ class Study:
 
 def _canonical(recipe: Recipe, stage: int) -> Row:
     """alpha, beta, gamma and temperature of the last training stage up to this one."""
-    training = [found for s in recipe.stages[: stage + 1] if (found := training_of(s))]
+    training = training_stages(recipe.stages[: stage + 1])
     if not training:
         return {}
     weights = training[-1].weights

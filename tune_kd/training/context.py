@@ -1,6 +1,6 @@
 """What a recipe names, found or built where it runs: images, networks, the frozen teacher, its tape."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,19 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_kd.compress import int8, pruning
 from tune_kd.data import splits, tasks
 from tune_kd.models import checkpoints, layers, registry
 from tune_kd.recipe import (
     RECIPE_VERSION,
     Compute,
     Images,
-    Prune,
-    Quantize,
     Recipe,
-    stream,
     to_json,
-    training_of,
+    training_stages,
 )
 from tune_kd.training import loop, teacher
 
@@ -111,47 +107,6 @@ def sample_of(images: loop.Fold) -> Tensor:
     return images.images.whole(images.fit[:2]).images
 
 
-def begun(recipe: Recipe, site: Site, *, sample: Tensor, seed: int, shared: int) -> nn.Module:
-    """The network that training begins with: fresh, from a file, or after the first `shared` stages."""
-    if shared:
-        state = site.weights(recipe.first(shared).fingerprint(seed))
-        return rebuilt(recipe, state, stages=shared, site=site, sample=sample)
-    if recipe.start:
-        return rebuilt(recipe, site.weights(recipe.start), stages=0, site=site, sample=sample)
-    weights_seed = stream(seed, "weights")
-    model = build(recipe.student, recipe, site, dropout=_dropout(recipe), seed=weights_seed)
-    if recipe.initial:
-        registry.load_imagenet(model, recipe.student)
-    return model
-
-
-def _dropout(recipe: Recipe) -> float:
-    """What its student is built with; stages set the rate that they train with."""
-    training = [found for stage in recipe.stages if (found := training_of(stage))]
-    return training[0].dropout if training else 0.0
-
-
-def rebuilt(
-    recipe: Recipe, state: Mapping[str, Tensor], *, stages: int, site: Site, sample: Tensor
-) -> nn.Module:
-    """The recipe's network as it was after so many stages, from its state alone.
-
-    A network whose channels were pruned has the shapes of its state; what was quantised is prepared and
-    converted anew, and gets the state's integers and scales.
-
-    Raises:
-        UsageError: a state of another network.
-    """
-    model = build(recipe.student, recipe, site, dropout=_dropout(recipe), seed=0)
-    if any(isinstance(stage, Quantize) for stage in recipe.stages[:stages]):
-        return int8.restore(model.eval(), state, sample=sample.cpu())
-    pruned = any(isinstance(stage, Prune) for stage in recipe.stages[:stages])
-    if pruned or (recipe.start and pruning.is_pruned(model, state)):
-        pruning.reshape(model, state)
-    checkpoints.checked_load(model, state, what=f"the state of {recipe.student}")
-    return place(model, site, recipe.compute)
-
-
 def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Module:
     """A trained network by its fingerprint."""
     model = build(name, recipe, site, seed=0)
@@ -160,11 +115,11 @@ def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Mo
 
 
 def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
-    """The teacher of the recipe's stages, None where no stage listens to one."""
-    if not recipe.listens:
+    """The teacher of the recipe's stages, None where no stage needs one."""
+    if not recipe.needs_teacher:
         return None
-    training = [found for stage in recipe.stages if (found := training_of(stage))]
-    levels = {lv for stage in training if stage.weights.gamma > 0 for lv in stage.levels}
+    training = training_stages(recipe.stages)
+    levels = {lv for stage in training if "features" in stage.needs for lv in stage.levels}
     model = load_model(recipe.teacher, recipe, site, recipe.teacher_model)
     return teacher.Frozen(model, levels=sorted(levels), precision=recipe.compute.precision)
 

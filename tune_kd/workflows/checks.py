@@ -11,10 +11,10 @@ from tune_kd import files, losses, notebook, plugins
 from tune_kd.compress import pruning
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
-from tune_kd.metrics import METRICS
+from tune_kd.metrics import METRICS, default_objective
 from tune_kd.models import checkpoints, registry
-from tune_kd.recipe import Images, digest, plain
-from tune_kd.space import SearchSpace, loader, search_space
+from tune_kd.recipe import Images, digest, plain, training_stages
+from tune_kd.space import SearchSpace, distributions, loader, plain_fields, search_space
 from tune_kd.study import manifest, recipe_builder, results
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
@@ -161,8 +161,8 @@ def look_at_data(request: Request) -> Material:
 def user_files(request: Request) -> dict[str, bytes]:
     """A user's own files by name: the space's, and those that its strings refer to."""
     chosen = request.space
-    references = [chosen.task, chosen.teacher, chosen.student, chosen.feature_loss]
-    references += recipe_builder.references(recipe_builder.losses_of(chosen))
+    references = [plain_fields(chosen)[name] for name in loader.REFERENCES]
+    references += recipe_builder.references(recipe_builder.checked_stages(chosen))
     paths = [plugins.path_of(r, base=request.base) for r in references if plugins.is_reference(r)]  # fmt: skip
     if request.file and request.base != loader.folder():
         paths.append(request.file)
@@ -187,23 +187,18 @@ def described(
     defaults = search_space.default_fields()
     settings = {
         name: value
-        for name, value in search_space.plain_fields(chosen).items()
+        for name, value in plain_fields(chosen).items()
         if name not in TOLD_LATER and value != defaults.get(name)
     }
-    for name in (
-        "task",
-        "teacher",
-        "student",
-        "feature_loss",
-    ):  # by content, wherever the file lies
+    for name in loader.REFERENCES:  # by content, wherever the file lies
         if name in settings:
             settings[name] = recipe_builder.shipped(settings[name])
     images = replace(material.images, task=recipe_builder.shipped(material.images.task))
     methods = {
         name: {
-            "ranges": {k: search_space.shown(d) for k, d in method.ranges.items()},
-            "bounds": search_space.bounds(method.ranges),
-            "distributions": {k: search_space.to_json(d) for k, d in method.ranges.items()},
+            "ranges": {k: distributions.shown(d) for k, d in method.ranges.items()},
+            "bounds": distributions.bounds(method.ranges),
+            "distributions": {k: distributions.to_json(d) for k, d in method.ranges.items()},
             "fixed": dict(method.fixed),
             "textbook": method.settings()[0],
             "settings": method.settings(),
@@ -230,15 +225,13 @@ def described(
 
 
 def needs_teacher(request: Request) -> bool:
-    """Whether any method listens to one, or the student of another study that its trials begin from did.
+    """Whether any method needs one, or the student of another study that its trials begin from did.
 
     That student is trained again when the study is confirmed.
     """
     chosen, given = request.space, request.start
-    began = given is not None and given.recipe is not None and given.recipe.listens
-    return recipe_builder.needs_teacher(chosen) or (
-        began and any(map(chosen.starts, chosen.methods))
-    )
+    began = given is not None and given.recipe is not None and given.recipe.needs_teacher
+    return chosen.needs_teacher or (began and any(map(chosen.starts, chosen.methods)))
 
 
 def exists(request: Request, material: Material) -> bool:
@@ -273,13 +266,16 @@ def check_networks(request: Request, material: Material) -> None:
     methods = chosen.methods.values()
     wanted = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
     dropout = 0.1 if wanted else 0.0
-    student = registry.build(chosen.student, shape=shape, dropout=dropout, base=base)
-    teacher = registry.build(chosen.teacher, shape=shape, dropout=chosen.teacher_dropout, base=base)
+    student = registry.build(chosen.student.network, shape=shape, dropout=dropout, base=base)
+    rate = chosen.teacher.dropout
+    teacher = registry.build(chosen.teacher.network, shape=shape, dropout=rate, base=base)
     losses.find_feature_loss(chosen.feature_loss, base=base)
     _check_losses(chosen, base)
-    for name, model in ((chosen.student, student), (chosen.teacher, teacher)):
-        _check_kind(name, model, material.images)
-        registry.Taps(model, chosen.levels if recipe_builder.uses_features(chosen) else ()).remove()
+    for role, model in ((chosen.student, student), (chosen.teacher, teacher)):
+        _check_kind(role.network, model, material.images)
+        if role.initial == "imagenet":
+            registry.check_imagenet(role.network)
+        registry.Taps(model, chosen.levels if "features" in chosen.needs else ()).remove()
     if request.teacher is not None:
         checkpoints.checked_load(
             teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}"
@@ -289,12 +285,16 @@ def check_networks(request: Request, material: Material) -> None:
         if pruning.is_pruned(student, state):
             pruning.reshape(student, state)
         checkpoints.checked_load(student, state, what=f"start={request.start.name}")
-    if "val_miou" in chosen.objectives and not material.images.dense:
-        raise UsageError(
-            f"objective val_miou: task {chosen.task} has one label an image; take val_accuracy"
-        )
-    if recipe_builder.compresses(chosen):
+    kind = material.images.task_kind
+    for name in chosen.objectives:
+        if kind not in METRICS[name].tasks:
+            raise UsageError(
+                f"objective {name} needs a {' or '.join(METRICS[name].tasks)} task, but {chosen.task} is "
+                f"{kind}; use {default_objective(kind)}"
+            )
+    if chosen.needs & {"pruning", "integers"}:
         pruning.check_installed(chosen.name)
+    if chosen.compresses:
         timed = [name for name in chosen.objectives if METRICS[name].timed]
         if timed:
             raise UsageError(
@@ -305,7 +305,7 @@ def check_networks(request: Request, material: Material) -> None:
 
 def _check_losses(chosen: SearchSpace, base: Path) -> None:
     """Every method's losses are there, take their options, and have a meaning for these images."""
-    for stage in recipe_builder.losses_of(chosen):
+    for stage in training_stages(recipe_builder.checked_stages(chosen)):
         losses.find_feature_loss(stage.feature_loss, stage.feature_options, base=base)
         found = losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base)
         if chosen.mix != "none" and not found.mixes:

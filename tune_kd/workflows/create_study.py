@@ -17,8 +17,9 @@ from tune_kd.data import splits
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.session import Resources, Session
+from tune_kd.metrics import default_objective
 from tune_kd.recipe import Images
-from tune_kd.space import SearchSpace, search_space
+from tune_kd.space import SearchSpace, distributions, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
@@ -90,18 +91,16 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         {
             "study": storage.uri,
             "images": asdict(replace(material.images, task=recipe_builder.shipped(chosen.task))),
-            "teacher": recipe_builder.shipped(chosen.teacher),
-            "student": recipe_builder.shipped(chosen.student),
-            "batch_size": chosen.batch_size,
-            "compiled": recipe_builder.quantises(chosen),
+            "teacher": recipe_builder.shipped(chosen.teacher.network),
+            "student": recipe_builder.shipped(chosen.student.network),
+            "batch_size": chosen.student.batch_size,
+            "compiled": "integers" in chosen.needs,
             "sources": [source_hash(name, code) for name, code in files.items()],
             **_worker_config(request.data, session.resources),
         },
         progress=progress,
     )
-    objectives = list(chosen.objectives) or [
-        "val_miou" if material.images.dense else "val_accuracy"
-    ]
+    objectives = list(chosen.objectives) or [default_objective(material.images.task_kind)]
     marker, planned = uuid.uuid4().hex, budget(request)
     storage.write("marker", marker.encode())
     manifest = {
@@ -110,14 +109,14 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "fields": fields_of(chosen),
         "family": chosen.family,
         "task": chosen.task,
-        "teacher": chosen.teacher,
-        "student": chosen.student,
+        "teacher": chosen.teacher.network,
+        "student": chosen.student.network,
         "trials": planned.of_method * len(chosen.methods),
         "repeats": planned.repeats,
         "trials_per_repeat": planned.each,
         "margin": chosen.margin,
-        "epochs": chosen.epochs,
-        "teacher_epochs": chosen.teacher_epochs,
+        "epochs": chosen.student.epochs,
+        "teacher_epochs": chosen.teacher.epochs,
         "num_train": material.num_train,
         "num_val": material.num_val,
         "validation_rule": validation_rule(chosen, material),
@@ -213,15 +212,16 @@ def study_rungs(chosen: SearchSpace, scheduler: str) -> list[int]:
     """Epochs at which trials are compared; with step decay none before the epoch after the first."""
     if scheduler == "none":
         return []
-    steps = chosen.schedule == "step" and chosen.decay_at
-    first = int(chosen.decay_at[0] * chosen.epochs) + 1 if steps else 0
-    return asha.rungs(chosen.epochs, first=first)
+    epochs, optimizer = chosen.student.epochs, chosen.student.optimizer
+    steps = optimizer.schedule == "step" and optimizer.decay_at
+    first = int(optimizer.decay_at[0] * epochs) + 1 if steps else 0
+    return asha.rungs(epochs, first=first)
 
 
 def config_types(chosen: SearchSpace) -> dict[str, str]:
     """Arrow types of all values that the methods sample."""
     return {
-        name: search_space.column_type(d)
+        name: distributions.column_type(d)
         for m in chosen.methods.values()
         for name, d in m.ranges.items()
     }

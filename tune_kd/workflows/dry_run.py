@@ -6,7 +6,7 @@ from tune_kd.errors import UsageError
 from tune_kd.execution.progress import clock
 from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
-from tune_kd.space import search_space
+from tune_kd.space import distributions
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.tuning import samplers
@@ -22,7 +22,7 @@ def plan(request: Request, resources: Resources) -> str:
         f"study     {request.storage.uri} ({_state(request)})",
         f"task      {chosen.task}, images from {request.data or 'the task itself'}, "
         f"{request.limit_train or 'all'} training images",
-        f"student   {chosen.student}, {chosen.epochs} epochs, batch {chosen.batch_size}",
+        f"student   {chosen.student.network}, {chosen.student.epochs} epochs, batch {chosen.student.batch_size}",
         f"teacher   {_teacher(request)}",
         f"device    {_device(resources)}",
         f"trials    {budget.of_method * len(chosen.methods)}: {budget} "
@@ -46,7 +46,7 @@ def plan(request: Request, resources: Resources) -> str:
             book = method.textbook[parameter]
             textbook = f"{book:g}" if isinstance(book, float) else book
             lines.append(
-                f"  {parameter:<13} {search_space.shown(distribution)} (textbook {textbook})"
+                f"  {parameter:<13} {distributions.shown(distribution)} (textbook {textbook})"
             )
         lines += [
             f"  {parameter:<13} {value} (pinned)" for parameter, value in method.fixed.items()
@@ -65,16 +65,16 @@ def _state(request: Request) -> str:
 def _teacher(request: Request) -> str:
     chosen = request.space
     if not checks.needs_teacher(request):
-        return "none: no method listens to one"
+        return "none: no method needs one"
     if request.teacher:
-        return f"{chosen.teacher} from {request.teacher.name}"
+        return f"{chosen.teacher.network} from {request.teacher.name}"
     if request.storage.exists("manifest.json"):
         model = prerequisites.model_of(request.storage)
         if request.storage.exists(f"models/{model}.safetensors"):
-            return f"{chosen.teacher}, found: {model}"
+            return f"{chosen.teacher.network}, found: {model}"
     kept = Storage(files.cache_folder()).names("models", ".trials.parquet")
     maybe = f" unless it is one of {len(kept)} in the cache" if kept else ""
-    return f"{chosen.teacher}, to be trained for {chosen.teacher_epochs} epochs{maybe}"
+    return f"{chosen.teacher.network}, to be trained for {chosen.teacher.epochs} epochs{maybe}"
 
 
 def _device(resources: Resources) -> str:
@@ -124,7 +124,7 @@ def _stopping(request: Request) -> str:
 
 def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
     """Runs, epochs and time of searching and of confirming, apart."""
-    methods, epochs = len(request.space.methods), request.space.epochs
+    methods, epochs = len(request.space.methods), request.space.student.epochs
     chosen = confirm_plan.Design(
         repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, textbook=True
     )
@@ -151,14 +151,14 @@ def _epoch_seconds(request: Request, resources: Resources) -> float | None:
         return None
     hashes = [checks.source_hash(n, c) for n, c in checks.user_files(request).items()]
     key = timing_cache.timing_key(
-        ", ".join([chosen.student, f"{task.num_classes} classes", *hashes]),
+        ", ".join([chosen.student.network, f"{task.num_classes} classes", *hashes]),
         shape=(task.channels, *task.sides),
         device=timing_cache.gpu_name() if resources.gpus else timing_cache.cpu_name(),
         threads=max(1, int(resources.cpus)),
-        detail=f"batch {chosen.batch_size}",
+        detail=f"batch {chosen.student.batch_size}",
     )
     found = timing_cache.read_probe(files.cache_folder(), key)
     if found is None or resources.address:
         return None
     fitted = images - splits.validation_size(images, share=chosen.val_share)
-    return float(found["train_step_s"]) * (fitted // chosen.batch_size)
+    return float(found["train_step_s"]) * (fitted // chosen.student.batch_size)

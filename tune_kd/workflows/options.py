@@ -116,7 +116,7 @@ def add_study(parser: cli.Parser) -> None:
     add(
         "--epochs",
         type=cli.positive_int,
-        help="length of the student's main training stage; the teacher's shrinks alike [the space's]",
+        help="epochs of the student's main training stage; the teacher's change in proportion [the space's]",
     )
     add(
         "--data",
@@ -136,7 +136,7 @@ def add_study(parser: cli.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="pin a range or change a field of the space, such as temperature=4 or batch_size=64; repeatable",
+        help="pin a range or change a field of the space, such as temperature=4 or teacher.optimizer.lr=0.05; repeatable",
     )
     add(
         "--out",
@@ -222,20 +222,19 @@ def add_resources(parser: cli.Parser) -> None:
 
 def chosen_space(options: SearchOptions) -> "tuple[SearchSpace, Path | None]":
     """Return the space with all that the options change, checked, and the file that defines it."""
-    from tune_kd.space import loader
+    from tune_kd.space import loader, overrides
 
     space, file = loader.find(options.space)
     if options.methods:
-        space = loader.subset(space, list(options.methods))
+        space = overrides.subset(space, list(options.methods))
     if options.epochs:
-        shrunk = max(1, round(space.teacher_epochs * options.epochs / space.epochs))
-        space = replace(space, epochs=options.epochs, teacher_epochs=shrunk)
+        space = overrides.with_epochs(space, options.epochs)
     if options.trials:
         space = replace(space, trials=options.trials)
     for assignment in options.set:
         if assignment.partition("=")[0].strip() == "repeats":
             raise UsageError(f"--set {assignment}: write --repeats {assignment.partition('=')[2]}")
-        space = loader.change(space, assignment)
+    space = overrides.change(space, options.set)
     space.check()
     return space, file
 

@@ -59,8 +59,8 @@ def ensure_teacher(
     made = _Made(trial=trial, method="", seed=seed, recipe=recipe, fingerprint=fingerprint)
     if request.teacher:
         made = replace(made, recipe=replace(recipe, initial=""), foreign=request.teacher)
-    epochs = request.space.teacher_epochs
-    said = f"training the teacher {request.space.teacher}, {epochs} epochs"
+    epochs = request.space.teacher.epochs
+    said = f"training the teacher {request.space.teacher.network}, {epochs} epochs"
     _ensure([made], study_, request, session=session, progress=progress, said=said)
 
 

@@ -86,7 +86,7 @@ def _run(study: Study, request: Request, *, session: Session, progress: Progress
     total = budget.of_method * len(space.methods)
     progress.follow(study, "search", total)
     progress.say(
-        f"{total} trials of {space.epochs} epochs ({budget} for each of "
+        f"{total} trials of {space.student.epochs} epochs ({budget} for each of "
         f"{len(space.methods)} methods), {session.slots()} at once; rows in {study.storage.uri}"
     )
     runner.run(
@@ -168,5 +168,5 @@ def warn_of_teacher(study: Study, progress: Progress) -> None:
         progress.warn(
             f"THE TEACHER IS WORSE THAN THE BASELINE STUDENT: {study.metric} "
             f"{shown(study.metric, score)} % against {shown(study.metric, best[study.metric])} %; "
-            "train it longer (--set teacher_epochs=N) or choose another"
+            "train it longer (--set teacher.epochs=N) or choose another"
         )

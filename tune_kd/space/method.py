@@ -1,0 +1,92 @@
+"""A method: a row of the final table, with the ranges of its hyperparameters."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from tune_kd.recipe import NEEDS, Stage
+from tune_kd.space.distributions import shown
+
+Config = Mapping[str, Any]
+TRAINING = ("lr", "weight_decay", "dropout")  # what a method passes on to `SearchSpace.distill`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A row of the final table: how a student is made from sampled values.
+
+    `stages(space, **values)` is a pure function; its keyword arguments are the names of `ranges`,
+    where `**training` stands for those of TRAINING.
+    `textbook` is the first trial, which runs to the end; `literature` are further settings to try,
+    each a change of the textbook's. The first `shared` stages do not depend on sampled values: they
+    are trained once for all trials, or replaced by the space's `start`. `needs` says what any of its
+    stages may need, of `recipe.NEEDS`: a study trains a teacher only if a method says "logits" or
+    "features".
+    """
+
+    stages: Callable[..., tuple[Stage, ...]]
+    ranges: Mapping[str, BaseDistribution]
+    textbook: Config
+    literature: tuple[Config, ...] = ()
+    fixed: Config = field(default_factory=dict)  # pinned by --set
+    shared: int = 0
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = {**self.ranges, **self.fixed}
+        parameters = list(inspect.signature(self.stages).parameters.values())[1:]
+        wanted = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        wanted += TRAINING if len(wanted) < len(parameters) else ()
+        if set(wanted) != set(given):
+            raise ValueError(f"{self.stages.__name__} takes {wanted}, but ranges has {list(given)}")
+        for setting in (self.textbook, *self.literature):
+            for name, value in setting.items():
+                known = self.ranges.get(name)
+                if known is None and name not in self.fixed:
+                    raise ValueError(f"textbook or literature sets {name}, which has no range")
+                if known is not None and not known._contains(known.to_internal_repr(value)):
+                    raise ValueError(f"{name}={value!r} lies outside its range {shown(known)}")
+        if unknown := sorted(set(self.needs) - set(NEEDS)):
+            raise ValueError(f"needs names {unknown[0]!r}; there are {', '.join(NEEDS)}")
+        missing = set(self.ranges) - set(self.textbook)
+        if missing:
+            raise ValueError(f"the textbook setting lacks {sorted(missing)}")
+
+    def build(self, space: Any, config: Config) -> tuple[Stage, ...]:
+        """Return the stages of one trial from fresh weights on.
+
+        Raises:
+            ValueError: a stage needs what the method does not declare.
+        """
+        stages = self.stages(space, **{**config, **self.fixed})
+        needs = frozenset().union(*(stage.needs for stage in stages))
+        if undeclared := sorted(needs - set(self.needs)):
+            raise ValueError(
+                f"its stages need {' and '.join(undeclared)}, which it does not declare; write "
+                f"Method(needs={tuple(sorted({*self.needs, *needs}))}, ...)"
+            )
+        return stages
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Textbook first, then the literature's, complete and each once, sampled names only."""
+        unique: list[dict[str, Any]] = []
+        for change in ({}, *self.literature):
+            merged = {**self.textbook, **change}
+            setting = {name: merged[name] for name in self.ranges}
+            if setting not in unique:
+                unique.append(setting)
+        return unique
+
+    def pin(self, name: str, value: Any) -> "Method":
+        """This method with one range pinned to a value; unchanged where it has no such range."""
+        if name not in self.ranges and name not in self.fixed:
+            return self
+        kept = {k: v for k, v in self.ranges.items() if k != name}
+        book = {k: v for k, v in self.textbook.items() if k != name}
+        others = tuple({k: v for k, v in s.items() if k != name} for s in self.literature)
+        fixed = {**self.fixed, name: value}
+        return dataclasses.replace(self, ranges=kept, textbook=book, literature=others, fixed=fixed)

@@ -1,0 +1,197 @@
+"""Changing a space: `--set PATH=VALUE`, `--epochs`, `--methods`."""
+
+import ast
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from tune_kd.errors import UsageError, unknown
+from tune_kd.space import methods
+from tune_kd.space.distributions import choice, shown
+from tune_kd.space.method import TRAINING, Method
+from tune_kd.space.search_space import SearchSpace, Training, plain_fields
+
+
+def with_epochs(space: SearchSpace, epochs: int) -> SearchSpace:
+    """Return the space with so many epochs of the student, and the teacher's in proportion."""
+    teacher = max(1, round(space.teacher.epochs * epochs / space.student.epochs))
+    return with_fields(space, {"student.epochs": epochs, "teacher.epochs": teacher})
+
+
+def with_fields(space: SearchSpace, values: Mapping[str, Any]) -> SearchSpace:
+    """Return the space with other values of fields, by dotted path.
+
+    Raises:
+        ValueError: a value that its field cannot have.
+        KeyError: no such field.
+    """
+    for path, value in values.items():
+        space = _replaced(space, path.split("."), value)
+    return space
+
+
+def _replaced(owner: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    if name not in {part.name for part in dataclasses.fields(owner)}:
+        raise KeyError(name)
+    inner = getattr(owner, name)
+    if rest:
+        value = _replaced(inner, rest, value)
+    elif isinstance(inner, Training) and not isinstance(value, Training):
+        value = dataclasses.replace(inner, network=value)  # `student=resnet20`
+    return dataclasses.replace(owner, **{name: value})
+
+
+def change(space: SearchSpace, assignments: Iterable[str]) -> SearchSpace:
+    """Return the space after each `NAME=VALUE`: a field changed, or a range pinned in every method that has it.
+
+    `epochs=N` is `--epochs N`: the teacher's epochs change in proportion, unless they are set as well.
+
+    Raises:
+        UsageError: no such name, a value that does not fit, or one that nothing would use.
+    """
+    pairs = [_pair(text) for text in assignments]
+    for name, value, text in sorted(pairs, key=lambda pair: pair[0] != "epochs"):
+        try:
+            space = _changed(space, name, value)
+        except ValueError as error:
+            raise UsageError(f"--set {text}: {error}") from None
+    return space
+
+
+def _pair(text: str) -> tuple[str, Any, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text}: write --set NAME=VALUE")
+    return name.strip(), _value(value.strip()), text
+
+
+def _changed(space: SearchSpace, name: str, value: Any) -> SearchSpace:
+    fields = plain_fields(space)
+    ranges = pinnable(space)
+    if name in ("teacher", "student"):
+        name = f"{name}.network"
+    if name == "epochs":
+        return with_epochs(space, _positive(value))
+    if name in fields:
+        changed = with_fields(space, {name: _like(fields[name], value)})
+        _demand_use(space, changed, name)
+        return changed
+    if name in ranges:
+        value = _within(ranges[name], value)
+        pinned = {k: m.pin(name, value) for k, m in space.methods.items()}
+        return dataclasses.replace(space, methods=pinned)
+    paths = [path for path in fields if name in path.split(".")]
+    if paths:
+        raise ValueError(f"{name} is {' or '.join(paths)}; write one of them")
+    raise unknown("name in --set", name, [*fields, *ranges, "epochs"])
+
+
+def pinnable(space: SearchSpace) -> dict[str, Any]:
+    """Return the ranges of all methods, and the values of those that were pinned, by name."""
+    ranges: dict[str, Any] = {}
+    for method in space.methods.values():
+        ranges |= {**method.fixed, **method.ranges}
+    return ranges
+
+
+def _demand_use(space: SearchSpace, changed: SearchSpace, path: str) -> None:
+    """What every method gives itself is pinned by the name of its range: the field would change nothing."""
+    name = path.rpartition(".")[2]
+    if not path.startswith("student.") or name not in TRAINING or changed == space:
+        return
+    for method, chosen in space.methods.items():
+        setting = chosen.settings()[0]
+        if changed.whole_stages(method, setting) != space.whole_stages(method, setting):
+            return
+    pin = f"; pin it by --set {name}=VALUE" if name in pinnable(space) else ""
+    raise ValueError(f"every method has its own {name}, so that this would change nothing{pin}")
+
+
+def _positive(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"int is wanted, but got {value!r}")
+    if value < 1:
+        raise ValueError(f"epochs >= 1 must hold, but got {value}")
+    return value
+
+
+def _value(text: str) -> Any:
+    lowered = {"true": True, "false": False}.get(text.lower())
+    if lowered is not None:
+        return lowered
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _within(known: Any, value: Any) -> Any:
+    """A value that a range, or a value pinned before, can be pinned to."""
+    if isinstance(known, CategoricalDistribution):
+        if value not in known.choices:
+            raise ValueError(f"one of {shown(known)} is wanted, but got {value!r}")
+        return value
+    if isinstance(known, BaseDistribution):
+        whole = isinstance(known, IntDistribution)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(f"{kind} is wanted, but got {value!r}")
+        return value if whole else float(value)
+    return _like(known, value)
+
+
+def _like(known: Any, value: Any) -> Any:
+    """`value` as the type of `known`, where that loses nothing."""
+    if isinstance(known, bool) or isinstance(value, bool):
+        ok = isinstance(known, bool) and isinstance(value, bool)
+    elif isinstance(known, float) and isinstance(value, int | float):
+        return float(value)
+    elif isinstance(known, tuple):
+        items = value.split(",") if isinstance(value, str) else value
+        return tuple(items) if isinstance(items, tuple | list) else (items,)
+    else:
+        ok = isinstance(value, type(known))
+    if not ok:
+        raise ValueError(f"{type(known).__name__} is wanted (now {known!r}), but got {value!r}")
+    return value
+
+
+def subset(space: SearchSpace, wanted: list[str]) -> SearchSpace:
+    """Return the space with these methods only: its own in its order, then shared ones (`methods.MORE`).
+
+    Shared methods tune what the space's first method has of lr, weight decay and dropout, in the same ranges.
+
+    Raises:
+        UsageError: no such method, or a shared one where the space's first has not these ranges.
+    """
+    more = _more(space, [name for name in wanted if name not in space.methods])
+    for name in wanted:
+        if name not in space.methods and name not in more:
+            names = [*space.methods, *methods.MORE]
+            raise unknown("method", name, names, where=f"{space.name} has")
+    kept = {name: method for name, method in space.methods.items() if name in wanted}
+    return dataclasses.replace(space, methods=kept | more)
+
+
+def _more(space: SearchSpace, wanted: list[str]) -> dict[str, Method]:
+    """The shared methods among these, over the ranges of the space's first method."""
+    names = [name for name in dict.fromkeys(wanted) if name in methods.MORE]
+    if not names:
+        return {}
+    first = next(iter(space.methods.values()))
+    ranges = {name: first.ranges[name] for name in TRAINING if name in first.ranges}
+    fixed = {name: first.fixed[name] for name in TRAINING if name in first.fixed}
+    if ranges.keys() | fixed.keys() != set(TRAINING):
+        raise UsageError(
+            f"method {names[0]} tunes {', '.join(TRAINING)}, which the methods of {space.name} do not; take a space "
+            "that is searched for them"
+        )
+    book = {name: first.textbook[name] for name in ranges}
+    training = ranges | {name: choice(value) for name, value in fixed.items()}
+    made = methods.more_methods(training, recipe=book | fixed)
+    for name, value in fixed.items():
+        made = {key: method.pin(name, value) for key, method in made.items()}
+    return {name: made[name] for name in names}

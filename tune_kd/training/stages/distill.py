@@ -1,0 +1,114 @@
+"""Training on labels and, where its weights ask for it, with a teacher."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tune_kd import losses
+from tune_kd.compress import pruning
+from tune_kd.models import registry
+from tune_kd.recipe import Distill, stream
+from tune_kd.study.results import EpochReport
+from tune_kd.training import context, loop
+from tune_kd.training.stages.base import Finished, Resume, Run, report_end, report_epoch
+
+
+@dataclass(frozen=True)
+class DistillKind:
+    """Carries out `Distill`: the network keeps its shapes."""
+
+    stage: Distill
+    code: Path | None = None  # the folder of a user's own files
+    has_own_state = False
+
+    def run(
+        self, run: Run, model: nn.Module, *, resume: Resume | None
+    ) -> Iterator[tuple[EpochReport, nn.Module]]:
+        """Train, one report per epoch."""
+        for epoch, state in train_epochs(run, model, self.stage, resume=resume):
+            if epoch.last:
+                sizes = run.footprint(model, before=model)
+                values = epoch.values | run.scores(model) | sizes
+                yield report_end(run, epoch.number, Finished(model=model, values=values)), model
+            else:
+                yield report_epoch(run, epoch.number, epoch.values, state), model
+            run = replace(run, began=time.monotonic())
+
+    def rebuild(
+        self, model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor
+    ) -> nn.Module:
+        """Return the network as it is."""
+        return model
+
+
+def train_epochs(
+    run: Run, model: nn.Module, stage: Distill, *, resume: Resume | None
+) -> Iterator[tuple[loop.Epoch, Mapping[str, Tensor]]]:
+    """Train a network in place as `stage` says; yield each epoch with the state that the next goes on from."""
+    learner = loop.Learner(model, build_projections(run, model, stage), stage.optimizer)
+    if resume:
+        learner.load(resume.state)
+    training = stage_inputs(run, model, stage)  # sees which weights are zero
+    for epoch in loop.train(training, learner, done=resume.epoch if resume else 0):
+        yield epoch, learner.state()
+
+
+def stage_inputs(run: Run, model: nn.Module, stage: Distill) -> loop.Training:
+    """Return what the loop needs: the teacher and its cached logits where the stage's weights ask for them."""
+    recipe, teacher = run.recipe, run.teacher if stage.needs_teacher else None
+    tape = None
+    if teacher and "logits" in stage.needs:
+        tape = context.teacher_tape(recipe, teacher, run.images, site=run.site)
+    earlier = recipe.stages[: run.number]
+    return loop.Training(
+        stage=stage,
+        number=run.number,
+        first_step=planned_reports(recipe.stages[: run.number]),
+        seed=run.seed,
+        view_seed=recipe.images.view_seed,
+        fold=run.images,
+        compute=recipe.compute,
+        teacher=teacher,
+        tape=tape,
+        terms=_terms(run, stage),
+        after_step=pruning.keep_zeros(model) if any(s.leaves_zeros for s in earlier) else None,
+    )
+
+
+def planned_reports(stages: tuple[Any, ...]) -> int:
+    """Return the reports of stages, where none ends early: the views of the next go on from there."""
+    return sum(stage.reports for stage in stages)
+
+
+def _terms(run: Run, stage: Distill) -> losses.Terms:
+    """The stage's losses with their options."""
+    base = run.site.code
+    return losses.Terms(
+        logit_loss=losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base),
+        feature_loss=losses.find_feature_loss(stage.feature_loss, stage.feature_options, base=base),
+        label_smoothing=stage.label_smoothing,
+    )
+
+
+def build_projections(run: Run, model: nn.Module, stage: Distill) -> nn.Module:
+    """Return student-side projections to the teacher's channels, by a dry forward of two images."""
+    needed = _terms(run, stage).feature_loss.needs_projection
+    if run.teacher is None or "features" not in stage.needs or not needed:
+        return nn.Module()
+    _, wanted = run.teacher.outputs(run.sample)
+    was_training = model.training
+    taps = registry.Taps(model, stage.levels)
+    model.eval()
+    with torch.no_grad():
+        model(run.sample)
+    features = dict(taps.features)
+    taps.remove()
+    model.train(was_training)
+    wanted = {level: wanted[level] for level in stage.levels}
+    built = losses.Projections(features, wanted, seed=stream(run.seed, "projections"))
+    return context.place(built, run.site, run.recipe.compute)

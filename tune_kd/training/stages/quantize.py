@@ -1,0 +1,81 @@
+"""Int8, calibrated on images or trained with fake quantization."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tune_kd.compress import int8
+from tune_kd.recipe import Distill, Quantize, stream
+from tune_kd.study.results import EpochReport
+from tune_kd.training import loop
+from tune_kd.training.stages.base import (
+    Finished,
+    Resume,
+    Run,
+    change_network,
+    report_end,
+    report_epoch,
+)
+from tune_kd.training.stages.distill import train_epochs
+
+
+@dataclass(frozen=True)
+class QuantizeKind:
+    """Carries out `Quantize`: a prepared graph is calibrated or trained, then converted."""
+
+    stage: Quantize
+    code: Path | None = None  # the folder of a user's own files
+    has_own_state = True  # of a prepared graph, which is made and loaded here
+
+    def run(
+        self, run: Run, model: nn.Module, *, resume: Resume | None
+    ) -> Iterator[tuple[EpochReport, nn.Module]]:
+        """Calibrate, one report; or train, one report per epoch."""
+        if self.stage.training is None:
+            yield change_network(run, model, self._calibrate(run, model))
+        else:
+            yield from self._train(run, model, self.stage.training, resume=resume)
+
+    def rebuild(
+        self, model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor
+    ) -> nn.Module:
+        """Return the network prepared and converted anew, with the state's integers and scales."""
+        return int8.restore(model.eval(), state, sample=sample.cpu())
+
+    def _calibrate(self, run: Run, model: nn.Module) -> int8.Converted:
+        prepared = int8.prepare(model, sample=run.sample.cpu(), qat=False)
+        generator = torch.Generator().manual_seed(stream(run.seed, "calibration"))
+        fit = run.images.fit
+        order = torch.randperm(len(fit), generator=generator)[: self.stage.calibration_images]
+        parts = loop.chunks(fit[order.to(fit.device)], run.images)
+        unseen = int8.ranges(prepared)
+        int8.calibrate(prepared, (run.images.images.whole(part).images.cpu() for part in parts))
+        int8.assert_active(prepared, unseen)
+        return _converted(prepared)
+
+    def _train(
+        self, run: Run, model: nn.Module, training: Distill, *, resume: Resume | None
+    ) -> Iterator[tuple[EpochReport, nn.Module]]:
+        fake = int8.prepare(model, sample=run.sample.cpu(), qat=True).to(run.sample.device)
+        unseen, untrained = int8.ranges(fake), int8.weights(fake)
+        for epoch, state in train_epochs(run, fake, training, resume=resume):
+            if epoch.last:
+                int8.assert_active(fake, unseen, untrained=untrained)
+                done = _converted(fake)
+                sizes = run.footprint(done, before=model)
+                values = epoch.values | run.scores(done) | sizes
+                yield report_end(run, epoch.number, Finished(model=done, values=values)), done
+            else:
+                yield report_epoch(run, epoch.number, epoch.values, state), fake
+            run = replace(run, began=time.monotonic())
+
+
+def _converted(prepared: int8.Prepared) -> int8.Converted:
+    """The int8 network, with the certainty that its operators are."""
+    converted = int8.convert(prepared)
+    int8.report(converted)
+    return converted

@@ -1,0 +1,56 @@
+"""A recipe's student: as training begins with it, and as it was after some stages."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from tune_kd.compress import int8, pruning
+from tune_kd.models import checkpoints, registry
+from tune_kd.recipe import Recipe, stream, training_stages
+from tune_kd.training import context
+from tune_kd.training.context import Site
+from tune_kd.training.stages import stage_kind
+
+
+def initial_student(
+    recipe: Recipe, site: Site, *, sample: Tensor, seed: int, shared: int
+) -> nn.Module:
+    """Return the network that training begins with: fresh, from a file, or after the first `shared` stages."""
+    if shared:
+        state = site.weights(recipe.first(shared).fingerprint(seed))
+        return rebuild_student(recipe, state, stages=shared, site=site, sample=sample)
+    if recipe.start:
+        state = site.weights(recipe.start)
+        return rebuild_student(recipe, state, stages=0, site=site, sample=sample)
+    weights_seed = stream(seed, "weights")
+    model = context.build(recipe.student, recipe, site, dropout=_dropout(recipe), seed=weights_seed)
+    if recipe.initial:
+        registry.load_imagenet(model, recipe.student)
+    return model
+
+
+def _dropout(recipe: Recipe) -> float:
+    """What its student is built with; stages set the rate that they train with."""
+    training = training_stages(recipe.stages)
+    return training[0].dropout if training else 0.0
+
+
+def rebuild_student(
+    recipe: Recipe, state: Mapping[str, Tensor], *, stages: int, site: Site, sample: Tensor
+) -> nn.Module:
+    """Return the recipe's network as it was after so many stages, from its state alone.
+
+    Each stage gives a fresh network the shapes that the state has after it.
+
+    Raises:
+        UsageError: a state of another network.
+    """
+    model = context.build(recipe.student, recipe, site, dropout=_dropout(recipe), seed=0)
+    if recipe.start and pruning.is_pruned(model, state):
+        pruning.reshape(model, state)
+    for stage in recipe.stages[:stages]:
+        model = stage_kind(stage, code=site.code).rebuild(model, state, sample=sample)
+    if int8.is_int8(model):  # which has its state already
+        return model
+    checkpoints.checked_load(model, state, what=f"the state of {recipe.student}")
+    return context.place(model, site, recipe.compute)
