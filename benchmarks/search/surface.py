@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from tune_kd.space import Method, search_space
+from tune_kd.space import Method, distributions
 
 Floats = npt.NDArray[np.float64]
 

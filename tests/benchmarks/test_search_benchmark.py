@@ -15,7 +15,7 @@ from benchmarks.search import __main__ as command
 from benchmarks.search import curves, grid, policies, record, recorded, replay, summary, surface
 from benchmarks.search.policies import STOPPING, Stopping, Trial
 from tests.helpers import made_study
-from tune_kd.space import loader, search_space
+from tune_kd.space import distributions, loader
 from tune_kd.tuning import asha
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,7 +28,7 @@ from tune_kd.recipe import (
     stages_to_json,
     to_json,
 )
-from tune_kd.space import loader, methods
+from tune_kd.space import loader, methods, overrides
 
 
 def batch_of(labels: list[int]) -> Batch:

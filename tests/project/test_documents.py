@@ -17,7 +17,7 @@ from tune_kd import cli, plugins, search
 from tune_kd.data.tasks import TASKS
 from tune_kd.errors import UsageError
 from tune_kd.models.registry import MODELS
-from tune_kd.space import loader, plain_fields
+from tune_kd.space import loader, overrides, plain_fields
 from tune_kd.study import results
 from tune_kd.training import external_weights
 from tune_kd.workflows import options

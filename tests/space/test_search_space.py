@@ -11,10 +11,12 @@ from tune_kd.space import (
     Method,
     SearchSpace,
     choice,
+    distributions,
     integer,
     loader,
     log_uniform,
     methods,
+    overrides,
     search_space,
     uniform,
 )

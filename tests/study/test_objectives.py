@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from tests.helpers import made_study
 from tests.helpers.made_study import begin, heard, play, reopened, request, row
 from tune_kd.recipe import Distill, LossWeights, Prune
-from tune_kd.space import methods, search_space
+from tune_kd.space import Method, distributions, methods
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study

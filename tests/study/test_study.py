@@ -13,7 +13,7 @@ from tests.helpers import made_images, made_study, making
 from tests.helpers.made_study import begin, play, reopened, request, row
 from tune_kd.data import tasks
 from tune_kd.errors import UsageError
-from tune_kd.space import loader, methods, search_space
+from tune_kd.space import Method, distributions, loader, methods, overrides
 from tune_kd.study import results, study
 from tune_kd.study.manifest import differences
 from tune_kd.study.proposal import dump, parse

@@ -23,7 +23,7 @@ from tune_kd.recipe import (
     from_json,
     to_json,
 )
-from tune_kd.training import students, test_split, trial
+from tune_kd.training import context, students, test_split, trial
 
 CHANNELS, MAGNITUDE = Prune(method="channel", ratio=0.5), Prune(method="magnitude", ratio=0.5)
 MEND = Distill(epochs=2, optimizer=Optimizer(lr=0.02), batch_size=64)

@@ -8,7 +8,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from scipy import stats
 
 from tests.helpers.made_study import begin, play, reopened, request, uneven_score
-from tune_kd.space import loader, methods, search_space
+from tune_kd.space import Method, distributions, loader, methods
+from tune_kd.space.method import TRAINING
 from tune_kd.tuning.samplers import at_quantile, origin, random_config, random_start
 from tune_kd.workflows.options import SAMPLERS
 
