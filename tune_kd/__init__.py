@@ -33,7 +33,9 @@ _HOMES = {
     "tune_kd.errors": ("SearchAborted", "UsageError"),
     "tune_kd.space": (
         "Method",
+        "Optimizer",
         "SearchSpace",
+        "Training",
         "choice",
         "integer",
         "kd_methods",
@@ -47,9 +49,11 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Method",
+    "Optimizer",
     "SearchAborted",
     "SearchSpace",
     "Study",
+    "Training",
     "Trial",
     "UsageError",
     "choice",

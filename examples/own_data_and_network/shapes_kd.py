@@ -9,7 +9,7 @@ The strings `shapes.py:...` are looked for beside this file. Copy the folder and
 """
 
 from tune_kd.recipe import LossWeights, Stage
-from tune_kd.space import Method, SearchSpace, kd_methods, log_uniform, uniform
+from tune_kd.space import Method, Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform
 
 TRAINING = {
     "lr": log_uniform(0.01, 0.5),
@@ -28,19 +28,16 @@ def soft_only(space: SearchSpace, *, temperature: float, **training: float) -> t
 SPACE = SearchSpace(
     name="shapes_kd",
     task="shapes.py:shapes",
-    teacher="shapes.py:teacher",
-    student="shapes.py:student",
+    teacher=Training("shapes.py:teacher", epochs=12, batch_size=64, optimizer=Optimizer(lr=0.05)),
+    student=Training("shapes.py:student", epochs=12, batch_size=64),
     feature_loss="shapes.py:attention",
     levels=("mid", "high"),  # the taps of both networks that the feature loss compares
     trials=75,  # 3 repeats of 5 for each of 5 methods
-    epochs=12,
-    teacher_epochs=12,
-    batch_size=64,
-    teacher_lr=0.05,
     methods={
         **kd_methods(TRAINING, recipe=RECIPE),
         "soft_only": Method(
             stages=soft_only,
+            needs=("logits",),
             ranges={"temperature": log_uniform(1.0, 20.0), **TRAINING},
             textbook={"temperature": 4.0, **RECIPE},
         ),

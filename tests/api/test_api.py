@@ -143,9 +143,9 @@ def test_a_space_file_may_give_functions(tmp_path: Path) -> None:
     cell = (Path(__file__).with_name("cell.txt")).read_text().split("study = ")[0]
     (tmp_path / "own_kd.py").write_text(cell.replace("TRIALS", "10").replace("space =", "SPACE ="))
     found, _ = loader.load(str(tmp_path / "own_kd.py"))
-    assert (found.student, found.task) == ("own_kd.py:small", "digits")
+    assert (found.student.network, found.task) == ("own_kd.py:small", "digits")
     model = registry.build(
-        found.student, shape=registry.Shape(num_classes=10, channels=1), base=tmp_path
+        found.student.network, shape=registry.Shape(num_classes=10, channels=1), base=tmp_path
     )
     assert type(model).__name__ == "Small"
 

@@ -48,9 +48,10 @@ LIGHT = {  # all methods of a space train within ten seconds on a CPU core
 }  # fmt: skip
 SIDES = (48, 64)  # of these, far smaller than the tasks' own
 FEW = {
-    "epochs": 1, "teacher_epochs": 1, "finetune_epochs": 1, "batch_size": 6,
+    "student.epochs": 1, "teacher.epochs": 1, "finetune_epochs": 1,
+    "student.batch_size": 6, "teacher.batch_size": 6,
     "calibration_images": 12,
-    "teacher_lr": 0.001,  # three steps at a real one leave a deep teacher with scores beyond float16
+    "teacher.optimizer.lr": 0.001,  # three steps at a real one leave a deep teacher with scores beyond float16
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def cost(name: str) -> pytest.MarkDecorator | tuple[()]:
         for method in chosen.methods
         for stage in chosen.whole_stages(method, chosen.methods[method].settings()[0])
     ]
-    light = {chosen.teacher, chosen.student} <= LIGHT
+    light = {chosen.teacher.network, chosen.student.network} <= LIGHT
     return () if light and not any(isinstance(s, Quantize) for s in stages) else pytest.mark.slow
 
 
@@ -82,14 +83,14 @@ def test_is_named_as_its_file_and_of_known_parts(name):
     )
     sizes = {}
     for role in ("teacher", "student"):
-        network = registry.build(getattr(chosen, role), shape=shape, dropout=0.1)
+        network = registry.build(getattr(chosen, role).network, shape=shape, dropout=0.1)
         assert set(chosen.levels) <= set(network.taps)
         assert hasattr(network, "coarse") == task.dense
         sizes[role] = sum(p.numel() for p in network.parameters())
     assert sizes["student"] < sizes["teacher"]
     losses.find_feature_loss(chosen.feature_loss)
     assert set(chosen.tables) <= set(TABLES)
-    assert chosen.batch_size <= 256
+    assert max(chosen.student.batch_size, chosen.teacher.batch_size) <= 256
     assert chosen.start == "none"  # a shipped space needs no file of anybody's
 
 
@@ -148,12 +149,12 @@ def test_stages_build_at_settings_corners_and_samples_and_survive_json(name, met
     for config in [*known.settings(), *corners, *drawn]:
         stages = chosen.stages(method, config)
         assert stages == chosen.stages(method, dict(config)) == chosen.whole_stages(method, config)
-        made = Recipe(images=images, student=chosen.student, stages=stages)
+        made = Recipe(images=images, student=chosen.student.network, stages=stages)
         assert from_json(to_json(made)) == made
         assert stages[: known.shared] == first  # what all trials share does not vary
         main, *later = stages
         _assert_weights(method, main.weights)
-        assert main.epochs == chosen.epochs
+        assert main.epochs == chosen.student.epochs
         _assert_pruned(config, later, finetune=chosen.finetune_epochs)
         quantised = [isinstance(stage, Quantize) for stage in stages]
         assert quantised == [False] * (len(stages) - 1) + [method in ("static", "qat")]

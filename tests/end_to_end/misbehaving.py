@@ -15,7 +15,7 @@ from torch import Tensor
 from tune_kd.data.batch import Batch
 from tune_kd.losses import Outputs, cosine_loss
 from tune_kd.recipe import LossWeights, Stage
-from tune_kd.space import Method, SearchSpace, log_uniform, uniform
+from tune_kd.space import Method, Optimizer, SearchSpace, Training, log_uniform, uniform
 
 TRIES = 3
 _calls: Counter[str] = Counter()  # of this process
@@ -75,6 +75,7 @@ def _method(loss: str) -> Method:
 
     return Method(
         stages=stages,
+        needs=("features",),
         ranges={
             "gamma": log_uniform(0.05, 5.0),
             "lr": log_uniform(0.01, 0.5),
@@ -88,13 +89,9 @@ def _method(loss: str) -> Method:
 SPACE = SearchSpace(
     name="misbehaving",
     task="digits",
-    teacher="digits_teacher",
-    student="digits_student",
+    teacher=Training("digits_teacher", epochs=3, batch_size=64, optimizer=Optimizer(lr=0.05)),
+    student=Training("digits_student", epochs=4, batch_size=64),
     trials=12,
-    epochs=4,
-    teacher_epochs=3,
-    batch_size=64,
-    teacher_lr=0.05,
     methods={
         name: _method(name) for name in ("well", "raises", "nan", "dies_once", "dies", "disk")
     },

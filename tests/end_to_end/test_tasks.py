@@ -31,7 +31,8 @@ def space_of(task: str) -> str:
 def test_a_study_of_each_task_is_searched(task, common_cache, tmp_path):
     known = tasks.find(task)
     folder = made_images.of_task(known, tmp_path / "set")
-    fields = {**small(known), "teacher_epochs": 1, "batch_size": 4, "teacher_lr": 0.001}
+    fields = {**small(known), "teacher.epochs": 1, "teacher.optimizer.lr": 0.001}
+    fields |= {"student.batch_size": 4, "teacher.batch_size": 4}
     with studies.desk(common_cache, tmp_path / "desk") as desk:
         desk.done(
             "tune_kd.search", "--space", space_of(task), "--data", folder, "--epochs", 1,

@@ -11,7 +11,7 @@ from unittest import mock
 
 from tune_kd.execution import environment
 from tune_kd.recipe import Images
-from tune_kd.space import loader, search_space
+from tune_kd.space import loader, overrides, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.storage import Storage
@@ -57,16 +57,19 @@ class Here:
 def request(folder: Path, **changes: Any) -> checks.Request:
     """What `python -m tune_kd.search --space digits_kd --epochs 9` asks for, with changes.
 
-    A change of a field of the space goes into the space.
+    A change of a field of the space goes into the space; `epochs` and other fields of training are the
+    student's, with `teacher_` before them the teacher's.
     """
     chosen, file = loader.load("digits_kd")
-    fields = {"epochs": 9, "trials": 24} | {
-        k: changes.pop(k)
-        for k in list(changes)
-        if k in (*search_space.plain_fields(chosen), "methods")
-    }
+    known = {**search_space.plain_fields(chosen), "methods": None}
+    fields = {"student.epochs": 9, "trials": 24}
+    for name in list(changes):
+        role, _, rest = name.partition("teacher_")
+        path = f"teacher.{rest}" if rest and not role else f"student.{name}"
+        if found := next((p for p in (name, path) if p in known), None):
+            fields[found] = changes.pop(name)
     asked = {
-        "space": replace(chosen, **fields), "file": file, "storage": Storage(folder), "data": None,
+        "space": overrides.with_fields(chosen, fields), "file": file, "storage": Storage(folder), "data": None,
         "limit_train": 0, "seed": 0, "sampler": "tpe", "scheduler": "asha", "teacher": None,
         "start": None, "resume": True, "command": "made",
     }  # fmt: skip

@@ -147,7 +147,7 @@ def test_every_space_of_training_values_takes_them_by_name() -> None:
     (stage,) = chosen.stages("dkd", chosen.methods["dkd"].settings()[0])
     assert isinstance(stage, Distill)
     assert (stage.logit_loss, stage.logit_options["other_weight"]) == ("dkd", 8.0)
-    assert stage.logit_warmup_epochs == space.epochs / 12
+    assert stage.logit_warmup_epochs == space.student.epochs / 12
     (stage,) = chosen.stages("attention", chosen.methods["attention"].settings()[0])
     assert stage.feature_loss == "attention"
     with pytest.raises(UsageError, match="did you mean 'dkd'"):

@@ -221,7 +221,7 @@ def test_imagenet_weights_that_cannot_be_had_are_said(monkeypatch) -> None:
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
     model = registry.build("resnet18", shape=registry.Shape(num_classes=10))
-    with pytest.raises(UsageError, match=r"put resnet18-\w+\.pth into .*teacher_weights=none"):
+    with pytest.raises(UsageError, match=r"put resnet18-\w+\.pth into .*teacher.initial=none"):
         registry.load_imagenet(model, "resnet18")
     with pytest.raises(UsageError, match="network with ImageNet weights"):
         registry.load_imagenet(small(), "digits_student")

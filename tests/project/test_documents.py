@@ -264,11 +264,11 @@ def test_one_trial_a_method_is_the_textbook_setting() -> None:
 def test_the_study_of_a_teacher_compares_its_learning_rates() -> None:
     space, _ = loader.load("./resnet152_lr.py")
     assert list(space.methods) == ["no_kd"]
-    assert (space.student, space.task) == ("resnet152", "cifar10")
-    assert space.student == SPACES["cifar10_mobilenet_quant"].teacher
+    assert (space.student.network, space.task) == ("resnet152", "cifar10")
+    assert space.student.network == SPACES["cifar10_mobilenet_quant"].teacher.network
     assert space.methods["no_kd"].ranges["lr"].choices == (0.05, 0.1)
     assert not any(
-        stage.listens for stage in space.stages("no_kd", space.methods["no_kd"].textbook)
+        stage.needs_teacher for stage in space.stages("no_kd", space.methods["no_kd"].textbook)
     )
 
 

@@ -44,7 +44,7 @@ def example(cache: Path) -> tuple[SearchSpace, Images, trial.Site]:
     """The example's space, cut to one epoch, and its images."""
     found, file = loader.load(str(FILE))
     assert file == FILE
-    found = dataclasses.replace(found, epochs=1, teacher_epochs=1)
+    found = overrides.with_fields(found, {"student.epochs": 1, "teacher.epochs": 1})
     task = tasks.find(found.task, base=FOLDER)
     decoded = tasks.decode(task, "train", folder=None, cache=cache)
     fit, _ = splits.split(decoded)
@@ -77,16 +77,16 @@ def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
 ) -> None:
     found, images, site = example
     _, weights = reported(
-        Recipe(images=images, student=found.teacher, stages=found.teacher_stages()), site
+        Recipe(images=images, student=found.teacher.network, stages=found.teacher_stages()), site
     )
     save_file(weights, tmp_path / "teacher.safetensors")
     site = dataclasses.replace(site, model=lambda name: tmp_path / f"{name}.safetensors")
     for name, method in found.methods.items():
         recipe = Recipe(
             images=images,
-            student=found.student,
+            student=found.student.network,
             stages=found.stages(name, method.settings()[0]),
-            teacher=found.teacher,
+            teacher=found.teacher.network,
             teacher_model="teacher",
         )
         values, student = reported(recipe, site)
@@ -129,8 +129,8 @@ def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient(
 
 def test_dropout_reaches_its_student(example: tuple[SearchSpace, Images, trial.Site]) -> None:
     found, images, where = example
-    recipe = Recipe(images=images, student=found.student)
-    model = context.build(found.student, recipe, where, dropout=0.25, seed=0)
+    recipe = Recipe(images=images, student=found.student.network)
+    model = context.build(found.student.network, recipe, where, dropout=0.25, seed=0)
     assert model.dropout.rate.item() == 0.25
 
 
@@ -219,7 +219,7 @@ def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     assert found.methods.keys() == {"no_kd", "response", "feature", "combined"}
     task = tasks.find(found.task, base=file.parent)
     images = torch.zeros(2, task.channels, *task.sides)
-    for network in (found.teacher, found.student):
+    for network in (found.teacher.network, found.student.network):
         shape = registry.Shape(num_classes=5, channels=task.channels)
         model = registry.build(network, shape=shape, dropout=0.1, base=file.parent).eval()
         with torch.no_grad(), registry.Taps(model, found.levels) as taps:

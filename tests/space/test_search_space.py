@@ -7,6 +7,7 @@ import pytest
 from optuna.distributions import json_to_distribution
 
 from tune_kd.errors import UsageError
+from tune_kd.recipe import LossWeights
 from tune_kd.space import (
     Method,
     SearchSpace,
@@ -71,8 +72,8 @@ def test_an_edited_file_is_read_anew(tmp_path):
     file = tmp_path / "a.py"
     shipped = (loader.folder() / "digits_kd.py").read_text()
     for epochs in (15, 25, 26):
-        file.write_text(shipped.replace("    epochs=15", f"    epochs={epochs}"))
-        assert loader.load(str(file))[0].epochs == epochs
+        file.write_text(shipped.replace("epochs=15", f"epochs={epochs}"))
+        assert loader.load(str(file))[0].student.epochs == epochs
 
 
 def test_an_error_names_the_users_line(tmp_path):
@@ -114,7 +115,7 @@ def test_textbook_settings(method, weights):
     found = stage.weights
     assert (found.alpha, found.beta, found.gamma, found.temperature) == weights
     assert (stage.optimizer.lr, stage.optimizer.weight_decay, stage.dropout) == (0.1, 5e-4, 0.0)
-    assert stage.epochs == DIGITS.epochs
+    assert stage.epochs == DIGITS.student.epochs
     assert bool(stage.levels) == (found.gamma > 0)
 
 
@@ -166,23 +167,27 @@ def test_settings_are_complete_and_each_once():
 
 def test_a_field_is_changed_and_keeps_its_type():
     for given, name, value in [
-        ("batch_size=32", "batch_size", 32),
-        (" epochs = 3", "epochs", 3),
-        ("momentum=0", "momentum", 0.0),
-        ("nesterov=false", "nesterov", False),
-        ("optimizer=adamw", "optimizer", "adamw"),
-        ("decay_at=0.5,0.75", "decay_at", (0.5, 0.75)),
-        ("decay_at=0.5", "decay_at", (0.5,)),
-        ("decay_at=[0.3,0.6]", "decay_at", (0.3, 0.6)),
-        ("decay_at=()", "decay_at", ()),
+        ("student.batch_size=32", "student.batch_size", 32),
+        (" teacher.epochs = 3", "teacher.epochs", 3),
+        ("student.optimizer.momentum=0", "student.optimizer.momentum", 0.0),
+        ("teacher.optimizer.nesterov=false", "teacher.optimizer.nesterov", False),
+        ("teacher.optimizer.name=adamw", "teacher.optimizer.name", "adamw"),
+        ("teacher.optimizer.lr=0.02", "teacher.optimizer.lr", 0.02),
+        ("student.optimizer.decay_at=0.5,0.75", "student.optimizer.decay_at", (0.5, 0.75)),
+        ("student.optimizer.decay_at=0.5", "student.optimizer.decay_at", (0.5,)),
+        ("student.optimizer.decay_at=[0.3,0.6]", "student.optimizer.decay_at", (0.3, 0.6)),
+        ("student.optimizer.decay_at=()", "student.optimizer.decay_at", ()),
         ("levels=low,high", "levels", ("low", "high")),
         ("levels=high", "levels", ("high",)),
-        ("student=nets.py:small", "student", "nets.py:small"),
+        ("student=nets.py:small", "student.network", "nets.py:small"),
+        ("student.network=nets.py:small", "student.network", "nets.py:small"),
     ]:
         changed = overrides.change(DIGITS, [given])
-        assert getattr(changed, name) == value
-        assert type(getattr(changed, name)) is type(value)
-        assert dataclasses.replace(changed, **{name: getattr(DIGITS, name)}) == DIGITS
+        fields = search_space.plain_fields(changed)
+        assert fields[name] == value
+        assert type(fields[name]) is type(value)
+        before = search_space.plain_fields(DIGITS)[name]
+        assert overrides.with_fields(changed, {name: before}) == DIGITS
 
 
 def test_every_plain_field_can_be_set_to_what_it_is():
@@ -229,8 +234,13 @@ def test_all_ranges_pinned_is_one_setting():
 def test_what_is_set_is_checked():
     for given, says in [
         ("nothing", "NAME=VALUE"), ("=1", "NAME=VALUE"), ("epochs=0", "epochs >= 1"),
-        ("lr=x", "'x'"), ("epochs=1.5", "int is wanted"), ("nesterov=1", "bool is wanted"),
-        ("batch_size=True", "int is wanted"), ("temprature=1", "did you mean 'temperature'"),
+        ("lr=x", "'x'"), ("epochs=1.5", "int is wanted"), ("student.optimizer.nesterov=1", "bool is wanted"),
+        ("student.batch_size=True", "int is wanted"),
+        ("batch_size=64", "teacher.batch_size or student.batch_size; write one of them"),
+        ("teacher_epochs=3", "did you mean 'teacher.epochs'"), ("teacher.lr=1", "did you mean"),
+        ("teacher.optimizer=adamw", "teacher.optimizer is teacher.optimizer.name or"),
+        ("student.optimizer.lr=0.2", "its own lr, so that this would change nothing; pin it by --set lr=VALUE"),
+        ("student.dropout=0.2", "pin it by --set dropout=VALUE"), ("temprature=1", "did you mean 'temperature'"),
         ("methods=no_kd", "unknown name"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=says):
@@ -244,27 +254,32 @@ def test_a_subset_keeps_the_spaces_order():
         overrides.subset(DIGITS, ["features"])
 
 
-@pytest.mark.parametrize("field", ["trials", "epochs", "teacher_epochs"])
+@pytest.mark.parametrize("field", ["trials", "student.epochs", "teacher.epochs"])
 def test_counts_are_at_least_one(field):
-    with pytest.raises(ValueError, match=f"{field} >= 1 must hold, but got 0"):
-        dataclasses.replace(DIGITS, **{field: 0})
+    with pytest.raises(ValueError, match=f"{field.rpartition('.')[2]} >= 1 must hold, but got .*0"):
+        overrides.with_fields(DIGITS, {field: 0})
 
 
 def test_a_space_without_methods_or_with_a_name_twice():
     with pytest.raises(ValueError, match="at least one method"):
         dataclasses.replace(DIGITS, methods={})
 
-    def stages(chosen, *, batch_size):
+    def stages(chosen, *, finetune_epochs):
         return ()
 
-    twice = Method(stages=stages, ranges={"batch_size": integer(2, 9)}, textbook={"batch_size": 4})
-    with pytest.raises(ValueError, match="batch_size is both a field"):
+    ranges = {"finetune_epochs": integer(2, 9)}
+    twice = Method(stages=stages, ranges=ranges, textbook={"finetune_epochs": 4})
+    with pytest.raises(ValueError, match="finetune_epochs is both a field"):
         dataclasses.replace(DIGITS, methods={"m": twice})
 
 
 def test_check_names_the_method_that_cannot_be_built():
-    with pytest.raises(UsageError, match=r"space digits_kd, method no_kd: .*momentum=2"):
-        overrides.change(DIGITS, ["momentum=2"]).check()
+    def steep(space, *, lr):
+        return (space.distill(LossWeights(alpha=lr - 0.2)),)
+
+    broken = Method(stages=steep, ranges={"lr": uniform(0.1, 0.5)}, textbook={"lr": 0.3})
+    with pytest.raises(UsageError, match=r"space digits_kd, method m: .*alpha=-0.1"):
+        dataclasses.replace(DIGITS, methods={"m": broken}).check()
 
 
 # Ranges

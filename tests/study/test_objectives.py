@@ -150,7 +150,7 @@ def test_shared_stages_are_one_recipe_for_all_trials_of_a_method(tmp_path):
     begun = begin(asked)
     shared = recipe_builder.shared_recipes(begun.manifest, asked.space)
     assert shared.keys() == {"prune", "kd+prune"}
-    assert [r.listens for r in shared.values()] == [False, True]
+    assert [r.needs_teacher for r in shared.values()] == [False, True]
     assert [r.teacher_model for r in shared.values()] == ["", begun.manifest["teacher_model"]]
     plan = made_study.plan(begun, asked)
     for proposal in (plan.next() for _ in range(12)):
@@ -189,6 +189,7 @@ LIGHTLY = Method(
     ranges={"recover": distributions.choice("labels", "teacher")},
     textbook={"recover": "labels"},
     shared=1,
+    needs=("logits",),
 )
 
 
@@ -205,15 +206,15 @@ def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp
         whole = recipe_builder.student_recipe(
             manifest, asked.space, method="lightly", config={"recover": value}
         )
-        assert whole.listens == (value == "teacher")
+        assert whole.needs_teacher == (value == "teacher")
         assert whole.first(1).fingerprint(0) == shared.fingerprint(0)
 
 
 def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
     asked = request(tmp_path / "s", trials=1, methods={"lightly": LIGHTLY})
-    assert recipe_builder.needs_teacher(asked.space)
+    assert asked.space.needs_teacher
     labels = {"lightly": LIGHTLY.pin("recover", "labels")}
-    assert not recipe_builder.needs_teacher(request(tmp_path / "s", trials=1, methods=labels).space)
+    assert not request(tmp_path / "s", trials=1, methods=labels).space.needs_teacher
 
 
 def test_each_repeat_begins_with_a_shared_stage_of_its_own(tmp_path):

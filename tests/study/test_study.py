@@ -151,7 +151,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
     assert differences(known, described) == []
     for changes, says in [
         ({"seed": 1}, "seed is 0 there, but 1 is asked for"),
-        ({"epochs": 8}, "settings.epochs is 9 there, but 8 is asked for"),
+        ({"epochs": 8}, "settings.student.epochs is 9 there, but 8 is asked for"),
         ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
         ({"space": overrides.change(asked.space, ["temperature=4"])}, "methods.combined"),
     ]:

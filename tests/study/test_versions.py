@@ -42,10 +42,10 @@ def add_column(study: Study, name: str, value: object) -> str:
 
 def test_a_field_at_its_default_is_not_in_what_is_compared(study: Study) -> None:
     found = json.loads(study.storage.read("manifest.json"))
-    assert "warmup_epochs" not in found["settings"]
+    assert "student.optimizer.warmup_epochs" not in found["settings"]
     assert "mix" not in found["images"]
     assert {f.name for f in dataclasses.fields(Images)} > set(found["images"])
-    assert found["fields"]["warmup_epochs"] == 0.0  # the report shows all of them
+    assert found["fields"]["student.optimizer.warmup_epochs"] == 0.0  # the report shows all of them
 
 
 def test_a_setting_that_a_newer_version_used_is_named(study: Study, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(e
 
 def test_a_teacher_is_needed_where_what_is_trained_anew_listened_to_one(earlier, tmp_path):
     begun, asked = starting(tmp_path / "p", found(earlier), names=("prune",))
-    assert not recipe_builder.needs_teacher(asked.space)  # no stage of its own listens
+    assert not asked.space.needs_teacher  # no stage of its own listens
     assert begun.manifest["needs_teacher"]
     file = tmp_path / "mine"
     save_file(student(0), file)

@@ -30,8 +30,8 @@ SPACE = """from tune_kd.space.methods import kd_methods
 from tune_kd.space import *
 
 SPACE = SearchSpace(
-    name="mine", task="digits", teacher="digits_teacher", student="digits_student",
-    trials=4, epochs=1, teacher_epochs=1,
+    name="mine", task="digits", 
+    teacher=Training("digits_teacher", epochs=1), student=Training("digits_student", epochs=1), trials=4,
     methods=kd_methods(
         {"lr": log_uniform(0.01, 0.5), "weight_decay": log_uniform(5e-5, 2e-3),
          "dropout": uniform(0.0, 0.3)},
@@ -181,7 +181,7 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
         (["--set", "temperature=0"], ("0 < temperature", "0.0")),
         (["--set", "dropout=1"], ("dropout < 1", "1.0")),
         (["--set", "epochs=0"], ("epochs >= 1", "0")),
-        (["--set", "teacher_epochs=-2"], ("teacher_epochs >= 1", "-2")),
+        (["--set", "teacher.epochs=-2"], ("epochs >= 1", "-2")),
         (["--set", "batch_size=1"], ("batch_size >= 2", "1")),
         (["--set", "batch_size=64.5"], ("batch_size=64.5", "int is wanted")),
         (["--set", "optimizer=adm"], ("sgd, adamw", "'adm'")),
@@ -414,11 +414,11 @@ def test_an_existing_study_names_both_ways_on(known):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--epochs", 4, "--trials", 4], ("settings.epochs is 3 there, but 4 is asked for",)),
+        (["--epochs", 4, "--trials", 4], ("settings.student.epochs is 3 there, but 4 is asked for",)),
         ([*SAME, "--seed", 1], ("seed is 0 there, but 1 is asked for",)),
         ([*SAME, "--methods", "no_kd"], ("methods.combined",)),
         ([*SAME, "--set", "lr=0.1"], ("methods.combined.",)),
-        ([*SAME, "--set", "batch_size=32"], ("settings.batch_size is 64 there, but 32",)),
+        ([*SAME, "--set", "student.batch_size=32"], ("settings.student.batch_size is 64 there, but 32",)),
         ([*SAME, "--limit-train", 100], ("limit_train is 0 there, but 100",)),
         ([*SAME, "--sampler", "random"], ("sampler is 'tpe' there",)),
         ([*SAME, "--scheduler", "none"], ("scheduler is 'asha' there",)),
@@ -513,7 +513,7 @@ def test_a_manifest_that_is_not_ours(known, text):
 def test_teach_is_answered_like_search():
     refused(teach.main, "--space", "digit_kd", says="did you mean 'digits_kd'?")
     refused(teach.main, "--space", "digits_kd", "--epochs", 0, says="at least 1")
-    refused(teach.main, "--space", "digits_kd", "--set", "teacher_lr=0", says="0 < lr")
+    refused(teach.main, "--space", "digits_kd", "--set", "teacher.optimizer.lr=0", says="0 < lr")
     refused(teach.main, "--space", "digits_kd", "--trials", 3, says="unknown option --trials")
 
 

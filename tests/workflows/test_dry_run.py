@@ -122,7 +122,7 @@ def test_nothing_to_search(capsys):
 def test_spaces_with_choices_and_whole_numbers(capsys):
     Path("mine.py").write_text(
         "from tune_kd.space.methods import no_kd\n"
-        "from tune_kd.space.search_space import *\n"
+        "from tune_kd.space import *\n"
         "def stages(space, *, kind, depth, **training):\n"
         "    return no_kd(space, **training)\n"
         "TRAINING = {'lr': log_uniform(0.01, 1), 'weight_decay': uniform(0, 1), 'dropout': uniform(0, 0.5)}\n"
@@ -181,8 +181,8 @@ def test_no_time_where_the_probe_was_of_something_else(tmp_path, cache):
     request = asked(tmp_path)
     assert "not measured" not in times(request)
     for other in (
-        replace(request, space=replace(request.space, batch_size=32)),
-        replace(request, space=replace(request.space, student="digits_teacher")),
+        replace(request, space=with_fields(request.space, {"student.batch_size": 32})),
+        replace(request, space=with_fields(request.space, {"student": "digits_teacher"})),
         replace(request, data=tmp_path),  # how many images it has is not known
     ):
         assert times(other) == ("not measured", "not measured")

@@ -52,15 +52,17 @@ def request(*arguments: object):
         (["--epochs", 7], 7, 6),  # 5.6
         (["--epochs", 1], 1, 1),
         (["--epochs", 48], 48, 38),
-        (["--epochs", 12, "--set", "teacher_epochs=3"], 12, 3),
-        (["--set", "teacher_epochs=3", "--epochs", 12], 12, 3),
-        (["--set", "teacher_epochs=3"], 15, 3),
-        (["--set", "epochs=12"], 12, 12),
+        (["--epochs", 12, "--set", "teacher.epochs=3"], 12, 3),
+        (["--set", "teacher.epochs=3", "--epochs", 12], 12, 3),
+        (["--set", "teacher.epochs=3"], 15, 3),
+        (["--set", "epochs=12"], 12, 10),
+        (["--set", "teacher.epochs=3", "--set", "epochs=12"], 12, 3),
+        (["--set", "student.epochs=12"], 12, 12),
     ],
 )
 def test_the_teachers_epochs_shrink_with_the_students(arguments, epochs, teacher):
     chosen = space(*arguments)
-    assert (chosen.epochs, chosen.teacher_epochs) == (epochs, teacher)
+    assert (chosen.student.epochs, chosen.teacher.epochs) == (epochs, teacher)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +203,8 @@ def test_out_and_name():
 
 
 def test_sets_are_applied_in_their_order_after_all_else():
-    chosen = space("--set", "batch_size=32", "--set", "batch_size=16", "--epochs", 3)
-    assert (chosen.batch_size, chosen.epochs) == (16, 3)
+    chosen = space("--set", "student.batch_size=32", "--set", "student.batch_size=16", "--epochs", 3)
+    assert (chosen.student.batch_size, chosen.student.epochs) == (16, 3)
     pinned = space("--set", "temperature=4", "--methods", "response")
     assert dict(pinned.methods["response"].fixed) == {"temperature": 4.0}
     with pytest.raises(UsageError, match="unknown name"):

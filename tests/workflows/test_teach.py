@@ -22,7 +22,7 @@ SAME = [
     "--epochs",
     "1",
     "--set",
-    "teacher_epochs=2",
+    "teacher.epochs=2",
 ]
 SEARCH = ["--trials", "1", "--methods", "response", "--max-concurrent", "1"]
 
