@@ -10,6 +10,7 @@ from analysis.formatting import counted, markdown
 from analysis.study import Study
 from analysis.tables.common import TABLES
 from tune_kd.errors import unknown
+from tune_kd.metrics import SHARES
 
 NOTE = """Test split, mean ± sd over n repeats, which are independent searches of a method{seeds}.
 Differences are method minus baseline repeat by repeat, in percentage points, with a 95 % interval.
@@ -47,9 +48,11 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
 
 PREDICTED = ("confusion", "iou_distribution", "predictions")
 TRAINED = (
-    "kd_validation_accuracy", "kd_validation_miou", "kd_loss_components", "kd_all_losses",
+    *(f"kd_validation_{name}" for name in SHARES),
+    "kd_loss_components",
+    "kd_all_losses",
     "kd_learning_rate",
-)  # fmt: skip
+)
 SHOWN = (
     "main", "configuration", "tuning", "use", "curse", "importance", "robust", "search", "teacher",
     "failures", "provenance",

@@ -74,6 +74,8 @@ METRICS: dict[str, Metric] = {
 OBJECTIVES = tuple(name for name, metric in METRICS.items() if metric.objective)
 LEADING = tuple(name for name, metric in METRICS.items() if metric.leading)
 
+SHARES = tuple(name.removeprefix("val_") for name in LEADING)  # fractions of right predictions
+
 
 def default_objective(task: str) -> str:
     """Return the metric that ranks the trials of a task of this kind, where a space names no other.

@@ -37,6 +37,8 @@ def image_error(study: Study, treated: Runs, control: Runs) -> float | None:
     Both are runs by repeat (or by seed); keys that both have are compared. None where a run lacks its
     images, or where runs were measured on different ones.
     """
+    if not has_image_error(study):
+        return None
     classes = int((study.manifest.get("images") or {}).get("num_classes") or 0)
     read = partial(counts, classes=classes) if study.dense else correct
     common = sorted(treated.keys() & control.keys())
@@ -47,12 +49,17 @@ def image_error(study: Study, treated: Runs, control: Runs) -> float | None:
     return error(first, second)
 
 
+def has_image_error(study: Study) -> bool:
+    """Whether what is kept of single images tells what they do to the study's metric."""
+    return study.test_metric == ("test_miou" if study.dense else "test_accuracy")
+
+
 def are_known(study: Study) -> bool:
     """Whether the confirming runs kept what they predicted, so that intervals hold the choice of images."""
     name = "test_counts" if study.dense else "test_correct"
     tested = [r for r in study.rows if r["phase"] == "confirm" and r["method"]]
     done = [row for row in tested if row["status"] == "finished" and row.get(study.test_metric)]
-    return bool(done) and all(row.get(name) for row in done)
+    return bool(done) and has_image_error(study) and all(row.get(name) for row in done)
 
 
 def _arrays(

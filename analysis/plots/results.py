@@ -5,6 +5,7 @@ that gives a figure, several by name, or None where the study has no data for it
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from analysis.plots.style import GREY, INK, Drawn, bare, colour_of, key, panels_
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.wording import words
-from tune_kd.metrics import number
+from tune_kd.metrics import SHARES, number
 
 VERDICT_COLOURS = {
     **dict.fromkeys((stats.HELPS, stats.SMALL_HELP), "#009E73"),
@@ -229,8 +230,10 @@ PLOTS: dict[str, Callable[[Study], Drawn]] = {
     "learning_curves": draw_learning_curves,
     "history": draw_history,
     "kd_loss_components": training.draw_loss_components,
-    "kd_validation_accuracy": training.draw_validation_accuracy,
-    "kd_validation_miou": training.draw_validation_miou,
+    **{
+        f"kd_validation_{name}": partial(training.draw_validation, metric=f"val_{name}")
+        for name in SHARES
+    },
     "kd_all_losses": training.draw_all_losses,
     "kd_learning_rate": training.draw_learning_rate,
     "confusion": confusion.draw_confusion,

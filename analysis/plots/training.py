@@ -106,18 +106,12 @@ def draw_learning_rate(study: Study) -> Figure | None:
     return figure
 
 
-def draw_validation_accuracy(study: Study) -> Figure | None:
-    """Validation accuracy of each method's recommended trial, with the baseline as a line."""
-    return None if study.metric == "val_miou" else _validation(study)
+def draw_validation(study: Study, metric: str) -> Figure | None:
+    """A validation metric of each method's recommended trial, with the baseline as a line.
 
-
-def draw_validation_miou(study: Study) -> Figure | None:
-    """The same where mIoU is the study's metric."""
-    return _validation(study) if study.metric == "val_miou" else None
-
-
-def _validation(study: Study) -> Figure | None:
-    if not _any(study, [study.metric]):
+    None where it is not the metric that the study ranks its trials by.
+    """
+    if study.metric != metric or not _any(study, [study.metric]):
         return None
     figure, axes = _single(
         f"{study.name}: {spoken(study.metric)} (recommended trial of each method)"

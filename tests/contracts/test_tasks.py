@@ -32,7 +32,6 @@ def test_fields_are_sane(name):
     assert (task.mean is None) == (task.std is None)
     assert (task.num_train is None) == (task.num_classes is None)
     assert task.num_classes is None or task.num_classes >= 2
-    assert task.metric == ("miou" if task.dense else "accuracy")
     assert task.layouts
     assert all(layout.expected for layout in task.layouts)
     if task.dense:

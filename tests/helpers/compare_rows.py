@@ -59,7 +59,9 @@ def main() -> int:
             compared, wrong = differing(before, after)
             alone = sorted(set(before.columns) ^ set(after.columns))
             said = f"DIFFERENT: {', '.join(wrong)}" if wrong else "equal"
-            print(f"{study} {kind}: {len(before)} and {len(after)} rows, {len(compared)} columns {said}")
+            print(
+                f"{study} {kind}: {len(before)} and {len(after)} rows, {len(compared)} columns {said}"
+            )
             print(f"  columns of one side only: {', '.join(alone) or 'none'}")
             code |= bool(wrong)
     return code

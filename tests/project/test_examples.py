@@ -20,7 +20,7 @@ from tune_kd.data.batch import Batch
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
 from tune_kd.recipe import Images, Recipe
-from tune_kd.space import SearchSpace, loader
+from tune_kd.space import SearchSpace, loader, overrides
 from tune_kd.training import context, trial
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,6 +20,7 @@ from tune_kd.recipe import (
     Prune,
     Quantize,
     Recipe,
+    Transform,
     from_json,
     to_json,
 )
@@ -41,6 +42,7 @@ RECIPES = {
     "weights": recipe_of(MAGNITUDE, TAUGHT),
     "gradually": recipe_of(CHANNELS, MEND, CHANNELS, TAUGHT),
     "both": recipe_of(CHANNELS, MEND, MAGNITUDE, MEND),
+    "low rank": recipe_of(Transform(name="low_rank", options={"rank": 4}), MEND),
 }
 QUANTISED = {
     "static": recipe_of(Quantize(calibration_images=50)),

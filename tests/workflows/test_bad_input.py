@@ -30,7 +30,7 @@ SPACE = """from tune_kd.space.methods import kd_methods
 from tune_kd.space import *
 
 SPACE = SearchSpace(
-    name="mine", task="digits", 
+    name="mine", task="digits",
     teacher=Training("digits_teacher", epochs=1), student=Training("digits_student", epochs=1), trials=4,
     methods=kd_methods(
         {"lr": log_uniform(0.01, 0.5), "weight_decay": log_uniform(5e-5, 2e-3),
@@ -414,11 +414,17 @@ def test_an_existing_study_names_both_ways_on(known):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--epochs", 4, "--trials", 4], ("settings.student.epochs is 3 there, but 4 is asked for",)),
+        (
+            ["--epochs", 4, "--trials", 4],
+            ("settings.student.epochs is 3 there, but 4 is asked for",),
+        ),
         ([*SAME, "--seed", 1], ("seed is 0 there, but 1 is asked for",)),
         ([*SAME, "--methods", "no_kd"], ("methods.combined",)),
         ([*SAME, "--set", "lr=0.1"], ("methods.combined.",)),
-        ([*SAME, "--set", "student.batch_size=32"], ("settings.student.batch_size is 64 there, but 32",)),
+        (
+            [*SAME, "--set", "student.batch_size=32"],
+            ("settings.student.batch_size is 64 there, but 32",),
+        ),
         ([*SAME, "--limit-train", 100], ("limit_train is 0 there, but 100",)),
         ([*SAME, "--sampler", "random"], ("sampler is 'tpe' there",)),
         ([*SAME, "--scheduler", "none"], ("scheduler is 'asha' there",)),

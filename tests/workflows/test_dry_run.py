@@ -13,6 +13,7 @@ from tests.helpers import made_study
 from tune_kd import cli, search
 from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
+from tune_kd.space.overrides import with_fields
 from tune_kd.training.external_weights import Foreign
 from tune_kd.workflows import dry_run, prerequisites
 

@@ -203,7 +203,9 @@ def test_out_and_name():
 
 
 def test_sets_are_applied_in_their_order_after_all_else():
-    chosen = space("--set", "student.batch_size=32", "--set", "student.batch_size=16", "--epochs", 3)
+    chosen = space(
+        "--set", "student.batch_size=32", "--set", "student.batch_size=16", "--epochs", 3
+    )
     assert (chosen.student.batch_size, chosen.student.epochs) == (16, 3)
     pinned = space("--set", "temperature=4", "--methods", "response")
     assert dict(pinned.methods["response"].fixed) == {"temperature": 4.0}

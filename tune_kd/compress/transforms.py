@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from tune_kd.errors import UsageError, unknown
-from tune_kd.models.layers import Classifier
 from tune_kd.plugins import is_reference, load_function
 
 
@@ -51,19 +50,17 @@ class LowRank:
         path, layer = _last_linear(model)
         left, sizes, right = torch.linalg.svd(layer.weight.float(), full_matrices=False)
         rank = min(self.rank, len(sizes))
-        first, second = _factors(layer, rank)
+        first, second = _replace_layer(model, path, layer, rank=rank)
         first.weight.copy_(right[:rank])
         second.weight.copy_(left[:, :rank] * sizes[:rank])
         if layer.bias is not None:
             second.bias.copy_(layer.bias)
-        model.set_submodule(path, nn.Sequential(first, second))
         return model
 
     def rebuild(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         """Return the network with two layers of the state's rank."""
         path, layer = _last_linear(model)
-        rank = len(state[f"{path}.0.weight"])
-        model.set_submodule(path, nn.Sequential(*_factors(layer, rank)))
+        _replace_layer(model, path, layer, rank=len(state[f"{path}.1.weight"]))
         return model
 
 
@@ -76,12 +73,16 @@ def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
     return layers[-1]
 
 
-def _factors(layer: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
-    inputs, outputs, has_bias = layer.in_features, layer.out_features, layer.bias is not None
-    first = nn.utils.skip_init(nn.Linear, inputs, rank, bias=False)
-    second = nn.utils.skip_init(Classifier, rank, outputs, bias=has_bias)
-    for part in (first, second):
-        part.to(layer.weight.device).train(layer.training)
+def _replace_layer(
+    model: nn.Module, path: str, layer: nn.Linear, *, rank: int
+) -> tuple[nn.Linear, nn.Linear]:
+    """Put the layer's own dropout and two linear layers, not filled yet, in its place."""
+    dropout = getattr(layer, "dropout", nn.Identity())
+    has_bias = layer.bias is not None
+    first = nn.utils.skip_init(nn.Linear, layer.in_features, rank, bias=False)
+    second = nn.utils.skip_init(nn.Linear, rank, layer.out_features, bias=has_bias)
+    pair = nn.Sequential(dropout, first, second).to(layer.weight.device)
+    model.set_submodule(path, pair.train(layer.training))
     return first, second
 
 

@@ -78,11 +78,6 @@ class Task:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
-    def metric(self) -> str:
-        """What its models are ranked by."""
-        return "miou" if self.dense else "accuracy"
-
-    @property
     def layouts(self) -> tuple[Layout, ...]:
         """How --data may hold it, its own layouts first."""
         usual = (voc.layout(self.num_classes),) if self.dense else readers.LAYOUTS

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tune_kd.metrics import METRICS, shown
+from tune_kd.metrics import METRICS, SHARES, shown
 
 FEW = 20  # up to so many classes all are listed, of more the WORST and the best
 WORST = 10
@@ -36,8 +36,10 @@ def _overall(found: Mapping[str, Any]) -> Iterator[str]:
     spread = f" ± {_percent(overall['accuracy_se'])}" if overall["accuracy_se"] is not None else ""
     yield f"{'accuracy':<20}{_percent(overall['accuracy'])}{spread} % (standard error over n = {found['images']:,} images)"
     yield f"{'mean over classes':<20}{_percent(overall['mean_class_accuracy'])} %"
-    if "miou" in overall:
-        yield f"{'mIoU':<20}{_percent(overall['miou'])} %"
+    for name in SHARES:
+        if name in overall and name != "accuracy":
+            heading = METRICS[f"test_{name}"].heading.removeprefix("Test ")
+            yield f"{heading:<20}{_percent(overall[name])} %"
     loss = overall["loss"]
     yield f"{'loss':<20}{'not a number' if loss is None else shown('test_loss', loss)}"
     yield f"{'calibration error':<20}{_percent(overall['ece'])} %"
@@ -105,7 +107,7 @@ def _against(found: Mapping[str, Any]) -> Iterator[str]:
     if not against:
         return
     yield f"against {against['weights']}: {against['network']}; {' + '.join(against['stages']) or 'not known how trained'}"
-    for name in ("accuracy", "miou"):
+    for name in SHARES:
         if name in against["difference"]:
             change = 100 * against["difference"][name]
             spread = ""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tune_kd.metrics import LEADING
 from tune_kd.recipe.canonical import demand
 
 # What a stage may need or do, which a method declares (`space.Method.needs`).
@@ -181,11 +182,14 @@ class Distill(TrainingOptions, Stage):
     feature_loss: str = "cosine"  # a key of losses.FEATURE_LOSSES or file.py:function
     feature_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     stop_after: int = 0
+    monitor: str = ""  # the leading metric that `patience` waits for; "": the task's
 
     def __post_init__(self) -> None:
         super().__post_init__()
         ok = 0 <= self.stop_after <= self.epochs
         demand("0 <= stop_after <= epochs", ok, stop_after=self.stop_after)
+        ok = self.monitor in ("", *LEADING)
+        demand(f"monitor in ({', '.join(LEADING)})", ok, monitor=self.monitor)
         demand_options(self.logit_options)
         demand_options(self.feature_options)
         ok = 0 <= self.logit_warmup_epochs < math.inf

@@ -130,6 +130,8 @@ class SearchSpace:
         given: dict[str, Any] = {n: value for n, value in sampled.items() if value is not None}
         options["optimizer"] = replace(self.student.optimizer, **given)
         options |= {} if dropout is None else {"dropout": dropout}
+        if self.student.patience and self.objectives:
+            options["monitor"] = self.objectives[0]
         for name in ("logit_loss", "feature_loss"):  # a function, of a notebook's cell say
             if callable(loss.get(name)):
                 loss[name] = notebook.reference(loss[name])

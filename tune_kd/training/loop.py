@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tune_kd import losses
 from tune_kd.data import splits
 from tune_kd.data.batch import Batch
+from tune_kd.metrics import default_objective
 from tune_kd.models import registry, segmentation
 from tune_kd.recipe import Compute, Distill, Optimizer, stream
 from tune_kd.training import scoring
@@ -39,11 +40,6 @@ class Fold:
     def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
         """How training sees images in an epoch: batches by index, the same for every trial."""
         return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
-
-    @property
-    def metric(self) -> str:
-        """What an epoch is worth, a column."""
-        return "val_miou" if self.dense else "val_accuracy"
 
 
 class Learner:
@@ -173,7 +169,8 @@ def _out_of_patience(
     work: Training, learner: Learner, values: Mapping[str, float], epoch: int
 ) -> bool:
     """Whether validation has not improved for as long as the stage waits; remembers the best."""
-    value = values.get(work.fold.metric)
+    kind = "segmentation" if work.fold.dense else "classification"
+    value = values.get(work.stage.monitor or default_objective(kind))
     if not work.stage.patience or value is None:
         return False
     if value > float(learner.best[0]):

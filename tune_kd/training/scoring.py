@@ -4,6 +4,7 @@ Classes are on axis 1 of scores [B, K, ...]; a position is an image or a pixel. 
 over batches first and divided at the end, so batches do not matter.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tune_kd.data.batch import IGNORE
 from tune_kd.losses import hard_loss
+from tune_kd.metrics import METRICS
 
 BINS = 15  # of the calibration error
 
@@ -28,15 +30,11 @@ class Scores:
     # pixel has a label int64 [N, K, 3] as `image_counts`
     images: Tensor | None = None
 
-    @property
-    def miou(self) -> float:
-        """Mean over the classes of intersection over union, of the whole set at once."""
-        return mean_iou(self.confusion)
-
     def values(self, split: str, *, dense: bool) -> dict[str, float]:
-        """Columns of a row: accuracy and loss of the split, and mIoU where every pixel has a label."""
-        found = {f"{split}_accuracy": self.accuracy, f"{split}_loss": self.loss}
-        return found | ({f"{split}_miou": self.miou} if dense else {})
+        """Return the columns of a row: the metrics of SCORED that this kind of task has."""
+        kind = "segmentation" if dense else "classification"
+        names = [name for name in SCORED if kind in METRICS[f"{split}_{name}"].tasks]
+        return {f"{split}_{name}": SCORED[name](self) for name in names}
 
 
 def mean_iou(confusion: Tensor) -> float:
@@ -53,6 +51,14 @@ def mean_iou(confusion: Tensor) -> float:
     either = counts.sum(0) + counts.sum(1) - both
     there = either > 0
     return float((both[there] / either[there]).mean()) if bool(there.any()) else 0.0
+
+
+# Of each metric `NAME` there are columns val_NAME and test_NAME in metrics.METRICS.
+SCORED: dict[str, Callable[[Scores], float]] = {
+    "accuracy": lambda scores: scores.accuracy,
+    "loss": lambda scores: scores.loss,
+    "miou": lambda scores: mean_iou(scores.confusion),
+}
 
 
 def image_ious(scores: Tensor, labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from tune_kd.evaluation.checkpoint import Marks, Subject, Wanted
 from tune_kd.execution import progress
 from tune_kd.execution.progress import Progress
 from tune_kd.measure import hardware
+from tune_kd.metrics import SHARES, default_objective, test_twin
 from tune_kd.recipe import Images
 from tune_kd.space import SearchSpace, loader
 from tune_kd.study import results
@@ -114,10 +115,11 @@ def _record(storage: Storage, networks: list[Subject], command: str) -> None:
 
 def facts(one: Subject, wanted: Wanted) -> dict[str, Any]:
     """What is asked of a network, and whether it knows these images."""
+    first = [*wanted.space.objectives, default_objective(wanted.images.task_kind)][0]
     return {
         "space": wanted.space.name,
         "task": wanted.space.task,
-        "metric": "miou" if wanted.images.dense else "accuracy",
+        "metric": test_twin(first).removeprefix("test_"),
         "expected": getattr(wanted.space, f"expected_{one.role}", 0.0),
         "other_images": one.recipe.images.train_hash != wanted.images.train_hash,
     }
@@ -140,14 +142,12 @@ def scored(one: Subject, batch_size: int) -> tuple[dict[str, Any], Marks]:
     scores, confusion = marks.scores, marks.scores.confusion.tolist()
     classes = diagnostics.classes(confusion, marks.class_names)
     overall = {
-        "accuracy": scores.accuracy,
         "accuracy_se": _standard_error(marks.hits),
         "mean_class_accuracy": diagnostics.mean_accuracy(classes),
-        "loss": scores.loss,
         "ece": scores.ece,
     }
-    if one.recipe.images.dense:
-        overall["miou"] = scores.miou
+    columns = scores.values("test", dense=one.recipe.images.dense)
+    overall |= {name.removeprefix("test_"): value for name, value in columns.items()}
     found = {
         "weights": one.name,
         "hash": one.hash,
@@ -174,7 +174,7 @@ def compared(
 
     The standard error is that of the difference image by image, as both saw the same ones.
     """
-    metrics = [name for name in ("accuracy", "miou") if name in own["overall"]]
+    metrics = [name for name in SHARES if name in own["overall"]]
     difference = {name: own["overall"][name] - theirs["overall"][name] for name in metrics}
     difference["accuracy_se"] = _standard_error(hits[0] - hits[1])
     difference["size_mb"] = own["profile"]["size_mb"] - theirs["profile"]["size_mb"]
