@@ -136,7 +136,7 @@ def test_nothing_there_at_all(tmp_path):
 
 
 def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
-    with pytest.raises(UsageError, match="schema 99, this version reads schema 3"):
+    with pytest.raises(UsageError, match="schema 99, this version reads schema 4"):
         load(made_up.put(tmp_path / "x", [], schema=99))
 
 
@@ -145,9 +145,9 @@ def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
     [
         ("{", "not JSON"),
         ("[]", "schema None"),
-        ('{"schema": 2}', "schema 2, this version reads schema 3; report it with the version that"),
-        ('{"schema": 3, "study": "x"}', "family, methods"),
-        ('{"schema": 3, "study": "x", "family": "x", "methods": {}}', "names no method"),
+        ('{"schema": 2}', "schema 2, this version reads schema 4; report it with the version that"),
+        ('{"schema": 4, "study": "x"}', "family, methods"),
+        ('{"schema": 4, "study": "x", "family": "x", "methods": {}}', "names no method"),
     ],
 )
 def test_a_broken_manifest_is_named(tmp_path, text, said):

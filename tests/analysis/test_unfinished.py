@@ -125,5 +125,5 @@ def test_a_study_of_an_older_schema_is_one_line(made_up, runs, capsys):
     made_up.put(runs / "x", [], schema=2)
     assert cli.guarded(report.main, ["runs/x"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: runs/x was written with schema 2, this version reads schema 3;")
+    assert err.startswith("error: runs/x was written with schema 2, this version reads schema 4;")
     assert len(err.splitlines()) == 1

@@ -223,6 +223,7 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
         "start": {},
         "config_types": {},
         "methods": {"no_kd": {}, "response": {}},
+        "images": {"task": "digits", "train_hash": "x", "num_classes": 10},
     }
     storage.write("manifest.json", json.dumps(kept).encode())
     known = Study(storage)

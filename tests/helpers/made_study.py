@@ -62,6 +62,9 @@ def request(folder: Path, **changes: Any) -> checks.Request:
     chosen, file = loader.load("digits_kd")
     known = {**search_space.plain_fields(chosen), "methods": None}
     fields = {"student.epochs": 9, "trials": 24}
+    for name in ("teacher", "student"):
+        if isinstance(changes.get(name), str):  # of a network; a checkpoint is the request's
+            fields[name] = changes.pop(name)
     for name in list(changes):
         role, _, rest = name.partition("teacher_")
         path = f"teacher.{rest}" if rest and not role else f"student.{name}"

@@ -29,12 +29,15 @@ ROWS = {"000": 44, "001": 54, "002": 64, "003": 39, "004": 20}  # of the checkli
 
 SPACES = {name: loader.load(name)[0] for name in loader.names()}
 METHODS = {name: method for space in SPACES.values() for name, method in space.methods.items()}
+FIELDS = set(plain_fields(next(iter(SPACES.values()))))
 KINDS = {
     "space": set(SPACES),
     "task": set(TASKS),
     "network": set(MODELS),
     "method": set(METHODS),
-    "field": set(plain_fields(next(iter(SPACES.values())))),
+    "field": FIELDS
+    | {path.partition(".")[2] for path in FIELDS}
+    | {path.rpartition(".")[2] for path in FIELDS},
     "range": {name for method in METHODS.values() for name in method.ranges},
     "column": {*results.TRIAL_COLUMNS, *results.EPOCH_COLUMNS},
     "table": set(TABLES),

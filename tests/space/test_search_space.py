@@ -195,6 +195,19 @@ def test_every_plain_field_can_be_set_to_what_it_is():
         assert overrides.change(DIGITS, [f"{name}={value}"]) == DIGITS, name
 
 
+def test_a_field_without_its_network_is_set_for_both():
+    for given, path in [
+        ("batch_size=32", "batch_size"),
+        ("clip=1", "clip"),
+        ("schedule=step", "optimizer.schedule"),
+        ("optimizer.name=adamw", "optimizer.name"),
+    ]:
+        fields = search_space.plain_fields(overrides.change(DIGITS, [given]))
+        before = search_space.plain_fields(DIGITS)
+        changed = {name for name, value in fields.items() if value != before[name]}
+        assert changed == {f"teacher.{path}", f"student.{path}"}
+
+
 def test_a_range_is_pinned_in_every_method_that_has_it():
     pinned = overrides.change(DIGITS, ["temperature=4"])
     for name, before in DIGITS.methods.items():
@@ -236,9 +249,9 @@ def test_what_is_set_is_checked():
         ("nothing", "NAME=VALUE"), ("=1", "NAME=VALUE"), ("epochs=0", "epochs >= 1"),
         ("lr=x", "'x'"), ("epochs=1.5", "int is wanted"), ("student.optimizer.nesterov=1", "bool is wanted"),
         ("student.batch_size=True", "int is wanted"),
-        ("batch_size=64", "teacher.batch_size or student.batch_size; write one of them"),
+        ("name=sgd", "unknown name in --set 'name'"),
         ("teacher_epochs=3", "did you mean 'teacher.epochs'"), ("teacher.lr=1", "did you mean"),
-        ("teacher.optimizer=adamw", "teacher.optimizer is teacher.optimizer.name or"),
+        ("teacher.optimizer=adamw", "did you mean .teacher.optimizer"),
         ("student.optimizer.lr=0.2", "its own lr, so that this would change nothing; pin it by --set lr=VALUE"),
         ("student.dropout=0.2", "pin it by --set dropout=VALUE"), ("temprature=1", "did you mean 'temperature'"),
         ("methods=no_kd", "unknown name"),

@@ -112,7 +112,7 @@ def digits(*arguments: object, says: str | tuple[str, ...]) -> str:
         (["--space", "digits_kd", "--methods", "respons"], "did you mean 'response'?"),
         (["--space", "digits_kd", "--methods", "no_kd", "kd"], "unknown method 'kd'"),
         (["--space", "digits_kd", "--set", "temprature=4"], "did you mean 'temperature'?"),
-        (["--space", "digits_kd", "--set", "batchsize=4"], "did you mean 'batch_size'?"),
+        (["--space", "digits_kd", "--set", "batchsize=4"], "did you mean 'teacher.batch_size'?"),
         (["--space", "digits_kd", "--set", "name=x"], "unknown name in --set 'name'"),
         (["--space", "digits_kd", "--set", "task=digit"], "did you mean 'digits'?"),
         (["--space", "digits_kd", "--sampler", "tp"], "did you mean 'tpe'?"),
@@ -184,7 +184,7 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
         (["--set", "teacher.epochs=-2"], ("epochs >= 1", "-2")),
         (["--set", "batch_size=1"], ("batch_size >= 2", "1")),
         (["--set", "batch_size=64.5"], ("batch_size=64.5", "int is wanted")),
-        (["--set", "optimizer=adm"], ("sgd, adamw", "'adm'")),
+        (["--set", "optimizer.name=adm"], ("sgd, adamw", "'adm'")),
         (["--set", "nesterov=3"], ("nesterov=3", "bool is wanted")),
         (["--set", "decay_at=0.7,0.2"], ("decay_at rises", "(0.7, 0.2)")),
         (["--set", "decay_at=soon"], "digits_kd"),
@@ -208,7 +208,7 @@ def test_impossible_values(arguments, says):
         ("log_uniform(0.01, 0.5)", "log_uniform(0.0, 0.5)", 8, ("low > 0", "low=0.0")),
         ("log_uniform(0.01, 0.5)", "log_uniform(0.2, 0.5)", 7, ("lr=0.1", "0.2 .. 0.5 log")),
         ("trials=4", "trials=0", 4, ("trials >= 1", "0")),
-        ("epochs=1,", "epochs=-1,", 4, ("epochs >= 1", "-1")),
+        ("epochs=1)", "epochs=-1)", 5, ("epochs >= 1", "-1")),
         ("trials=4", "trails=4", 4, ("trails",)),
         ('"lr": 0.1', '"lrr": 0.1', 7, ("lrr", "no range")),
         ("uniform(0.0, 0.3)", "unifrom(0.0, 0.3)", 9, ("unifrom",)),
@@ -244,7 +244,7 @@ def test_a_users_own_functions_that_are_not_there():
 
 
 def test_a_users_own_network_that_is_not_there():
-    Path("mine.py").write_text(SPACE.replace('="digits_student"', '="nets.py:small"'))
+    Path("mine.py").write_text(SPACE.replace('"digits_student"', '"nets.py:small"'))
     refused(search.main, "--space", "mine.py", says=("nets.py:small", "there is no file"))
 
 
@@ -506,7 +506,9 @@ def test_confirm_and_report_of_what_is_no_study():
 
 def test_confirm_of_a_study_without_a_finished_trial(known):
     (known / ".lock").touch()
-    refused(confirm.main, known, says=("no finished trial to confirm", "run the search on"))
+    refused(confirm.main, known, says=("0 of 4 trials of the search have ended", "resume it with"))
+    arguments = (known, "--unfinished")
+    refused(confirm.main, *arguments, says=("no finished trial to confirm", "run the search on"))
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])

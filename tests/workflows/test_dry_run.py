@@ -111,7 +111,7 @@ def test_what_options_change(capsys, tmp_path):
 
 
 def test_no_teacher_where_none_is_listened_to(capsys):
-    assert plan(capsys, "--methods", "no_kd")["teacher"] == "none: no method listens to one"
+    assert plan(capsys, "--methods", "no_kd")["teacher"] == "none: no method needs one"
 
 
 def test_nothing_to_search(capsys):

@@ -47,7 +47,8 @@ def _replaced(owner: Any, path: list[str], value: Any) -> Any:
 def change(space: SearchSpace, assignments: Iterable[str]) -> SearchSpace:
     """Return the space after each `NAME=VALUE`: a field changed, or a range pinned in every method that has it.
 
-    `epochs=N` is `--epochs N`: the teacher's epochs change in proportion, unless they are set as well.
+    `epochs=N` is `--epochs N`: the teacher's epochs change in proportion, unless they are set as well. Another
+    field of training without `teacher.` or `student.` before it is set for both.
 
     Raises:
         UsageError: no such name, a value that does not fit, or one that nothing would use.
@@ -83,10 +84,23 @@ def _changed(space: SearchSpace, name: str, value: Any) -> SearchSpace:
         value = _within(ranges[name], value)
         pinned = {k: m.pin(name, value) for k, m in space.methods.items()}
         return dataclasses.replace(space, methods=pinned)
-    paths = [path for path in fields if name in path.split(".")]
-    if paths:
-        raise ValueError(f"{name} is {' or '.join(paths)}; write one of them")
+    if paths := both_paths(fields, name):
+        for path in paths:
+            space = _changed(space, path, value)
+        return space
     raise unknown("name in --set", name, [*fields, *ranges, "epochs"])
+
+
+def both_paths(fields: Iterable[str], name: str) -> list[str]:
+    """Return the paths of a field of training that is named without its network: the teacher's and the student's.
+
+    >>> both_paths(["teacher.clip", "student.clip", "margin"], "clip")
+    ['teacher.clip', 'student.clip']
+    """
+    if name in ("name", "network"):  # of what?
+        return []
+    parts = (name, f"optimizer.{name}")
+    return [path for path in fields if path.partition(".")[2] in parts]
 
 
 def pinnable(space: SearchSpace) -> dict[str, Any]:
