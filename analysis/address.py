@@ -14,7 +14,7 @@ _REQUIRED = ("study", "family", "methods")
 
 
 def manifest(address: str) -> dict[str, Any]:
-    """The checked manifest; gives up soon on a bucket that does not answer.
+    """Return the checked manifest; gives up soon on a bucket that does not answer.
 
     Raises:
         UsageError: There is no study, or it cannot be read by this version.
@@ -45,7 +45,7 @@ def manifest(address: str) -> dict[str, Any]:
 
 
 def _no_study(address: str, storage: Storage) -> str:
-    """What is there instead of a study: studies below, studies beside, or nothing."""
+    """Return what is there instead of a study: studies below, studies beside, or nothing."""
     inside = _studies(storage)
     if inside:
         return f"{address} is no study but holds studies: name one of {', '.join(inside)}"
@@ -65,7 +65,7 @@ def _studies(storage: Storage) -> list[str]:
 
 
 def _parent(address: str) -> str:
-    """The address one level up, options of a bucket kept; "" for a bucket itself."""
+    """Return the address one level up, options of a bucket kept; "" for a bucket itself."""
     if "://" not in address:
         return str(PurePath(address).parent)
     parts = urllib.parse.urlsplit(address)

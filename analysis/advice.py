@@ -17,7 +17,7 @@ COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
 
 
 def warnings(study: Study) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Return what a reader must know before the numbers."""
     found = _weak_teacher(study)
     if file := study.manifest.get("teacher_file"):
         found.append(
@@ -40,7 +40,7 @@ def warnings(study: Study) -> list[str]:
 
 
 def _weak_teacher(study: Study) -> list[str]:
-    """A teacher below the plain student: on test the tuned one, before confirming the textbook one.
+    """Return a teacher below the plain student: on test the tuned one, before confirming the textbook one.
 
     Never the best of several trials: a maximum is too good.
     """
@@ -66,7 +66,7 @@ def _weak_teacher(study: Study) -> list[str]:
 
 
 def advice(study: Study) -> list[str]:
-    """What to do next: what to confirm, searches that gave nothing, what quantising cost."""
+    """Return what to do next: what to confirm, searches that gave nothing, what quantising cost."""
     found = [*_unconfirmed(study), *_lost_repeats(study), *_unfinished(study)]
     return found + _edges(study) + _quantised(study)
 

@@ -9,7 +9,7 @@ DROPPED = {"--repeats": 1, "--trials": 1, "--resume": 0}  # options and how many
 
 
 def confirm_command(study: Study) -> str:
-    """What confirms a study; once it was looked at, with the same number of seeds."""
+    """Return what confirms a study; once it was looked at, with the same number of seeds."""
     design = study.openings.design
     words = ["python", "-m", "tune_kd.confirm", study.address]
     if design.get("seeds"):
@@ -20,7 +20,7 @@ def confirm_command(study: Study) -> str:
 
 
 def search_command(study: Study, *, repeats: int = 0) -> str:
-    """What goes on with the search, up to `repeats` repeats where a number is given."""
+    """Return what goes on with the search, up to `repeats` repeats where a number is given."""
     known = study.manifest.get("command") or ""
     if not known:
         known = f"python -m tune_kd.search --space {shlex.quote(str(study.manifest.get('space')))}"
@@ -29,7 +29,7 @@ def search_command(study: Study, *, repeats: int = 0) -> str:
 
 
 def _without(words: list[str], dropped: dict[str, int]) -> list[str]:
-    """A command without some options.
+    """Return a command without some options.
 
     >>> _without(["x", "--trials", "8", "--repeats=3", "--resume", "--quiet"], DROPPED)
     ['x', '--quiet']

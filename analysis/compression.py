@@ -31,7 +31,7 @@ class Change:
 
 
 def change(study: Study, method: str, name: str) -> Change | None:
-    """What the stages `name` (Prune or Quantize) changed in the trial that a method recommends.
+    """Return what the stages `name` (Prune or Quantize) changed in the trial that a method recommends.
 
     None where it has no such stage. Sizes are those of the first confirming run, of the search
     trial where nothing is confirmed.
@@ -59,7 +59,7 @@ def change(study: Study, method: str, name: str) -> Change | None:
 
 
 def sizes(study: Study, row: Row | None) -> Row:
-    """The sizes of a student at the end of a stage; what an uncut one lacks is the plain student's."""
+    """Return the sizes of a student at the end of a stage; what an uncut one lacks is the plain student's."""
     own = selection.settled([row] if row else [])
     plain = selection.settled([selection.student_footprint(study.rows) or {}])
     same = own.get("num_params") in (None, plain.get("num_params"))
@@ -67,7 +67,7 @@ def sizes(study: Study, row: Row | None) -> Row:
 
 
 def stages_of(row: Row | None) -> tuple[Stage, ...]:
-    """The stages of a trial as its recipe has them; none where the row has no recipe."""
+    """Return the stages of a trial as its recipe has them; none where the row has no recipe."""
     text = (row or {}).get("recipe")
     return from_json(text).stages if text else ()
 

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def matrix(row: Row | None) -> Matrix | None:
-    """A row's confusion matrix, int64 [K, K]; None where it has none."""
+    """Return a row's confusion matrix, int64 [K, K]; None where it has none."""
     cells = (row or {}).get("test_confusion")
     side = math.isqrt(len(cells)) if cells else 0
     if cells is None or side == 0 or side * side != len(cells):
@@ -24,7 +24,7 @@ def matrix(row: Row | None) -> Matrix | None:
 
 
 def of_teacher(study: Study) -> Matrix | None:
-    """The teacher's."""
+    """Return the teacher's."""
     return matrix(selection.teacher(study.rows, "confirm"))
 
 

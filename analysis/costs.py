@@ -44,7 +44,7 @@ class TeacherCost:
 
 
 def teacher_cost(study: Study) -> TeacherCost | None:
-    """The cost of a study's teacher; None for one that came as a file, or whose time is not known."""
+    """Return the cost of a study's teacher; None for one that came as a file, or whose time is not known."""
     taught = selection.teacher(study.rows, "teach")
     seconds = number(taught, "seconds")
     if taught is None or not seconds or not taught.get("epochs") or taught.get("origin") == "file":

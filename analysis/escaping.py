@@ -37,7 +37,7 @@ def one_line(text: str) -> str:
 
 
 def file_name(text: str) -> str:
-    """A name as part of a file's: it names nothing outside its folder.
+    """Return a name as part of a file's: it names nothing outside its folder.
 
     >>> file_name("../a b"), file_name("response-0001")
     ('.._a_b', 'response-0001')
@@ -57,7 +57,7 @@ def markdown(text: str) -> str:
 
 
 def spans(sentence: str) -> Iterator[Span]:
-    """A sentence's parts as CommonMark reads them: code ends where as many backticks come again.
+    """Yield a sentence's parts as CommonMark reads them: code ends where as many backticks come again.
 
     >>> [tuple(span) for span in spans("**x** is `y`")]
     [('strong', '**'), ('words', 'x'), ('strong', '**'), ('words', ' is '), ('code', 'y')]
@@ -73,7 +73,7 @@ def spans(sentence: str) -> Iterator[Span]:
 
 
 def sentence(text: str) -> str:
-    r"""A sentence of ours in Markdown, in which names may stand: what is strong or code stays so.
+    r"""Return a sentence of ours in Markdown, in which names may stand: what is strong or code stays so.
 
     >>> print(sentence("**<b>** hurts: `confirm --seeds 5` [x](y)"))
     **\<b>** hurts: `confirm --seeds 5` [x\](y)
@@ -103,7 +103,7 @@ def latex(text: str) -> str:
 
 
 def csv(value: object) -> object:
-    """A cell of a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe.
+    """Return a cell of a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe.
 
     >>> csv("=1+1"), csv("-0.5"), csv(-0.5), csv("no_kd")
     ("'=1+1", '-0.5', -0.5, 'no_kd')

@@ -23,12 +23,12 @@ class Noted(str):
 
 
 def label(method: str) -> str:
-    """A method's name in tables: the baseline is marked as such."""
+    """Return a method's name in tables: the baseline is marked as such."""
     return f"baseline ({BASELINE})" if method == BASELINE else method
 
 
 def heading(name: str) -> str:
-    """A metric as a column is headed: "Test accuracy, %".
+    """Return a metric as a column is headed: "Test accuracy, %".
 
     >>> heading("val_miou"), heading("test_loss")
     ('Validation mIoU, %', 'Test loss')
@@ -38,7 +38,7 @@ def heading(name: str) -> str:
 
 
 def spoken(name: str) -> str:
-    """A metric within a sentence.
+    """Return a metric within a sentence.
 
     >>> spoken("test_accuracy"), spoken("val_miou")
     ('test accuracy', 'validation mIoU')
@@ -48,7 +48,7 @@ def spoken(name: str) -> str:
 
 
 def short(name: str) -> str:
-    """A metric without its split.
+    """Return a metric without its split.
 
     >>> short("test_accuracy"), short("val_miou")
     ('Accuracy', 'mIoU')
@@ -58,7 +58,7 @@ def short(name: str) -> str:
 
 
 def mean_sd(summary: stats.Summary | None, *, scale: float = 100.0) -> str:
-    """A summary with its n, in percent unless `scale` says otherwise.
+    """Return a summary with its n, in percent unless `scale` says otherwise.
 
     >>> mean_sd(stats.Summary(mean=0.9871, sd=0.0021, n=5))
     '98.71 ± 0.21 (n = 5)'
@@ -70,7 +70,7 @@ def mean_sd(summary: stats.Summary | None, *, scale: float = 100.0) -> str:
 
 
 def points(value: float, *, scale: float = 100.0) -> str:
-    """A signed difference of fractions in percentage points.
+    """Return a signed difference of fractions in percentage points.
 
     >>> points(0.0042), points(-0.000001)
     ('+0.42', '+0.00')
@@ -81,7 +81,7 @@ def points(value: float, *, scale: float = 100.0) -> str:
 def gap(
     difference: stats.Estimate | None, *, pairs: bool = True, scale: float = 100.0, of: str = ""
 ) -> str:
-    """A difference in percentage points with its interval and, if `pairs`, how many pairs (`of` what)."""
+    """Return a difference in percentage points with its interval and, if `pairs`, how many pairs (`of` what)."""
     if difference is None:
         return NONE
     noun = counted(difference.n, of) if of else str(difference.n)
@@ -94,7 +94,7 @@ def gap(
 
 
 def counted(count: int, noun: str) -> str:
-    """A number with its noun, in the plural where it must be.
+    """Return a number with its noun, in the plural where it must be.
 
     >>> counted(1, "repeat"), counted(3, "repeat")
     ('1 repeat', '3 repeats')
@@ -103,13 +103,13 @@ def counted(count: int, noun: str) -> str:
 
 
 def metric(row: Row | None, name: str) -> str:
-    """A row's metric as it is printed, a dash where it has none."""
+    """Return a row's metric as it is printed, a dash where it has none."""
     value = number(row, name)
     return NONE if value is None else shown(name, value)
 
 
 def plain(value: object) -> str:
-    """A value as text: four digits, a dash for nothing, parts listed.
+    """Return a value as text: four digits, a dash for nothing, parts listed.
 
     >>> plain(0.123456), plain(None), plain({"name": "sgd", "lr": 0.1}), plain([1, 3])
     ('0.1235', '-', 'name sgd, lr 0.1', '1, 3')
@@ -130,7 +130,7 @@ def latency(row: Row | None, name: str = "latency_ms") -> str:
 
 
 def times(value: float | None) -> str:
-    """A ratio.
+    """Return a ratio.
 
     >>> times(27.04), times(None)
     ('27.0x', '-')
@@ -144,7 +144,7 @@ def ratio(whole: float | None, part: float | None) -> float | None:
 
 
 def markdown(table: pd.DataFrame | str) -> str:
-    """A table as padded Markdown, readable as it stands; columns of numbers to the right.
+    """Return a table as padded Markdown, readable as it stands; columns of numbers to the right.
 
     >>> print(markdown(pd.DataFrame({"name": ["x"], "n": ["1"]})))
     | name |  n |
@@ -166,7 +166,7 @@ def markdown(table: pd.DataFrame | str) -> str:
 
 
 def noted(frame: pd.DataFrame, *notes: str, items: Iterable[str] = ()) -> Noted:
-    """A table with sentences below it, first paragraphs, then a list.
+    """Return a table with sentences below it, first paragraphs, then a list.
 
     >>> print(noted(pd.DataFrame({"n": ["1"]}), "Means.", items=["**x**: none"]))
     |  n |

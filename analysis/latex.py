@@ -14,7 +14,7 @@ HEADING = 18  # characters in a line of a heading
 
 
 def document(tables: Iterable[Table]) -> str:
-    r"""What table.tex holds: a `table` environment a table, to be used by \input."""
+    r"""Return what table.tex holds: a `table` environment a table, to be used by \input."""
     return "\n\n".join([HEAD, *map(environment, tables)]) + "\n"
 
 
@@ -53,7 +53,7 @@ def environment(table: Table) -> str:
 
 
 def heading(text: str, side: str) -> str:
-    r"""A column's heading, in several lines where it is long.
+    r"""Return a column's heading, in several lines where it is long.
 
     >>> print(heading("Difference to baseline, pp [95 %]", "r"))
     \shortstack[r]{Difference to\\baseline, pp\\{}[95 \%]}
@@ -65,7 +65,7 @@ def heading(text: str, side: str) -> str:
 
 
 def cell(text: str) -> str:
-    r"""A cell; minus signs are those of formulas.
+    r"""Return a cell; minus signs are those of formulas.
 
     >>> print(cell("-1.48 [-9.05, +6.09]"), cell("-"), cell("a-1"))
     $-$1.48 [$-$9.05, +6.09] -- a-1
@@ -74,7 +74,7 @@ def cell(text: str) -> str:
 
 
 def words(sentence: str) -> str:
-    r"""A sentence of ours: strong parts and code as LaTeX has them.
+    r"""Return a sentence of ours: strong parts and code as LaTeX has them.
 
     >>> print(words("**a_b** and `x_y`"))
     \textbf{a\_b} and \texttt{x\_y}

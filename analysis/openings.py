@@ -37,7 +37,7 @@ def read_openings(storage: Storage) -> Openings:
 
 
 def _design(data: bytes) -> dict[str, Any]:
-    """What a confirmation was to consist of; empty for another opening, or a file that nobody can read."""
+    """Return what a confirmation was to consist of; empty for another opening, or a file that nobody can read."""
     try:
         found = json.loads(data)
     except ValueError:

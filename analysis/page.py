@@ -19,7 +19,7 @@ alone before the first trial{later}."""
 
 
 def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
-    """A study's part of the page; `pictures` are the names of the files that were drawn."""
+    """Return a study's part of the page; `pictures` are the names of the files that were drawn."""
 
     def shown(*kinds: str) -> list[str]:
         named = [name for wanted in kinds for name in pictures if kind(name) == wanted]
@@ -60,12 +60,12 @@ SHOWN = (
 
 
 def _often(study: Study) -> list[str]:
-    """The tables between the results and the search: validation only where there is no test."""
+    """Return the tables between the results and the search: validation only where there is no test."""
     return [*([] if is_confirmed(study) else ["validation"]), "tuning", "use", "configuration"]
 
 
 def extra(study: Study) -> list[str]:
-    """The tables that the space asks for beside the common ones; UsageError names an unknown one."""
+    """Return the tables that the space asks for beside the common ones; UsageError names an unknown one."""
     asked = study.manifest.get("tables", [])
     if strangers := [name for name in asked if name not in TABLES]:
         raise unknown("table", strangers[0], TABLES)
@@ -89,7 +89,7 @@ def note(study: Study) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """A paragraph or a list, a line for each of its points."""
+    """Return a paragraph or a list, a line for each of its points."""
     return "\n".join(map(escaping.sentence, text.split("\n")))
 
 
@@ -104,12 +104,12 @@ def _rung_note(study: Study) -> str:
 
 
 def kind(picture: str) -> str:
-    """The key in PLOTS that a picture's file is named by."""
+    """Return the key in PLOTS that a picture's file is named by."""
     return picture.removesuffix(".png").split("-")[0]
 
 
 def heading(text: str, level: int) -> str:
-    """A heading in Markdown."""
+    """Return a heading in Markdown."""
     return f"{'#' * level} {escaping.markdown(text)}"
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
-    """What report.json holds: three test accuracies (fractions, null where not confirmed) a family.
+    """Return what report.json holds: three test accuracies (fractions, null where not confirmed) a family.
 
     Students' are means over repeats of the tuned methods. Where mIoU is the study's metric they are
     mIoU. The method with distillation is the one whose winners are best on validation in the search, of
@@ -60,7 +60,7 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
 
 
 def details(study: "Study") -> dict[str, Any]:
-    """What details.json holds of a study: the numbers behind the page, fractions throughout."""
+    """Return what details.json holds of a study: the numbers behind the page, fractions throughout."""
     from analysis import summary as lines
     from analysis.advice import advice, warnings
     from analysis.comparison import methods
@@ -142,7 +142,7 @@ def write(studies: Sequence["Study"], out: "Storage") -> None:
 
 
 def _incomparable(studies: Sequence["Study"]) -> list[str]:
-    """A warning where studies on one page are measured by different metrics."""
+    """Return a warning where studies on one page are measured by different metrics."""
     from analysis.formatting import spoken
 
     metrics = dict.fromkeys(spoken(study.test_metric) for study in studies)
@@ -239,7 +239,7 @@ def run(addresses: Sequence[str], out: str | None) -> None:
 
 
 def _shown(folder: "Storage") -> str:
-    """The page's path, relative where it lies below the working directory."""
+    """Return the page's path, relative where it lies below the working directory."""
     if folder.local is None:
         return folder.at("index.html").uri
     path, here = folder.local / "index.html", Path.cwd()
@@ -247,7 +247,7 @@ def _shown(folder: "Storage") -> str:
 
 
 def main(argv: list[str]) -> int:
-    """The command line; the exit code is 0. UsageError for what can be mended."""
+    """Return the command line; the exit code is 0. UsageError for what can be mended."""
     parser = cli.Parser(
         prog="python -m analysis.report",
         description="Tables, plots and one page from the rows of one or more studies.",

@@ -13,7 +13,7 @@ BASELINE = "no_kd"  # the method with beta = gamma = 0
 
 
 def trials(rows: Iterable[Row], phase: str, method: str | None = None) -> list[Row]:
-    """The last stage's row of each trial of a phase (and a method), in the order of the rows."""
+    """Return the last stage's row of each trial of a phase (and a method), in the order of the rows."""
     last: dict[str, Row] = {}
     for row in rows:
         if row["phase"] == phase and method in (None, row["method"]):
@@ -26,7 +26,7 @@ def trials(rows: Iterable[Row], phase: str, method: str | None = None) -> list[R
 def best(
     rows: Iterable[Row], method: str, *, top: int = 1, metric: str = "val_accuracy"
 ) -> list[Row]:
-    """The `top` finished search trials of a method, best first; fewer where fewer have finished.
+    """Return the `top` finished search trials of a method, best first; fewer where fewer have finished.
 
     Ranked by `metric`, more is better, ties by the lower validation loss, then by number.
     """
@@ -34,7 +34,7 @@ def best(
 
 
 def textbooks(rows: Iterable[Row], method: str) -> dict[int, Row]:
-    """The finished textbook trial (number 0) of each repeat of a method, by repeat."""
+    """Return the finished textbook trial (number 0) of each repeat of a method, by repeat."""
     found = {
         row["repeat"]: row
         for row in trials(rows, "search", method)
@@ -44,7 +44,7 @@ def textbooks(rows: Iterable[Row], method: str) -> dict[int, Row]:
 
 
 def roles(row: Mapping[str, object]) -> set[str]:
-    """What a confirming run is a run of: its repeat's best, the textbook setting, the recommended.
+    """Return what a confirming run is a run of: its repeat's best, the textbook setting, the recommended.
 
     >>> sorted(roles({"origin": "best+textbook, begun from a file"}))
     ['best', 'textbook']
@@ -53,13 +53,13 @@ def roles(row: Mapping[str, object]) -> set[str]:
 
 
 def values(runs: Mapping[int, Row], metric: str) -> dict[int, float]:
-    """A metric by seed, of the runs that have it."""
+    """Return a metric by seed, of the runs that have it."""
     found = {seed: number(row, metric) for seed, row in runs.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:
-    """The teacher's finished row of a phase: teach (validation), measure or confirm (test)."""
+    """Return the teacher's finished row of a phase: teach (validation), measure or confirm (test)."""
     name = {"measure": "measure-teacher", "confirm": "confirm-teacher"}.get(phase)
     found = [
         row
@@ -70,7 +70,7 @@ def teacher(rows: Iterable[Row], phase: str) -> Row | None:
 
 
 def student_footprint(rows: Iterable[Row]) -> Row | None:
-    """The measured student: parameters, size, FLOPs, latency."""
+    """Return the measured student: parameters, size, FLOPs, latency."""
     return next((r for r in trials(rows, "measure", "") if r["trial"] == "measure-student"), None)
 
 
@@ -94,7 +94,7 @@ def compresses(rows: Iterable[Row], *names: str) -> bool:
 def around(
     rows: Sequence[Row], name: str, *, shared: Row | None = None
 ) -> tuple[Row | None, Row | None]:
-    """A trial before and after its stages `name` (Prune or Quantize): rows with their sizes settled.
+    """Return a trial before and after its stages `name` (Prune or Quantize): rows with their sizes settled.
 
     Before is the row just before the first such stage, `shared` where it is the trial's first. After
     is the last one before another kind of compression begins: what was trained after it counts.

@@ -35,14 +35,14 @@ class Study(Description):
         return max([int(self.manifest.get("repeats") or 1), *begun])
 
     def winners(self, method: str) -> dict[int, Row]:
-        """The search trial that each repeat of a method chose, by repeat.
+        """Return the search trial that each repeat of a method chose, by repeat.
 
         A trial that was confirmed as its repeat's best stands until a better one is confirmed.
         """
         return self._winners.get(method, {})
 
     def winner(self, method: str, repeat: int) -> Row | None:
-        """The search trial that one repeat chose; None where it has no finished one."""
+        """Return the search trial that one repeat chose; None where it has no finished one."""
         return self.winners(method).get(repeat)
 
     @cached_property
@@ -55,11 +55,11 @@ class Study(Description):
         return found
 
     def best_so_far(self, method: str) -> dict[int, Row]:
-        """The best finished trial of each repeat as of now, whether confirmed or not."""
+        """Return the best finished trial of each repeat as of now, whether confirmed or not."""
         return selection.winners(self.rows, method, **self._rules)
 
     def chosen(self, method: str) -> Row | None:
-        """The search trial that a method recommends (`selection.recommended`).
+        """Return the search trial that a method recommends (`selection.recommended`).
 
         Once the test split has been opened: of the repeats that were looked at.
         """
@@ -87,22 +87,22 @@ class Study(Description):
         return selection.reevaluations(self.rows, method, metric=self.metric)
 
     def tuned(self, method: str, metric: str = "") -> dict[int, float]:
-        """What each search of a method led to: a test metric by repeat, mean over the repeat's seeds."""
+        """Return what each search of a method led to: a test metric by repeat, mean over the repeat's seeds."""
         values = self.by_seed(method, "best", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
 
     def textbook(self, method: str, metric: str = "") -> dict[int, float]:
-        """A test metric of a method's textbook setting by seed, over all repeats."""
+        """Return a test metric of a method's textbook setting by seed, over all repeats."""
         values = self.by_seed(method, "textbook", metric)
         return {seed: value for seeds in values.values() for seed, value in seeds.items()}
 
     def textbook_by_repeat(self, method: str, metric: str = "") -> dict[int, float]:
-        """The same by repeat, mean over the repeat's seeds."""
+        """Return the same by repeat, mean over the repeat's seeds."""
         values = self.by_seed(method, "textbook", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
 
     def by_seed(self, method: str, role: str, metric: str = "") -> dict[int, dict[int, float]]:
-        """A test metric of the runs in a role ("best" or "textbook"), by repeat and seed."""
+        """Return a test metric of the runs in a role ("best" or "textbook"), by repeat and seed."""
         found = {
             repeat: select.values(runs, metric or self.test_metric)
             for repeat, runs in self.runs_by_repeat(method, role).items()
@@ -110,18 +110,18 @@ class Study(Description):
         return {repeat: values for repeat, values in found.items() if values}
 
     def runs_by_repeat(self, method: str, role: str) -> dict[int, dict[int, Row]]:
-        """The finished runs in a role ("best" or "textbook"): their verdicts by repeat and seed."""
+        """Return the finished runs in a role ("best" or "textbook"): their verdicts by repeat and seed."""
         trials = self.winners(method) if role == "best" else select.textbooks(self.rows, method)
         found = {repeat: self.runs(row, role) for repeat, row in trials.items()}
         return {repeat: _verdicts(runs) for repeat, runs in found.items() if runs}
 
     def confirmed(self, trial: Row | None, metric: str = "") -> dict[int, float]:
-        """A test metric by seed of a recommended trial, over the seeds that all methods have in common."""
+        """Return a test metric by seed of a recommended trial, over the seeds that all methods have in common."""
         runs = self.runs(trial, "recommended")
         return select.values(_verdicts(runs), metric or self.test_metric)
 
     def runs(self, trial: Row | None, role: str = "") -> dict[int, list[Row]]:
-        """The finished runs that confirm a search trial (in a role): their stages' rows by seed."""
+        """Return the finished runs that confirm a search trial (in a role): their stages' rows by seed."""
         found = self._runs.get(trial["trial"], {}) if trial else {}
         return {s: rows for s, rows in found.items() if not role or role in select.roles(rows[-1])}
 
@@ -154,13 +154,13 @@ class Study(Description):
         return {t: sorted(rows, key=lambda r: r["stage"] or 0) for t, rows in found.items()}
 
     def shared(self, method: str) -> Row | None:
-        """What all trials of a method begin from: their first stages, trained once, or what was given."""
+        """Return what all trials of a method begin from: their first stages, trained once, or what was given."""
         rows = select.trials(self.rows, "teach", method)
         shared = (r for r in rows if r.get("origin") == "shared" and r["status"] == "finished")
         return next(shared, None) or self.given("teach")
 
     def given(self, phase: str) -> Row | None:
-        """The measurement of a student that was given in place of first stages (`--set start=...`).
+        """Return the measurement of a student that was given in place of first stages (`--set start=...`).
 
         Phase teach: on validation; confirm: on test, where its training could not be repeated.
         """

@@ -33,7 +33,7 @@ class Line:
 
 
 def lines(study: Study) -> list[Line]:
-    """The main table's numbers: teacher, baseline, then the methods in their order."""
+    """Return the main table's numbers: teacher, baseline, then the methods in their order."""
     rows = study.rows
     known = number(selection.teacher(rows, "confirm"), study.test_metric)
     taught = number(selection.teacher(rows, "teach"), study.metric)
@@ -61,14 +61,14 @@ def _line(study: Study, found: MethodResult) -> Line:
 
 
 def validation(study: Study, method: str, metric: str = "") -> stats.Summary | None:
-    """Validation of a method's winners (of the study's metric, unless another is named), n = repeats."""
+    """Return the validation of a method's winners (of the study's metric, unless another is named), n = repeats."""
     rows = study.winners(method).values()
     name = metric or study.metric
     return stats.summarise(value for row in rows if (value := number(row, name)) is not None)
 
 
 def kd_winner(study: Study) -> str | None:
-    """The method with distillation whose winners are best on validation, in the mean over repeats.
+    """Return the method with distillation whose winners are best on validation, in the mean over repeats.
 
     Of those that neither prune nor quantise, where there are such; one whose recommended trial breaks
     a constraint counts only where there is no other. The test split has no part in it.
@@ -101,7 +101,7 @@ def is_compressed(study: Study, method: str) -> bool:
 
 
 def raw(study: Study) -> pd.DataFrame:
-    """The main table as numbers, fractions throughout: what table.csv holds."""
+    """Return the main table as numbers, fractions throughout: what table.csv holds."""
     return pd.DataFrame([_raw_line(study, line) for line in lines(study)], dtype=object)
 
 

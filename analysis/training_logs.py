@@ -56,7 +56,7 @@ def _epoch(study: Study, row: Row) -> dict[str, Any]:
 
 
 def _weights(trial: Row | None, stages: Sequence[Stage], row: Row) -> dict[str, float | None]:
-    """The weight of the labels and the temperature of an epoch's stage, None where it trains nothing.
+    """Return the weight of the labels and the temperature of an epoch's stage, None where it trains nothing.
 
     Of the trial's last training stage where the row has no recipe.
     """

@@ -6,7 +6,7 @@ from analysis.formatting import counted, gap
 
 
 def words(verdict: Verdict | None, margin: float) -> str:
-    """A verdict as it stands in a table.
+    """Return a verdict as it stands in a table.
 
     >>> words(Verdict(label="no difference", p=0.4, p_equivalence=0.01, repeats_needed=None), 0.005)
     'no difference larger than 0.5 points'
@@ -21,7 +21,7 @@ def words(verdict: Verdict | None, margin: float) -> str:
 
 
 def margin_words(margin: float) -> str:
-    """A margin in points.
+    """Return a margin in points.
 
     >>> margin_words(0.005), margin_words(0.01)
     ('0.5 points', '1 point')
@@ -30,7 +30,7 @@ def margin_words(margin: float) -> str:
 
 
 def p_words(value: float | None) -> str:
-    """A p value.
+    """Return a p value.
 
     >>> p_words(0.0123), p_words(0.00001), p_words(None)
     ('p = 0.012', 'p < 0.001', 'p unknown')
@@ -41,14 +41,14 @@ def p_words(value: float | None) -> str:
 
 
 def points_words(difference: Estimate, noun: str, *, short: bool = False) -> str:
-    """A difference in percentage points with its n; `short` leaves the interval to the tables."""
+    """Return a difference in percentage points with its n; `short` leaves the interval to the tables."""
     if short:
         return f"{difference.mean * 100:+.1f} (n = {counted(difference.n, noun)})"
     return f"{gap(difference, of=noun)} percentage points"
 
 
 def percent_words(share: float) -> str:
-    """A share.
+    """Return a share.
 
     >>> percent_words(0.005)
     '0.5 %'

@@ -22,7 +22,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 
 def parser(module: str, about: str | None) -> cli.Parser:
-    """The options that all benchmarks have."""
+    """Return the options that all benchmarks have."""
     made = cli.Parser(prog=f"python -m {module}", description=(about or "").split("\n")[0])
     made.add_argument(
         "--data", type=Path, metavar="DIR", help="CIFAR-10 as Parquet [random images]"
@@ -31,7 +31,7 @@ def parser(module: str, about: str | None) -> cli.Parser:
 
 
 def images(folder: Path | None, count: int) -> Decoded:
-    """The first images of CIFAR-10's train split, or as many random ones of its size, in memory."""
+    """Return the first images of CIFAR-10's train split, or as many random ones of its size, in memory."""
     if folder is None:
         random = np.random.default_rng(0)
         drawn = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)

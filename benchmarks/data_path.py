@@ -40,7 +40,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         )
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -49,7 +49,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
 
 
 def gathered(images: splits.Resident, batch_size: int, epoch: int) -> int:
-    """An epoch of ours; how many images it had."""
+    """Return an epoch of ours; how many images it had."""
     everything = torch.arange(len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
     seen = images.seen(seed=0, epoch=epoch, among=everything)
@@ -57,7 +57,7 @@ def gathered(images: splits.Resident, batch_size: int, epoch: int) -> int:
 
 
 def one_by_one(loader: DataLoader[tuple[Tensor, int]]) -> int:
-    """An epoch of torchvision's; how many images it had."""
+    """Return an epoch of torchvision's; how many images it had."""
     return sum(len(batch) for batch, _ in loader)
 
 

@@ -37,7 +37,7 @@ def mobilenet() -> nn.Module:
 
 
 def timed(what: str, work: Callable[[], object], seconds: dict[str, float]) -> object:
-    """The result of some work, whose time is kept under its name."""
+    """Return the result of some work, whose time is kept under its name."""
     began = time.perf_counter()
     found = work()
     seconds[what] = time.perf_counter() - began

@@ -37,7 +37,7 @@ class Order:
 
 
 def first_order(surface: Callable[[Floats], Floats], names: Sequence[str]) -> dict[str, float]:
-    """The true importances of a surface from positions [n, d] in the cube to values [n], by parameter."""
+    """Return the true importances of a surface from positions [n, d] in the cube to values [n], by parameter."""
     found = sobol_indices(
         func=lambda places: surface(places.T),
         n=POINTS,

@@ -40,7 +40,7 @@ class Remembered:
         self._last: tuple[int, Tensor, Batch] | None = None
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self._images)
 
     def whole(self, index: Tensor) -> Batch:
@@ -121,12 +121,12 @@ class Bench:
         return context.build(name, self.recipe, self._site, seed=stream(SEED, name))
 
     def tape(self, cache: Path) -> teacher.Tape:
-        """A tape below a folder."""
+        """Return a tape below a folder."""
         there = replace(self._site, cache=cache)
         return context.teacher_tape(self.recipe, self.frozen, self.fold, site=there)
 
     def live(self) -> Live:
-        """The teacher itself."""
+        """Return the teacher itself."""
         fold = replace(self.fold, images=Remembered(self.fold.images))
         return Live(self.frozen, fold)
 

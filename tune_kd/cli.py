@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
     def parse(self, arguments: list[str] | None) -> argparse.Namespace:
-        """The options; an unknown one is answered with the nearest known one."""
+        """Return the options; an unknown one is answered with the nearest known one."""
         known = [name for action in self._actions for name in action.option_strings]
         words = sys.argv[1:] if arguments is None else arguments
         for word in words:
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_int(text: str) -> int:
-    """A whole number of at least 1."""
+    """Return a whole number of at least 1."""
     try:
         value = int(text)
     except ValueError:
@@ -46,14 +46,14 @@ def positive_int(text: str) -> int:
 
 
 def whole(text: str) -> int:
-    """A whole number of at least 0."""
+    """Return a whole number of at least 0."""
     if text.strip().startswith("-"):
         raise argparse.ArgumentTypeError(f"at least 0 is wanted, but got {text}")
     return 0 if text.strip() == "0" else positive_int(text)
 
 
 def amount(text: str) -> float:
-    """A number of at least 0, such as 0.25 of a GPU."""
+    """Return a number of at least 0, such as 0.25 of a GPU."""
     try:
         value = float(text)
     except ValueError:
@@ -83,7 +83,7 @@ def duration(text: str) -> float:
 
 
 def guarded(command: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
-    """The exit code of a command: 1 and 2 with one or two lines of why, 130 when interrupted."""
+    """Return the exit code of a command: 1 and 2 with one or two lines of why, 130 when interrupted."""
     try:
         return command(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
@@ -101,7 +101,7 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str] | None = N
 
 
 def command_line(module: str, arguments: list[str], *extra: str) -> str:
-    """This command again, with what is not there yet added.
+    """Return this command again, with what is not there yet added.
 
     >>> command_line("tune_kd.search", ["--space", "x"], "--resume")
     'python -m tune_kd.search --space x --resume'

@@ -13,7 +13,7 @@ class SearchAborted(RuntimeError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str], *, where: str = "allowed") -> UsageError:
-    """An error that names the nearest of the allowed names.
+    """Return an error that names the nearest of the allowed names.
 
     >>> print(unknown("space", "cifar10", ["cifar10_kd", "digits_kd"]))
     unknown space 'cifar10'; did you mean 'cifar10_kd'? allowed: cifar10_kd, digits_kd
@@ -25,7 +25,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str], *, where: str = "allo
 
 
 def explain(error: BaseException) -> str:
-    r"""An exception in one line.
+    r"""Return an exception in one line.
 
     >>> explain(ValueError("a bad\nvalue"))
     'ValueError: a bad value'

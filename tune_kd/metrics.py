@@ -35,7 +35,7 @@ def _share(heading: str, **flags: Any) -> Metric:
 
 
 def _scored(name: str, of: Callable[..., Metric], heading: str, **flags: Any) -> dict[str, Metric]:
-    """A metric of predictions, measured on validation in a search, and on test in confirming."""
+    """Return a metric of predictions, measured on validation in a search, and on test in confirming."""
     tasks = {"tasks": flags["tasks"]} if "tasks" in flags else {}
     return {
         f"val_{name}": of(f"Validation {heading}", objective=True, **flags),
@@ -96,7 +96,7 @@ def test_twin(name: str) -> str:
 
 
 def shown(name: str, value: float) -> str:
-    """A value in its metric's unit and digits, without the unit.
+    """Return a value in its metric's unit and digits, without the unit.
 
     >>> shown("test_accuracy", 0.98765), shown("num_params", 78042.0)
     ('98.77', '78,042')

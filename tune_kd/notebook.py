@@ -52,7 +52,7 @@ def reference(function: Callable[..., Any]) -> str:
 
 
 def _own_file(module_name: str) -> Path | None:
-    """The file of a module that is not installed; None for what is, and for a notebook or script."""
+    """Return the file of a module that is not installed; None for what is, and for a notebook or script."""
     module = sys.modules.get(module_name)
     file = getattr(module, "__file__", None)
     if file is None or module_name == "__main__":
@@ -75,7 +75,7 @@ def _is_own(module_name: str) -> bool:
 
 
 def _saved(function: Callable[..., Any], name: str) -> Path:
-    """The file of the cache that holds it by value."""
+    """Return the file of the cache that holds it by value."""
     import cloudpickle
 
     path = files.cache_folder() / "code" / f"{name}_{fingerprint(function)}.pkl"
@@ -119,7 +119,7 @@ def fingerprint(function: Callable[..., Any]) -> str:
 
 
 def _parts(value: Any, *, seen: Seen) -> Iterator[str]:
-    """What a value consists of, in an order that is the same in every process."""
+    """Yield what a value consists of, in an order that is the same in every process."""
     if isinstance(value, str | bytes | int | float | complex | bool | None | type(...)):
         yield f"{type(value).__name__} {value!r}"
         return
@@ -156,7 +156,7 @@ def _parts(value: Any, *, seen: Seen) -> Iterator[str]:
 
 
 def _attributes(class_: type) -> dict[str, Any]:
-    """What a class defines, without what Python adds to it."""
+    """Return what a class defines, without what Python adds to it."""
     own = vars(class_).items()
     return {k: v for k, v in own if k not in _SKIPPED and not k.startswith("_abc_")}
 
@@ -193,7 +193,7 @@ def _function_parts(function: FunctionType, *, seen: Seen) -> Iterator[str]:
 
 
 def _code_parts(code: CodeType, *, seen: Seen) -> Iterator[str]:
-    """What code computes, without its file and lines."""
+    """Yield what code computes, without its file and lines."""
     yield repr((code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags))
     yield repr((code.co_argcount, code.co_kwonlyargcount, getattr(code, "co_exceptiontable", b"")))
     for const in code.co_consts:
@@ -201,7 +201,7 @@ def _code_parts(code: CodeType, *, seen: Seen) -> Iterator[str]:
 
 
 def _globals(code: CodeType) -> Iterator[str]:
-    """The global names that a function and the functions within it read."""
+    """Yield the global names that a function and the functions within it read."""
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             yield str(step.argval)
@@ -211,7 +211,7 @@ def _globals(code: CodeType) -> Iterator[str]:
 
 
 def _object_parts(value: Any, *, seen: Seen) -> Iterator[str]:
-    """An object by its class and how it is pickled: what it is rebuilt from."""
+    """Yield an object by its class and how it is pickled: what it is rebuilt from."""
     yield from _parts(type(value), seen=seen)
     if callable(value) and hasattr(value, "__qualname__"):  # built in
         yield f"{getattr(value, '__module__', '')}.{value.__qualname__}"

@@ -47,7 +47,7 @@ class Constraint:
 
 
 def parse(text: str) -> Constraint:
-    """A constraint as a space writes it; UsageError for another form or an unknown metric.
+    """Return a constraint as a space writes it; UsageError for another form or an unknown metric.
 
     >>> print(parse("size_mb <= 3"))
     size_mb <= 3
@@ -66,7 +66,7 @@ def parse(text: str) -> Constraint:
 
 
 def broken(values: Values, constraints: Iterable[Constraint]) -> list[Constraint]:
-    """The constraints that values break; what was not measured breaks nothing.
+    """Return the constraints that values break; what was not measured breaks nothing.
 
     >>> [str(c) for c in broken({"size_mb": 4.0}, [parse("size_mb <= 3"), parse("flops < 1")])]
     ['size_mb <= 3']
@@ -80,7 +80,7 @@ def broken(values: Values, constraints: Iterable[Constraint]) -> list[Constraint
 
 
 def front(points: Sequence[Values], objectives: Sequence[str]) -> list[int]:
-    """Indices of the points that no other dominates; a point that lacks an objective is left out.
+    """Return indices of the points that no other dominates; a point that lacks an objective is left out.
 
     One dominates another if it is at least as good in every objective and better in one. The result
     is ordered by the first objective, best first.

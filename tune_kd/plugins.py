@@ -26,7 +26,7 @@ def is_reference(name: str) -> bool:
 
 
 def path_of(reference: str, *, base: Path | None = None) -> Path:
-    """The file of a `file.py:function`, below `base` (None: the working folder) if relative.
+    """Return the file of a `file.py:function`, below `base` (None: the working folder) if relative.
 
     >>> path_of("nets.py:small", base=Path("/spaces")).as_posix()
     '/spaces/nets.py'
@@ -35,7 +35,7 @@ def path_of(reference: str, *, base: Path | None = None) -> Path:
 
 
 def source_hash(reference: str, *, base: Path | None = None) -> str:
-    """A hash of the file that a reference names, for `Recipe.sources`.
+    """Return a hash of the file that a reference names, for `Recipe.sources`.
 
     Raises:
         UsageError: there is no such file.
@@ -47,7 +47,7 @@ def source_hash(reference: str, *, base: Path | None = None) -> str:
 
 
 def load_function(reference: str, *, base: Path | None = None) -> Callable[..., Any]:
-    """The function that `file.py:function` names.
+    """Return the function that `file.py:function` names.
 
     The module's name is a hash of its path and content: an edited file is a new module, an
     unchanged one is imported once a process, and files of one name in two folders do not meet.
@@ -73,7 +73,7 @@ def load_function(reference: str, *, base: Path | None = None) -> Callable[..., 
 
 
 def _module(path: Path, reference: str) -> ModuleType:
-    """The file as a module, kept in sys.modules so that what it defines can be pickled."""
+    """Return the file as a module, kept in sys.modules so that what it defines can be pickled."""
     content = path.read_bytes()
     unique = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:16]
     name = f"tune_kd_user_{path.stem}_{unique}"

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 def image_standard_error(
     method: Sequence[NDArray[np.bool_]], baseline: Sequence[NDArray[np.bool_]]
 ) -> float:
-    """Standard error of the mean difference in accuracy from the choice of test images, a fraction.
+    """Return standard error of the mean difference in accuracy from the choice of test images, a fraction.
 
     Each of both holds one array bool [m, N] a repeat, in the same order of repeats: whether each of m
     trainings got each of N test images right (m may differ, N may not). Estimated variances below 0
@@ -42,7 +42,7 @@ def image_standard_error(
 def image_standard_error_of_counts(
     method: Sequence[NDArray[np.int64]], baseline: Sequence[NDArray[np.int64]]
 ) -> float:
-    """The same of the difference in mIoU over the whole test split, a fraction.
+    """Return the same of the difference in mIoU over the whole test split, a fraction.
 
     Each of both holds one array int64 [m, N, classes, 3] a repeat: of each image and class the pixels
     where prediction and label agree, the predicted and the labelled ones. mIoU is no mean over images;
@@ -67,7 +67,7 @@ def _pseudo_values(runs: NDArray[np.int64]) -> Floats:
 
 
 def _miou(counts: NDArray[np.int64]) -> Floats:
-    """The mIoU of counts [..., classes, 3], over classes that occur in either; 0 where none does."""
+    """Return the mIoU of counts [..., classes, 3], over classes that occur in either; 0 where none does."""
     both, predicted, labelled = np.moveaxis(counts, -1, 0)
     either = predicted + labelled - both
     there = either > 0

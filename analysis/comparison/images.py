@@ -32,7 +32,7 @@ def counts(row: Row, classes: int) -> npt.NDArray[np.int64] | None:
 
 
 def image_error(study: Study, treated: Runs, control: Runs) -> float | None:
-    """Standard error of `treated` minus `control` from the choice of test images, a fraction.
+    """Return standard error of `treated` minus `control` from the choice of test images, a fraction.
 
     Both are runs by repeat (or by seed); keys that both have are compared. None where a run lacks its
     images, or where runs were measured on different ones.
@@ -65,7 +65,7 @@ def are_known(study: Study) -> bool:
 def _arrays(
     runs: Sequence[Sequence[Row]], read: Callable[[Row], npt.NDArray[Any] | None]
 ) -> list[npt.NDArray[Any]]:
-    """What runs kept of N images, an array [m, N, ...] a repeat; none where one run kept nothing."""
+    """Return what runs kept of N images, an array [m, N, ...] a repeat; none where one run kept nothing."""
     found = []
     for rows in runs:
         arrays = [array for row in rows if (array := read(row)) is not None]

@@ -69,7 +69,7 @@ class MethodResult:
 
 
 def results(study: Study) -> dict[str, MethodResult]:
-    """The numbers of every method, the baseline first."""
+    """Return the numbers of every method, the baseline first."""
     return dict(_results(study))
 
 
@@ -98,7 +98,7 @@ def _results(study: Study) -> Mapping[str, MethodResult]:
 
 
 def level(study: Study) -> float:
-    """The error that this look at the test split may spend on all methods together."""
+    """Return the error that this look at the test split may spend on all methods together."""
     return stats.look_level(max(1, study.looks))
 
 
@@ -114,7 +114,7 @@ def _by_repeat(study: Study, method: str) -> dict[int, float]:
 
 
 def _tuned(study: Study, method: str) -> Estimate | None:
-    """What the searches of a method led to against those of the baseline, repeat by repeat."""
+    """Return what the searches of a method led to against those of the baseline, repeat by repeat."""
     error = image_error(study, *(_rows(study, m, "best") for m in (method, BASELINE)))
     return stats.paired(study.tuned(method), study.tuned(BASELINE), image_se=error or 0.0)
 
@@ -137,7 +137,7 @@ def _bought(study: Study, method: str) -> Estimate | None:
 
 
 def _student(study: Study, method: str) -> Estimate | None:
-    """The recommended trial against the recommended baseline, over the seeds in common."""
+    """Return the recommended trial against the recommended baseline, over the seeds in common."""
     trials = [study.chosen(m) for m in (method, BASELINE)]
     runs = [
         {seed: [stages[-1]] for seed, stages in study.runs(trial, "recommended").items()}
@@ -190,6 +190,6 @@ def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
 
 
 def _at(study: Study, trial: Row, epoch: int) -> float | None:
-    """A trial's validation after an epoch."""
+    """Return a trial's validation after an epoch."""
     rows = study.curves.get(trial["trial"], ())
     return next((number(row, study.metric) for row in rows if row["step"] == epoch), None)

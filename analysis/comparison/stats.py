@@ -133,7 +133,7 @@ def estimate(differences: Iterable[float], *, image_se: float = 0.0) -> Estimate
 def paired(
     treated: Mapping[K, float], control: Mapping[K, float], *, image_se: float = 0.0
 ) -> Estimate | None:
-    """The estimate of `treated` minus `control` over the repeats (or seeds) that both have."""
+    """Return the estimate of `treated` minus `control` over the repeats (or seeds) that both have."""
     return estimate(differences(treated, control).values(), image_se=image_se)
 
 
@@ -148,7 +148,7 @@ def differences(treated: Mapping[K, float], control: Mapping[K, float]) -> dict[
 
 
 def look_level(look: int) -> float:
-    """The error that a look at the test split may spend: 0.04 at the first, then 0.01, halving.
+    """Return the error that a look at the test split may spend: 0.04 at the first, then 0.01, halving.
 
     Looks count from 1. However often one looks, the sum stays below 0.05 (alpha spending; Lan and
     DeMets 1983).
@@ -162,7 +162,7 @@ def look_level(look: int) -> float:
 
 
 def judge(estimates: Mapping[str, Estimate], *, margin: float, level: float) -> dict[str, Verdict]:
-    """A verdict for each method, none of them wrong in all but `level` of studies.
+    """Return a verdict for each method, none of them wrong in all but `level` of studies.
 
     Holm (1979) over the methods for "there is a difference", a Holm of its own for "none as large as
     `margin`" (a fraction). A method with fewer than three repeats takes no part.
@@ -188,7 +188,7 @@ def judge(estimates: Mapping[str, Estimate], *, margin: float, level: float) -> 
 
 
 def repeats_needed(found: Estimate, *, effect: float, level: float) -> int | None:
-    """The fewest repeats in all that show `effect`, two-sided at `level`, in 80 % of such studies.
+    """Return the fewest repeats in all that show `effect`, two-sided at `level`, in 80 % of such studies.
 
     The power is statsmodels' TTestPower (noncentral t) with the spread found; the error from test
     images, which repeats do not lessen, is in it. None where 1,000 repeats would not do, or where there is no spread (n = 1).
@@ -220,7 +220,7 @@ def _label(mean: float, *, differs: bool, within: bool) -> str:
 
 
 def _holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
-    """Adjusted p by name (Holm 1979, as statsmodels has it)."""
+    """Return adjusted p by name (Holm 1979, as statsmodels has it)."""
     if not p_values:
         return {}
     from statsmodels.stats.multitest import multipletests

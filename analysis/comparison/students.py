@@ -22,7 +22,7 @@ STUDENTS = {
 
 
 def students(study: Study) -> list[str]:
-    """A sentence about each recommended student against the recommended plain student."""
+    """Return a sentence about each recommended student against the recommended plain student."""
     said = []
     for found in results(study).values():
         trial, verdict = study.chosen(found.method), found.student_verdict

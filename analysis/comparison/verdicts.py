@@ -31,7 +31,7 @@ MOST_ADVISED = 50  # repeats; where more are needed, the command asks for twice 
 
 
 def verdict(study: Study) -> list[str]:
-    """The paragraphs of the verdict: of each method, out of the box and tuned, what they rest on, what to do."""
+    """Return the paragraphs of the verdict: of each method, out of the box and tuned, what they rest on, what to do."""
     if not any(study.winners(method) for method in study.methods):
         return [_nothing(study)]
     if not is_confirmed(study):
@@ -74,7 +74,7 @@ def is_confirmed(study: Study) -> bool:
 
 
 def verdicts(study: Study) -> list[str]:
-    """A sentence or two about each method that distils, from its repeats."""
+    """Return a sentence or two about each method that distils, from its repeats."""
     found = results(study)
     return [_sentence(study, found[method]) for method in study.kd_methods]
 
@@ -130,7 +130,7 @@ def _needed(study: Study, found: Estimate) -> str:
 
 
 def needed_repeats(study: Study, found: Estimate) -> int | None:
-    """The same as a number, judged as the next look at the test split would be."""
+    """Return the same as a number, judged as the next look at the test split would be."""
     error = stats.look_level(study.looks + 1) if study.looks else level(study)
     return stats.repeats_needed(found, effect=study.margin, level=error / max(1, _judged(study)))
 
@@ -142,7 +142,7 @@ def _judged(study: Study) -> int:
 
 
 def to_settle(study: Study) -> str:
-    """What to type where a method has no verdict, or is not settled; "" where nothing is open."""
+    """Return what to type where a method has no verdict, or is not settled; "" where nothing is open."""
     found = [result for result in results(study).values() if result.verdict and result.difference]
     labels = [result.verdict.label for result in found if result.verdict]
     if not {stats.TOO_FEW, stats.NOT_SETTLED}.intersection(labels):
@@ -174,7 +174,7 @@ def _wanted_repeats(study: Study) -> int:
 
 
 def summary(study: Study) -> str:
-    """What each method gains at its textbook setting and after tuning; "" where neither is known."""
+    """Return what each method gains at its textbook setting and after tuning; "" where neither is known."""
     parts = [
         f"**{found.method}** {points_words(book, 'seed', short=True)} out of the box, "
         f"{points_words(tuned, 'repeat', short=True)} tuned"
@@ -187,7 +187,7 @@ def summary(study: Study) -> str:
 
 
 def basis(study: Study) -> str:
-    """What the sentences rest on: what the intervals hold and what not, and how often one has looked."""
+    """Return what the sentences rest on: what the intervals hold and what not, and how often one has looked."""
     found = [result.difference for result in results(study).values() if result.difference]
     if not found:
         return _looks(study)

@@ -38,7 +38,7 @@ class Edge:
 
 
 def edges(study: Study, method: str) -> list[Edge]:
-    """Ends of a method's ranges that its best trials stand beside beyond chance, in the ranges' order.
+    """Return the ends of a method's ranges that its best trials stand beside beyond chance, in the ranges' order.
 
     The best are the winners of the repeats, each the best finished trial that its sampler drew; with
     fewer than three repeats the five best of all. A lower end of 0 is none: nothing lies below.
@@ -60,7 +60,7 @@ def edges(study: Study, method: str) -> list[Edge]:
 
 
 def chance(distance: float, count: int) -> float:
-    """The probability that the mean of `count` uniform numbers in [0, 1] is at most `distance`.
+    """Return the probability that the mean of `count` uniform numbers in [0, 1] is at most `distance`.
 
     Their sum has the Irwin-Hall distribution.
 
@@ -79,7 +79,7 @@ def _numbers(known: Ranges) -> dict[str, FloatDistribution | IntDistribution]:
 
 
 def _best(study: Study, method: str) -> tuple[Sequence[Row], int]:
-    """The trials that speak, and as how many independent ones they count; none where there are too few.
+    """Return the trials that speak, and as how many independent ones they count; none where there are too few.
 
     Proposals of one search crowd: where nothing matters, the mean of the best five of 40 trials of TPE
     spreads as the mean of two uniform numbers does (sd 0.22, measured over 310 searches; of 8 trials 0.15,

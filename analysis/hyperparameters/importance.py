@@ -85,7 +85,7 @@ class Basis:
 
 
 def importances(study: Study, method: str) -> Importances:
-    """The importances of a method's parameters, of those with a range; the same at every call.
+    """Return the importances of a method's parameters, of those with a range; the same at every call.
 
     None with a reason: fewer than 10 trials with a value, no range, or values that do not differ.
     """
@@ -118,7 +118,7 @@ def importances(study: Study, method: str) -> Importances:
 
 
 def basis(study: Study, method: str) -> Basis:
-    """Final values where at least 30 trials have finished or none could be stopped, else the first rung's.
+    """Return final values where at least 30 trials have finished or none could be stopped, else the first rung's.
 
     All trials reach the first rung, bad ones as well; those that finish are the better ones, and among
     them what made the others bad is invisible.
@@ -139,7 +139,7 @@ def basis(study: Study, method: str) -> Basis:
 
 
 def _value_at(study: Study, point: SearchPoint, epoch: int) -> float | None:
-    """A trial's validation after an epoch of its first stage, where rungs are."""
+    """Return a trial's validation after an epoch of its first stage, where rungs are."""
     rows = study.curves.get(point.trial, ())
     found = (row for row in rows if row["stage"] == 0 and row["epoch"] == epoch)
     return number(next(found, None), study.metric)
@@ -148,7 +148,7 @@ def _value_at(study: Study, point: SearchPoint, epoch: int) -> float | None:
 def sample_importances(
     trials: Sequence[Mapping[str, Any]], values: Sequence[float], ranges: Ranges
 ) -> npt.NDArray[np.float64]:
-    """Importances [samples, parameters] of bootstrap samples of trials, parameters as in `ranges`.
+    """Return importances [samples, parameters] of bootstrap samples of trials, parameters as in `ranges`.
 
     Seeds are fixed. Samples in which no value differs are left out, so there may be none.
     """
@@ -178,7 +178,7 @@ def _evaluate(trials: Sequence[FrozenTrial], seed: int) -> dict[str, float]:
 
 
 def _unit(ranges: Ranges) -> dict[str, BaseDistribution]:
-    """The ranges as positions: Optuna's fANOVA takes the values of a log range as they are.
+    """Return the ranges as positions: Optuna's fANOVA takes the values of a log range as they are.
 
     A forest's splits do not mind, but the width of each piece does: in a linear width nearly all of
     lr in 0.001 .. 1 lies above 0.1, and that is all that would count.

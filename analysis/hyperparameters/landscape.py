@@ -84,7 +84,7 @@ class Landscape:
 
 
 def landscape(study: Study, method: str) -> Landscape:
-    """The flat region of a method around its best; the same at every call.
+    """Return the flat region of a method around its best; the same at every call.
 
     None with a reason: fewer than 15 finished trials, no range, or a surrogate that predicts left-out
     trials hardly better than their mean does.
@@ -175,7 +175,7 @@ def _seen(surface: _Surface, best: Floats, places: Floats, *, bar: float) -> npt
 
 
 def _robust(surface: _Surface, region: _Region) -> Floats:
-    """The region's centre of mass, where that is inside; else the point of the region nearest to it."""
+    """Return the region's centre of mass, where that is inside; else the point of the region nearest to it."""
     middle = _features(region.places, surface.known).mean(axis=0)
     distances = np.linalg.norm(_features(region.places, surface.known) - middle, axis=1)
     nearest = region.places[distances.argmin()]
@@ -185,7 +185,7 @@ def _robust(surface: _Surface, region: _Region) -> Floats:
 
 
 def _describe(surface: _Surface, places: Floats, *, method: str, margin: float) -> FlatRegion:
-    """The region in the parameters' own units."""
+    """Return the region in the parameters' own units."""
     region = _find(surface, places, margin=margin)
     robust = _robust(surface, region)
     means, deviations = surface.predict(np.stack([region.places[0], robust]))
@@ -203,7 +203,7 @@ def _describe(surface: _Surface, places: Floats, *, method: str, margin: float) 
 
 
 def _span(surface: _Surface, region: _Region, robust: Floats, at: int) -> Span:
-    """What the region spans of the parameter number `at`."""
+    """Return what the region spans of the parameter number `at`."""
     name, distribution = list(surface.known.items())[at]
     value = value_at(distribution, robust[at])
     along = region.places[:, at]
@@ -234,7 +234,7 @@ def _alone(surface: _Surface, bar: float, robust: Floats, at: int) -> tuple[floa
 
 
 def _features(places: Floats, known: Ranges) -> Floats:
-    """What the surrogate sees of positions [n, d]: numbers as they are, a choice as a one among zeros."""
+    """Return what the surrogate sees of positions [n, d]: numbers as they are, a choice as a one among zeros."""
     columns = []
     for at, distribution in enumerate(known.values()):
         if isinstance(distribution, CategoricalDistribution):

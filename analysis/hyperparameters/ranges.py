@@ -45,7 +45,7 @@ class SearchPoint:
 
 
 def ranges(study: Study, method: str) -> dict[str, BaseDistribution]:
-    """What a method was searched over, by parameter, as the sampler took it; pinned ones are left out.
+    """Return what a method was searched over, by parameter, as the sampler took it; pinned ones are left out.
 
     From the manifest. A range of one value is none.
     """
@@ -55,7 +55,7 @@ def ranges(study: Study, method: str) -> dict[str, BaseDistribution]:
 
 
 def search_points(study: Study, method: str) -> list[SearchPoint]:
-    """A method's search trials of all repeats in the order of its rows, failed ones as well.
+    """Return a method's search trials of all repeats in the order of its rows, failed ones as well.
 
     Trials that lack a sampled value are left out: they tell nothing about it.
     """
@@ -81,7 +81,7 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
 
 
 def _sampled(distribution: BaseDistribution, value: Any) -> Any:
-    """The sampled value of a column: choices of several kinds are written as text, others as JSON."""
+    """Return the sampled value of a column: choices of several kinds are written as text, others as JSON."""
     if isinstance(distribution, CategoricalDistribution) and isinstance(value, str):
         texts = (c if isinstance(c, str) else json.dumps(c) for c in distribution.choices)
         by_text = dict(zip(texts, distribution.choices, strict=True))
@@ -107,7 +107,7 @@ def position(distribution: BaseDistribution, value: Any) -> float:
 
 
 def value_at(distribution: BaseDistribution, place: float) -> Any:
-    """The value at a position; the nearest whole number or choice where a range has only these.
+    """Return the value at a position; the nearest whole number or choice where a range has only these.
 
     >>> round(value_at(FloatDistribution(0.01, 1.0, log=True), 0.5), 9)
     0.1
@@ -130,17 +130,17 @@ def value_at(distribution: BaseDistribution, place: float) -> Any:
 
 
 def positions(ranges: Ranges, values: Mapping[str, Any]) -> list[float]:
-    """The positions of a trial's values in the order of the ranges."""
+    """Return the positions of a trial's values in the order of the ranges."""
     return [position(distribution, values[name]) for name, distribution in ranges.items()]
 
 
 def values_at(ranges: Ranges, places: Sequence[float]) -> dict[str, Any]:
-    """The values at positions in the order of the ranges."""
+    """Return the values at positions in the order of the ranges."""
     return {name: value_at(d, place) for (name, d), place in zip(ranges.items(), places, strict=True)}  # fmt: skip
 
 
 def _ends(distribution: BaseDistribution) -> tuple[float, float, bool]:
-    """The ends that positions 0 and 1 stand for, in the logarithm where `log`: cells of steps have width."""
+    """Return the ends that positions 0 and 1 stand for, in the logarithm where `log`: cells of steps have width."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     half = (distribution.step or 0) / 2
     low, high = distribution.low - half, distribution.high + half

@@ -75,7 +75,7 @@ def slices(study: Study, method: str) -> dict[str, tuple[SlicePoint, ...]]:
 
 
 def pair(study: Study, found: Importances) -> Pair | None:
-    """The plane of the two parameters that matter most by these importances; None where there are not two."""
+    """Return the plane of the two parameters that matter most by these importances; None where there are not two."""
     if len(found.top) < 2:
         return None
     first, second = found.top[:2]
@@ -94,7 +94,7 @@ def pair(study: Study, found: Importances) -> Pair | None:
 
 
 def parallel_rows(study: Study, method: str) -> list[ParallelRow]:
-    """A method's trials as lines, in the order of the study's rows."""
+    """Return a method's trials as lines, in the order of the study's rows."""
     return [
         ParallelRow(
             trial=point.trial,

@@ -15,7 +15,7 @@ WRITTEN = 10  # and up to so many have the shares in the cells
 
 
 def matrices(study: Study) -> dict[str, confusion.Matrix]:
-    """Counts [K, K] by model: the teacher's, and each method's recommended student's added up over seeds."""
+    """Return counts [K, K] by model: the teacher's, and each method's recommended student's added up over seeds."""
     found: dict[str, confusion.Matrix] = {}
     taught = confusion.of_teacher(study)
     if taught is not None:
@@ -28,7 +28,7 @@ def matrices(study: Study) -> dict[str, confusion.Matrix]:
 
 
 def draw_confusion(study: Study) -> Figure | None:
-    """A panel a model; the colour is stretched so that small shares are seen."""
+    """Return a panel a model; the colour is stretched so that small shares are seen."""
     found = matrices(study)
     if not found:
         return None

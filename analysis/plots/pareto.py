@@ -60,13 +60,13 @@ def draw_front(study: Study) -> Figure | None:
 
 
 def _value(trial: Row, name: str) -> float | None:
-    """A value in the unit of the page."""
+    """Return a value in the unit of the page."""
     value = number(trial, name)
     return None if value is None else value * METRICS[name].scale
 
 
 def _bounds(axes: Axes, study: Study) -> None:
-    """The constraints on the two objectives as lines."""
+    """Draw the constraints on the two objectives as lines."""
     up, right = study.objectives[:2]
     for constraint in study.constraints:
         value = constraint.bound * METRICS[constraint.name].scale

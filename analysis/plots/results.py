@@ -62,7 +62,7 @@ class Effect(NamedTuple):
 
 
 def learning_curves(study: Study) -> list[Curve]:
-    """The curves of all search trials, in the order of methods."""
+    """Return the curves of all search trials, in the order of methods."""
     status = {row["trial"]: row["status"] for row in selection.trials(study.rows, "search")}
     chosen = {row["trial"] for method in study.methods if (row := study.chosen(method))}
     curves = []
@@ -93,7 +93,7 @@ def history(study: Study) -> list[Point]:
 
 
 def effects(study: Study) -> list[Effect]:
-    """What each confirmed method changed on test; empty where nothing can be compared."""
+    """Return what each confirmed method changed on test; empty where nothing can be compared."""
     return [
         Effect(found.method, found.difference, list(found.by_repeat.values()), found.verdict)
         for found in results(study).values()
@@ -102,7 +102,7 @@ def effects(study: Study) -> list[Effect]:
 
 
 def draw_differences(study: Study) -> Figure | None:
-    """A forest plot: interval, mean and repeats of each method's difference to the tuned baseline."""
+    """Return a forest plot: interval, mean and repeats of each method's difference to the tuned baseline."""
     found = effects(study)
     if not found:
         return None
@@ -142,7 +142,7 @@ def draw_differences(study: Study) -> Figure | None:
 
 
 def draw_learning_curves(study: Study) -> Figure | None:
-    """A panel a method: its trials faint, the chosen one bold, the baseline's to compare with."""
+    """Return a panel a method: its trials faint, the chosen one bold, the baseline's to compare with."""
     curves = learning_curves(study)
     if not curves:
         return None
@@ -180,7 +180,7 @@ def draw_learning_curves(study: Study) -> Figure | None:
 
 
 def draw_history(study: Study) -> Figure | None:
-    """A panel a method: value by trial, its repeats one after another, each with its running best."""
+    """Return a panel a method: value by trial, its repeats one after another, each with its running best."""
     points = history(study)
     if not points:
         return None
@@ -211,7 +211,7 @@ def draw_history(study: Study) -> Figure | None:
 
 
 def _running_best(axes: Axes, points: Sequence[Point], colour: str) -> None:
-    """A step line for each repeat, and a faint line between two repeats."""
+    """Draw a step line for each repeat, and a faint line between two repeats."""
     places = list(enumerate(points))
     for repeat in dict.fromkeys(p.repeat for p in points):
         own = [at for at, p in places if p.repeat == repeat]

@@ -39,7 +39,7 @@ class Predictions:
 
 
 def predictions(study: Study) -> dict[str, Predictions]:
-    """What is kept of the teacher and of each method's recommended student, by method (or "teacher")."""
+    """Return what is kept of the teacher and of each method's recommended student, by method (or "teacher")."""
     wanted = {"confirm-teacher": "teacher"}
     for method in study.methods:
         for rows in study.runs(study.chosen(method)).values():
@@ -57,7 +57,7 @@ def predictions(study: Study) -> dict[str, Predictions]:
 
 
 def _read(data: bytes) -> Predictions | None:
-    """A file's arrays; None for one that is torn or not ours."""
+    """Return a file's arrays; None for one that is torn or not ours."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = ("images", "labels", "predicted", "iou", "index")
@@ -90,7 +90,7 @@ def palette() -> np.ndarray:
 
 
 def draw_predictions(study: Study) -> Mapping[str, Figure] | None:
-    """A figure a model: its worst images on the left, its best on the right, beside their masks."""
+    """Return a figure a model: its worst images on the left, its best on the right, beside their masks."""
     found = predictions(study)
     return {method: _figure(study, method, kept) for method, kept in found.items()} or None
 
@@ -132,7 +132,7 @@ def _title(method: str) -> str:
 
 
 def _classes_key(figure: Figure, study: Study, kept: Predictions, colours: np.ndarray) -> None:
-    """The colours of the classes that occur in the masks."""
+    """Draw the colours of the classes that occur in the masks."""
     there = np.union1d(np.unique(kept.labels), np.unique(kept.predicted))
     names = study.class_names
     patches = [
@@ -149,7 +149,7 @@ def _classes_key(figure: Figure, study: Study, kept: Predictions, colours: np.nd
 
 
 def draw_iou_distribution(study: Study) -> Figure | None:
-    """A panel a model: how many test images have which intersection over union."""
+    """Return a panel a model: how many test images have which intersection over union."""
     found = predictions(study)
     if not found:
         return None

@@ -26,7 +26,7 @@ Drawn = Figure | Mapping[str, Figure] | None  # several figures have names of th
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; drawn once, where `savefig` draws twice for the sake of the layout."""
+    """Return the figure as a PNG file; drawn once, where `savefig` draws twice for the sake of the layout."""
     figure.set_dpi(DPI)
     canvas: Any = FigureCanvasAgg(figure)  # typed in parts
     canvas.draw()
@@ -66,7 +66,7 @@ def bare(axes: Axes) -> Axes:
 
 
 def colour_of(study: Study, method: str) -> str:
-    """A method's colour in every picture."""
+    """Return a method's colour in every picture."""
     if method == BASELINE:
         return GREY
     return COLOURS[study.kd_methods.index(method) % len(COLOURS)]

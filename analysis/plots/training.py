@@ -34,7 +34,7 @@ class Series(NamedTuple):
 
 
 def series(study: Study, method: str, column: str) -> Series:
-    """A column of the trial that a method recommends; empty lists where there is none."""
+    """Return a column of the trial that a method recommends; empty lists where there is none."""
     trial = study.chosen(method)
     rows = study.curves.get(trial["trial"], []) if trial else []
     known = [(r["step"], value) for r in rows if (value := number(r, column)) is not None]
@@ -48,7 +48,7 @@ def _any(study: Study, columns: Sequence[str]) -> bool:
 
 
 def draw_loss_components(study: Study) -> Figure | None:
-    """A panel a method: the weighted sum and its terms, each as it is before it is weighted."""
+    """Return a panel a method: the weighted sum and its terms, each as it is before it is weighted."""
     if not _any(study, list(LOSSES)):
         return None
     title = f"{study.name}: training loss and its parts (recommended trial of each method)"
@@ -67,7 +67,7 @@ def draw_loss_components(study: Study) -> Figure | None:
 
 
 def draw_all_losses(study: Study) -> Figure | None:
-    """A panel a loss: the methods' recommended trials in one picture."""
+    """Return a panel a loss: the methods' recommended trials in one picture."""
     shown = [column for column in LOSSES if _any(study, [column])]
     if not shown:
         return None
@@ -94,7 +94,7 @@ def draw_all_losses(study: Study) -> Figure | None:
 
 
 def draw_learning_rate(study: Study) -> Figure | None:
-    """The learning rate of each method's recommended trial at the end of each epoch."""
+    """Return the learning rate of each method's recommended trial at the end of each epoch."""
     if not _any(study, ["lr"]):
         return None
     figure, axes = _single(f"{study.name}: learning rate (recommended trial of each method)")
@@ -107,7 +107,7 @@ def draw_learning_rate(study: Study) -> Figure | None:
 
 
 def draw_validation(study: Study, metric: str) -> Figure | None:
-    """A validation metric of each method's recommended trial, with the baseline as a line.
+    """Return a validation metric of each method's recommended trial, with the baseline as a line.
 
     None where it is not the metric that the study ranks its trials by.
     """
@@ -157,7 +157,7 @@ def _methods_key(figure: Figure, axes: Axes, study: Study, more: Sequence[Entry]
 
 
 def _log_if_wide(panels: Sequence[Axes], values: Sequence[float]) -> None:
-    """A log axis where the largest value would flatten the small ones."""
+    """Set a log axis where the largest value would flatten the small ones."""
     positive = [value for value in values if value > 0]
     if positive and len(positive) == len(values) and max(positive) > 30 * min(positive):
         for axes in panels:

@@ -29,7 +29,7 @@ LONG, SHOWN = 20, 10  # more classes than this: so many of the best and of the w
 
 
 def qualities(study: Study, method: str, name: str) -> dict[int, float]:
-    """A tuned method's calibration error, agreement or class similarity by repeat, mean over its seeds."""
+    """Return a tuned method's calibration error, agreement or class similarity by repeat, mean over its seeds."""
     if name != "similarity":
         return study.tuned(method, name)
     teacher = confusion.of_teacher(study)
@@ -46,7 +46,7 @@ def qualities(study: Study, method: str, name: str) -> dict[int, float]:
 
 
 def calibration(study: Study) -> Table:
-    """The test metric, calibration error, agreement and class similarity, each with its difference."""
+    """Return the test metric, calibration error, agreement and class similarity, each with its difference."""
     title = "Calibration and likeness to the teacher (test split)"
     methods = [m for m in study.methods if study.tuned(m)]
     values = {(m, name): qualities(study, m, name) for m in methods for _, name, _ in QUALITIES}
@@ -88,7 +88,7 @@ def _of_teacher(error: float | None) -> dict[str, str]:
 
 
 def _first(heading: str) -> str:
-    """A heading without its unit, as it stands within a sentence."""
+    """Return a heading without its unit, as it stands within a sentence."""
     text = heading.split(",")[0]
     return text[0].lower() + text[1:]
 

@@ -36,7 +36,7 @@ FAILURES_SHOWN = 20
 
 
 def validation(study: Study) -> Table:
-    """The winners of each method on validation: what there is before anything is confirmed."""
+    """Return the winners of each method on validation: what there is before anything is confirmed."""
     found = [
         {
             "Method": label(line.method),
@@ -51,7 +51,7 @@ def validation(study: Study) -> Table:
 
 
 def configuration(study: Study) -> Table:
-    """The setting of the trial that stands for each method; loss weights also as ratios."""
+    """Return the setting of the trial that stands for each method; loss weights also as ratios."""
     trials = {method: study.chosen(method) for method in study.methods}
     sampled = sorted({k for row in trials.values() if row for k in row if k.startswith("config.")})
     names = [n for n in sampled if n.removeprefix("config.") not in WEIGHTS]
@@ -115,7 +115,7 @@ def _rung(study: Study, method: str) -> str:
 
 
 def teacher(study: Study) -> Table:
-    """What is known of the teacher."""
+    """Return what is known of the teacher."""
     taught, tested = (selection.teacher(study.rows, phase) for phase in ("teach", "confirm"))
     size = selection.teacher(study.rows, "measure")
     file = study.manifest.get("teacher_file")
@@ -137,7 +137,7 @@ def teacher(study: Study) -> Table:
 
 
 def _cost(cost: TeacherCost | None) -> dict[str, str]:
-    """What the teacher cost, and from how many students on it pays."""
+    """Return what the teacher cost, and from how many students on it pays."""
     if cost is None:
         return {}
     found = {}
@@ -244,7 +244,7 @@ def confirmed_trials(study: Study) -> Table:
 
 
 def top_trials(study: Study) -> Table:
-    """The five best finished trials of each method on validation, over all repeats."""
+    """Return the five best finished trials of each method on validation, over all repeats."""
     found = [
         {
             "Method": label(method),

@@ -49,7 +49,7 @@ def compare(study: Study) -> Comparison | None:
 
 
 def name(method: str) -> str:
-    """A method as the labs call it; others by their own name."""
+    """Return a method as the labs call it; others by their own name."""
     return NAMES.get(method, method)
 
 

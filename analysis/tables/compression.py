@@ -74,7 +74,7 @@ def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None,
 
 
 def _tested(study: Study, method: str) -> stats.Summary | None:
-    """The recommended student over the seeds that all have in common."""
+    """Return the recommended student over the seeds that all have in common."""
     return stats.summarise(study.confirmed(study.chosen(method)).values())
 
 
@@ -95,7 +95,7 @@ def _time(taught: Row | None, foot: Row | None) -> str:
 
 
 def _about_time(study: Study, feet: list[Row | None]) -> str:
-    """What the times are of, and why some are missing; int8 runs on CPUs alone, so all are compiled for one."""
+    """Return what the times are of, and why some are missing; int8 runs on CPUs alone, so all are compiled for one."""
     lacking = [foot for foot in feet if number(foot, COMPILED) is None]
     reasons = sorted({foot["reason"] for foot in lacking if foot and foot.get("reason")})
     known = study.manifest.get("hardware") or {}

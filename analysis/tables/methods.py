@@ -62,7 +62,7 @@ def tuning(study: Study) -> Table:
 
 
 def use(study: Study) -> Table:
-    """The student that each method recommends, against the best plain student."""
+    """Return the student that each method recommends, against the best plain student."""
     title = "What to use"
     found = []
     for result in results(study).values():
@@ -95,7 +95,7 @@ def use(study: Study) -> Table:
 
 
 def _fresh(study: Study, method: str, trial: Row) -> str:
-    """Validation of the re-evaluations with their number; a dash where there are none."""
+    """Return the validation of the re-evaluations with their number; a dash where there are none."""
     seeds = study.fresh(method).get(trial["trial"], {})
     return mean_sd(stats.summarise(seeds.values()))
 

@@ -12,13 +12,13 @@ from analysis.study import Study
 
 @lru_cache(maxsize=32)
 def known_importances(study: Study, method: str) -> Importances:
-    """The importances of a method, computed once for all forms of the report."""
+    """Return the importances of a method, computed once for all forms of the report."""
     return importances(study, method)
 
 
 @lru_cache(maxsize=32)
 def known_landscape(study: Study, method: str) -> Landscape:
-    """The flat region of a method, computed once for all forms of the report."""
+    """Return the flat region of a method, computed once for all forms of the report."""
     return landscape(study, method)
 
 
@@ -48,7 +48,7 @@ def importance(study: Study) -> Table:
 
 
 def robust(study: Study) -> Table:
-    """The flat region around each method's best, and a setting in its middle."""
+    """Return the flat region around each method's best, and a setting in its middle."""
     title = "Flat region and robust setting (validation split)"
     found = [known_landscape(study, method) for method in study.methods]
     rows = [

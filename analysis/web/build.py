@@ -56,7 +56,7 @@ ANSWERS = {
 
 
 def build(studies: Sequence[Study], *, pictures: Sequence[Pictures], files: Iterable[str]) -> Page:
-    """The page of one or more studies, each with its pictures; `files` lie beside the page."""
+    """Return the page of one or more studies, each with its pictures; `files` lie beside the page."""
     names = " and ".join(study.name for study in studies)
     return Page(
         title=f"Does distillation help? {names}",
@@ -67,7 +67,7 @@ def build(studies: Sequence[Study], *, pictures: Sequence[Pictures], files: Iter
 
 
 def section(study: Study, pictures: Pictures) -> StudySection:
-    """A study's part."""
+    """Return a study's part."""
     return StudySection(
         name=study.name,
         status=status(study),
@@ -96,7 +96,7 @@ def section(study: Study, pictures: Pictures) -> StudySection:
 
 
 def printed(study: Study, *, named: bool = False) -> list[Table]:
-    """The tables that belong into a paper, with their notes; `named`: the study is in the captions."""
+    """Return the tables that belong into a paper, with their notes; `named`: the study is in the captions."""
     about = f" ({study.name})" if named else ""
     headed, main = methods.main_table(study)
     title, bought = methods.tuning(study)
@@ -206,7 +206,7 @@ def _tuning(study: Study) -> tuple[Block, ...]:
 
 
 def _use(study: Study) -> tuple[Block, ...]:
-    """The recommended students, what is said of them, and their configurations."""
+    """Return the recommended students, what is said of them, and their configurations."""
     blocks = list(_section(study, "use").blocks)
     headed, best = common.configuration(study)
     return (*blocks, *([table(best, caption=headed)] if len(best) else []))
@@ -300,7 +300,7 @@ def _section(study: Study, name: str) -> Section:
 
 
 def table(found: pd.DataFrame | str, *, caption: str = "") -> Table:
-    """A table of strings as the report makes them, with its notes."""
+    """Return a table of strings as the report makes them, with its notes."""
     assert not isinstance(found, str) or isinstance(found, Noted), "a table without its data"
     frame = found.frame if isinstance(found, Noted) else found
     notes = (*found.notes, *found.items) if isinstance(found, Noted) else ()
@@ -315,7 +315,7 @@ def table(found: pd.DataFrame | str, *, caption: str = "") -> Table:
 def _figure(
     plot: Plot | None, alt: str, caption: str = "", fallback: Picture | None = None
 ) -> tuple[Figure, ...]:
-    """A figure, or nothing where there is nothing to draw."""
+    """Return a figure, or nothing where there is nothing to draw."""
     return (Figure(plot=plot, alt=alt, caption=caption, fallback=fallback),) if plot else ()
 
 

@@ -20,7 +20,7 @@ from analysis.web.figures import (
 
 
 def draw_chart(chart: Chart) -> list[Drawn]:
-    """A plot a panel, the y axis of all alike."""
+    """Return a plot a panel, the y axis of all alike."""
     alone = not scale(chart)
     y = chart.y if chart.y.low is not None else _shared(chart)
     y = y if alone else replace(y, title="")
@@ -42,7 +42,7 @@ def draw_chart(chart: Chart) -> list[Drawn]:
 
 
 def _shared(chart: Chart) -> Axis:
-    """The y axis with a range that holds all panels' points."""
+    """Return the y axis with a range that holds all panels' points."""
     values = [
         value
         for panel in chart.panels
@@ -123,7 +123,7 @@ def _shapes(panel: Panel) -> list[Json]:
 
 
 def _notes(panel: Panel) -> list[Json]:
-    """The words of levels at their right end, above the line."""
+    """Return the words of levels at their right end, above the line."""
     return [
         {
             "text": said(level.hover), "showarrow": False, "xref": "x domain", "x": 1,

@@ -6,7 +6,7 @@ from analysis.web.content import Table
 
 
 def leading_number(text: str) -> float | None:
-    """The number that a cell begins with, in percent, points or units; None where there is none.
+    """Return the number that a cell begins with, in percent, points or units; None where there is none.
 
     >>> leading_number("90.12 ± 3.00 (n = 3)"), leading_number("-1.48 [-9.05, +6.09]")
     (90.12, -1.48)
@@ -24,5 +24,5 @@ def numeric(table: Table, column: int) -> bool:
 
 
 def unbroken(heading: str) -> str:
-    """A heading whose "n = 1" and "95 %" are not parted at the end of a line."""
+    """Return a heading whose "n = 1" and "95 %" are not parted at the end of a line."""
     return heading.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")

@@ -37,12 +37,12 @@ class Drawn:
 
 
 def colour(name: str) -> str:
-    """A colour of the page's theme."""
+    """Return a colour of the page's theme."""
     return f"var(--{name})"
 
 
 def said(text: str) -> str:
-    r"""A text for plotly: lines by <br>, nothing else is read as HTML.
+    r"""Return a text for plotly: lines by <br>, nothing else is read as HTML.
 
     >>> said("<b> & co\nlr 0.1")
     '&lt;b&gt; &amp; co<br>lr 0.1'
@@ -59,7 +59,7 @@ def rounded(value: float | str | None) -> float | str | None:
 
 
 def layout(x: Json, y: Json, **more: Any) -> Json:
-    """What all plots share."""
+    """Return what all plots share."""
     return {
         "xaxis": x,
         "yaxis": y,
@@ -86,7 +86,7 @@ def layout(x: Json, y: Json, **more: Any) -> Json:
 
 
 def axis(of: Axis, **more: Any) -> Json:
-    """An axis; its range only where both ends are given."""
+    """Return an axis; its range only where both ends are given."""
     found: Json = {
         "title": {"text": said(of.title), "standoff": 6},
         "type": "log" if of.log else "linear",
@@ -127,7 +127,7 @@ def log_ticks(of: Axis) -> list[float]:
 
 
 def scale(plot: Plot) -> str:
-    """What the page says above a plot: the axis that its panels share, which a phone has no room for."""
+    """Return what the page says above a plot: the axis that its panels share, which a phone has no room for."""
     if isinstance(plot, Forest):
         return plot.axis
     shares = isinstance(plot, Slices) or (isinstance(plot, Chart) and len(plot.panels) > 1)
@@ -135,7 +135,7 @@ def scale(plot: Plot) -> str:
 
 
 def hovers(points: Sequence[Point]) -> Json:
-    """What is said of points: once where all say the same, nothing where they say nothing."""
+    """Return what is said of points: once where all say the same, nothing where they say nothing."""
     texts = [said(point.hover) for point in points]
     if not any(texts):
         return {"hoverinfo": "skip"}

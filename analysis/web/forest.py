@@ -41,7 +41,7 @@ def draw_forest(forest: Forest) -> list[Drawn]:
 
 
 def _roomy(forest: Forest) -> Axis:
-    """The x axis: every interval and difference, 0, and some room."""
+    """Return the x axis: every interval and difference, 0, and some room."""
     values = [0.0, forest.margin or 0.0, -(forest.margin or 0.0)]
     for effect in forest.effects:
         ends = (effect.mean, effect.low, effect.high, *(mark.value for mark in effect.marks))

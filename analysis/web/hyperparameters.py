@@ -80,7 +80,7 @@ def _bars(one: Importance, most: int) -> Drawn:
 
 
 def draw_slices(plot: Slices) -> list[Drawn]:
-    """A panel a hyperparameter; the flat region is shaded, the robust value a line."""
+    """Return a panel a hyperparameter; the flat region is shaded, the robust value a line."""
     panels = tuple(
         Panel(
             title=one.parameter.title,
@@ -191,7 +191,7 @@ def _place(scale: Scale, value: float | str | None) -> float | None:
 
 
 def _ticks(scale: Scale, at: int) -> list[Json]:
-    """The axis' name above it and its values beside it."""
+    """Return the axis' name above it and its values beside it."""
     values: list[tuple[str, float | None]]
     if scale.choices:
         values = [(choice, _place(scale, choice)) for choice in scale.choices]

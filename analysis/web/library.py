@@ -23,7 +23,7 @@ def plotly_js() -> str:
 
 @cache
 def packed_plotly_js() -> str:
-    """The same, packed."""
+    """Return the same, packed."""
     return packed(plotly_js())
 
 
@@ -33,12 +33,12 @@ def packed(text: str) -> str:
 
 
 def packed_json(value: Any) -> str:
-    """A value as JSON, packed; NaN is an error, for JavaScript reads none."""
+    """Return a value as JSON, packed; NaN is an error, for JavaScript reads none."""
     return packed(json.dumps(value, allow_nan=False, separators=(",", ":")))
 
 
 def policy(scripts: Iterable[str]) -> str:
-    """A Content-Security-Policy: only these scripts run, and nothing is fetched from anywhere.
+    """Return a Content-Security-Policy: only these scripts run, and nothing is fetched from anywhere.
 
     A picture beside the page may be shown.
     """
@@ -54,5 +54,5 @@ def _sha256(text: str) -> str:
 
 
 def own(name: str) -> str:
-    """A file of this package: page.html, page.css, page.js."""
+    """Return a file of this package: page.html, page.css, page.js."""
     return (files("analysis.web") / name).read_text("utf-8")

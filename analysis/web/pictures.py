@@ -13,7 +13,7 @@ QUALITY = 80
 
 
 def embedded(pictures: Iterable[Picture], *, budget: int) -> dict[str, str]:
-    """Data URIs by the pictures' names, in their order while they fit into `budget` characters."""
+    """Return data URIs by the pictures' names, in their order while they fit into `budget` characters."""
     found: dict[str, str] = {}
     for picture in pictures:
         if picture.name in found:

@@ -26,5 +26,5 @@ DRAWN: dict[type, Callable[[Any], list[Drawn]]] = {
 
 
 def draw(plot: Plot) -> list[Drawn]:
-    """The panels of a plot, in order."""
+    """Return the panels of a plot, in order."""
     return DRAWN[type(plot)](plot)

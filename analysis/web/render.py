@@ -28,7 +28,7 @@ BUDGET = 5_000_000  # characters of the whole file
 
 
 def render(page: Page) -> str:
-    """The HTML file's text."""
+    """Return the HTML file's text."""
     drawn = {id(figure): _named(figure, at) for at, figure in enumerate(_figures(page))}
     drawings = [{"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
              for named in drawn.values() for name, plot in named]  # fmt: skip
@@ -58,12 +58,12 @@ class Cell:
 
 
 def cells(table: Table) -> list[list[Cell]]:
-    """The table's rows; see `leading_number`."""
+    """Return the table's rows; see `leading_number`."""
     return [[Cell(text=cell, value=leading_number(cell)) for cell in row] for row in table.rows]
 
 
 def marked(text: str) -> Markup:
-    """A text of `content` as HTML: **strong** and code, all else escaped.
+    """Return a text of `content` as HTML: **strong** and code, all else escaped.
 
     >>> marked("**<b>** and `x`")
     Markup('<strong>&lt;b&gt;</strong> and <code>x</code>')
@@ -95,7 +95,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _named(figure: Figure, at: int) -> list[tuple[str, figures.Drawn]]:
-    """A figure's plots, each with the id of its place in the page."""
+    """Return a figure's plots, each with the id of its place in the page."""
     return [(f"plot-{at}-{part}", plot) for part, plot in enumerate(plots.draw(figure.plot))]
 
 
@@ -117,7 +117,7 @@ def _figures(page: Page) -> list[Figure]:
 
 
 def _pictures(page: Page) -> list[Picture]:
-    """What may be embedded: what stands for figures comes first, for the rest is a click away."""
+    """Return what may be embedded: what stands for figures comes first, for the rest is a click away."""
     found = [figure.fallback for figure in _figures(page) if figure.fallback]
     return [
         *found,

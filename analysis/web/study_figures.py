@@ -41,14 +41,14 @@ Item = TypeVar("Item")
 
 
 def colour_of(study: Study, method: str) -> str:
-    """A method's colour in every figure, as in the pictures."""
+    """Return a method's colour in every figure, as in the pictures."""
     if method == BASELINE:
         return "base"
     return COLOURS[study.kd_methods.index(method) % len(COLOURS)]
 
 
 def words(study: Study, trial: results.Row, *more: str) -> str:
-    """What a figure says of a search trial: its name, its value, its configuration."""
+    """Return what a figure says of a search trial: its name, its value, its configuration."""
     value = number(trial, study.metric)
     lines = [
         f"{trial['method']}, repeat {trial['repeat']}, trial {trial['number']} ({trial['status']})",
@@ -68,7 +68,7 @@ def words(study: Study, trial: results.Row, *more: str) -> str:
 
 
 def methods_key(study: Study) -> tuple[Key, ...]:
-    """A legend of methods."""
+    """Return a legend of methods."""
     return tuple(Key(label=label(m), colour=colour_of(study, m)) for m in study.methods)
 
 
@@ -93,7 +93,7 @@ def differences(study: Study) -> Forest | None:
 
 
 def tuning(study: Study) -> Forest | None:
-    """What tuning bought each method: what its searches chose minus its textbook setting, on test."""
+    """Return what tuning bought each method: what its searches chose minus its textbook setting, on test."""
     effects = tuple(
         _effect(
             study,
@@ -117,7 +117,7 @@ def _effect(
     pair: tuple[Mapping[int, float], Mapping[int, float]],
     verdict: stats.Verdict | None,
 ) -> Effect:
-    """A difference over repeats, each with what it compares."""
+    """Return a difference over repeats, each with what it compares."""
     own, other = pair
     marks = tuple(
         Mark(
@@ -141,7 +141,7 @@ def _effect(
 
 
 def _winner(study: Study, method: str, repeat: int) -> str:
-    """What a repeat's search chose."""
+    """Return what a repeat's search chose."""
     trial = study.winner(method, repeat)
     return words(study, trial) if trial else ""
 
@@ -150,7 +150,7 @@ def _winner(study: Study, method: str, repeat: int) -> str:
 
 
 def history(study: Study) -> Chart | None:
-    """A panel a method: its repeats one after the other, each with its best finished trial so far as a line."""
+    """Return a panel a method: its repeats one after the other, each with its best finished trial so far as a line."""
     found = plots.history(study)
     if not found:
         return None
@@ -174,7 +174,7 @@ def history(study: Study) -> Chart | None:
 
 
 def _most(found: Sequence[plots.Point]) -> int:
-    """The trials of the method that has most."""
+    """Return the trials of the method that has most."""
     return max(Counter(point.method for point in found).values())
 
 
@@ -226,7 +226,7 @@ COMPARED = Series(points=(), look="line", colour="base", dashed=True)
 
 
 def learning_curves(study: Study) -> Chart | None:
-    """A panel a method: its trials faint, the chosen one bold, the baseline's dashed."""
+    """Return a panel a method: its trials faint, the chosen one bold, the baseline's dashed."""
     curves = plots.learning_curves(study)
     if not curves:
         return None
@@ -267,7 +267,7 @@ def _key(text: str, like: Series) -> Key:
 
 
 def _curve(study: Study, curve: plots.Curve, like: Series) -> Series:
-    """A trial's curve that looks like a given series."""
+    """Return a trial's curve that looks like a given series."""
     stages = study.stages.get(curve.trial)
     hover = words(study, stages[-1]) if stages else f"{curve.trial} (running)"
     steps = zip(curve.epochs, curve.values, strict=True)
@@ -275,7 +275,7 @@ def _curve(study: Study, curve: plots.Curve, like: Series) -> Series:
 
 
 def _floor(curves: Sequence[plots.Curve], taught: float | None) -> tuple[float, float]:
-    """The worst of the chosen curves is the floor, so that a trial that diverged does not flatten the rest."""
+    """Return the worst of the chosen curves is the floor, so that a trial that diverged does not flatten the rest."""
     chosen = [value for c in curves if c.chosen for value in c.values]
     every = [value for c in curves for value in c.values]
     low, high = min(chosen or every) * 100, max([*every, taught or 0.0]) * 100
@@ -298,7 +298,7 @@ LOSSES = {
 
 
 def losses(study: Study) -> Chart | None:
-    """A panel a method: the weighted sum and its terms, each before it is weighted."""
+    """Return a panel a method: the weighted sum and its terms, each before it is weighted."""
     panels = [
         Panel(
             title=label(method),
@@ -327,6 +327,6 @@ def _loss(study: Study, method: str, column: str) -> Series:
 
 
 def titled(metric: str) -> str:
-    """A metric as an axis is named: "validation accuracy, %"."""
+    """Return a metric as an axis is named: "validation accuracy, %"."""
     text = heading(metric)
     return text[0].lower() + text[1:]

@@ -78,7 +78,7 @@ CONSTRAINED = (
 
 
 def _constraints(study: Study) -> tuple[Level, ...]:
-    """The constraints on the two objectives as lines."""
+    """Return the constraints on the two objectives as lines."""
     up, right = study.objectives[:2]
     return tuple(
         Level(value=c.bound * METRICS[c.name].scale, upright=c.name == right, hover=str(c))
@@ -104,7 +104,7 @@ def _objectives(study: Study, trial: results.Row) -> str:
 
 
 def slices(study: Study) -> Slices | None:
-    """The metric of all search trials over each hyperparameter that was searched."""
+    """Return the metric of all search trials over each hyperparameter that was searched."""
     rows = [
         r for r in selection.trials(study.rows, "search") if number(r, study.metric) is not None
     ]
@@ -135,7 +135,7 @@ def slices(study: Study) -> Slices | None:
 
 
 def _roomy(name: str, low: float, high: float, log: bool) -> Axis:
-    """An axis somewhat wider than a range."""
+    """Return an axis somewhat wider than a range."""
     if log:
         room = (high / low) ** 0.04
         return Axis(title=name, log=True, low=low / room, high=high * room)
@@ -146,7 +146,7 @@ def _roomy(name: str, low: float, high: float, log: bool) -> Axis:
 def _dots(
     study: Study, rows: Sequence[results.Row], column: str, *, method: str, status: str
 ) -> Series:
-    """The trials of a method that ended alike, over one hyperparameter."""
+    """Return the trials of a method that ended alike, over one hyperparameter."""
     return Series(
         points=tuple(
             Point(row[column], row[study.metric] * 100, words(study, row))
@@ -160,7 +160,7 @@ def _dots(
 
 
 def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
-    """The widest range of each hyperparameter over the methods that search it."""
+    """Return the widest range of each hyperparameter over the methods that search it."""
     found: dict[str, tuple[float, float, bool]] = {}
     for method in study.methods:
         for name, (low, high, log) in study.manifest["methods"][method].get("bounds", {}).items():
@@ -170,7 +170,7 @@ def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
 
 
 def importance(study: Study) -> Importances | None:
-    """A panel of bars for each method whose importances are known."""
+    """Return a panel of bars for each method whose importances are known."""
     known = [known_importances(study, method) for method in study.methods]
     found = tuple(
         Importance(
@@ -189,7 +189,7 @@ def importance(study: Study) -> Importances | None:
 
 
 def pairs(study: Study) -> Pairs | None:
-    """The plane of the two hyperparameters that matter most, of each method where both are numbers."""
+    """Return the plane of the two hyperparameters that matter most, of each method where both are numbers."""
     rows = {row["trial"]: row for row in selection.trials(study.rows, "search")}
     found = []
     for method in study.methods:
@@ -214,7 +214,7 @@ def pairs(study: Study) -> Pairs | None:
 
 
 def parallel(study: Study, method: str) -> Parallel | None:
-    """A method's finished trials over all that was searched, the metric on the last axis."""
+    """Return a method's finished trials over all that was searched, the metric on the last axis."""
     ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
     rows = sorted(
         (r for r in ended if number(r, study.metric) is not None), key=lambda r: -r[study.metric]

@@ -75,7 +75,7 @@ def _command(module: str, *arguments: str) -> None:
 
 
 def outcome(folder: Path, seed: int) -> Outcome:
-    """What the report says of the twin."""
+    """Return what the report says of the twin."""
     found = methods.results(load(str(folder)))[TWIN]
     if found.difference is None or found.verdict is None:
         raise UsageError(f"{folder}: nothing was confirmed that could be compared")
@@ -98,7 +98,7 @@ def count_claims(outcomes: list[Outcome]) -> int:
 
 
 def summary(outcomes: list[Outcome]) -> Iterator[str]:
-    """The counts, then a line a study, as Markdown."""
+    """Yield the counts, then a line a study, as Markdown."""
     wrong = count_claims(outcomes)
     counts = Counter(found.label for found in outcomes)
     yield f"{len(outcomes)} A/A studies: {wrong} say something, {allowed(len(outcomes))} may"
@@ -115,7 +115,7 @@ def summary(outcomes: list[Outcome]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; 1 where too many verdicts are wrong."""
+    """Return the command line; 1 where too many verdicts are wrong."""
     parser = cli.Parser(prog="python -m benchmarks.aa", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--studies", type=cli.positive_int, default=20, help="how many [20]")

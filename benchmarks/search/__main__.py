@@ -25,7 +25,7 @@ WRITTEN_EVERY = 20  # cells
 
 
 def parser() -> cli.Parser:
-    """The options."""
+    """Return the options."""
     made = cli.Parser(
         prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0]
     )
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _write(results: dict[str, Any], folder: Path) -> None:
-    """The tables so far."""
+    """Print the tables so far."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1)
     (folder / "search.json").write_text(text + "\n", encoding="utf-8")
@@ -74,7 +74,7 @@ def _write(results: dict[str, Any], folder: Path) -> None:
 
 
 def _checks(task: grid.Task, repeats: int) -> dict[str, Any]:
-    """What the recording carries, and searches among its own configurations."""
+    """Return what the recording carries, and searches among its own configurations."""
     images = task.about["images"]
     by_method = dict(iter(task.rows.groupby("method", sort=False)))
     lines = [quality.row(m, by_method[m], s, images) for m, s in task.surfaces.items()]

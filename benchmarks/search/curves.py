@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 def schema(names: Sequence[str]) -> pa.Schema:
-    """The columns of a recording whose methods sample these names."""
+    """Return the columns of a recording whose methods sample these names."""
     plain: list[tuple[str, pa.DataType]] = [
         ("method", pa.string()),
         ("number", pa.int16()),
@@ -45,7 +45,7 @@ def schema(names: Sequence[str]) -> pa.Schema:
 def write(
     path: Path, rows: Sequence[Row], *, names: Sequence[str], about: Mapping[str, Any]
 ) -> None:
-    """A whole recording, or none: the file is replaced at once."""
+    """Write a whole recording, or none: the file is replaced at once."""
     columns = schema(names)
     table = pa.Table.from_pylist(
         [{name: row.get(name) for name in columns.names} for row in rows],
@@ -75,6 +75,6 @@ def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The same as a frame."""
+    """Return the same as a frame."""
     rows, about = read_rows(path)
     return pd.DataFrame(rows), about

@@ -119,7 +119,7 @@ class Task:
 
 
 def run(task: Task, wanted: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, pd.DataFrame]]:
-    """The outcomes of all cells, read where an earlier run left them; progress on stderr."""
+    """Yield the outcomes of all cells, read where an earlier run left them; progress on stderr."""
     place = folder / f"{task.name}-{task.fingerprint}"
     began, made = time.monotonic(), 0
     missing = sum(not (place / cell.file).exists() for cell in wanted)

@@ -85,7 +85,7 @@ def propose(  # noqa: PLR0913 - a proposal's circumstances
     rungs: int,
     seed: tuple[object, ...],
 ) -> dict[str, Any]:
-    """The next setting of a search of so many trials and rungs, some of whose trials were heard."""
+    """Return the next setting of a search of so many trials and rungs, some of whose trials were heard."""
     number, cube = len(heard), surface.cube
     here = stream(*seed, number, "proposal")
     if kind == "prior" and number > 0:
@@ -103,7 +103,7 @@ def propose(  # noqa: PLR0913 - a proposal's circumstances
 
 
 def _told(trial: Trial, surface: Surface, *, ended: bool) -> FrozenTrial:
-    """What Optuna hears of a trial; `ended`: of a stopped one that its last value is its result."""
+    """Return what Optuna hears of a trial; `ended`: of a stopped one that its last value is its result."""
     last = trial.scores[max(trial.scores)]
     complete = trial.finished or ended
     return create_trial(
@@ -116,7 +116,7 @@ def _told(trial: Trial, surface: Surface, *, ended: bool) -> FrozenTrial:
 
 
 def mixture(heard: Sequence[Trial], surface: Surface, *, rung: int, seed: int) -> dict[str, Any]:
-    """A setting of PriorBand's mixture for a trial that enters at a rung (0: it may be stopped there).
+    """Return a setting of PriorBand's mixture for a trial that enters at a rung (0: it may be stopped there).
 
     It is random with probability 1 / (1 + ETA^rung). The rest is shared by settings around the
     textbook's and the literature's and settings around the best one, as likely as the best third of the
@@ -135,13 +135,13 @@ def mixture(heard: Sequence[Trial], surface: Surface, *, rung: int, seed: int) -
 
 
 def _near_settings(surface: Surface, random: np.random.Generator) -> Floats:
-    """A point around one of the textbook's and the literature's settings."""
+    """Return a point around one of the textbook's and the literature's settings."""
     settings = surface.settings
     return _around(surface.cube.point(settings[random.integers(len(settings))]), random)
 
 
 def _incumbent(heard: Sequence[Trial], surface: Surface) -> tuple[Floats | None, float]:
-    """The best setting so far, and the share of draws around it among all that are not random."""
+    """Return the best setting so far, and the share of draws around it among all that are not random."""
     finished = [t for t in heard if t.finished]
     if len(heard) < ETA or not finished:
         return None, 0.0
@@ -158,13 +158,13 @@ def _incumbent(heard: Sequence[Trial], surface: Surface) -> tuple[Floats | None,
 
 
 def _around(centre: Floats, random: np.random.Generator) -> Floats:
-    """A point near another, within the cube."""
+    """Return a point near another, within the cube."""
     low, high = -centre / SPREAD, (1 - centre) / SPREAD
     return np.asarray(truncnorm.rvs(low, high, loc=centre, scale=SPREAD, random_state=random))
 
 
 def _density(points: Floats, centres: Floats) -> Floats:
-    """The density of `_around` at points [n, d], of centres [m, d] that are equally likely: [n]."""
+    """Return the density of `_around` at points [n, d], of centres [m, d] that are equally likely: [n]."""
     low, high = -centres / SPREAD, (1 - centres) / SPREAD
     each = truncnorm.pdf(points[:, None], low, high, loc=centres, scale=SPREAD)
     return np.asarray(each.prod(-1).mean(-1))

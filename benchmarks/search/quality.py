@@ -17,7 +17,7 @@ FOLDS = 10
 def row(
     method: str, rows: pd.DataFrame, surface: Surface, images: Mapping[str, int]
 ) -> dict[str, Any]:
-    """A method's line: accuracies in percent, differences in points, rank correlations."""
+    """Return a method's line: accuracies in percent, differences in points, rank correlations."""
     last = rows[rows["epoch"] == surface.epochs].sort_values(["number", "seed"])
     both = images["validation"] + images["test"]
     weight = images["validation"] / both
@@ -66,7 +66,7 @@ def columns(surface: Surface) -> dict[str, str]:
 
 
 def _predicted(points: Floats, true: Floats, numbers: np.ndarray, *, images: int) -> Floats:
-    """What surfaces say that have not seen a configuration: cross-validated, whole configurations."""
+    """Return what surfaces say that have not seen a configuration: cross-validated, whole configurations."""
     predicted = np.empty(len(true))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,6 +77,6 @@ def _predicted(points: Floats, true: Floats, numbers: np.ndarray, *, images: int
 
 
 def _validation(rows: pd.DataFrame, epoch: int) -> Floats:
-    """Validation accuracy of the first seed of each configuration at an epoch."""
+    """Return the validation accuracy of the first seed of each configuration at an epoch."""
     first = rows[(rows["seed"] == 0) & (rows["epoch"] == epoch)].sort_values("number")
     return first["val_accuracy"].to_numpy(float)

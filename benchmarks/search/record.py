@@ -161,7 +161,7 @@ class Studio:
         return found
 
     def _examined(self, recipe: Recipe, last: EpochReport, accuracy: float) -> curves.Row:
-        """What the trained network gets right of the validation and of the test images."""
+        """Return what the trained network gets right of the validation and of the test images."""
         if self._fold is None or self._exam is None:
             self._fold = context.fold(recipe.images, self._site, recipe.compute.layout)
             self._exam = test_split.prepare(recipe, self._site, reference=None)
@@ -212,7 +212,7 @@ def record(
 
 
 def parser() -> cli.Parser:
-    """The options."""
+    """Return the options."""
     made = cli.Parser(
         prog="python -m benchmarks.search.record", description=(__doc__ or "").split("\n")[0]
     )

@@ -33,7 +33,7 @@ class Table:
 
 
 def table(rows: pd.DataFrame, images: Mapping[str, int]) -> Table:
-    """The table of one method's recorded rows."""
+    """Return the table of one method's recorded rows."""
     seeds = rows.groupby("number")["seed"].nunique()
     several = seeds[seeds == seeds.max()].index
     chosen = rows[rows["number"].isin(several)].sort_values(["number", "seed", "epoch"])
@@ -47,7 +47,7 @@ def table(rows: pd.DataFrame, images: Mapping[str, int]) -> Table:
 
 
 def search(known: Table, *, stopping: str, trials: int, seed: tuple[object, ...]) -> Outcome:
-    """The textbook setting and random others of the table."""
+    """Return the textbook setting and random others of the table."""
     random = np.random.default_rng(stream(*seed))
     count, seeds, _ = known.validation.shape
     drawn = [0, *(1 + random.choice(count - 1, trials - 1, replace=False))]

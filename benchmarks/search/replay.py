@@ -50,7 +50,7 @@ def search(
 
 
 def outcome(ended: Sequence[Trial], true: Sequence[float] | Floats) -> Outcome:
-    """What a search's trials, of these true accuracies, come to: the best finished one is chosen."""
+    """Return what a search's trials, of these true accuracies, come to: the best finished one is chosen."""
     finals = [trial.scores[max(trial.scores)] if trial.finished else -1.0 for trial in ended]
     winner = int(np.argmax(finals))
     return Outcome(
@@ -76,7 +76,7 @@ def run_trials(
 def _one_by_one(
     ask: Ask, show: Show, *, stopping: Stopping, looks: Sequence[int], trials: int
 ) -> list[Trial]:
-    """A trial runs until it is stopped or ends, then the next one is proposed."""
+    """Return a trial runs until it is stopped or ends, then the next one is proposed."""
     heard: list[Trial] = []
     rungs: dict[int, list[float]] = {epoch: [] for epoch in looks[:-1]}
     for number in range(trials):
@@ -112,6 +112,6 @@ def _together(
 
 
 def _until(end: int, config: dict[str, Any], shown: Curve, looks: Sequence[int]) -> Trial:
-    """A trial that was stopped after an epoch, or has ended."""
+    """Return a trial that was stopped after an epoch, or has ended."""
     scores = {epoch: shown[epoch] for epoch in looks if epoch <= end}
     return Trial(config=config, scores=scores, finished=end == looks[-1])

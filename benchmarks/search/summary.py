@@ -25,7 +25,7 @@ Outcomes = Mapping[Cell, pd.DataFrame]
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """The 95 % interval of a mean by bootstrap; of one value that value twice."""
+    """Return the 95 % interval of a mean by bootstrap; of one value that value twice."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     found = bootstrap(
@@ -35,13 +35,13 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def regrets(outcomes: pd.DataFrame) -> Floats:
-    """The regret of each repeat, the mean over the methods, in points: [repeats]."""
+    """Return the regret of each repeat, the mean over the methods, in points: [repeats]."""
     each = 100 * (outcomes["optimum"] - outcomes["chosen"])
     return each.groupby(outcomes["repeat"]).mean().to_numpy(float)
 
 
 def rows(found: Outcomes) -> list[Row]:
-    """A row a cell."""
+    """Return a row a cell."""
     known = {cell: regrets(frame) for cell, frame in found.items()}
     frontier = _frontier(found, known)
     made = []
@@ -95,7 +95,7 @@ def _frontier(found: Outcomes, known: Mapping[Cell, Floats]) -> list[tuple[float
 
 
 def _at(frontier: Sequence[tuple[float, Floats]], epochs: float) -> Floats | None:
-    """The yardstick's regrets at so many epochs, linear in their logarithm; None beyond its ends."""
+    """Return the yardstick's regrets at so many epochs, linear in their logarithm; None beyond its ends."""
     for (before, less), (after, more) in itertools.pairwise(frontier):
         if before <= epochs <= after:
             share = (np.log(epochs) - np.log(before)) / (np.log(after) - np.log(before))

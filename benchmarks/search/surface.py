@@ -51,7 +51,7 @@ class Cube:
         self._high = self._scaled(np.array([high for _, high, _ in limits]))
 
     def __len__(self) -> int:
-        """The number of values."""
+        """Return the number of values."""
         return len(self.names)
 
     def _scaled(self, values: Floats) -> Floats:
@@ -59,12 +59,12 @@ class Cube:
         return np.where(self._log, np.log(np.where(self._log, values, 1.0)), values)
 
     def point(self, config: Mapping[str, Any]) -> Floats:
-        """A configuration in [0, 1]^d."""
+        """Return a configuration in [0, 1]^d."""
         values = np.array([float(config[name]) for name in self.names])
         return (self._scaled(values) - self._low) / (self._high - self._low)
 
     def config(self, point: Floats) -> dict[str, float]:
-        """The configuration of a point of [0, 1]^d, never outside its ranges."""
+        """Return the configuration of a point of [0, 1]^d, never outside its ranges."""
         values = self._low + np.clip(point, 0.0, 1.0) * (self._high - self._low)
         values = np.where(self._log, np.exp(values), values)
         low, high = (np.where(self._log, np.exp(side), side) for side in (self._low, self._high))
@@ -88,16 +88,16 @@ class Process:
         self.noise = self._spread * float(np.sqrt(process.kernel_.k2.noise_level))  # in logits
 
     def logits(self, points: Floats) -> Floats:
-        """The mean at points [n, d]: [n]."""
+        """Return the mean at points [n, d]: [n]."""
         return self._kernel(points, self._points) @ self._weights * self._spread + self._middle
 
     def shares(self, points: Floats) -> Floats:
-        """The same as shares in [0, 1]."""
+        """Return the same as shares in [0, 1]."""
         return np.asarray(expit(self.logits(points)))
 
 
 def logits(shares: Floats, images: int) -> Floats:
-    """The logit, finite where all or none of the images are right: half an image is added."""
+    """Return the logit, finite where all or none of the images are right: half an image is added."""
     return np.asarray(logit(np.clip(shares, 0.5 / images, 1 - 0.5 / images)))
 
 
@@ -117,17 +117,17 @@ class Surface:
     numbers: npt.NDArray[np.int64]  # [runs], of their configurations
 
     def true_accuracy(self, points: Floats) -> Floats:
-        """The mean over seeds and images at points [n, d]: [n], fractions."""
+        """Return the mean over seeds and images at points [n, d]: [n], fractions."""
         return self.truth.shares(points)
 
     def optimum(self) -> float:
-        """The best true accuracy in the ranges, but for the luckiest thousandth."""
+        """Return the best true accuracy in the ranges, but for the luckiest thousandth."""
         drawn = np.random.default_rng(0).random((DRAWN, len(self.cube)))
         parts = [self.true_accuracy(part) for part in np.array_split(drawn, 20)]
         return float(np.quantile(np.concatenate(parts), OPTIMUM))
 
     def curve(self, point: Floats, random: np.random.Generator) -> dict[int, float]:
-        """Validation accuracy that one trial at a point [d] shows, by epoch looked at."""
+        """Return the validation accuracy that one trial at a point [d] shows, by epoch looked at."""
         distances = ((self.points - point) ** 2).sum(1)
         _, first = np.unique(self.numbers, return_index=True)
         near = self.numbers[first][np.argsort(distances[first], kind="stable")[:NEAREST]]
@@ -142,7 +142,7 @@ class Surface:
 def fit(
     rows: pd.DataFrame, method: Method, *, looked_at: Iterable[int], images: Mapping[str, int]
 ) -> Surface:
-    """The surface of one method's recorded rows, seen at some epochs and the last."""
+    """Return the surface of one method's recorded rows, seen at some epochs and the last."""
     cube = Cube(method.ranges)
     epochs = int(rows["epoch"].max())
     last = rows[rows["epoch"] == epochs].sort_values(["number", "seed"])

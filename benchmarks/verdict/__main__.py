@@ -78,7 +78,7 @@ def _parser() -> cli.Parser:
 
 
 def _simulated(known: world.World, asked: Asked, studies: int) -> pd.DataFrame:
-    """The outcomes of all studies."""
+    """Return the outcomes of all studies."""
     found: list[dict[str, object]] = []
     began = time.monotonic()
     gc.freeze()  # statsmodels' multipletests collects garbage at each call: of what came after

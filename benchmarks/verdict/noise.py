@@ -63,7 +63,7 @@ class Latent:
 
 
 def measure(rows: pd.DataFrame, images: Mapping[str, int]) -> Noise:
-    """The noise of a recording, on its validation and test images together, of which it has so many."""
+    """Return the noise of a recording, on its validation and test images together, of which it has so many."""
     correct = _correct(rows, images)
     methods = np.array([method for method, _ in correct])
     table = np.stack(list(correct.values())).astype(float)  # [configurations, seeds, images]
@@ -126,7 +126,7 @@ def _between_images(table: Floats, methods: npt.NDArray[np.str_]) -> float:
 
 
 def latent(noise: Noise) -> Latent:
-    """The probit model whose images flip, and differ between methods, as much as measured.
+    """Return the probit model whose images flip, and differ between methods, as much as measured.
 
     An image is right with probability p, and E p (1 - p) is `flips`; the mean square of the difference
     of two methods' p is `images` squared. Both are integrals of a normal variable in two dimensions.
@@ -134,7 +134,7 @@ def latent(noise: Noise) -> Latent:
     at = norm.ppf(noise.level)
 
     def both(correlation: float) -> float:
-        """The probability that two trainings are right whose sums have this correlation."""
+        """Return the probability that two trainings are right whose sums have this correlation."""
         return float(multivariate_normal.cdf([at, at], cov=[[1, correlation], [correlation, 1]]))
 
     same = _solved(lambda r: noise.level - both(r) - noise.flips)

@@ -40,7 +40,7 @@ SCENARIOS = {
 
 
 def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[dict[str, object]]:
-    """What is said of each method in each scenario: a row of the table that tally.py counts.
+    """Yield what is said of each method in each scenario: a row of the table that tally.py counts.
 
     `storage` holds the opening of the test split, which is the first.
     """
@@ -100,7 +100,7 @@ def _between(study: Study, searched: Searched, method: str) -> float:
 def _old_way(
     searched: Sequence[Row], confirmed: Sequence[Row], method: str, *, effect: float
 ) -> dict[str, float | int]:
-    """What was said of a method before searches were repeated."""
+    """Return what was said of a method before searches were repeated."""
     single = [
         {r["seed"]: r["test_accuracy"] for r in confirmed if r["origin"] == "single" and r["method"] == name}
         for name in (method, BASELINE)

@@ -77,7 +77,7 @@ class Searched:
     test: Split = field(repr=False)
 
     def confirmed(self, effects: Mapping[str, float]) -> list[Row]:
-        """The rows of the confirmation where methods have these effects (fractions)."""
+        """Return the rows of the confirmation where methods have these effects (fractions)."""
         raised = np.array([effects.get(run.source["method"], 0.0) for run in self.runs])
         correct = self.test.correct(self.margins, self.accuracies + raised)
         return [_confirmed(run, right) for run, right in zip(self.runs, correct, strict=True)]
@@ -125,7 +125,7 @@ class Simulation:
         )
 
     def _search(self, method: str, repeat: int) -> list[Row]:
-        """The rows of one search."""
+        """Return the rows of one search."""
         asked, surface = self._asked, self._world.surface
         stopping = STOPPING[asked.stopping]
         start = samplers.random_start(asked.trials)
@@ -158,7 +158,7 @@ class Simulation:
         return {**source, **again, METRIC: value}
 
     def _planned(self, rows: Sequence[Row], method: str) -> list[Run]:
-        """What is confirmed of a method; beside it the single best trial of all repeats, as it once was."""
+        """Return what is confirmed of a method; beside it the single best trial of all repeats, as it once was."""
         winners = selection.winners(rows, method, metric=METRIC)
         design, found = self._asked.design, []
         for repeat, best in winners.items():
@@ -182,12 +182,12 @@ class Simulation:
         return found
 
     def _validated(self, name: str, method: str, *, seed: int) -> float:
-        """Validation accuracy of one training."""
+        """Return the validation accuracy of one training."""
         margins = self._val.margins(method, self._features(name))
         return float(self._val.correct(margins, np.array([self._accuracy(name, seed)])).mean())
 
     def _accuracy(self, name: str, seed: int) -> float:
-        """The accuracy of one training on infinitely many images."""
+        """Return the accuracy of one training on infinitely many images."""
         noise = self._world.noise
         if seed not in self._seeds:
             self._seeds[seed] = noise.seed * self._random.standard_normal()
@@ -208,7 +208,7 @@ def _name(method: str, repeat: int, number: int) -> str:
 
 
 def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
-    """The verdict of a search trial."""
+    """Return the verdict of a search trial."""
     return {
         "phase": "search",
         "method": method,
@@ -226,7 +226,7 @@ def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
 
 
 def _confirmed(run: Run, correct: npt.NDArray[np.bool_]) -> Row:
-    """The verdict of a confirming run."""
+    """Return the verdict of a confirming run."""
     source = run.source["trial"]
     return {
         **run.source,

@@ -39,7 +39,7 @@ class Share:
 
 
 def most_wrong(studies: int) -> float:
-    """The share of studies that may be wrong: 5 % and two standard errors.
+    """Return the share of studies that may be wrong: 5 % and two standard errors.
 
     >>> round(most_wrong(1000), 3), round(most_wrong(100), 3)
     (0.064, 0.094)
@@ -68,18 +68,18 @@ def scored(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def any_of(found: pd.DataFrame, column: str) -> Share:
-    """The studies in which something is so of any method."""
+    """Return the studies in which something is so of any method."""
     by_study = found.groupby("study")[column].any()
     return Share(k=int(by_study.sum()), n=len(by_study))
 
 
 def each(values: "pd.Series[bool]") -> Share:
-    """The share of all methods of all studies."""
+    """Return the share of all methods of all studies."""
     return Share(k=int(values.sum()), n=len(values))
 
 
 def what_is_said(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a scenario: what is said of its methods, in percent of them, and what of that is wrong."""
+    """Return a row a scenario: what is said of its methods, in percent of them, and what of that is wrong."""
     return _table(found, _said_of)
 
 
@@ -97,7 +97,7 @@ def _said_of(of: pd.DataFrame) -> dict[str, str]:
 
 
 def beside_the_old_way(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a scenario: one search and many seeds, beside as many trials and seeds in repeats."""
+    """Return a row a scenario: one search and many seeds, beside as many trials and seeds in repeats."""
     return _table(found, _old_of)
 
 
@@ -114,7 +114,7 @@ def _old_of(of: pd.DataFrame) -> dict[str, str]:
 
 
 def beside_the_verdict(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a scenario: the other two comparisons' coverage, the winner's curse, the error from images."""
+    """Return a row a scenario: the other two comparisons' coverage, the winner's curse, the error from images."""
     return _table(found, _rest_of)
 
 
@@ -129,7 +129,7 @@ def _rest_of(of: pd.DataFrame) -> dict[str, str]:
 
 
 def broken(found: pd.DataFrame) -> Iterator[str]:
-    """A sentence for each bound that a scenario breaks."""
+    """Yield a sentence for each bound that a scenario breaks."""
     low, high = COVERAGE
     for scenario, of in found.groupby("scenario", sort=False):
         studies = of["study"].nunique()

@@ -40,13 +40,13 @@ class World:
     phases: Floats  # [WAVES]
 
     def features(self, points: Floats) -> Floats:
-        """Unit vectors [n, WAVES] of points [n, d]; their products are a Matérn kernel, nearly."""
+        """Return unit vectors [n, WAVES] of points [n, d]; their products are a Matérn kernel, nearly."""
         found = np.cos(points @ self.waves.T + self.phases)
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
 def build(rows: pd.DataFrame, about: Mapping[str, Any], *, stopping: str) -> World:
-    """The world of a recording: its baseline's surface, and the noise of all its methods."""
+    """Return the world of a recording: its baseline's surface, and the noise of all its methods."""
     space, _ = loader.load(str(about["space"]))
     images: Mapping[str, int] = about["images"]
     fitted = surface.fit(

@@ -58,7 +58,7 @@ def _convolution(norm: Any) -> Any:
 
 
 def own_normalisation(graph: fx.GraphModule, model: nn.Module) -> None:
-    """The network's eps and momentum, for which torchao puts 1e-5 and 0.1; no count of batches.
+    """Set the network's eps and momentum, for which torchao puts 1e-5 and 0.1; no count of batches.
 
     The count is not read where there is a momentum, and would change in evaluation too.
     """
@@ -127,7 +127,7 @@ def drop_unread(graph: fx.GraphModule) -> None:
 
 
 def read(graph: fx.GraphModule) -> dict[str, Tensor]:
-    """The tensors that a graph reads, by path, each once."""
+    """Return the tensors that a graph reads, by path, each once."""
     found = {}
     for node in graph.graph.nodes:
         if node.op == "get_attr":

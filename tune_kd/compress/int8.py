@@ -121,7 +121,7 @@ class Int8Report:
 
 
 def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
-    """A copy of the network, on the CPU, with observers, or for training with fake quantisation (`qat`).
+    """Return a copy of the network, on the CPU, with observers, or for training with fake quantisation (`qat`).
 
     The network's own dropout is left out; it is otherwise exported as it is, so what its Python code
     decides, it decides now. Any batch size of 1 and more (2 and more in training) can follow.
@@ -201,7 +201,7 @@ def observers(prepared: nn.Module) -> dict[str, Any]:
 
 
 def ranges(prepared: nn.Module) -> dict[str, Tensor]:
-    """What each observer has seen, copied: its smallest and largest values, one row or one a channel."""
+    """Return what each observer has seen, copied: its smallest and largest values, one row or one a channel."""
     found = {}
     for name, module in observers(prepared).items():
         observer = getattr(module, "activation_post_process", module)
@@ -248,7 +248,7 @@ def assert_active(
 
 
 def convert(prepared: Prepared) -> Converted:
-    """The int8 network; what is prepared stays as it is."""
+    """Return the int8 network; what is prepared stays as it is."""
     _, quantize = _torchao()
     copied = copy.deepcopy(prepared).to("cpu").eval()
     graph = copied.graph
@@ -269,7 +269,7 @@ def _as_trained(rounding: Any) -> tuple[Tensor, Tensor]:
 
 
 def report(converted: Converted) -> Int8Report:
-    """What became of the operators.
+    """Return what became of the operators.
 
     Raises:
         ValueError: half or more of it is not int8, or a batch normalisation was not folded into a convolution.
@@ -313,7 +313,7 @@ def state_of(converted: Converted) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) -> Converted:
-    """The int8 network of a state, from a float network of its architecture; the scores are the same.
+    """Return the int8 network of a state, from a float network of its architecture; the scores are the same.
 
     Args:
         model: the architecture, with any weights; one whose channels were pruned has been through
@@ -357,7 +357,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
 
 
 def _torchao() -> tuple[Any, Any]:
-    """The x86 quantiser's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
+    """Return the x86 quantiser's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
     try:
         with fx_passes.quiet():
             import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86

@@ -91,7 +91,7 @@ def _prune_channels(model: nn.Module, ratio: float, sample: Tensor) -> None:
 
 
 def _classifier(model: nn.Module, sample: Tensor) -> tuple[Tensor, nn.Module]:
-    """The scores of the sample, and the layer that gives them: the last one as wide as there are classes."""
+    """Return the scores of the sample, and the layer that gives them: the last one as wide as there are classes."""
     called: list[nn.Module] = []
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     hooks = [m.register_forward_hook(lambda m, *_: called.append(m)) for m in layers]
@@ -167,7 +167,7 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def keep_zeros(model: nn.Module) -> Callable[[], None]:
-    """A function that sets the convolution and linear weights that are zero now to zero again, in place.
+    """Return a function that sets the convolution and linear weights that are zero now to zero again, in place.
 
     It is called after each step of the optimizer: their gradients, and momentum from before, move them.
     It holds on to the parameters of now, on their device; after `prune` of channels make another.
@@ -252,7 +252,7 @@ def _emptied(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _settings(module: nn.Module, shapes: Mapping[str, torch.Size], path: str) -> dict[str, Any]:
-    """The attributes that repeat what the new shapes say."""
+    """Return the attributes that repeat what the new shapes say."""
     weight = shapes.get("weight")
     if isinstance(module, nn.Conv2d) and weight:
         outputs, inputs = weight[:2]

@@ -116,7 +116,7 @@ class ImageFile:
 
 
 def shared(folder: Path | None, array: Pixels, name: str) -> Pixels:
-    """A file of a decoded split mapped copy-on-write, as torch wants it; all processes share its pages.
+    """Return a file of a decoded split mapped copy-on-write, as torch wants it; all processes share its pages.
 
     `folder` is where the file `name` lies; None: a copy of `array`, which it holds, for this process.
     """
@@ -127,7 +127,7 @@ def shared(folder: Path | None, array: Pixels, name: str) -> Pixels:
 
 
 def padded(images: Pixels, pad: int, *, folder: Path | None) -> Pixels:
-    """The images with `pad` zeros around, uint8 [N, H + 2 pad, W + 2 pad, C].
+    """Return the images with `pad` zeros around, uint8 [N, H + 2 pad, W + 2 pad, C].
 
     `folder` is where `images.npy` lies: the padded file is made beside it and shared as it is. None:
     an array of this process.

@@ -16,7 +16,7 @@ def _generator(seed: int, purpose: str, epoch: int) -> torch.Generator:
 
 
 def centre(pad: int) -> int:
-    """The view without crop and flip.
+    """Return the view without crop and flip.
 
     >>> centre(0), centre(4)
     (0, 40)
@@ -25,7 +25,7 @@ def centre(pad: int) -> int:
 
 
 def crops(num_images: int, *, seed: int, epoch: int, pad: int, flip: bool) -> Tensor:
-    """The crop of every image of the decoded set in an epoch: int64 [num_images], on the CPU.
+    """Return the crop of every image of the decoded set in an epoch: int64 [num_images], on the CPU.
 
     view = mirrored * (2 pad + 1)^2 + dy * (2 pad + 1) + dx, where the crop begins dy pixels down and dx
     pixels right in the image with `pad` zeros around. Uniform over the (2 pad + 1)^2 crops, mirrored half

@@ -29,7 +29,7 @@ class Normaliser:
         self._shift = self._spread(exact_mean / exact_std).to(device)
 
     def __call__(self, taken: Tensor) -> Tensor:
-        """A normalised copy."""
+        """Return a normalised copy."""
         if self._layout == "channels_last":
             rows = taken.flatten(2).float().mul_(self._scale).sub_(self._shift)
             return rows.view(-1, *self._size).permute(0, 3, 1, 2)
@@ -37,7 +37,7 @@ class Normaliser:
         return taken.float().mul_(self._scale).sub_(self._shift)
 
     def _spread(self, per_channel: Tensor) -> Tensor:
-        """A channel's number for each pixel: [C, 1, 1], or [W * C], twice as fast as [C]."""
+        """Return a channel's number for each pixel: [C, 1, 1], or [W * C], twice as fast as [C]."""
         values = per_channel.float()
         if self._layout == "channels_last":
             return values.repeat(self._size[1])
@@ -72,7 +72,7 @@ class Crops:
         self._windows = _windows(around.to(device), size, 2 * images.pad + 1)
 
     def __len__(self) -> int:
-        """The number of images N."""
+        """Return the number of images N."""
         return len(self.labels)
 
     def whole(self, index: Tensor) -> Batch:

@@ -51,7 +51,7 @@ class Decoded:
 
 
 def load(folder: Path) -> Decoded:
-    """The split that `write` put into a folder."""
+    """Return the split that `write` put into a folder."""
     meta = json.loads((folder / "meta.json").read_text())
     own = folder / "validation.npy"
     return Decoded(
@@ -65,7 +65,7 @@ def load(folder: Path) -> Decoded:
 
 
 def write(raw: Raw, folder: Path, shape: Shape) -> None:
-    """A split as a whole folder. The caller holds its lock, so a part found is a dead process's.
+    """Write a split as a whole folder. The caller holds its lock, so a part found is a dead process's.
 
     Raises:
         UsageError: no images, another number of labels than of images, or labels that do not fit.
@@ -96,7 +96,7 @@ def write(raw: Raw, folder: Path, shape: Shape) -> None:
 
 
 def _classified(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
-    """Writes images with one label each; the file, and what its labels add to the hash."""
+    """Write images with one label each; the file, and what its labels add to the hash."""
     labels = np.ascontiguousarray(raw.labels, dtype=np.int64)
     with ImageFile(part / "images.npy", (*shape.sides, shape.channels)) as images:
         for image in raw.images:
@@ -108,7 +108,7 @@ def _classified(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
 
 
 def _dense(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
-    """The same of images with a mask each, one of both at a time."""
+    """Return the same of images with a mask each, one of both at a time."""
     with (
         ImageFile(part / "images.npy", (*shape.sides, shape.channels)) as images,
         ImageFile(part / "labels.npy", shape.sides) as masks,

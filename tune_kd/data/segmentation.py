@@ -45,7 +45,7 @@ class Scenes:
         self.labels = torch.from_numpy(masks).to(device)
 
     def __len__(self) -> int:
-        """The number of images N."""
+        """Return the number of images N."""
         return len(self.labels)
 
     def whole(self, index: Tensor) -> Batch:

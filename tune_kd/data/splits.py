@@ -77,14 +77,14 @@ def split(
 
 
 def _classes(decoded: Decoded) -> Ints:
-    """The class of each image; dense images are all of one."""
+    """Return the class of each image; dense images are all of one."""
     if decoded.dense:
         return np.zeros(len(decoded.labels), np.int64)
     return np.asarray(decoded.labels, dtype=np.int64)
 
 
 def _given_split(labels: Ints, validation: Ints, *, limit: int, seed: int) -> tuple[Ints, Ints]:
-    """The same where the validation images are the data set's own."""
+    """Return the same where the validation images are the data set's own."""
     rest = np.setdiff1d(np.arange(len(labels)), validation)
     classes, counts = np.unique(labels[rest], return_counts=True)
     if not len(rest) or counts.min() < MIN_TRAIN or len(validation) < MIN_VALIDATION:
@@ -159,7 +159,7 @@ def statistics(images: npt.NDArray[np.uint8], index: Ints) -> Moments:
 
 
 def normalisation(task: Task, decoded: Decoded, index: Ints) -> Moments:
-    """The task's published mean and deviation if they are those of these data, else computed ones.
+    """Return the task's published mean and deviation if they are those of these data, else computed ones.
 
     Published ones are compared with the whole train split, to 0.01: `--data` may hold quite other
     images. Computed ones are over the images `index`.
@@ -180,7 +180,7 @@ class Resident(Protocol):
     labels: Tensor
 
     def __len__(self) -> int:
-        """The number of images N."""
+        """Return the number of images N."""
 
     def whole(self, index: Tensor) -> Batch:
         """Images int64 [B], neither cropped, mirrored nor mixed; void pixels are losses.IGNORE."""
@@ -196,6 +196,6 @@ def resident(
     device: torch.device | str = "cpu",
     layout: str = "contiguous",
 ) -> Resident:
-    """A split on a device, seen as `images` says; `layout`: contiguous or channels_last."""
+    """Return a split on a device, seen as `images` says; `layout`: contiguous or channels_last."""
     kind = Scenes if images.dense else Crops
     return kind(decoded, images=images, device=device, layout=layout)

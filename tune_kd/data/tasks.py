@@ -169,7 +169,7 @@ TASKS: dict[str, Task] = {
 
 
 def find(name: str, *, base: Path | None = None) -> Task:
-    """A task by its key in TASKS, or as `file.py:function` that returns a Task.
+    """Return a task by its key in TASKS, or as `file.py:function` that returns a Task.
 
     Raises:
         UsageError: no such key, file or function, or what it returns is not a Task.
@@ -203,7 +203,7 @@ def check(task: Task, place: Path | None) -> None:
 
 
 def _layout(task: Task, place: Path) -> Layout:
-    """The layout that the place seems to have; cheap."""
+    """Return the layout that the place seems to have; cheap."""
     packed = any(layout.archives for layout in task.layouts)
     if not place.is_dir() and not (packed and place.is_file()):
         raise UsageError(f"--data {place}: there is no such folder{' or archive' * packed}")
@@ -235,7 +235,7 @@ def _key(task: Task, split: str, place: Path | None) -> str:
 
 
 def decode(task: Task, split: str, *, folder: Path | None, cache: Path) -> Decoded:
-    """A split's images in the task's size, from the node's cache or decoded into it.
+    """Return a split's images in the task's size, from the node's cache or decoded into it.
 
     `split` is train or test, `folder` the user's folder or archive (--data) or None. Images of another
     size are resized (antialiased, bilinear; masks: nearest) whatever their shape was. Processes that

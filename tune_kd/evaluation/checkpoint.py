@@ -62,7 +62,7 @@ class Wanted:
 
 
 def load(given: Foreign, wanted: Wanted) -> Subject:
-    """The network of a file that tune_kd wrote, or of a checkpoint of a network by name.
+    """Return the network of a file that tune_kd wrote, or of a checkpoint of a network by name.
 
     The header's recipe says how the first kind is rebuilt and how it sees images. The second is the
     named network (one whose channels were pruned as well), or else the space's student or teacher,
@@ -102,7 +102,7 @@ def load(given: Foreign, wanted: Wanted) -> Subject:
 
 
 def load_student(address: str) -> nn.Module:
-    """The recommended student of `runs/X:METHOD`, rebuilt with the study's own code, in evaluation mode.
+    """Return the recommended student of `runs/X:METHOD`, rebuilt with the study's own code, in evaluation mode.
 
     Raises:
         UsageError: no such study or method, or nothing finished there.
@@ -134,7 +134,7 @@ def _parameters(recipe: Recipe, model: nn.Module, where: context.Site) -> int:
 
 
 def _told(given: Foreign, wanted: Wanted) -> Recipe | None:
-    """The recipe of a file of ours, its network and task named as the space names them."""
+    """Return the recipe of a file of ours, its network and task named as the space names them."""
     recipe, text = given.recipe, checkpoints.header(given.data).get("recipe")
     if recipe is None and text is None:
         return None
@@ -167,7 +167,7 @@ def _form(images: Images) -> str:
 
 
 def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Recipe:
-    """A recipe without stages of the first network that fits: the named one, the student, the teacher."""
+    """Return a recipe without stages of the first network that fits: the named one, the student, the teacher."""
     space = wanted.space
     own = [space.student.network, space.teacher.network, wanted.also]
     names = [wanted.network] if wanted.network else own
@@ -189,7 +189,7 @@ def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Rec
 
 
 def from_here(name: str) -> str:
-    """A user's `file.py:function` as the command line means it: below the working folder."""
+    """Return a user's `file.py:function` as the command line means it: below the working folder."""
     if not plugins.is_reference(name):
         return name
     file, _, function = name.rpartition(":")
@@ -275,7 +275,7 @@ def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
 
 
 def _compiled(subject: Subject) -> dict[str, Any]:
-    """The compiled latency, or the `reason` why there is none: what was scored is not lost for it."""
+    """Return the compiled latency, or the `reason` why there is none: what was scored is not lost for it."""
     if why := inductor.why_no_compiler():
         return {"reason": why}
     try:

@@ -57,7 +57,7 @@ def mean_accuracy(found: Sequence[Mapping[str, Any]]) -> float:
 def confused(
     confusion: Sequence[Sequence[int]], names: Sequence[str], *, count: int = 5
 ) -> list[dict[str, Any]]:
-    """The pairs that are mixed up most often: true class, predicted class, how often, share of the true.
+    """Return the pairs that are mixed up most often: true class, predicted class, how often, share of the true.
 
     >>> confused([[3, 1], [0, 2]], ["cat", "dog"])
     [{'true': 'cat', 'predicted': 'dog', 'count': 1, 'share': 0.25}]

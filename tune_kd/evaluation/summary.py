@@ -129,7 +129,7 @@ def _alarms(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def picture(found: Mapping[str, Any]) -> bytes:
-    """The confusion matrix as a PNG, rows divided by their sums; the colour shows small shares too."""
+    """Return the confusion matrix as a PNG, rows divided by their sums; the colour shows small shares too."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
@@ -159,7 +159,7 @@ def picture(found: Mapping[str, Any]) -> bytes:
 
 
 def _written(shares: Sequence[Sequence[float]]) -> Iterator[tuple[int, int, float]]:
-    """The cells whose share is not rounded to nothing."""
+    """Yield the cells whose share is not rounded to nothing."""
     for row, line in enumerate(shares):
         for column, share in enumerate(line):
             if share >= 0.5:

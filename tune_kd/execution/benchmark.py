@@ -86,7 +86,7 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
 
 
 def _architecture(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> str:
-    """A hash of a student's architecture: its tensors by name, shape and type, and a user's own code."""
+    """Return a hash of a student's architecture: its tensors by name, shape and type, and a user's own code."""
     tensors = [f"{name} {list(t.shape)} {t.dtype}" for name, t in sorted(state.items())]
     return digest(*tensors, *recipe.sources)
 
@@ -94,7 +94,7 @@ def _architecture(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> str:
 def _compiled(
     model: torch.nn.Module, *, key: str, shape: tuple[int, ...], site: Site
 ) -> dict[str, Any]:
-    """The compiled network's latency, once a machine; a `reason` where there is no compiler."""
+    """Return the compiled network's latency, once a machine; a `reason` where there is no compiler."""
     if why := inductor.why_no_compiler():
         return {"reason": why}
     name = profile.timing_name(key, shape=shape, device="cpu")  # what int8 runs on, and its rivals

@@ -17,7 +17,7 @@ from tune_kd.study.study import Study
 
 
 def clock(seconds: float) -> str:
-    """A duration for people.
+    """Return a duration for people.
 
     >>> clock(42), clock(125), clock(7300)
     ('42 s', '2 min 05 s', '2 h 01 min')
@@ -58,11 +58,11 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def warn(self, line: str) -> None:
-        """A warning, which quiet does not silence."""
+        """Print a warning, which quiet does not silence."""
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
     def update(self) -> None:
-        """Called after each report: lines for trials that have ended since, of failed ones on a terminal."""
+        """Print after each report: lines for trials that have ended since, of failed ones on a terminal."""
         self._heard = time.monotonic()
         self._lines()
         if self._live:
@@ -80,7 +80,7 @@ class Progress:
                 self.say(f"{self._done}/{self._total} {_line(study, row)}{self._left()}")
 
     def _left(self) -> str:
-        """An estimate from the trials that have ended, stopped ones included."""
+        """Return an estimate from the trials that have ended, stopped ones included."""
         study = self._study
         assert study is not None
         ended = [v for v in study.verdicts.values() if v[-1]["phase"] == self._phase]

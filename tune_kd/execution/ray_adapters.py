@@ -21,7 +21,7 @@ class PlanSearcher(Searcher):
         self.running: dict[str, str] = {}  # Ray's id, a new one at each start -> ours
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's config, or FINISHED."""
+        """Return the next trial's config, or FINISHED."""
         proposal = self._plan.next()
         if proposal is None:
             return Searcher.FINISHED

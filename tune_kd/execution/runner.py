@@ -83,7 +83,7 @@ class Suspects:
         self.names: list[str] = []
 
     def accuse(self, running: list[str]) -> None:
-        """These ran when it happened."""
+        """Remember the trials that ran when it happened."""
         if len(running) == 1 and running[0] in self.names:
             self._study.end(running[0], "failed", "out of memory: it ended Ray while it ran alone")
         self.names = [trial for trial in running if trial not in self._study.verdicts]

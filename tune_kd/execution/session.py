@@ -176,7 +176,7 @@ class Session:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def restart(self) -> None:
-        """A fresh Ray over the same record."""
+        """Start a fresh Ray over the same record."""
         self.stop()
         self.start()
 
@@ -225,7 +225,7 @@ class Session:
         return int(room + 1e-9) or WORKERS_TO_COME
 
     def wanted(self) -> str:
-        """What a trial needs and what the cluster has, in words."""
+        """Return what a trial needs and what the cluster has, in words."""
         have = ray.cluster_resources()
         need = self.resources.bundle()
         need_text = ", ".join(f"{value:g} {name.upper()}" for name, value in need.items())

@@ -53,7 +53,7 @@ def run_trial(config: Config) -> None:
 
 
 def _leave_word(config: Config, error: OSError) -> None:
-    """The reason of a failure that Ray will only count."""
+    """Save the reason of a failure that Ray will only count."""
     with contextlib.suppress(Exception):
         trial = parse(config["proposal"]).trial
         Storage(config["study"]).write(f"checkpoints/{trial}/error.txt", explain(error).encode())
@@ -91,13 +91,13 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
 
 
 def _reference(config: Config) -> tuple[str, str] | None:
-    """The teacher that students on the test split are compared with: network and fingerprint."""
+    """Return the teacher that students on the test split are compared with: network and fingerprint."""
     network, fingerprint = config["reference"]
     return (network, fingerprint) if fingerprint else None
 
 
 def check_marker(storage: Storage, marker: str) -> None:
-    """The file that the driver wrote into the study must be seen from here."""
+    """Raise MarkerMissingError where the file that the driver wrote is not seen."""
     try:
         found = storage.read("marker").decode()
     except OSError:
@@ -118,7 +118,7 @@ def _alone(storage: Storage, trial: str, cache: Path) -> Iterator[None]:
 
 
 def make_site(config: Config) -> "Site":
-    """This node's cache and device, and the study's models and code."""
+    """Return this node's cache and device, and the study's models and code."""
     import torch
 
     from tune_kd.training.trial import Site
@@ -182,7 +182,7 @@ def _row(
 def _commit(
     storage: Storage, proposal: Proposal, report: EpochReport, row: Row, rows: list[Row]
 ) -> Row:
-    """The checkpoint, then the rows that name it; of checkpoints the last two are kept."""
+    """Return the checkpoint, then the rows that name it; of checkpoints the last two are kept."""
     folder = f"checkpoints/{proposal.trial}"
     pictured = proposal.keeps_weights or not proposal.method
     if report.last and report.arrays and pictured and proposal.number == 0:  # of the first seed
@@ -214,7 +214,7 @@ def _weights_name(proposal: Proposal) -> str:
 
 
 def _weights(proposal: Proposal, report: EpochReport) -> bytes:
-    """The network alone, with what made it in the header."""
+    """Return the network alone, with what made it in the header."""
     state = {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
     header = {
         "recipe": to_json(proposal.recipe),

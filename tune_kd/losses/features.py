@@ -61,7 +61,7 @@ def _cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _resize(map_: Tensor, sizes: list[int]) -> Tensor:
-    """The map averaged down to `sizes`; the map itself where it has them."""
+    """Return the map averaged down to `sizes`; the map itself where it has them."""
     have = list(map_.shape[2:])
     if have == sizes:
         return map_
@@ -121,7 +121,7 @@ def _attention(map_: Tensor) -> Tensor:
 
 
 def _of_features(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of two mappings of features as one of outputs and a batch."""
+    """Return a function of two mappings of features as one of outputs and a batch."""
 
     def loss(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         del batch  # part of the signature that a user's own loss may need

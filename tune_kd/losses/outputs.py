@@ -23,7 +23,7 @@ class Outputs:
 
 
 def mean(each: Tensor, valid: Tensor | None) -> Tensor:
-    """The mean where `valid` holds, 0 where it holds nowhere, without asking the device."""
+    """Return the mean where `valid` holds, 0 where it holds nowhere, without asking the device."""
     if valid is None:
         return each.mean()
     return torch.where(valid, each, 0.0).sum() / valid.sum().clamp(min=1)

@@ -43,7 +43,7 @@ class Projections(nn.Module):
         self.levels = nn.ModuleDict(built)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The student's features with the teacher's channels, level by level."""
+        """Return the student's features with the teacher's channels, level by level."""
         return {level: project(features[level]) for level, project in self.levels.items()}
 
 

@@ -78,7 +78,7 @@ def total(
     weights: Weights,
     terms: Terms | None = None,
 ) -> Parts:
-    """The weighted loss of a batch. A term whose weight is zero is not computed: exactly 0, no gradient.
+    """Return the weighted loss of a batch. A term whose weight is zero is not computed: exactly 0, no gradient.
 
     `teacher` may be None where neither the soft nor the feature term is used.
     """

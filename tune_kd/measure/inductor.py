@@ -32,7 +32,7 @@ def why_no_compiler() -> str:
 
 
 def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
-    """The network as machine code for this CPU and the sample's shape, compiled now; no gradients.
+    """Return the network as machine code for this CPU and the sample's shape, compiled now; no gradients.
 
     Inductor with frozen weights, so that convolutions and normalisations are folded, and the roundings
     of an `int8.Converted` become int8 kernels. Works on a copy. Takes a minute or so for MobileNetV2.

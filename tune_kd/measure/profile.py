@@ -41,7 +41,7 @@ CHANNELS_LAST_GAIN = 1.05
 
 
 def device_name(device: torch.device | str) -> str:
-    """What a timing is valid for, for example `cpu: AMD EPYC 9654` or `cuda: NVIDIA H200`."""
+    """Return what a timing is valid for, for example `cpu: AMD EPYC 9654` or `cuda: NVIDIA H200`."""
     device = torch.device(device)
     if device.type == "cpu":
         return timing_cache.cpu_name()
@@ -130,7 +130,7 @@ def _wait(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """That many CPU threads for a while."""
+    """Use that many CPU threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -140,7 +140,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def look_up(key: str, *, file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of that key in a cache file, computed and kept where there is none.
+    """Return the result of that key in a cache file, computed and kept where there is none.
 
     A lock beside the file, which ends with its process, lets one compute at a time: two studies that
     start together get one answer, and their timings do not disturb each other.
@@ -175,7 +175,7 @@ def measure_once(
 
 
 def timing_name(name: str, *, shape: Sequence[int], device: torch.device | str) -> str:
-    """The key in measure.json of a network of that name on this device, with one thread."""
+    """Return the key in measure.json of a network of that name on this device, with one thread."""
     return timing_cache.timing_key(name, shape=shape, device=device_name(device), threads=1)
 
 
@@ -222,7 +222,7 @@ def probe(build: Callable[[], nn.Module], *, step: Step, cache: Path) -> Compute
 
 
 def choose(seconds: dict[tuple[str, str], float]) -> Compute:
-    """The fastest of (precision, layout), where bfloat16 must gain 10 % on the best float32, channels_last 5 %.
+    """Return the fastest of (precision, layout), where bfloat16 must gain 10 % on the best float32, channels_last 5 %.
 
     >>> table = {("float32", "contiguous"): 1.0, ("float32", "channels_last"): 0.8}
     >>> choose(table | {("bfloat16", "contiguous"): 0.75, ("bfloat16", "channels_last"): 0.75})
@@ -268,7 +268,7 @@ def step_seconds(
 
 
 def _worth_a_try(build: Callable[[], nn.Module], step: Step) -> list[tuple[str, str]]:
-    """The combinations that are not hopeless with two images.
+    """Return the combinations that are not hopeless with two images.
 
     A CPU without bfloat16 instructions takes 50 times as long with them: minutes for one real step.
     """

@@ -15,7 +15,7 @@ from typing import Any
 def timing_key(
     network: str, *, shape: Sequence[int], device: str, threads: int, detail: str = ""
 ) -> str:
-    """The key of a timing: network, its images' shape, device name, torch's version and CPU threads.
+    """Return the key of a timing: network, its images' shape, device name, torch's version and CPU threads.
 
     `detail` is what else it depends on: `batch 128` of a probed step, `10 classes` of a measurement,
     the hash of a user's own file.
@@ -29,7 +29,7 @@ def timing_key(
 
 
 def torch_version() -> str:
-    """The installed torch's version, without importing it or its build's suffix.
+    """Return the installed torch's version, without importing it or its build's suffix.
 
     >>> torch_version().count("+")
     0
@@ -38,7 +38,7 @@ def torch_version() -> str:
 
 
 def cpu_name() -> str:
-    """This machine's CPU, for example `cpu: AMD EPYC 9654`."""
+    """Return this machine's CPU, for example `cpu: AMD EPYC 9654`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -48,7 +48,7 @@ def cpu_name() -> str:
 
 
 def gpu_name() -> str:
-    """This machine's first NVIDIA GPU as torch names it, for example `cuda: NVIDIA H200`; else nothing."""
+    """Return this machine's first NVIDIA GPU as torch names it, for example `cuda: NVIDIA H200`; else nothing."""
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         for line in file.read_text().splitlines():
             if line.startswith("Model:"):
@@ -66,5 +66,5 @@ def read_all(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_probe(cache: Path, key: str) -> dict[str, Any] | None:
-    """What the probe of that key chose: precision, layout, train_step_s; None where never probed."""
+    """Return what the probe of that key chose: precision, layout, train_step_s; None where never probed."""
     return read_all(cache / "probe.json").get(key)

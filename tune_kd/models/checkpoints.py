@@ -17,7 +17,7 @@ from tune_kd.recipe import digest
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU: safetensors, or a state dict saved by torch.save.
+    """Return the tensors of a checkpoint by name, on the CPU: safetensors, or a state dict saved by torch.save.
 
     Raises:
         UsageError: no such file, or not such a checkpoint (see `parse`).
@@ -30,7 +30,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def parse(data: bytes, *, what: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's bytes; `what` names it in errors.
+    """Return the tensors of a checkpoint's bytes; `what` names it in errors.
 
     A state dict may be nested under "state_dict" or "model". Nothing is unpickled but tensors
     (`weights_only=True`).
@@ -54,7 +54,7 @@ def parse(data: bytes, *, what: str) -> dict[str, Tensor]:
 
 
 def header(data: bytes) -> dict[str, str]:
-    """What a safetensors file says of itself beside its tensors; nothing of other files.
+    """Return what a safetensors file says of itself beside its tensors; nothing of other files.
 
     >>> from safetensors.torch import save
     >>> header(save({"x": torch.zeros(1)}, metadata={"network": "resnet8"})), header(b"PK")
@@ -71,7 +71,7 @@ def header(data: bytes) -> dict[str, str]:
 
 
 def unwrapped(state: object, *, what: str) -> dict[str, Tensor]:
-    """A state dict freed of what training scripts wrap it in: "state_dict", "model", "module.".
+    """Return a state dict freed of what training scripts wrap it in: "state_dict", "model", "module.".
 
     Raises:
         UsageError: not a mapping of names to tensors.
@@ -131,12 +131,12 @@ def _first(names: list[str], count: int = 3) -> str:
 
 
 def file_fingerprint(hash: str) -> str:
-    """The name of a model that came as a file of that hash."""
+    """Return the name of a model that came as a file of that hash."""
     return digest("file", hash)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of all parameters and buffers: names, shapes, types, bytes; device and layout do not matter.
+    """Return a hash of all parameters and buffers: names, shapes, types, bytes; device and layout do not matter.
 
     Dropout's rate is left out: it is no part of what a network has learned.
     """

@@ -122,7 +122,7 @@ class Grid(nn.Module):
         self.height, self.width = height, width
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """A view, no copy."""
+        """Return a view, no copy."""
         map_: Tensor = tokens[:, 1:].transpose(1, 2).unflatten(2, (self.height, self.width))
         return map_
 
@@ -198,7 +198,7 @@ def small_mobilenet_v3(*, num_classes: int, channels: int = 3, dropout: float = 
 
 
 def _stem(model: nn.Module, channels: int) -> None:
-    """The first convolution with stride 1: with 2, nothing is left of 32 pixels after five halvings."""
+    """Set the first convolution with stride 1: with 2, nothing is left of 32 pixels after five halvings."""
     conv = model.get_submodule("features.0.0")
     assert isinstance(conv, nn.Conv2d)
     conv.stride = (1, 1)
@@ -217,7 +217,7 @@ def _own_dropout(model: nn.Module, rate: float) -> None:
 
 
 def _conv3x3(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (stride 1), initialised as in He et al. 2015."""
+    """Return a 3x3 convolution that keeps the size (stride 1), initialised as in He et al. 2015."""
     conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
@@ -229,7 +229,7 @@ def _convolution(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
 
 
 def _stage(inputs: int, outputs: int, *, blocks: int, stride: int) -> nn.Sequential:
-    """Basic blocks; the first one changes width and size, with a 1x1 convolution as its shortcut."""
+    """Build basic blocks; the first one changes width and size, with a 1x1 convolution as its shortcut."""
     shortcut: nn.Module | None = None
     if stride != 1 or inputs != outputs:
         conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)

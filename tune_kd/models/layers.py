@@ -16,7 +16,7 @@ NARROW = 16  # channels that fill a vector of AVX-512, 8 of AVX2
 
 
 def placed(model: nn.Module, device: torch.device, *, layout: str) -> nn.Module:
-    """The network on the device, in the memory layout ("contiguous" or "channels_last").
+    """Return the network on the device, in the memory layout ("contiguous" or "channels_last").
 
     On a CPU strided 1x1 convolutions of few channels stay contiguous: oneDNN's backward pass in channels_last
     writes beyond its buffers where the channels do not fill a vector, as after pruning, and the process dies.
@@ -52,7 +52,7 @@ class Dropout(nn.Module):
     rate: Tensor
 
     def __init__(self, rate: float = 0.0, *, fixed: bool = False) -> None:
-        """`fixed`: the network's own rate, which `set_dropout` leaves as it is."""
+        """Build it. `fixed`: the network's own rate, which `set_dropout` leaves as it is."""
         super().__init__()
         assert 0 <= rate < 1, rate
         self.register_buffer("rate", torch.tensor(float(rate)), persistent=False)

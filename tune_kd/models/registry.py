@@ -80,7 +80,7 @@ def build(
     seed: int = 0,
     base: Path | None = None,
 ) -> nn.Module:
-    """The network of that name, its weights a function of `seed`; the global generators are left alone.
+    """Return the network of that name, its weights a function of `seed`; the global generators are left alone.
 
     A user's `file.py:function` (looked for in `base`) is called with num_classes=, channels= and, if
     it takes them, dropout= and size= (height, width). Its attribute `taps` (level to module path) is
@@ -132,7 +132,7 @@ def _user_arguments(
 
 
 def _checked(model: object, name: str, *, dropout: float) -> nn.Module:
-    """The module that a builder returned, with taps and with dropout of our own."""
+    """Return the module that a builder returned, with taps and with dropout of our own."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"'{name}' returned {type(model).__name__}; expected a torch.nn.Module")
     taps = getattr(model, "taps", {})
@@ -219,7 +219,7 @@ class Taps:
         self.features[level] = output
 
     def remove(self) -> None:
-        """Takes the hooks off; `features` stays."""
+        """Take the hooks off; `features` stays."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

@@ -132,7 +132,7 @@ def aspp_mobilenet_v3_small(
 
 
 def _maps(build: Callable[..., Any], channels: int, *, low: int, high: int) -> nn.Module:
-    """A dilated MobileNetV3's layers, and the numbers of the two whose maps a head reads."""
+    """Return a dilated MobileNetV3's layers, and the numbers of the two whose maps a head reads."""
     features = build(dilated=True, norm_layer=norm_of_mobilenet_v3).features
     features[0][0] = _first(features[0][0], channels)
     kept: nn.Module = IntermediateLayerGetter(features, {str(low): "low", str(high): "high"})
@@ -140,7 +140,7 @@ def _maps(build: Callable[..., Any], channels: int, *, low: int, high: int) -> n
 
 
 def _first(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """The stem's convolution for another number of channels."""
+    """Return the stem's convolution for another number of channels."""
     if channels == conv.in_channels:
         return conv
     changed = nn.Conv2d(

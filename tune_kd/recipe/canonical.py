@@ -48,7 +48,7 @@ def _default(part: "dataclasses.Field[Any]") -> Any:
 
 
 def to_json(value: Any) -> str:
-    """A dataclass as canonical JSON: sorted keys, no spaces, no values that equal their default."""
+    """Return a dataclass as canonical JSON: sorted keys, no spaces, no values that equal their default."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
 
 

@@ -4,7 +4,7 @@ import hashlib
 
 
 def digest(*parts: str | bytes, length: int = 16) -> str:
-    """A hexadecimal SHA-256 of the parts, cut to `length`; the parts cannot run into each other.
+    """Return a hexadecimal SHA-256 of the parts, cut to `length`; the parts cannot run into each other.
 
     >>> digest("a", "b") == digest("ab")
     False
@@ -17,7 +17,7 @@ def digest(*parts: str | bytes, length: int = 16) -> str:
 
 
 def stream(*parts: object) -> int:
-    """The seed of one random stream: a hash of what the stream is for, in [0, 2**63).
+    """Return the seed of one random stream: a hash of what the stream is for, in [0, 2**63).
 
     >>> stream(0, "shuffle", 1) == stream(0, "shuffle", 1) != stream(0, "shuffle", 2)
     True

@@ -137,7 +137,7 @@ class Recipe:
         return digest(str(RECIPE_VERSION), to_json(from_json(to_json(self))), str(seed))
 
     def first(self, count: int) -> "Recipe":
-        """The recipe that ends after `count` stages; what only later ones need is not named."""
+        """Return the recipe that ends after `count` stages; what only later ones need is not named."""
         cut = dataclasses.replace(self, stages=self.stages[:count])
         if not cut.needs_teacher:
             cut = dataclasses.replace(cut, teacher="", teacher_model="")
@@ -145,7 +145,7 @@ class Recipe:
 
 
 def from_json(text: str) -> Recipe:
-    """The recipe that `to_json` wrote.
+    """Return the recipe that `to_json` wrote.
 
     >>> recipe = Recipe(images=Images(task="digits", train_hash="", num_classes=10), student="x")
     >>> from_json(to_json(recipe)) == recipe
@@ -162,7 +162,7 @@ def stages_to_json(stages: tuple[Stage, ...]) -> str:
 
 
 def stages_from_json(text: str) -> tuple[Stage, ...]:
-    """The stages that `stages_to_json` wrote.
+    """Return the stages that `stages_to_json` wrote.
 
     >>> stages_from_json(stages_to_json((Distill(epochs=1), Prune()))) == (Distill(epochs=1), Prune())
     True

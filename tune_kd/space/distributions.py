@@ -13,17 +13,17 @@ from optuna.distributions import (
 
 
 def uniform(low: float, high: float) -> FloatDistribution:
-    """A number in [low, high]."""
+    """Return a number in [low, high]."""
     return FloatDistribution(low, high)
 
 
 def log_uniform(low: float, high: float) -> FloatDistribution:
-    """A number in [low, high], uniform in its logarithm; low > 0."""
+    """Return a number in [low, high], uniform in its logarithm; low > 0."""
     return FloatDistribution(low, high, log=True)
 
 
 def integer(low: int, high: int) -> IntDistribution:
-    """A whole number in [low, high]."""
+    """Return a whole number in [low, high]."""
     return IntDistribution(low, high)
 
 
@@ -33,7 +33,7 @@ def choice(*values: Any) -> CategoricalDistribution:
 
 
 def shown(distribution: BaseDistribution) -> str:
-    """A range in words.
+    """Return a range in words.
 
     >>> shown(log_uniform(1, 20)), shown(choice("a", "b"))
     ('1 .. 20 log', 'a | b')
@@ -55,12 +55,12 @@ def bounds(ranges: Mapping[str, BaseDistribution]) -> dict[str, tuple[float, flo
 
 
 def to_json(distribution: BaseDistribution) -> str:
-    """A range as Optuna writes it."""
+    """Return a range as Optuna writes it."""
     return str(distribution_to_json(distribution))
 
 
 def column_type(distribution: BaseDistribution) -> str:
-    """The Arrow type of a sampled value's column."""
+    """Return the Arrow type of a sampled value's column."""
     if isinstance(distribution, FloatDistribution):
         return "double"
     if isinstance(distribution, IntDistribution):

@@ -22,7 +22,7 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """The shipped spaces."""
+    """Return the shipped spaces."""
     return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -38,7 +38,7 @@ def find(space: str | SearchSpace) -> tuple[SearchSpace, Path | None]:
 
 
 def _named(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
-    """The space with functions and classes as references; those of its own file, `module`, by that file."""
+    """Return the space with functions and classes as references; those of its own file, `module`, by that file."""
     names: dict[str, Any] = {}
     fields = plain_fields(space)
     for name in REFERENCES:
@@ -58,7 +58,7 @@ def _named(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
 
 
 def load(name_or_file: str) -> tuple[SearchSpace, Path]:
-    """A space by name or by path, and the file that defines it. UsageError says what is wrong."""
+    """Return a space by name or by path, and the file that defines it. UsageError says what is wrong."""
     if name_or_file.endswith(".py") or os.sep in name_or_file:
         file = Path(name_or_file).expanduser().absolute()
         if not file.is_file():
@@ -77,7 +77,7 @@ def load(name_or_file: str) -> tuple[SearchSpace, Path]:
 
 
 def _import(file: Path) -> ModuleType:
-    """The module of one file; an error in it names the file and the line."""
+    """Return the module of one file; an error in it names the file and the line."""
     spec = importlib.util.spec_from_file_location(f"_space_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None

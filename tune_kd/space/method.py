@@ -82,7 +82,7 @@ class Method:
         return unique
 
     def pin(self, name: str, value: Any) -> "Method":
-        """This method with one range pinned to a value; unchanged where it has no such range."""
+        """Return this method with one range pinned to a value; unchanged where it has no such range."""
         if name not in self.ranges and name not in self.fixed:
             return self
         kept = {k: v for k, v in self.ranges.items() if k != name}

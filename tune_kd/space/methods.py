@@ -22,7 +22,7 @@ RESPONSE = {
 
 
 def no_kd(space: SearchSpace, **training: float) -> tuple[Stage, ...]:
-    """The baseline: labels alone, tuned like the others."""
+    """Return the baseline: labels alone, tuned like the others."""
     return (space.distill(LossWeights(), **training),)
 
 
@@ -254,7 +254,7 @@ def qat(
 
 
 def quantised_methods(of: Method) -> dict[str, Method]:
-    """`static` and `qat`: the ranges and settings of `response`, and int8 at the end (Jacob et al. 2018)."""
+    """Return `static` and `qat`: the ranges and settings of `response`, and int8 at the end (Jacob et al. 2018)."""
     needs = (*of.needs, "integers")
     return {
         function.__name__: dataclasses.replace(of, stages=function, needs=needs)

@@ -112,7 +112,7 @@ def pinnable(space: SearchSpace) -> dict[str, Any]:
 
 
 def _demand_use(space: SearchSpace, changed: SearchSpace, path: str) -> None:
-    """What every method gives itself is pinned by the name of its range: the field would change nothing."""
+    """Raise ValueError for a field that every method gives itself, so that it would change nothing."""
     name = path.rpartition(".")[2]
     if not path.startswith("student.") or name not in TRAINING or changed == space:
         return
@@ -143,7 +143,7 @@ def _value(text: str) -> Any:
 
 
 def _within(known: Any, value: Any) -> Any:
-    """A value that a range, or a value pinned before, can be pinned to."""
+    """Return a value that a range, or a value pinned before, can be pinned to."""
     if isinstance(known, CategoricalDistribution):
         if value not in known.choices:
             raise ValueError(f"one of {shown(known)} is wanted, but got {value!r}")
@@ -191,7 +191,7 @@ def subset(space: SearchSpace, wanted: list[str]) -> SearchSpace:
 
 
 def _more(space: SearchSpace, wanted: list[str]) -> dict[str, Method]:
-    """The shared methods among these, over the ranges of the space's first method."""
+    """Return the shared methods among these, over the ranges of the space's first method."""
     names = [name for name in dict.fromkeys(wanted) if name in methods.MORE]
     if not names:
         return {}

@@ -173,7 +173,7 @@ class SearchSpace:
         )
 
     def whole_stages(self, method: str, config: Config) -> tuple[Stage, ...]:
-        """The stages of one trial from fresh weights on: a pure function of the sampled values."""
+        """Return the stages of one trial from fresh weights on: a pure function of the sampled values."""
         return self.methods[method].build(self, config)
 
     def starts(self, method: str) -> bool:
@@ -181,7 +181,7 @@ class SearchSpace:
         return self.start != "none" and self.methods[method].shared > 0
 
     def stages(self, method: str, config: Config) -> tuple[Stage, ...]:
-        """The stages of one trial, without those that `start` replaces."""
+        """Return the stages of one trial, without those that `start` replaces."""
         skipped = self.methods[method].shared if self.starts(method) else 0
         return self.whole_stages(method, config)[skipped:]
 
@@ -213,7 +213,7 @@ class SearchSpace:
 
 
 def plain_fields(space: SearchSpace) -> dict[str, Any]:
-    """The fields that `--set` may change, and that a study records, by dotted path."""
+    """Return the fields that `--set` may change, and that a study records, by dotted path."""
     return {path: value for path, value in _leaves(space) if path not in ("name", "methods")}
 
 
@@ -227,7 +227,7 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def default_fields() -> dict[str, Any]:
-    """The defaults of the fields that `plain_fields` names, of those that have one."""
+    """Return the defaults of the fields that `plain_fields` names, of those that have one."""
     blank = Training("")
     made = {
         f"{role}.{path}": value for role in ("teacher", "student") for path, value in _leaves(blank)

@@ -14,7 +14,7 @@ REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and 
 
 
 def read(storage: Storage) -> dict[str, Any]:
-    """The manifest of a study.
+    """Return the manifest of a study.
 
     Raises:
         UsageError: It is not one, or its rows are of another schema.
@@ -41,7 +41,7 @@ def read(storage: Storage) -> dict[str, Any]:
 
 
 def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What differs between the study on disk and the one asked for, in words.
+    """Return what differs between the study on disk and the one asked for, in words.
 
     Settings and images leave out what equals its default, so that a field that one version has and the other
     has not matters only where it is used.

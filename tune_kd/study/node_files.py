@@ -8,7 +8,7 @@ from tune_kd.study.storage import Storage
 
 
 def local_code(storage: Storage, cache: Path) -> Path | None:
-    """The folder of a user's own files on this node; None where the study has none."""
+    """Return the folder of a user's own files on this node; None where the study has none."""
     names = storage.names("space")
     if not names:
         return None
@@ -17,7 +17,7 @@ def local_code(storage: Storage, cache: Path) -> Path | None:
 
 
 def local_file(storage: Storage, name: str, cache: Path) -> Path:
-    """A file of the study as a file on this node: itself, or a copy of a bucket's object."""
+    """Return a file of the study as a file on this node: itself, or a copy of a bucket's object."""
     if storage.local:
         return storage.local / name
     copy = cache / "copies" / digest(storage.uri) / name

@@ -10,7 +10,7 @@ from tune_kd.recipe import Recipe, from_json, stream, to_json
 
 
 def search_trial(method: str, repeat: int, number: int) -> str:
-    """The name of a search trial.
+    """Return the name of a search trial.
 
     >>> search_trial("no_kd", 2, 7)
     'no_kd-r2-0007'
@@ -19,7 +19,7 @@ def search_trial(method: str, repeat: int, number: int) -> str:
 
 
 def repeat_seed(seed: int, repeat: int) -> int:
-    """The seed of one of a study's independent searches: its initial weights and dropout.
+    """Return the seed of one of a study's independent searches: its initial weights and dropout.
 
     The first search has the study's own, so that it begins what a study of one repeat would.
 
@@ -60,12 +60,12 @@ class Proposal:
 
 
 def dump(proposal: Proposal) -> str:
-    """A proposal as JSON."""
+    """Return a proposal as JSON."""
     fields = {f.name: getattr(proposal, f.name) for f in dataclasses.fields(proposal)}
     return json.dumps({**fields, "recipe": to_json(proposal.recipe)}, sort_keys=True)
 
 
 def parse(text: str | bytes) -> Proposal:
-    """The proposal that `dump` wrote."""
+    """Return the proposal that `dump` wrote."""
     fields = json.loads(text)
     return Proposal(**{**fields, "recipe": from_json(fields["recipe"])})

@@ -18,7 +18,7 @@ from tune_kd.space import SearchSpace, Training
 
 
 def shipped(reference: str) -> str:
-    """A user's reference as workers find it: the file's name within the study's own copies."""
+    """Return a user's reference as workers find it: the file's name within the study's own copies."""
     if not plugins.is_reference(reference):
         return reference
     file, _, function = reference.rpartition(":")
@@ -26,7 +26,7 @@ def shipped(reference: str) -> str:
 
 
 def images_of(manifest: Mapping[str, Any]) -> Images:
-    """The images of a study, its task named as workers find it."""
+    """Return the images of a study, its task named as workers find it."""
     found: Images = rebuild(Images, manifest["images"])
     return replace(found, task=shipped(found.task))
 
@@ -59,7 +59,7 @@ def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
 
 
 def teacher_fingerprint(manifest: Mapping[str, Any], chosen: SearchSpace) -> str:
-    """The name of the model that a study's trials listen to."""
+    """Return the name of the model that a study's trials listen to."""
     if manifest["teacher_hash"]:
         return digest("file", str(manifest["teacher_hash"]))  # as weights.file_fingerprint
     return teacher_recipe(manifest, chosen).fingerprint(manifest["seed"])
@@ -68,7 +68,7 @@ def teacher_fingerprint(manifest: Mapping[str, Any], chosen: SearchSpace) -> str
 def student_recipe(
     manifest: Mapping[str, Any], chosen: SearchSpace, *, method: str, config: Mapping[str, Any]
 ) -> Recipe:
-    """The recipe of a trial; one that needs no teacher does not name it."""
+    """Return the recipe of a trial; one that needs no teacher does not name it."""
     stages = chosen.stages(method, config)
     needs_teacher = any(stage.needs_teacher for stage in stages)
     teacher, student = chosen.teacher.network, chosen.student.network
@@ -89,7 +89,7 @@ def student_recipe(
 
 
 def references(stages: Iterable[Stage]) -> list[str]:
-    """The user's own `file.py:function` that stages name, each once."""
+    """Return the user's own `file.py:function` that stages name, each once."""
     names = dict.fromkeys(name for stage in stages for name in stage.references)
     return [name for name in names if plugins.is_reference(name)]
 
@@ -115,7 +115,7 @@ def _options(stage: Stage) -> tuple[Mapping[str, Any], ...]:
 
 
 def shared_recipes(manifest: Mapping[str, Any], chosen: SearchSpace) -> dict[str, Recipe]:
-    """What is trained once for all trials of a method, by method: its first stages."""
+    """Return what is trained once for all trials of a method, by method: its first stages."""
     found = {}
     for name, method in chosen.methods.items():
         if count := chosen.shared(name):

@@ -9,7 +9,7 @@ from tune_kd.study.study import Study
 
 
 def maker(known: Study, name: str) -> str:
-    """The trial that made a model, or the next try at it, where those before have failed."""
+    """Return the trial that made a model, or the next try at it, where those before have failed."""
     there = {p.trial for p in known.of("teach")} | set(known.verdicts)
     tries = sorted((t for t in there if t == name or t.startswith(f"{name}-")), key=len)
     for trial in tries:
@@ -19,12 +19,12 @@ def maker(known: Study, name: str) -> str:
 
 
 def shared_trial(known: Study, fingerprint: str) -> str:
-    """The name of the trial that made a shared first stage, or of the next try at it."""
+    """Return the name of the trial that made a shared first stage, or of the next try at it."""
     return maker(known, f"shared-{fingerprint[:8]}")
 
 
 def anew(known: Study, source: Proposal) -> Recipe:
-    """A search trial's recipe from fresh weights on.
+    """Return a search trial's recipe from fresh weights on.
 
     Stages that waited for validation to improve take the epochs that they took. What began from the
     student of an earlier study trains that student's stages as well, with this study's teacher; what

@@ -144,12 +144,12 @@ def encode(
 
 
 def known_columns(row: Row, columns: Iterable[str]) -> Row:
-    """A row without the columns that only another version of this program, or another study, has."""
+    """Return a row without the columns that only another version of this program, or another study, has."""
     return {name: row[name] for name in columns if name in row}
 
 
 def decode(data: bytes) -> tuple[list[Row], list[str]]:
-    """The rows of a Parquet file, and the names of the files that it replaces."""
+    """Return the rows of a Parquet file, and the names of the files that it replaces."""
     table = pq.ParquetFile(pa.BufferReader(data)).read()
     metadata = table.schema.metadata or {}
     replaced = json.loads(metadata.get(b"replaces", b"[]"))
@@ -183,7 +183,7 @@ def read_trials(storage: Storage) -> list[Row]:
 
 
 def read_epochs(storage: Storage) -> dict[str, list[Row]]:
-    """The rows of each trial in order: of its attempts' files, the longest."""
+    """Return the rows of each trial in order: of its attempts' files, the longest."""
     longest: dict[str, list[Row]] = {}
     for rows in read_folder(storage, "epochs").values():
         by_trial: dict[str, list[Row]] = {}
@@ -198,7 +198,7 @@ def read_epochs(storage: Storage) -> dict[str, list[Row]]:
 def ranked(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> list[Row]:
-    """A method's finished search trials, the highest metric first; ties by validation loss, then in order.
+    """Return a method's finished search trials, the highest metric first; ties by validation loss, then in order.
 
     Those that keep the constraints come before those that do not. Of a trial with several stages the
     last counts. Stopped trials are never ranked: their numbers come from fewer epochs.
@@ -226,7 +226,7 @@ def ranked(
 
 
 def dump_row(row: Row) -> str:
-    r"""A row as JSON, bytes as base64: how a worker reports it.
+    r"""Return a row as JSON, bytes as base64: how a worker reports it.
 
     >>> parse_row(dump_row({"trial": "x", "test_correct": bytes([255, 1])}))
     {'trial': 'x', 'test_correct': b'\xff\x01'}
@@ -235,7 +235,7 @@ def dump_row(row: Row) -> str:
 
 
 def parse_row(text: str) -> Row:
-    """The row that `dump_row` wrote."""
+    """Return the row that `dump_row` wrote."""
     row: Row = json.loads(
         text, object_hook=lambda v: base64.b64decode(v["base64"]) if v.keys() == {"base64"} else v
     )
@@ -243,12 +243,12 @@ def parse_row(text: str) -> Row:
 
 
 def now() -> str:
-    """The time for people to read; durations are measured by monotonic clocks elsewhere."""
+    """Return the time for people to read; durations are measured by monotonic clocks elsewhere."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def read_epochs_of(storage: Storage, trial: str) -> list[Row]:
-    """The rows of one open trial in order: of its attempts' files, the longest."""
+    """Return the rows of one open trial in order: of its attempts' files, the longest."""
     longest: list[Row] = []
     for name in storage.names("epochs", ".parquet"):
         if name.rsplit(".", 2)[0] == trial:

@@ -19,7 +19,7 @@ CANDIDATES = 3  # winners that are trained again before one of them is recommend
 def winners(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> dict[int, Row]:
-    """The search trial that each repeat of a method chose: its best finished one on validation.
+    """Return the search trial that each repeat of a method chose: its best finished one on validation.
 
     Repeats without a finished trial are left out; keys rise.
     """
@@ -32,7 +32,7 @@ def winners(
 def candidates(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> list[Row]:
-    """The winners that are evaluated again, best on validation first: at most three.
+    """Return the winners that are evaluated again, best on validation first: at most three.
 
     One winner alone needs no second look: it is recommended as it is.
     """
@@ -47,7 +47,7 @@ def candidates(
 
 
 def reevaluations(rows: Iterable[Row], method: str, *, metric: str) -> dict[str, dict[int, float]]:
-    """Validation of a method's winners with fresh seeds: by search trial, by seed."""
+    """Return the validation of a method's winners with fresh seeds: by search trial, by seed."""
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         value = number(row, metric)
@@ -61,7 +61,7 @@ def reevaluations(rows: Iterable[Row], method: str, *, metric: str) -> dict[str,
 def recommended(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> Row | None:
-    """The search trial that a method recommends; None where none has finished.
+    """Return the search trial that a method recommends; None where none has finished.
 
     The candidate with the best mean over its fresh seeds; where none was evaluated again, the winner
     that is best on validation.

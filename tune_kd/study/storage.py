@@ -24,7 +24,7 @@ class Storage:
     """A folder (`runs/x`) or a bucket's folder (`s3://bucket/x`, with options in the query)."""
 
     def __init__(self, uri: str | Path, *, patient: bool = True) -> None:
-        """Connects without touching anything; `patient` False gives up on S3 within seconds."""
+        """Connect without touching anything; `patient` False gives up on S3 within seconds."""
         text = str(uri)
         self.local: Path | None = None
         self._query = ""
@@ -42,7 +42,7 @@ class Storage:
         return self._root if self.local else f"s3://{self._root}{self._query}"
 
     def at(self, name: str) -> "Storage":
-        """A folder below this one, over the same connection."""
+        """Return a folder below this one, over the same connection."""
         below = object.__new__(Storage)
         below._fs, below._query = self._fs, self._query
         below._root = f"{self._root}/{name}"
@@ -50,7 +50,7 @@ class Storage:
         return below
 
     def parent(self) -> "Storage":
-        """The folder that this one lies in."""
+        """Return the folder that this one lies in."""
         above = self.at("")
         above._root = self._root.rsplit("/", 1)[0]
         above.local = self.local.parent if self.local else None
@@ -62,12 +62,12 @@ class Storage:
         return self._root.rsplit("/", 1)[-1]
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; FileNotFoundError where there is none."""
+        """Return a file's bytes; FileNotFoundError where there is none."""
         with self._fs.open_input_file(f"{self._root}/{name}") as file:
             return bytes(file.read())
 
     def write(self, name: str, data: bytes) -> None:
-        """The whole file or nothing, and to stay."""
+        """Write the whole file or nothing, and to stay."""
         if self.local:
             files.write_whole(self.local / name, data)
             return
@@ -122,12 +122,12 @@ class Storage:
 
 
 def _missing_folders(path: Path) -> list[Path]:
-    """The folders that writing below `path` would make, deepest first."""
+    """Return the folders that writing below `path` would make, deepest first."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _s3(uri: str, patient: bool) -> tuple[fs.FileSystem, str, str]:
-    """The file system, the path `bucket/folder` and the query of an s3:// address."""
+    """Return the file system, the path `bucket/folder` and the query of an s3:// address."""
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme != "s3" or not parts.netloc:
         raise UsageError(f"--out {uri}: a folder or s3://bucket/folder is allowed")
@@ -159,7 +159,7 @@ def _s3(uri: str, patient: bool) -> tuple[fs.FileSystem, str, str]:
 
 @contextlib.contextmanager
 def locked(storage: Storage) -> Iterator[None]:
-    """The only driver of a study on this disk; freed by the kernel, even after kill -9.
+    """Be the only driver of a study on this disk; freed by the kernel, even after kill -9.
 
     A bucket has no such lock: there the attempts' files of their own keep two drivers from harm.
     """

@@ -89,7 +89,7 @@ class Study:
     # ------------------------------------------------------------ rows and verdicts
 
     def hear(self, row: Row) -> None:
-        """A row that a worker has committed; one it repeats changes nothing."""
+        """Add a row that a worker has committed; one it repeats changes nothing."""
         trial, rows = row["trial"], self.rows.setdefault(row["trial"], [])
         if row["step"] > len(rows) + 1:  # a killed search's worker ended one more epoch
             self.rows[trial] = rows = results.read_epochs_of(self.storage, trial)
@@ -97,18 +97,18 @@ class Study:
             rows.append(row)
 
     def score(self, row: Row) -> float | None:
-        """What an epoch is judged by; None where it was not measured or is not finite."""
+        """Return what an epoch is judged by; None where it was not measured or is not finite."""
         return metrics.number(row, self.metric)
 
     def values(self, row: Row) -> list[float] | None:
-        """What a finished trial reached in each objective; None where one is not known."""
+        """Return what a finished trial reached in each objective; None where one is not known."""
         whole = self._measured(row)
         found = [metrics.number(whole, name) for name in self.objectives]
         known = [value for value in found if value is not None]
         return known if len(known) == len(found) else None
 
     def _measured(self, row: Row) -> Row:
-        """A trial's row with what was measured once of the plain student, where it has that architecture."""
+        """Return a trial's row with what was measured once of the plain student, where it has that architecture."""
         if self.proposals[row["trial"]].recipe.compresses:
             return row
         plain = self.verdicts.get("measure-student", [{}])[-1]
@@ -168,7 +168,7 @@ class Study:
         return found
 
     def describe(self, proposal: Proposal, *, stage: int) -> Row:
-        """The columns of the row of a trial's stage that are known before it starts."""
+        """Return the columns of the row of a trial's stage that are known before it starts."""
         config = {f"config.{k}": v for k, v in proposal.config.items()}
         for name, value in config.items():  # a choice of several kinds has a column of text
             if not isinstance(value, str) and name in self._schema.names:
@@ -198,29 +198,29 @@ class Study:
         }
 
     def ranked(self, method: str) -> list[Row]:
-        """The finished search trials of a method, best first."""
+        """Return the finished search trials of a method, best first."""
         return results.ranked(
             self.all_rows, method, metric=self.metric, constraints=self.constraints
         )
 
     def winners(self, method: str) -> dict[int, Row]:
-        """The finished search trial that each repeat of a method chose on validation."""
+        """Return the finished search trial that each repeat of a method chose on validation."""
         return selection.winners(
             self.all_rows, method, metric=self.metric, constraints=self.constraints
         )
 
     def recommended(self, method: str) -> Row | None:
-        """The search trial that a method recommends."""
+        """Return the search trial that a method recommends."""
         return selection.recommended(
             self.all_rows, method, metric=self.metric, constraints=self.constraints
         )
 
     def best(self, method: str) -> Row | None:
-        """The first of `ranked`, None where no trial has finished."""
+        """Return the first of `ranked`, None where no trial has finished."""
         return next(iter(self.ranked(method)), None)
 
     def front(self, method: str) -> list[Row]:
-        """A method's finished search trials that no other beats in all objectives."""
+        """Return a method's finished search trials that no other beats in all objectives."""
         barred = [objectives.parse(text) for text in self.constraints]
         known = [(row, self._measured(row)) for row in self.ranked(method)]
         kept = [(row, whole) for row, whole in known if not objectives.broken(whole, barred)]
@@ -272,7 +272,7 @@ class Study:
             self._unmerged = 0
 
     def _is_over(self, name: str) -> bool:
-        """A file of ours whose trial has its verdict: `<trial>.parquet`, `<trial>.<attempt>.parquet`."""
+        """Return a file of ours whose trial has its verdict: `<trial>.parquet`, `<trial>.<attempt>.parquet`."""
         stem = name.removesuffix(".parquet")
         known = stem in self.verdicts or stem.rpartition(".")[0] in self.verdicts
         return known or stem.startswith("merged-")
@@ -290,7 +290,7 @@ class Study:
     # ------------------------------------------------------------ Optuna's view
 
     def distributions(self, method: str) -> dict[str, BaseDistribution]:
-        """The sampled ranges of a method, as they were when the study began."""
+        """Return the sampled ranges of a method, as they were when the study began."""
         known = self.manifest["methods"][method]["distributions"]
         return {name: json_to_distribution(text) for name, text in known.items()}
 

@@ -32,13 +32,13 @@ class Site:
     model: Callable[[str], Path] | None = None  # a trained model's weights by fingerprint
 
     def weights(self, fingerprint: str) -> dict[str, Tensor]:
-        """A trained model's tensors."""
+        """Return a trained model's tensors."""
         assert self.model is not None, "this recipe needs a trained model"
         return checkpoints.load_weights(self.model(fingerprint))
 
 
 def load_train(images: Images, site: Site) -> tasks.Decoded:
-    """The decoded train split, which must be the one that the recipe was written for."""
+    """Return the decoded train split, which must be the one that the recipe was written for."""
     task = tasks.find(images.task, base=site.code)
     decoded = tasks.decode(task, "train", folder=site.data, cache=site.cache)
     if decoded.hash != images.train_hash:
@@ -49,7 +49,7 @@ def load_train(images: Images, site: Site) -> tasks.Decoded:
 
 
 def fold(images: Images, site: Site, layout: str) -> loop.Fold:
-    """The images that a recipe is fitted and validated on, on its device."""
+    """Return the images that a recipe is fitted and validated on, on its device."""
     decoded = load_train(images, site)
     fit, validation = splits.split(
         decoded, limit=images.limit_train, seed=images.split_seed, share=images.val_share
@@ -67,7 +67,7 @@ def folded(
     layout: str,
     parts: tuple[splits.Ints, splits.Ints],
 ) -> loop.Fold:
-    """A decoded split on the device, with the images to fit and those to validate on."""
+    """Return a decoded split on the device, with the images to fit and those to validate on."""
     device = torch.device(site.device)
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
@@ -82,7 +82,7 @@ def folded(
 
 
 def shape_of(images: Images) -> registry.Shape:
-    """What a network is built for."""
+    """Return what a network is built for."""
     height, width = images.size
     return registry.Shape(
         num_classes=images.num_classes, channels=images.channels, size=(height, width)
@@ -90,7 +90,7 @@ def shape_of(images: Images) -> registry.Shape:
 
 
 def build(name: str, recipe: Recipe, site: Site, *, dropout: float = 0.0, seed: int) -> nn.Module:
-    """A network of the recipe's image shape on the site's device, in the recipe's layout."""
+    """Return a network of the recipe's image shape on the site's device, in the recipe's layout."""
     model = registry.build(
         name, shape=shape_of(recipe.images), dropout=dropout, seed=seed, base=site.code
     )
@@ -108,14 +108,14 @@ def sample_of(images: loop.Fold) -> Tensor:
 
 
 def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Module:
-    """A trained network by its fingerprint."""
+    """Return a trained network by its fingerprint."""
     model = build(name, recipe, site, seed=0)
     checkpoints.checked_load(model, site.weights(fingerprint), what=fingerprint)
     return model
 
 
 def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
-    """The teacher of the recipe's stages, None where no stage needs one."""
+    """Return the teacher of the recipe's stages, None where no stage needs one."""
     if not recipe.needs_teacher:
         return None
     training = training_stages(recipe.stages)
@@ -127,7 +127,7 @@ def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
 def teacher_tape(
     recipe: Recipe, frozen: teacher.Frozen, images: loop.Fold, *, site: Site
 ) -> teacher.Tape:
-    """The teacher's logits for every view that training sees of the fitted images."""
+    """Return the teacher's logits for every view that training sees of the fitted images."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         seen = images.seen(recipe.images.view_seed, epoch)

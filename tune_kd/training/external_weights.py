@@ -73,7 +73,7 @@ def find(given: str, *, what: str, confirmed: bool = False) -> Foreign:
 
 
 def _recommended(known: Study, method: str, *, given: str, what: str) -> Row:
-    """The search trial that stands for a method, or of all methods the best on validation."""
+    """Return the search trial that stands for a method, or of all methods the best on validation."""
     methods = list(known.manifest["methods"])
     if method and method not in methods:
         raise unknown("method", method, methods, where=f"{known.storage.uri} has")
@@ -84,7 +84,7 @@ def _recommended(known: Study, method: str, *, given: str, what: str) -> Row:
 
 
 def _student(known: Study, row: Row, *, confirmed: bool) -> Foreign:
-    """A search trial's student, or that of its first confirming run."""
+    """Return a search trial's student, or that of its first confirming run."""
     source = known.proposals[row["trial"]]
     recipe, trial = anew(known, source), source.trial
     runs = [p for p in known.of("confirm", source.method) if p.source == trial and p.keeps_weights]

@@ -74,7 +74,7 @@ class Learner:
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """What `state` returned, put back."""
+        """Put back what `state` returned."""
         parts: dict[str, dict[str, Tensor]] = {
             part: {} for part in ("model", "projections", "optimizer", "progress")
         }
@@ -115,7 +115,7 @@ class Training:
 
 
 def learning_rate(optimizer: Optimizer, *, epochs: float, at: float) -> float:
-    """The lr when `at` of `epochs` epochs have been trained.
+    """Return the lr when `at` of `epochs` epochs have been trained.
 
     >>> cosine = Optimizer(lr=0.2)
     >>> [round(learning_rate(cosine, epochs=10, at=at), 3) for at in (0, 5, 10)]
@@ -248,7 +248,7 @@ def _step(  # noqa: PLR0913 - a step's operands
 def _projected(
     work: Training, learner: Learner, features: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """The student's features as the loss wants them."""
+    """Return the student's features as the loss wants them."""
     if work.terms.feature_loss.needs_projection:
         projected: Mapping[str, Tensor] = learner.projections(features)
         return projected
@@ -256,13 +256,13 @@ def _projected(
 
 
 def _generator(work: Training, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
-    """The stream of an epoch: the order of batches is all trials' alike, dropout a trial's own."""
+    """Return the stream of an epoch: the order of batches is all trials' alike, dropout a trial's own."""
     seed = work.view_seed if purpose == "order" else work.seed
     return torch.Generator(device=device).manual_seed(stream(seed, work.number, epoch, purpose))
 
 
 def chunks(index: Tensor, fold: Fold) -> tuple[Tensor, ...]:
-    """The images `index` in batches that a network is scored in: fewer where they are bigger."""
+    """Return the images `index` in batches that a network is scored in: fewer where they are bigger."""
     height, width = fold.sides
     return tuple(index.split(max(1, EVALUATION_PIXELS // (height * width))))
 
@@ -276,7 +276,7 @@ def evaluate(
     reference: Tensor | None = None,
     each_image: bool = False,
 ) -> scoring.Scores:
-    """What a network reaches on the images `index` as they are, in float32.
+    """Return what a network reaches on the images `index` as they are, in float32.
 
     `reference`: scores of a teacher for these images, in this order, to agree with. `each_image`: what
     it reaches on single images is kept as well.

@@ -112,7 +112,7 @@ class Tally:
         self._compared = False
 
     def add(self, scores: Tensor, labels: Tensor, *, teacher: Tensor | None = None) -> None:
-        """A batch: scores [B, K, ...] and labels [B, ...] (IGNORE counts for nothing), float32 and int64.
+        """Add a batch: scores [B, K, ...] and labels [B, ...] (IGNORE counts for nothing), float32 and int64.
 
         `teacher`: scores of the same shape, or of a smaller map, to agree with.
         """
@@ -136,7 +136,7 @@ class Tally:
             self._agreed += (teacher.argmax(1)[valid] == seen).sum()
 
     def scores(self) -> Scores:
-        """What all batches together are worth; at least one position must have counted."""
+        """Return what all batches together are worth; at least one position must have counted."""
         confusion = self._confusion.view(self._classes, self._classes).cpu()
         total = int(confusion.sum())
         assert total > 0, "nothing was scored"

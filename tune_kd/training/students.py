@@ -30,7 +30,7 @@ def initial_student(
 
 
 def _dropout(recipe: Recipe) -> float:
-    """What its student is built with; stages set the rate that they train with."""
+    """Return what its student is built with; stages set the rate that they train with."""
     training = training_stages(recipe.stages)
     return training[0].dropout if training else 0.0
 

@@ -27,7 +27,7 @@ SHARD = 4096  # images; small enough that two workers share an epoch of 20,000 e
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The training precision of a study: bfloat16 by autocast, or float32 as it is."""
+    """Return the training precision of a study: bfloat16 by autocast, or float32 as it is."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -113,7 +113,7 @@ class Tape:
 
 
 def key(*parts: str) -> str:
-    """The name of a tape: a hash of all that its logits depend on."""
+    """Return the name of a tape: a hash of all that its logits depend on."""
     return digest("tape", *parts)
 
 
@@ -147,7 +147,7 @@ def _save(array: np.ndarray) -> bytes:
 
 
 def _read(path: Path, size: int) -> np.ndarray | None:
-    """The logits of `size` images; None where they are not there or damaged, and are computed anew."""
+    """Return the logits of `size` images; None where they are not there or damaged, and are computed anew."""
     try:
         found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):

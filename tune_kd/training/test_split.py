@@ -26,7 +26,7 @@ class Exam:
     reference: Tensor | None  # scores float16 [N, K, ...]
 
     def take(self, model: nn.Module) -> scoring.Scores:
-        """A network's scores on all test images."""
+        """Return a network's scores on all test images."""
         every = self.images.fit
         return loop.evaluate(model, self.images, every, reference=self.reference, each_image=True)
 
@@ -95,7 +95,7 @@ def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:
 
 @torch.no_grad()
 def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
-    """The worst and the best predicted test images of a dense task, the worst first.
+    """Return the worst and the best predicted test images of a dense task, the worst first.
 
     `images` uint8 [n, H, W, C], `labels` and `predicted` uint8 [n, H, W] (255: void), `iou` float64 [n]
     (mean over the classes of one image), `index` int64 [n]; `all_iou` float64 [N] of every test image.

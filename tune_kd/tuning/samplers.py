@@ -69,7 +69,7 @@ def random_config(ranges: Mapping[str, BaseDistribution], *, seed: int) -> dict[
 
 
 def at_quantile(range_: BaseDistribution, share: float) -> Any:
-    """The value below which a `share` in (0, 1) of a range lies; choices are in their order.
+    """Return the value below which a `share` in (0, 1) of a range lies; choices are in their order.
 
     >>> at_quantile(FloatDistribution(0.01, 1.0, log=True), 0.5)
     0.1
@@ -100,7 +100,7 @@ def sample(  # noqa: PLR0913 - a proposal's circumstances
     directions: Sequence[str] = ("maximize",),
     constrained: bool = False,
 ) -> Asked:
-    """The next values of a method, after hearing of all its trials, one value a direction each."""
+    """Return the next values of a method, after hearing of all its trials, one value a direction each."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental arguments that newer versions make default
         sampler = _sampler(kind, seed, constrained)

@@ -22,7 +22,7 @@ class Plan(Protocol):
     """Gives proposals one by one; None when all that is planned has been proposed."""
 
     def next(self) -> Proposal | None:
-        """The next trial to run, already on disk."""
+        """Return the next trial to run, already on disk."""
 
 
 class FixedPlan:
@@ -33,7 +33,7 @@ class FixedPlan:
         self._todo = [p for p in proposals if p.trial not in study.verdicts]
 
     def next(self) -> Proposal | None:
-        """The next of the list."""
+        """Return the next of the list."""
         if not self._todo:
             return None
         proposal = self._todo.pop(0)
@@ -74,14 +74,14 @@ class SearchPlan:
         self._todo = study.open_trials("search")
 
     def next(self) -> Proposal | None:
-        """An unfinished trial, or a new one; None when every search has its trials."""
+        """Return an unfinished trial, or a new one; None when every search has its trials."""
         if self._todo:
             return self._todo.pop(0)
         place = self._place()
         return self._propose(*place) if place else None
 
     def _place(self) -> tuple[str, int, int] | None:
-        """Method, repeat and number of the next trial."""
+        """Return method, repeat and number of the next trial."""
         study = self._study
         proposed: Counter[tuple[str, int]] = Counter()
         waiting: Counter[tuple[str, int]] = Counter()

@@ -159,7 +159,7 @@ def look_at_data(request: Request) -> Material:
 
 
 def user_files(request: Request) -> dict[str, bytes]:
-    """A user's own files by name: the space's, and those that its strings refer to."""
+    """Return a user's own files by name: the space's, and those that its strings refer to."""
     chosen = request.space
     references = [plain_fields(chosen)[name] for name in loader.REFERENCES]
     references += recipe_builder.references(recipe_builder.checked_stages(chosen))
@@ -182,7 +182,7 @@ def source_hash(name: str, code: bytes) -> str:
 def described(
     request: Request, material: Material, *, code: Mapping[str, bytes] | None = None
 ) -> dict[str, Any]:
-    """The manifest as far as a resumed study must agree with it; `code`: the user's files, read already."""
+    """Return the manifest as far as a resumed study must agree with it; `code`: the user's files, read already."""
     chosen = request.space
     defaults = search_space.default_fields()
     settings = {
@@ -316,7 +316,7 @@ def _check_losses(chosen: SearchSpace, base: Path) -> None:
 
 
 def _check_kind(name: str, model: nn.Module, images: Images) -> None:
-    """A network of ours scores images, or every pixel; a user's own shows it when it is run."""
+    """Raise UsageError for a network of ours whose kind is not the task's; a user's own shows it when it runs."""
     if not plugins.is_reference(name) and hasattr(model, "coarse") != images.dense:
         given, wanted = ("images", "every pixel") if images.dense else ("every pixel", "images")
         raise UsageError(

@@ -90,7 +90,7 @@ def confirm(options: ConfirmOptions, run_options: RunOptions) -> ConfirmOutcome:
 
 
 def open_study(address: str) -> Study:
-    """A study by its folder; UsageError where there is none."""
+    """Return a study by its folder; UsageError where there is none."""
     storage = Storage(address)
     try:
         return Study(storage)
@@ -135,7 +135,7 @@ def missing(known: Study, planned: list[Proposal]) -> list[Proposal]:
 def run(
     known: Study, chosen: Design, *, session: Session, driver: Driver, folder: Path | None
 ) -> None:
-    """The re-evaluations, which say what is recommended, then all confirming runs."""
+    """Run the re-evaluations, which say what is recommended, then all confirming runs."""
     progress = driver.progress
     base = create_study.base_config(known, folder, session.resources)
 

@@ -36,7 +36,7 @@ class Design:
     textbook: bool  # whether the textbook settings are confirmed as well
 
     def seeds_of(self, repeat: int) -> range:
-        """The confirming seeds of a repeat, the same for all of its methods.
+        """Return the confirming seeds of a repeat, the same for all of its methods.
 
         >>> list(Design(repeats=(0, 1), seeds=2, textbook=True).seeds_of(1))
         [2000, 2001]
@@ -58,7 +58,7 @@ class Design:
 
 
 def design(known: Study, *, seeds: int, textbook: bool) -> Design:
-    """What is confirmed of a study: its whole repeats, or, while none is whole, what there is.
+    """Return what is confirmed of a study: its whole repeats, or, while none is whole, what there is.
 
     Raises:
         UsageError: no trial has finished.
@@ -81,12 +81,12 @@ def _is_whole(known: Study, repeat: int) -> bool:
 
 
 def _rows(known: Study, chosen: Design) -> list[Row]:
-    """The study's rows without searches that are not confirmed."""
+    """Return the study's rows without searches that are not confirmed."""
     return [r for r in known.all_rows if r["phase"] != "search" or r["repeat"] in chosen.repeats]
 
 
 def reevaluations(known: Study, chosen: Design) -> list[Proposal]:
-    """The best winners of each method with fresh seeds, scored on validation; the test split stays sealed."""
+    """Return the best winners of each method with fresh seeds, scored on validation; the test split stays sealed."""
     rows = _rows(known, chosen)
     sources = [
         row
@@ -103,7 +103,7 @@ def reevaluations(known: Study, chosen: Design) -> list[Proposal]:
 
 
 def confirmations(known: Study, chosen: Design) -> list[Proposal]:
-    """The teacher's measurement, then repeats seed by seed, then the recommended students."""
+    """Return the teacher's measurement, then repeats seed by seed, then the recommended students."""
     students = [
         _again(known, row, phase="confirm", origin=roles, seed=chosen.seeds_of(repeat)[at])
         for at in range(chosen.seeds)
@@ -119,7 +119,7 @@ def confirmations(known: Study, chosen: Design) -> list[Proposal]:
 
 
 def recommended(known: Study, chosen: Design) -> dict[str, Row]:
-    """The search trial that each method recommends."""
+    """Return the search trial that each method recommends."""
     rows = _rows(known, chosen)
     found = {
         method: selection.recommended(
@@ -146,7 +146,7 @@ def _of_repeat(known: Study, repeat: int, *, textbook: bool) -> Iterator[tuple[R
 
 
 def _textbook(known: Study, method: str, repeat: int) -> Row | None:
-    """The finished textbook trial of a repeat."""
+    """Return the finished textbook trial of a repeat."""
     return next(
         (
             row
@@ -158,7 +158,7 @@ def _textbook(known: Study, method: str, repeat: int) -> Row | None:
 
 
 def _again(known: Study, row: Row, *, phase: str, origin: str, seed: int) -> Proposal:
-    """A search trial trained anew; confirming fits on train and validation images together."""
+    """Return a search trial trained anew; confirming fits on train and validation images together."""
     source = known.proposals[row["trial"]]
     recipe = anew(known, source)
     opened = phase == "confirm"
@@ -196,7 +196,7 @@ def unmeasured(known: Study, planned: list[Proposal]) -> dict[str, Proposal]:
 
 
 def _teacher(known: Study) -> list[Proposal]:
-    """The study's teacher measured as it is: a recipe without stages."""
+    """Return the study's teacher measured as it is: a recipe without stages."""
     if not prerequisites.has_teacher(known):
         return []
     network, model = known.manifest["teacher"], known.manifest["teacher_model"]
@@ -205,7 +205,7 @@ def _teacher(known: Study) -> list[Proposal]:
 
 
 def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
-    """The file that students begin from measured as it is: what was there before they were cut."""
+    """Return the file that students begin from measured as it is: what was there before they were cut."""
     given = known.manifest["start"].get("model")
     if given is None or all(proposal.recipe.start != given for proposal in students):
         return []

@@ -40,7 +40,7 @@ PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
 
 
 def base_config(study_: Study, request_data: Path | None, resources: Resources) -> dict[str, Any]:
-    """What every trial's config has, whoever proposes it."""
+    """Return what every trial's config has, whoever proposes it."""
     return {
         "study": study_.storage.uri,
         "name": study_.name,
@@ -51,7 +51,7 @@ def base_config(study_: Study, request_data: Path | None, resources: Resources) 
 
 
 def _seen_file(given: Foreign | None, images: Images) -> str:
-    """The name of a model that may have seen validation images: one of which that is not known.
+    """Return the name of a model that may have seen validation images: one of which that is not known.
 
     A student of an earlier study on the very same split has not.
     """
@@ -63,7 +63,7 @@ def _seen_file(given: Foreign | None, images: Images) -> str:
 
 
 def _reference(manifest: Mapping[str, Any]) -> tuple[str, str]:
-    """The teacher that confirmed students are compared with; nothing where a study has none."""
+    """Return the teacher that confirmed students are compared with; nothing where a study has none."""
     model = manifest["teacher_model"] if manifest["needs_teacher"] else ""
     return recipe_builder.shipped(manifest["teacher"]), model
 
@@ -235,13 +235,13 @@ def versions() -> dict[str, str]:
 
 
 def fields_of(chosen: SearchSpace) -> dict[str, Any]:
-    """The space's fields that change trials, for the report."""
+    """Return the space's fields that change trials, for the report."""
     fields = search_space.plain_fields(chosen)
     return {name: value for name, value in fields.items() if name not in TOLD_LATER}
 
 
 def commit() -> str:
-    """The commit of the source tree that runs, empty where it is not a checkout."""
+    """Return the commit of the source tree that runs, empty where it is not a checkout."""
     here = Path(tune_kd.__file__).parent
     command = [
         "git",

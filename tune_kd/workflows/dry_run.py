@@ -90,7 +90,7 @@ def _share(resources: Resources) -> str:
 
 
 def planned(request: Request) -> Budget:
-    """The searches of the study: as it began where it is there."""
+    """Return the searches of the study: as it began where it is there."""
     there = request.storage.exists("manifest.json")
     return checks.budget(request, Study(request.storage) if there else None)
 
@@ -123,7 +123,7 @@ def _stopping(request: Request) -> str:
 
 
 def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
-    """Runs, epochs and time of searching and of confirming, apart."""
+    """Return runs, epochs and time of searching and of confirming, apart."""
     methods, epochs = len(request.space.methods), request.space.student.epochs
     chosen = confirm_plan.Design(
         repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, textbook=True

@@ -94,7 +94,7 @@ def _request(options: EvaluateOptions, command: str) -> Request:
 
 
 def _wanted(asked: Request, images: Images, network: str | None) -> Wanted:
-    """What the weights are taken for, on a GPU where there is one."""
+    """Return what the weights are taken for, on a GPU where there is one."""
     where = context.Site(
         cache=files.cache_folder(),
         data=asked.data,
@@ -114,7 +114,7 @@ def _record(storage: Storage, networks: list[Subject], command: str) -> None:
 
 
 def facts(one: Subject, wanted: Wanted) -> dict[str, Any]:
-    """What is asked of a network, and whether it knows these images."""
+    """Return what is asked of a network, and whether it knows these images."""
     first = [*wanted.space.objectives, default_objective(wanted.images.task_kind)][0]
     return {
         "space": wanted.space.name,
@@ -128,7 +128,7 @@ def facts(one: Subject, wanted: Wanted) -> dict[str, Any]:
 def _examined(
     one: Subject, batch_size: int, *, compiled: bool, said: Progress
 ) -> tuple[dict[str, Any], Marks]:
-    """What a network is, what it reaches on the test split, and what it costs."""
+    """Return what a network is, what it reaches on the test split, and what it costs."""
     said.say(f"scoring {one.name} on the test split")
     found, marks = scored(one, batch_size)
     words = ", compiled as well, which takes a while" if compiled else ""
@@ -137,7 +137,7 @@ def _examined(
 
 
 def scored(one: Subject, batch_size: int) -> tuple[dict[str, Any], Marks]:
-    """What a network is and what it reaches on the test split: an evaluation without its profile."""
+    """Return what a network is and what it reaches on the test split: an evaluation without its profile."""
     marks = checkpoint.mark(one, batch_size=batch_size)
     scores, confusion = marks.scores, marks.scores.confusion.tolist()
     classes = diagnostics.classes(confusion, marks.class_names)
@@ -191,7 +191,7 @@ def _standard_error(each: Any) -> float | None:
 
 
 def finite(value: Any) -> Any:
-    """The same data with None for numbers that JSON has no word for."""
+    """Return the same data with None for numbers that JSON has no word for."""
     if isinstance(value, Mapping):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

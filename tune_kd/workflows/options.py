@@ -105,7 +105,7 @@ def read(kind: type[Options], given: Namespace) -> Options:
 
 
 def add_study(parser: cli.Parser) -> None:
-    """What is trained on what, and where the study lies."""
+    """Add the options that say what is trained on what, and where the study lies."""
     add = parser.add_argument
     add(
         "--space",
@@ -188,7 +188,7 @@ def add_search(parser: cli.Parser) -> None:
 
 
 def add_resources(parser: cli.Parser) -> None:
-    """What a trial gets, and where it runs."""
+    """Add the options that say what a trial gets, and where it runs."""
     add = parser.add_argument
     add(
         "--cpus-per-trial",
@@ -268,7 +268,7 @@ def _wanted_resources(options: ResourceOptions) -> "Resources":
 
 
 def request(options: SearchOptions, *, command: str, name: str = "") -> "Request":
-    """What is asked for, as one value; `name` is the study's where --name says nothing."""
+    """Return what is asked for, as one value; `name` is the study's where --name says nothing."""
     from tune_kd.space import loader
     from tune_kd.study.storage import Storage
     from tune_kd.training import external_weights

@@ -25,17 +25,17 @@ from tune_kd.workflows.create_study import base_config
 
 
 def model_of(storage: Storage) -> str:
-    """The fingerprint of an existing study's teacher."""
+    """Return the fingerprint of an existing study's teacher."""
     return str(json.loads(storage.read("manifest.json"))["teacher_model"])
 
 
 def teacher_trial(study_: Study) -> str:
-    """The name of the trial that made the study's teacher, or of the next try at it."""
+    """Return the name of the trial that made the study's teacher, or of the next try at it."""
     return maker(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
 
 
 def start_trial(study_: Study) -> str:
-    """The name of the trial that measured what is given in place of shared stages."""
+    """Return the name of the trial that measured what is given in place of shared stages."""
     return maker(study_, f"start-{study_.manifest['start']['model'][:8]}")
 
 
@@ -182,7 +182,7 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
 
 
 def _import(study_: Study, given: Foreign, fingerprint: str) -> None:
-    """A foreign checkpoint becomes one of the study's models; nothing of it is unpickled."""
+    """Make an external checkpoint one of the study's models; nothing of it is unpickled."""
     from safetensors.torch import save
 
     plain = {name: value.contiguous() for name, value in given.state().items()}
@@ -203,7 +203,7 @@ def _keep(study_: Study, made: _Made) -> None:
 
 
 def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
-    """A model of the same recipe and seed that an earlier study trained: copied with its rows."""
+    """Return a model of the same recipe and seed that an earlier study trained: copied with its rows."""
     name = f"models/{made.fingerprint}"
     for place in _places(study_):
         if not place.exists(f"{name}.trials.parquet"):

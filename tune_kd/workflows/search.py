@@ -75,7 +75,7 @@ def planned_is_done(study: Study, request: Request) -> bool:
 
 
 def _run(study: Study, request: Request, *, session: Session, progress: Progress) -> None:
-    """The teacher, then the trials that are missing."""
+    """Run the teacher, then the trials that are missing."""
     study.clean()
     if session.resources.address:
         session.check_nodes(study)

@@ -35,7 +35,7 @@ def read_digits(split: str, folder: Path | None, cache: Path) -> Raw:
 
 
 def cifar_reader(name: str) -> Callable[[str, Path | None, Path], Raw]:
-    """A reader of torchvision's CIFAR10 or CIFAR100 (Krizhevsky 2009)."""
+    """Return a reader of torchvision's CIFAR10 or CIFAR100 (Krizhevsky 2009)."""
 
     def read(split: str, folder: Path | None, cache: Path) -> Raw:
         import torchvision.datasets
@@ -65,7 +65,7 @@ def _data_folder() -> list[Path]:
 
 
 def _kept(*names: str) -> Path | None:
-    """The first of some files and folders that is in $TUNE_KD_DATA."""
+    """Return the first of some files and folders that is in $TUNE_KD_DATA."""
     found = (place / name for place in _data_folder() for name in names)
     return next((path for path in found if path.exists()), None)
 
@@ -129,7 +129,7 @@ def _cifar_remedy(source: Any) -> str:
 
 @contextlib.contextmanager
 def _cifar_root(source: Any, places: list[Path], *, download: bool) -> Iterator[Path]:
-    """The folder with the extracted archive; a packed one is extracted elsewhere, for a while."""
+    """Yield the folder with the extracted archive; a packed one is extracted elsewhere, for a while."""
     from torchvision.datasets import utils
 
     for place in places:

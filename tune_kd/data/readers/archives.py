@@ -1,4 +1,4 @@
-"""The files of a folder or of an archive by name: nothing is unpacked, no member's name is a path.
+"""Open the files of a folder or of an archive by name: nothing is unpacked, no member's name is a path.
 
 An archive is .zip, .tar or .tar.gz. A compressed tar cannot be read out of order, so while its images
 are read a plain copy without a name lies in the cache.
@@ -33,12 +33,12 @@ class Files:
     where: str
 
     def text(self, name: str) -> list[str]:
-        """The lines of a text file without blank ones."""
+        """Return the lines of a text file without blank ones."""
         lines = self.read(name).decode("utf-8", "replace").splitlines()
         return [line.strip() for line in lines if line.strip()]
 
     def below(self, root: str) -> "Files":
-        """The files below a folder among these, `""` or ending with a slash."""
+        """Return the files below a folder among these, `""` or ending with a slash."""
         names = frozenset(name.removeprefix(root) for name in self.names if name.startswith(root))
         where = f"{self.where}/{root}".rstrip("/")
         return Files(names, lambda name: self.read(root + name), where)
@@ -55,7 +55,7 @@ def is_archive(place: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(place: Path, *, scratch: Path | None = None) -> Iterator[Files]:
-    """The files of a folder or an archive. With `scratch`, reading all of them is quick.
+    """Yield the files of a folder or an archive. With `scratch`, reading all of them is quick.
 
     Raises:
         UsageError: a damaged archive.
@@ -76,7 +76,7 @@ def opened(place: Path, *, scratch: Path | None = None) -> Iterator[Files]:
 
 
 def roots(files: Files, marker: str) -> list[str]:
-    """The folders, `""` or ending with a slash, in which the file `marker` lies; sorted.
+    """Return the folders, `""` or ending with a slash, in which the file `marker` lies; sorted.
 
     >>> files = Files(frozenset({"a/b/lists/x.txt", "a/x.txt"}), lambda name: b"", "")
     >>> roots(files, "lists/x.txt")
@@ -113,7 +113,7 @@ def _safe(names: Mapping[str, object]) -> frozenset[str]:
 
 @contextlib.contextmanager
 def _tar(place: Path, scratch: Path | None) -> Iterator[tarfile.TarFile]:
-    """An open tar; a compressed one from its plain copy in `scratch`."""
+    """Yield an open tar; a compressed one from its plain copy in `scratch`."""
     if scratch is None or place.name.lower().endswith(".tar"):
         with tarfile.open(place) as tar:
             yield tar

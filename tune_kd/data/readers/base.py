@@ -46,7 +46,7 @@ class Raw:
     names: Sequence[str] = ()
 
     def name(self, number: int) -> str:
-        """What a message calls an image."""
+        """Return what a message calls an image."""
         return self.names[number] if self.names else f"image {number}"
 
 
@@ -67,7 +67,7 @@ class Layout:
 
 
 def open_image(source: Path | io.BytesIO, where: str) -> Image.Image:
-    """A decoded image; UsageError with `where` it lies if it is not readable."""
+    """Return a decoded image; UsageError with `where` it lies if it is not readable."""
     try:
         with Image.open(source) as image:
             image.load()
@@ -152,7 +152,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 def _columns(path: Path) -> tuple[str, str, tuple[str, ...]]:
-    """The image column, the label column and the class names (if it has them)."""
+    """Return the image column, the label column and the class names (if it has them)."""
     schema = _parquet(path).schema_arrow
     image = next((name for name in ("image", "img") if name in schema.names), "")
     label = next((name for name in ("label", "fine_label") if name in schema.names), "")
@@ -257,10 +257,10 @@ LAYOUTS = (
 def named_files(
     *alternatives: tuple[str, ...], read: Callable[[str, Path | None, Path], Raw]
 ) -> Layout:
-    """A folder with all files (or folders) of one of the alternatives, which `read` knows."""
+    """Return a folder with all files (or folders) of one of the alternatives, which `read` knows."""
 
     def best(folder: Path) -> tuple[str, ...]:
-        """The first that is complete, else the first that is begun."""
+        """Return the first that is complete, else the first that is begun."""
         there = {files: [(folder / file).exists() for file in files] for files in alternatives}
         whole = (files for files, found in there.items() if all(found))
         begun = (files for files, found in there.items() if any(found))
@@ -285,6 +285,6 @@ def named_files(
 
 
 def recognise(place: Path, layouts: Iterable[Layout]) -> Layout | None:
-    """The first layout of which the folder or the file has something, or None."""
+    """Return the first layout of which the folder or the file has something, or None."""
     able = (layout for layout in layouts if layout.archives or place.is_dir())
     return next((layout for layout in able if layout.found(place)), None)

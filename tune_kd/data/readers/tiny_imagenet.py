@@ -26,7 +26,7 @@ _MARKER, _ANNOTATIONS = "wnids.txt", "val/val_annotations.txt"
 
 
 def _folder(place: Path) -> Path | None:
-    """The folder that holds wnids.txt."""
+    """Return the folder that holds wnids.txt."""
     options = (place, place / NAME)
     return next((folder for folder in options if (folder / _MARKER).is_file()), None)
 
@@ -43,7 +43,7 @@ def _root(files: Files, place: Path) -> Files:
 
 
 def _train(tree: Files) -> dict[str, list[str]]:
-    """The training images of each class, both sorted."""
+    """Return the training images of each class, both sorted."""
     wanted = set(tree.text(_MARKER))
     found: dict[str, list[str]] = {}
     for name in sorted(tree.names):
@@ -71,7 +71,7 @@ def _test(tree: Files, classes: list[str]) -> tuple[list[str], list[int]]:
 
 
 def _class_names(tree: Files, classes: list[str]) -> tuple[str, ...]:
-    """The first name of each in words.txt; the wnid where there is none."""
+    """Return the first name of each in words.txt; the wnid where there is none."""
     rows = (
         [line.partition("\t") for line in tree.text("words.txt")]
         if "words.txt" in tree.names
@@ -94,7 +94,7 @@ def _check(place: Path) -> None:
 
 
 def _files(place: Path, split: str) -> list[Path]:
-    """The archive, or the files of a folder's split; the lists of names belong to the train split."""
+    """Return the archive, or the files of a folder's split; the lists of names belong to the train split."""
     folder = _folder(place)
     if folder is None:
         return [place]

@@ -43,12 +43,12 @@ class Lists:
     test: list[str]
 
     def of(self, split: str) -> list[str]:
-        """The names of what is decoded as a split, validation after training images."""
+        """Return the names of what is decoded as a split, validation after training images."""
         return self.test if split == "test" else self.train + (self.validation or [])
 
 
 def layout(num_classes: int | None) -> Layout:
-    """The layout; its classes are named in `classes.txt` or `labels.txt`, else it has `num_classes`."""
+    """Return the layout; its classes are named in `classes.txt` or `labels.txt`, else it has `num_classes`."""
 
     def read(split: str, place: Path, cache: Path) -> Raw:
         with archives.opened(place) as files:
@@ -82,7 +82,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _root(files: Files, place: Path) -> Files:
-    """The files below the one folder that holds the lists."""
+    """Return the files below the one folder that holds the lists."""
     roots = archives.roots(files, _MARKER)
     if not roots:
         raise UsageError(f"--data {place} holds no data set: expected {EXPECTED}")
@@ -98,7 +98,7 @@ def _list(tree: Files, split: str) -> list[str]:
 
 
 def _lists(tree: Files) -> Lists:
-    """What the three lists say; no image is in two of them."""
+    """Return what the three lists say; no image is in two of them."""
     train, val, test = (_list(tree, split) for split in ("train", "val", "test"))
     if not any(_mask(name) in tree.names for name in test):
         test = []  # as in the original set: images without masks
@@ -114,7 +114,7 @@ def _lists(tree: Files) -> Lists:
 
 
 def _image(tree: Files, name: str) -> str:
-    """The image's file; the first ending where there is none."""
+    """Return the image's file; the first ending where there is none."""
     options = [f"JPEGImages/{name}{ending}" for ending in (".jpg", ".jpeg", ".png")]
     return next((option for option in options if option in tree.names), options[0])
 
@@ -148,7 +148,7 @@ def _check(place: Path) -> None:
 
 
 def _files(place: Path, split: str) -> list[Path]:
-    """The archive, or of a folder the lists, the names of classes, and the split's own files."""
+    """Return the archive, or of a folder the lists, the names of classes, and the split's own files."""
     if not place.is_dir():
         return [place]
     found = []

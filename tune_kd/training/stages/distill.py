@@ -86,7 +86,7 @@ def planned_reports(stages: tuple[Any, ...]) -> int:
 
 
 def _terms(run: Run, stage: Distill) -> losses.Terms:
-    """The stage's losses with their options."""
+    """Return the stage's losses with their options."""
     base = run.site.code
     return losses.Terms(
         logit_loss=losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base),

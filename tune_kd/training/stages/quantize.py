@@ -75,7 +75,7 @@ class QuantizeKind:
 
 
 def _converted(prepared: int8.Prepared) -> int8.Converted:
-    """The int8 network, with the certainty that its operators are."""
+    """Return the int8 network, with the certainty that its operators are."""
     converted = int8.convert(prepared)
     int8.report(converted)
     return converted
