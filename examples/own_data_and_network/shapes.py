@@ -21,7 +21,7 @@ EACH = {"train": 200, "test": 100}  # images of a class
 
 
 def shapes() -> Task:
-    """The task: grey 16x16 images; mean and deviation are computed from the training images."""
+    """Return the task: grey 16x16 images; mean and deviation are computed from the training images."""
     return Task(
         name="shapes",
         size=SIDE,
@@ -35,7 +35,7 @@ def shapes() -> Task:
 
 
 def read(split: str, folder: Path | None, cache: Path) -> Raw:
-    """A split. With `--data DIR` the class folders or Parquet files there are read instead of this.
+    """Read a split. With `--data DIR` the class folders or Parquet files there are read instead of this.
 
     `folder` is None here; what is downloaded may be kept below `cache`.
     """
@@ -83,12 +83,12 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def teacher(*, num_classes: int, channels: int, dropout: float = 0.0) -> nn.Module:
-    """The big network."""
+    """Build the big network."""
     return Net((16, 32, 64), num_classes=num_classes, channels=channels, dropout=dropout)
 
 
 def student(*, num_classes: int, channels: int, dropout: float = 0.0) -> nn.Module:
-    """The small one."""
+    """Build the small one."""
     return Net((2, 4, 8), num_classes=num_classes, channels=channels, dropout=dropout)
 
 
@@ -106,5 +106,5 @@ def attention(student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
 
 
 def _where(features: Tensor) -> Tensor:
-    """The energy of each position of [B, C, H, W], as unit vectors [B, H * W]."""
+    """Return the energy of each position of [B, C, H, W], as unit vectors [B, H * W]."""
     return F.normalize(features.float().square().mean(1).flatten(1), dim=1)

@@ -20,7 +20,7 @@ RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 
 
 def soft_only(space: SearchSpace, *, temperature: float, **training: float) -> tuple[Stage, ...]:
-    """A method of one's own, a row of the table: the teacher's outputs alone, no labels."""
+    """Return the stages of a method of one's own, a row of the table: the teacher's outputs alone, no labels."""
     weights = LossWeights(alpha=0.0, beta=1.0, temperature=temperature)
     return (space.distill(weights, **training),)
 
