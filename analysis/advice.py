@@ -45,7 +45,7 @@ def _weak_teacher(study: Study) -> list[str]:
     Never the best of several trials: a maximum is too good.
     """
     tested = selection.teacher(study.rows, "confirm")
-    taught = selection.teacher(study.rows, "teach")
+    taught = selection.teacher(study.rows, "teacher")
     books = selection.textbooks(study.rows, BASELINE).values()
     textbook = [v for row in books if (v := number(row, study.metric)) is not None]
     for row, name, values, what in (

@@ -45,7 +45,7 @@ class TeacherCost:
 
 def teacher_cost(study: Study) -> TeacherCost | None:
     """Return the cost of a study's teacher; None for one that came as a file, or whose time is not known."""
-    taught = selection.teacher(study.rows, "teach")
+    taught = selection.teacher(study.rows, "teacher")
     seconds = number(taught, "seconds")
     if taught is None or not seconds or not taught.get("epochs") or taught.get("origin") == "file":
         return None

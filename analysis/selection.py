@@ -59,7 +59,7 @@ def values(runs: Mapping[int, Row], metric: str) -> dict[int, float]:
 
 
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:
-    """Return the teacher's finished row of a phase: teach (validation), measure or confirm (test)."""
+    """Return the teacher's finished row of a phase: teacher (validation), measure or confirm (test)."""
     name = {"measure": "measure-teacher", "confirm": "confirm-teacher"}.get(phase)
     found = [
         row

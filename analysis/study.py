@@ -155,17 +155,17 @@ class Study(Description):
 
     def shared(self, method: str) -> Row | None:
         """Return what all trials of a method begin from: their first stages, trained once, or what was given."""
-        rows = select.trials(self.rows, "teach", method)
+        rows = select.trials(self.rows, "teacher", method)
         shared = (r for r in rows if r.get("origin") == "shared" and r["status"] == "finished")
-        return next(shared, None) or self.given("teach")
+        return next(shared, None) or self.given("teacher")
 
     def given(self, phase: str) -> Row | None:
         """Return the measurement of a student that was given in place of first stages (`--set start=...`).
 
-        Phase teach: on validation; confirm: on test, where its training could not be repeated.
+        Phase teacher: on validation; confirm: on test, where its training could not be repeated.
         """
         rows = select.trials(self.rows, phase)
-        named = {"teach": "start-", "confirm": "confirm-start"}[phase]
+        named = {"teacher": "start-", "confirm": "confirm-start"}[phase]
         found = (r for r in rows if r["trial"].startswith(named) and r["status"] == "finished")
         return next(found, None)
 

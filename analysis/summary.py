@@ -36,7 +36,7 @@ def lines(study: Study) -> list[Line]:
     """Return the main table's numbers: teacher, baseline, then the methods in their order."""
     rows = study.rows
     known = number(selection.teacher(rows, "confirm"), study.test_metric)
-    taught = number(selection.teacher(rows, "teach"), study.metric)
+    taught = number(selection.teacher(rows, "teacher"), study.metric)
     teacher = Line(
         method="teacher",
         trial="",

@@ -31,7 +31,7 @@ def logs(study: Study) -> dict[str, bytes]:
     Trials without epochs have no log. Losses are the terms before they are weighted; alpha and T are
     this project's: the weight of the labels, and the temperature, empty where no outputs are taught.
     """
-    taught = selection.teacher(study.rows, "teach")
+    taught = selection.teacher(study.rows, "teacher")
     found: dict[str, bytes] = {}
     for row in (taught, *(study.chosen(method) for method in study.methods)):
         stages = stages_of(row)

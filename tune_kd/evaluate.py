@@ -2,7 +2,7 @@
 
     python -m tune_kd.evaluate --space digits_kd --weights runs/digits_kd:response
 
-The weights are a file that a search, teach or confirm wrote, a checkpoint of the space's student or
+The weights are a file that search, train_teacher or confirm wrote, a checkpoint of the space's student or
 teacher, or the best student of a study. Each run opens the test split once and leaves a file in
 `openings/`, so use `search` to choose and this to check what was chosen.
 """

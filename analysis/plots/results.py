@@ -150,7 +150,7 @@ def draw_learning_curves(study: Study) -> Figure | None:
         study, f"{study.name}: {spoken(study.metric)} by epoch", _axis(study)
     )
     baseline = next((c for c in curves if c.chosen and c.method == BASELINE), None)
-    taught = number(selection.teacher(study.rows, "teach"), study.metric)
+    taught = number(selection.teacher(study.rows, "teacher"), study.metric)
     for method, axes in panels.items():
         for curve in (c for c in curves if c.method == method and not c.chosen):
             _line(axes, curve, color=colour_of(study, method), alpha=0.3, linewidth=1)

@@ -83,9 +83,9 @@ def search_summary(study: Study) -> Table:
     """
     found = []
     methods = {label(method): method for method in study.methods}
-    groups = {"teacher": selection.trials(study.rows, "teach", "")}
+    groups = {"teacher": selection.trials(study.rows, "teacher", "")}
     for m in study.methods:
-        groups[f"{label(m)}: first stages, shared"] = selection.trials(study.rows, "teach", m)
+        groups[f"{label(m)}: first stages, shared"] = selection.trials(study.rows, "teacher", m)
         groups[label(m)] = selection.trials(study.rows, "search", m)
     groups["re-evaluating, all"] = selection.trials(study.rows, "reevaluate")
     groups["confirming, all"] = [r for r in selection.trials(study.rows, "confirm") if r["method"]]
@@ -116,7 +116,7 @@ def _rung(study: Study, method: str) -> str:
 
 def teacher(study: Study) -> Table:
     """Return what is known of the teacher."""
-    taught, tested = (selection.teacher(study.rows, phase) for phase in ("teach", "confirm"))
+    taught, tested = (selection.teacher(study.rows, phase) for phase in ("teacher", "confirm"))
     size = selection.teacher(study.rows, "measure")
     file = study.manifest.get("teacher_file")
     facts = {

@@ -231,7 +231,7 @@ def learning_curves(study: Study) -> Chart | None:
     if not curves:
         return None
     base = [c for c in curves if c.chosen and c.method == BASELINE]
-    taught = number(selection.teacher(study.rows, "teach"), study.metric)
+    taught = number(selection.teacher(study.rows, "teacher"), study.metric)
     level = () if taught is None else (Level(value=taught * 100, hover="teacher"),)
     panels = []
     for method in study.methods:

@@ -114,7 +114,7 @@ def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
 def teacher_rows(*, val: float = 0.99, test: float | None = 0.985) -> list[Row]:
     """The teacher taught and measured, the student measured, and, with `test`, confirmed."""
     rows = [
-        row(phase="teach", trial="teach", val_accuracy=val, epochs=8),
+        row(phase="teacher", trial="teacher", val_accuracy=val, epochs=8),
         row(phase="measure", trial="measure-teacher", num_params=500_000.0, latency_ms=2.0,
             latency_ms_sd=0.1),
         row(phase="measure", trial="measure-student", num_params=20_000.0, latency_ms=0.5,
@@ -195,7 +195,7 @@ def curves(rows: list[Row]) -> list[Row]:
     """Epoch rows that rise to each search trial's value, and falling losses where `train_loss` is."""
     found = []
     for verdict in {
-        row["trial"]: row for row in rows if row["phase"] in ("search", "teach")
+        row["trial"]: row for row in rows if row["phase"] in ("search", "teacher")
     }.values():
         for step in range(1, verdict["epochs"] + 1):
             rise = 1 - 0.5 ** (step + 1)

@@ -88,7 +88,7 @@ def compressed(made: Any, *, compiler: bool = True) -> tuple[list[Row], dict[str
 
     teacher = {"num_params": 500_000.0, "size_mb": 2.0, "flops": 1e7}
     rows = [
-        made.row(phase="teach", trial="teacher-f00d", val_accuracy=0.99, epochs=8),
+        made.row(phase="teacher", trial="teacher-f00d", val_accuracy=0.99, epochs=8),
         made.row(phase="confirm", trial="confirm-teacher", test_accuracy=0.985),
         measure("teacher", 2.0, 1.0, teacher),
         measure("student", 0.5, 0.25, PLAIN),
@@ -120,7 +120,7 @@ MIOU = {"no_kd": [0.50, 0.52], "response": [0.60, 0.66]}
 def dense(made: Any) -> tuple[list[Row], dict[str, Any]]:
     """A baseline and one method, two repeats, two seeds of the recommended, a label for every pixel."""
     rows = [
-        made.row(phase="teach", trial="teacher-f00d", val_accuracy=0.95, val_miou=0.71, epochs=8),
+        made.row(phase="teacher", trial="teacher-f00d", val_accuracy=0.95, val_miou=0.71, epochs=8),
         made.row(phase="measure", trial="measure-teacher", num_params=5e5, latency_ms=2.0),
         made.row(phase="measure", trial="measure-student", num_params=2_812_345.0, latency_ms=45.23,
                  latency_ms_sd=1.52, size_mb=11.2, flops=1e9),

@@ -167,7 +167,7 @@ def test_the_teachers_cost_needs_a_teacher_that_was_trained_here(made_up, tmp_pa
         replace(found, search_s=30.0).pays_from is None
     )  # a search is no dearer than one training
     assert replace(found, textbook_s=None).pays_from is None
-    rows = [r | {"origin": "file"} if r["phase"] == "teach" else r for r in made_up.all_rows()]
+    rows = [r | {"origin": "file"} if r["phase"] == "teacher" else r for r in made_up.all_rows()]
     assert costs.teacher_cost(load(made_up.put(tmp_path / "y", rows))) is None
     assert costs.teacher_cost(load(made_up.put(tmp_path / "z", []))) is None
 

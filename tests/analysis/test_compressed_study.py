@@ -68,7 +68,7 @@ def test_pruned_then_quantised_counts_what_pruning_alone_did(made_up, tmp_path):
 
 
 def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
-    shared = made_up.row(phase="teach", method="response", origin="shared", trial="shared-response",
+    shared = made_up.row(phase="teacher", method="response", origin="shared", trial="shared-response",
                          stage_name="Distill", val_accuracy=0.93, **kinds.PLAIN)  # fmt: skip
     pruned = made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT)
     study = load(made_up.put(tmp_path / "x", [shared, pruned]))
@@ -83,7 +83,7 @@ def test_a_student_that_was_given_is_what_was_before(made_up, tmp_path):
     """Its training cannot be repeated: one measurement stands before every seed's pruning."""
     given = {"stage_name": "Measure", **kinds.PLAIN, "num_params": 15_000.0}
     rows = [
-        made_up.row(phase="teach", method="response", origin="file", trial="start-f00d", val_accuracy=0.93, **given),
+        made_up.row(phase="teacher", method="response", origin="file", trial="start-f00d", val_accuracy=0.93, **given),
         made_up.row(phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **given),
         made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT),
         *(

@@ -33,7 +33,7 @@ def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatc
             {"metric": "val_miou", "dense": True, "objectives": ["val_miou", "flops"]},
         )
     if kind == "begun":
-        rows = [r for r in rows if r["phase"] in ("teach", "measure")]
+        rows = [r for r in rows if r["phase"] in ("teacher", "measure")]
     address = made_up.put(tmp_path / "x", rows, **changes)
     if kind == "dense":
         kinds.put_predictions(address, "confirm-teacher")
@@ -58,7 +58,7 @@ def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatc
 
 def test_logs_have_the_labs_columns(made_up, tmp_path):
     found = logs(load(made_up.put(tmp_path / "x", made_up.all_rows())))
-    trials = ["teach", "no_kd-r0-0001", "response-r0-0001", "feature-r0-0000", "combined-r0-0000"]
+    trials = ["teacher", "no_kd-r0-0001", "response-r0-0001", "feature-r0-0000", "combined-r0-0000"]
     assert list(found) == [f"{t}.{end}" for t in trials for end in ("csv", "json")]
     frame = pd.read_csv(io.BytesIO(found["response-r0-0001.csv"]))
     assert list(frame.columns) == [

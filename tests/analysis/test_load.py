@@ -13,7 +13,7 @@ def test_a_study_is_read_as_it_was_written(made_up, tmp_path):
     assert study.methods == ["no_kd", "response", "feature", "combined"]
     assert study.kd_methods == ["response", "feature", "combined"]
     assert len(study.trials) == len(made_up.all_rows())
-    phases = {"teach", "search", "measure", "reevaluate", "confirm"}
+    phases = {"teacher", "search", "measure", "reevaluate", "confirm"}
     assert set(study.trials["phase"]) == phases
     # a teacher of 8 epochs, 28 finished trials of 6, three stopped after 2, five failed after 1
     assert len(study.epochs) == 8 + 28 * 6 + 3 * 2 + 5

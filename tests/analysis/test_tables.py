@@ -228,7 +228,7 @@ def test_confirmed_and_top_trials_are_extra_tables(study):
 
 
 def test_what_the_teacher_cost(made_up, tmp_path):
-    rows = [r | {"seconds": 200.0} if r["phase"] == "teach" else r for r in made_up.all_rows()]
+    rows = [r | {"seconds": 200.0} if r["phase"] == "teacher" else r for r in made_up.all_rows()]
     facts = dict(
         common.teacher(load(made_up.put(tmp_path / "x", rows)))[1].itertuples(
             index=False, name=None

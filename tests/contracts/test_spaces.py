@@ -268,7 +268,7 @@ def _teacher(study: Study, chosen: distributions.SearchSpace) -> Proposal:
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
     assert recipe.fingerprint(0) == study.manifest["teacher_model"]
     return Proposal(
-        trial=name, phase="teach", method="", number=0, seed=0, origin="textbook", recipe=recipe
+        trial=name, phase="teacher", method="", number=0, seed=0, origin="textbook", recipe=recipe
     )
 
 

@@ -227,7 +227,7 @@ def rows(study: Path | str, *phases: str) -> Rows:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    aside = ASIDE | {"reason"} if row["phase"] == "teach" else ASIDE  # who trained the teacher
+    aside = ASIDE | {"reason"} if row["phase"] == "teacher" else ASIDE  # who trained the teacher
     return {
         name: "nan" if isinstance(value, float) and math.isnan(value) else value
         for name, value in row.items()
@@ -294,7 +294,7 @@ class Recorder:
         found: dict[tuple[str, int], set[str]] = defaultdict(set)
         for file in self._keep.iterdir():
             for row in results.decode(file.read_bytes())[0]:
-                if row["phase"] != "teach" or not row["trial"].startswith("measure"):
+                if row["phase"] != "teacher" or not row["trial"].startswith("measure"):
                     found[row["trial"], row["step"]].add(row["attempt"])
         return dict(found)
 

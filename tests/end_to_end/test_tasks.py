@@ -41,7 +41,7 @@ def test_a_study_of_each_task_is_searched(task, common_cache, tmp_path):
         )  # fmt: skip
     study = Storage(tmp_path / "study")
     assert studies.statuses(study.uri) == {f"{method}-r0-0000": "finished" for method in METHODS}
-    rows = [r for r in results.read_trials(study) if r["phase"] in ("teach", "search")]
+    rows = [r for r in results.read_trials(study) if r["phase"] in ("teacher", "search")]
     assert [r["method"] for r in rows] == ["", *METHODS]
     measured = "val_miou" if known.dense else "val_accuracy"
     assert all(0 <= row[measured] <= 1 for row in rows)

@@ -181,7 +181,7 @@ def help_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 def test_all_commands_are_shown() -> None:
-    shown = ["analysis.report", *(f"tune_kd.{name}" for name in ("confirm", "evaluate", "search", "teach"))]  # fmt: skip
+    shown = ["analysis.report", *(f"tune_kd.{name}" for name in ("confirm", "evaluate", "search", "teacher"))]  # fmt: skip
     assert modules() == shown
 
 
@@ -238,7 +238,9 @@ def test_searches_can_be_planned(words: list[str], capsys: pytest.CaptureFixture
 
 @pytest.mark.usefixtures("_plain")
 @pytest.mark.parametrize(
-    "words", [w for w in COMMANDS if w[2] == "tune_kd.teach" and "--space" in w], ids=shlex.join
+    "words",
+    [w for w in COMMANDS if w[2] == "tune_kd.train_teacher" and "--space" in w],
+    ids=shlex.join,
 )
 def test_teachers_can_be_asked_for(words: list[str]) -> None:
     parser = cli.Parser()

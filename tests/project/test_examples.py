@@ -194,7 +194,7 @@ COMMANDS = [
 def test_the_readme_shows_every_command() -> None:
     assert {shlex.split(line)[2] for line in COMMANDS} == {
         "tune_kd.search",
-        "tune_kd.teach",
+        "tune_kd.train_teacher",
         "tune_kd.confirm",
         "tune_kd.evaluate",
         "analysis.report",

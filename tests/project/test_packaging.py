@@ -25,7 +25,7 @@ EXTRAS = {
 PINNED = [*REQUIRED, *(r for extra in EXTRAS.values() for r in extra if r.name != PROJECT["project"]["name"])]  # fmt: skip
 ENTRY_POINTS = [
     name
-    for name in ("tune_kd.search", "tune_kd.teach", "tune_kd.confirm", "tune_kd.evaluate")
+    for name in ("tune_kd.search", "tune_kd.train_teacher", "tune_kd.confirm", "tune_kd.evaluate")
     if (ROOT / f"{name.replace('.', '/')}.py").exists()
 ]
 

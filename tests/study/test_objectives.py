@@ -240,7 +240,7 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
     name = refit.shared_trial(begun, shared.fingerprint(seed))
     begun.add(
         Proposal(
-            trial=name, phase="teach", method="prune", number=0, seed=seed,
+            trial=name, phase="teacher", method="prune", number=0, seed=seed,
             origin="shared", recipe=shared,
         )
     )  # fmt: skip

@@ -167,7 +167,7 @@ def test_verdicts_come_in_the_order_of_phase_number_and_method(storage):
         verdict("b0", number=0, method="b"),
         verdict("a0", number=0, method="a", stage=1),
         verdict("a0", number=0, method="a", stage=0),
-        verdict("t", phase="teach", method=""),
+        verdict("t", phase="teacher", method=""),
         verdict("m", phase="measure", method=""),
     ]
     for number, row in enumerate(rows):

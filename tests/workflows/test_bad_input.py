@@ -21,7 +21,7 @@ import torch.utils.cpp_extension  # now, while nobody looks: it warns where a CU
 from PIL import Image
 
 from tests.helpers import made_study
-from tune_kd import cli, confirm, search, teach
+from tune_kd import cli, confirm, search, train_teacher
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
 from tune_kd.workflows import checks
@@ -519,10 +519,14 @@ def test_a_manifest_that_is_not_ours(known, text):
 
 
 def test_teach_is_answered_like_search():
-    refused(teach.main, "--space", "digit_kd", says="did you mean 'digits_kd'?")
-    refused(teach.main, "--space", "digits_kd", "--epochs", 0, says="at least 1")
-    refused(teach.main, "--space", "digits_kd", "--set", "teacher.optimizer.lr=0", says="0 < lr")
-    refused(teach.main, "--space", "digits_kd", "--trials", 3, says="unknown option --trials")
+    refused(train_teacher.main, "--space", "digit_kd", says="did you mean 'digits_kd'?")
+    refused(train_teacher.main, "--space", "digits_kd", "--epochs", 0, says="at least 1")
+    refused(
+        train_teacher.main, "--space", "digits_kd", "--set", "teacher.optimizer.lr=0", says="0 < lr"
+    )
+    refused(
+        train_teacher.main, "--space", "digits_kd", "--trials", 3, says="unknown option --trials"
+    )
 
 
 # Exit codes are those of the processes

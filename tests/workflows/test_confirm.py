@@ -82,7 +82,7 @@ def _put_teacher(study, asked):
     study.storage.write(f"models/{fingerprint}.safetensors", making.teacher_file().read_bytes())
     proposal = Proposal(
         trial=prerequisites.teacher_trial(study),
-        phase="teach",
+        phase="teacher",
         method="",
         number=0,
         seed=0,

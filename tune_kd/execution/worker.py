@@ -208,7 +208,7 @@ def _packed(arrays: Mapping[str, Any]) -> bytes:
 
 
 def _weights_name(proposal: Proposal) -> str:
-    if proposal.phase == "teach":
+    if proposal.phase == "teacher":
         return f"models/{proposal.fingerprint}.safetensors"
     return f"students/{proposal.trial}.safetensors"
 

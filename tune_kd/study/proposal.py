@@ -51,7 +51,7 @@ class Proposal:
     @property
     def keeps_weights(self) -> bool:
         """Whether its network stays: of what is confirmed that of recommended students alone."""
-        return self.phase in ("teach", "search") or "recommended" in self.origin
+        return self.phase in ("teacher", "search") or "recommended" in self.origin
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ from tune_kd.study.study import Study
 
 def maker(known: Study, name: str) -> str:
     """Return the trial that made a model, or the next try at it, where those before have failed."""
-    there = {p.trial for p in known.of("teach")} | set(known.verdicts)
+    there = {p.trial for p in known.of("teacher")} | set(known.verdicts)
     tries = sorted((t for t in there if t == name or t.startswith(f"{name}-")), key=len)
     for trial in tries:
         if trial not in known.verdicts or known.verdicts[trial][-1]["status"] == "finished":

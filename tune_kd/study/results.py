@@ -21,7 +21,7 @@ from tune_kd.metrics import METRICS, number
 from tune_kd.study.storage import Storage
 
 SCHEMA_VERSION = 4  # raised where rows of before cannot be read; a column more is no reason
-PHASES = ("teach", "search", "reevaluate", "confirm", "measure")
+PHASES = ("teacher", "search", "reevaluate", "confirm", "measure")
 STATUSES = ("finished", "stopped", "failed")
 
 TEXT, WHOLE, NUMBER, BITS = pa.string(), pa.int64(), pa.float64(), pa.binary()
@@ -74,7 +74,7 @@ TRIAL_COLUMNS = {
     "space": TEXT,
     "family": TEXT,
     "origin": TEXT,  # textbook, literature, random, sampled; in phase confirm the roles best,
-    # textbook and recommended, joined by +; shared in phase teach: the first stages of a method;
+    # textbook and recommended, joined by +; shared in phase teacher: the first stages of a method;
     # file: what began from somebody's weights
     "source": TEXT,  # in phases reevaluate and confirm: the search trial that is trained again
     "stage": WHOLE,

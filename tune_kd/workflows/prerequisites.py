@@ -153,7 +153,7 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
         proposals.append(
             Proposal(
                 trial=made.trial,
-                phase="teach",
+                phase="teacher",
                 method=made.method,
                 repeat=made.repeat,
                 number=0,
@@ -164,7 +164,7 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
         )
     if any(not made.foreign for made in missing):
         progress.say(said)
-    progress.follow(study_, "teach", study_.counts("teach").total() + len(proposals))
+    progress.follow(study_, "teacher", study_.counts("teacher").total() + len(proposals))
     runner.run(
         study_,
         lambda: search_plan.FixedPlan(study_, proposals),

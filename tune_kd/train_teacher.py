@@ -1,6 +1,6 @@
 """Train a space's teacher ahead of time; every later search of the same images and seed finds it.
 
-    python -m tune_kd.teach --space cifar10_kd
+    python -m tune_kd.train_teacher --space cifar10_kd
 
 It is a study of its own, OUT/<space>_teacher. The same command again goes on after any kill.
 """
@@ -10,7 +10,7 @@ import sys
 from tune_kd import cli
 from tune_kd.workflows import options
 
-MODULE = "tune_kd.teach"
+MODULE = "tune_kd.train_teacher"
 
 
 def main(arguments: list[str]) -> int:

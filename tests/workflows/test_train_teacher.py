@@ -55,7 +55,7 @@ def teacher_rows(found: Study) -> list[dict]:
 def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
     cache, first = tmp_path / "cache", tmp_path / "first"
     where = {"folder": tmp_path, "cache": cache}
-    done = run("tune_kd.teach", *SAME, "--out", "first", **where)
+    done = run("tune_kd.train_teacher", *SAME, "--out", "first", **where)
     known = opened(first / "digits_kd_teacher")
     model = known.manifest["teacher_model"]
     rows = teacher_rows(known)
@@ -68,7 +68,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
     assert known.counts("search").total() == 0
 
     # again: nothing is trained, the same is said
-    again = run("tune_kd.teach", *SAME, "--out", "first", **where)
+    again = run("tune_kd.train_teacher", *SAME, "--out", "first", **where)
     assert again.stdout == done.stdout
     assert teacher_rows(opened(first / "digits_kd_teacher")) == rows
 
@@ -90,7 +90,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
         assert teacher_rows(one) == [{**row, **taken} for row in rows]
         (verdict,) = one.verdicts[f"teacher-{model[:8]}"]
         assert verdict["reason"] == "trained by study digits_kd_teacher"
-        assert (verdict["phase"], verdict["method"], verdict["epochs"]) == ("teach", "", 2)
+        assert (verdict["phase"], verdict["method"], verdict["epochs"]) == ("teacher", "", 2)
         copies = {
             (folder / "models" / f"{model}.safetensors").read_bytes()
             for folder in (one.storage.local, first / "digits_kd_teacher", cache)
@@ -110,7 +110,7 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
     begun = made_study.begin(asked)
     plan = made_study.plan(begun, asked)
     trial = f"teacher-{begun.manifest['teacher_model'][:8]}"
-    begun.add(replace(plan.next(), trial=trial, phase="teach", method="", number=0))
+    begun.add(replace(plan.next(), trial=trial, phase="teacher", method="", number=0))
     for step in (1, 2):
         row = made_study.row(begun, begun.proposals[trial], step, 0.4 * step)
         begun.hear(row)
