@@ -1,4 +1,4 @@
-"""What the benchmarks share: images, the CPU's clock, and how a result is written."""
+"""What the benchmarks share: images, the CPU's duration_text, and how a result is written."""
 
 import platform
 import statistics

@@ -48,7 +48,7 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         return self._transform(Image.fromarray(self._images[index])), self._labels[index]
 
 
-def gathered(images: splits.Resident, batch_size: int, epoch: int) -> int:
+def gathered(images: splits.DeviceImages, batch_size: int, epoch: int) -> int:
     """Return an epoch of ours; how many images it had."""
     everything = torch.arange(len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))

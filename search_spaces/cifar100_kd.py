@@ -21,7 +21,7 @@ SPACE = SearchSpace(
             "weight_decay": log_uniform(5e-5, 2e-3),
             "dropout": uniform(0.0, 0.4),
         },
-        recipe={"lr": 0.2, "weight_decay": 5e-4, "dropout": 0.2},
+        defaults={"lr": 0.2, "weight_decay": 5e-4, "dropout": 0.2},
     ),
     tables=("calibration", "classes"),
 )

@@ -33,7 +33,7 @@ SPACE = SearchSpace(
             "weight_decay": log_uniform(1e-4, 2e-3),
             "dropout": uniform(0.0, 0.3),
         },
-        recipe={"lr": 0.05, "weight_decay": 5e-4, "dropout": 0.0},
-        published={"alpha": 0.1, "temperature": 4.0},  # 0.1 CE + 0.9 KL
+        defaults={"lr": 0.05, "weight_decay": 5e-4, "dropout": 0.0},
+        response_defaults={"alpha": 0.1, "temperature": 4.0},  # 0.1 CE + 0.9 KL
     ),
 )

@@ -14,7 +14,7 @@ from tune_kd.space import (
     Training,
     kd_methods,
     log_uniform,
-    quantised_methods,
+    quantized_methods,
     uniform,
 )
 
@@ -24,7 +24,7 @@ KD = kd_methods(
         "weight_decay": log_uniform(5e-5, 2e-3),
         "dropout": uniform(0.0, 0.3),
     },
-    recipe={"lr": 0.05, "weight_decay": 5e-4, "dropout": 0.1},
+    defaults={"lr": 0.05, "weight_decay": 5e-4, "dropout": 0.1},
 )
 
 SPACE = SearchSpace(
@@ -36,7 +36,7 @@ SPACE = SearchSpace(
     methods={
         "no_kd": KD["no_kd"],
         "response": KD["response"],
-        **quantised_methods(KD["response"]),
+        **quantized_methods(KD["response"]),
     },
     tables=("quantisation", "results", "classes"),
     expected_teacher=0.94,

@@ -31,6 +31,6 @@ SPACE = SearchSpace(
             "weight_decay": log_uniform(1e-2, 0.3),
             "dropout": uniform(0.0, 0.2),
         },
-        recipe={"lr": 5e-4, "weight_decay": 0.05, "dropout": 0.0},
+        defaults={"lr": 5e-4, "weight_decay": 0.05, "dropout": 0.0},
     ),
 )

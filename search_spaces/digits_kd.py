@@ -19,6 +19,6 @@ SPACE = SearchSpace(
             "weight_decay": log_uniform(5e-5, 2e-3),
             "dropout": uniform(0.0, 0.3),
         },
-        recipe={"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
+        defaults={"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
     ),
 )

@@ -17,7 +17,7 @@ KD = kd_methods(
         "weight_decay": log_uniform(5e-5, 2e-3),
         "dropout": uniform(0.0, 0.3),
     },
-    recipe=RECIPE,
+    defaults=RECIPE,
 )
 
 SPACE = SearchSpace(

@@ -28,7 +28,7 @@ SPACE = SearchSpace(
             "weight_decay": log_uniform(1e-4, 0.1),
             "dropout": uniform(0.0, 0.5),
         },
-        recipe={"lr": 0.001, "weight_decay": 0.01, "dropout": 0.1},
+        defaults={"lr": 0.001, "weight_decay": 0.01, "dropout": 0.1},
     ),
     tables=("comparison", "classes"),
 )

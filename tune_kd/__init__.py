@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         kd_methods,
         log_uniform,
         prune_methods,
-        quantised_methods,
+        quantized_methods,
         uniform,
     )
 
@@ -41,7 +41,7 @@ _HOMES = {
         "kd_methods",
         "log_uniform",
         "prune_methods",
-        "quantised_methods",
+        "quantized_methods",
         "uniform",
     ),
 }
@@ -63,7 +63,7 @@ __all__ = [
     "load_study",
     "log_uniform",
     "prune_methods",
-    "quantised_methods",
+    "quantized_methods",
     "run_search",
     "uniform",
 ]

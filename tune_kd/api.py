@@ -262,7 +262,7 @@ def run_search(
     request = options.request(asked, command=again)
     outcome = search.search(request, resources.run_options(resume_command=again))
     if outcome.study is None:
-        raise SearchAborted(f"the time budget ended before the first trial; go on with: {again}")
+        raise SearchAborted(f"the time budget ended before the first trial; resume with: {again}")
     return Study(outcome.study.storage.uri)
 
 

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     outcome = search.search(request, resources.run_options(resume_command=command, is_command=True))
     code = 130 if outcome.is_interrupted else 0
     if outcome.study is None:
-        print(f"interrupted before the first trial; go on with: {command}", file=sys.stderr)
+        print(f"interrupted before the first trial; resume with: {command}", file=sys.stderr)
         return code
     print(*search.summary(outcome.study, request, command), sep="\n")
     return code or (0 if outcome.has_result or outcome.is_out_of_time else 1)

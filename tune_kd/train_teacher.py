@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         request, resources.run_options(resume_command=command, is_command=True)
     )
     if outcome.study is None or not prerequisites.has_teacher(outcome.study):
-        print(f"stopped; go on with: {command}", file=sys.stderr)
+        print(f"stopped; resume with: {command}", file=sys.stderr)
         return 130 if outcome.is_interrupted else 0
     print(train_teacher.summary(outcome.study))
     return 0

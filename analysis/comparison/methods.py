@@ -104,7 +104,7 @@ def level(study: Study) -> float:
 
 def _judged(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
     known = {method: found for method, found in estimates.items() if found is not None}
-    return stats.judge(known, margin=study.margin, level=level(study))
+    return stats.rule(known, margin=study.margin, level=level(study))
 
 
 def _by_repeat(study: Study, method: str) -> dict[int, float]:

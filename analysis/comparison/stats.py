@@ -161,7 +161,7 @@ def look_level(look: int) -> float:
     return FIRST_LOOK if look == 1 else LATER_LOOKS / 2.0 ** (look - 1)
 
 
-def judge(estimates: Mapping[str, Estimate], *, margin: float, level: float) -> dict[str, Verdict]:
+def rule(estimates: Mapping[str, Estimate], *, margin: float, level: float) -> dict[str, Verdict]:
     """Return a verdict for each method, none of them wrong in all but `level` of studies.
 
     Holm (1979) over the methods for "there is a difference", a Holm of its own for "none as large as

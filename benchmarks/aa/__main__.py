@@ -54,7 +54,7 @@ def allowed(studies: int) -> int:
 
 
 def run_study(seed: int, out: Path, *, options: list[str], seeds: int) -> Outcome:
-    """Search, confirm and judge one study; what is there already is not trained again."""
+    """Search, confirm and rule one study; what is there already is not trained again."""
     name = f"twins_{seed:04d}"
     search = ["--space", str(SPACE), "--out", str(out), "--name", name, "--seed", str(seed)]
     _command("tune_kd.search", *search, "--resume", "--quiet", *options)

@@ -50,7 +50,7 @@ class Stopping:
     def stops(self, score: float, earlier: Sequence[float]) -> bool:
         """Whether ASHA stops a trial that has this score where others had these (Li et al. 2020).
 
-        The rule of `tune_kd.tuning.asha.Judge`, for any reduction.
+        The rule of `tune_kd.tuning.asha.AshaRule`, for any reduction.
         """
         return bool(earlier) and score < np.percentile(earlier, 100 - 100 / self.reduction)
 

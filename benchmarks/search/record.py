@@ -118,7 +118,7 @@ class Studio:
         }
         self.images = {"fitted": material.num_train, "validation": material.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}
-        self._fold: loop.Fold | None = None
+        self._fold: loop.DeviceSplit | None = None
         self._exam: test_split.Exam | None = None
 
     def _teacher(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ SPACE = SearchSpace(
     levels=("mid", "high"),  # the taps of both networks that the feature loss compares
     trials=75,  # 3 repeats of 5 for each of 5 methods
     methods={
-        **kd_methods(TRAINING, recipe=RECIPE),
+        **kd_methods(TRAINING, defaults=RECIPE),
         "soft_only": Method(
             stages=soft_only,
             needs=("logits",),

@@ -36,7 +36,7 @@ def test_the_three_comparisons_have_each_their_own_n(study):
 def test_verdicts_are_those_of_all_methods_judged_together(study):
     found = methods.results(study)
     known = {m: found[m].difference for m in ("response", "feature", "combined")}
-    judged = stats.judge(known, margin=0.005, level=0.04)
+    judged = stats.rule(known, margin=0.005, level=0.04)
     assert {method: found[method].verdict for method in known} == judged
     assert judged["response"].p == pytest.approx(2 * known["response"].p_value())  # Holm over two
 

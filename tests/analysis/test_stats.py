@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from analysis.comparison import stats
-from analysis.comparison.stats import Estimate, estimate, judge
+from analysis.comparison.stats import Estimate, estimate, rule
 
 
 def found(mean: float, *, sd: float | None = 0.01, n: int = 5, image_se: float = 0.0) -> Estimate:
@@ -122,7 +122,7 @@ def test_looks_share_five_percent():
     ],
 )
 def test_labels(mean, sd, label):
-    one = judge({"a": found(mean, sd=sd)}, margin=0.005, level=0.05)["a"]
+    one = rule({"a": found(mean, sd=sd)}, margin=0.005, level=0.05)["a"]
     assert one.label == label
     assert (one.repeats_needed is not None) == (label == "not settled")
 
@@ -130,13 +130,13 @@ def test_labels(mean, sd, label):
 @pytest.mark.parametrize(("n", "label"), [(1, "too few repeats"), (2, "too few repeats"), (3, "helps")])  # fmt: skip
 def test_three_repeats_are_the_fewest(n, label):
     one = found(0.02, sd=None) if n == 1 else found(0.02, sd=0.0001, n=n)
-    verdict = judge({"a": one}, margin=0.005, level=0.05)["a"]
+    verdict = rule({"a": one}, margin=0.005, level=0.05)["a"]
     assert verdict.label == label
     assert (verdict.p is None) == (verdict.p_equivalence is None) == (n < 3)
 
 
 def test_nothing_to_judge():
-    assert judge({}, margin=0.005, level=0.04) == {}
+    assert rule({}, margin=0.005, level=0.04) == {}
 
 
 def test_holm_by_hand():
@@ -146,15 +146,15 @@ def test_holm_by_hand():
         distance = -scipy.stats.t.ppf(p / 2, 4) * 0.01 / math.sqrt(5)
         chosen[name] = found(distance)
     chosen["few"] = found(0.5, n=2)  # takes no part, and is not counted
-    verdicts = judge(chosen, margin=0.005, level=0.035)
+    verdicts = rule(chosen, margin=0.005, level=0.035)
     assert list(verdicts) == ["b", "c", "a", "few"]
     assert [verdicts[name].p for name in "cab"] == pytest.approx([0.03, 0.04, 0.04])
     assert [verdicts[name].label for name in "cab"] == ["helps", "not settled", "not settled"]
 
 
 def test_equivalence_has_a_holm_of_its_own():
-    one = judge({"a": found(0.0, sd=0.003)}, margin=0.005, level=0.05)["a"]
-    many = judge({name: found(0.0, sd=0.003) for name in "abc"}, margin=0.005, level=0.05)["a"]
+    one = rule({"a": found(0.0, sd=0.003)}, margin=0.005, level=0.05)["a"]
+    many = rule({name: found(0.0, sd=0.003) for name in "abc"}, margin=0.005, level=0.05)["a"]
     assert one.p_equivalence == pytest.approx(found(0.0, sd=0.003).p_equivalence(0.005))
     assert many.p_equivalence == pytest.approx(3 * one.p_equivalence)
 
@@ -173,7 +173,7 @@ def test_repeats_needed_are_those_that_find_it(sd, image_se):
 def test_repeats_cannot_make_up_for_images():
     blind = found(0.0, image_se=0.004)
     assert stats.repeats_needed(blind, effect=0.005, level=0.05) is None
-    assert judge({"a": blind}, margin=0.005, level=0.04)["a"].repeats_needed is None
+    assert rule({"a": blind}, margin=0.005, level=0.04)["a"].repeats_needed is None
     assert stats.repeats_needed(found(0.0, sd=0.0), effect=0.005, level=0.05) == 3
     assert stats.repeats_needed(found(0.0, sd=1e-12), effect=0.005, level=0.05) == 3
     assert stats.repeats_needed(found(0.0, sd=1.0), effect=0.005, level=0.05) is None  # over 1,000

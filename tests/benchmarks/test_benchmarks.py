@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, data_path, int8, tape
+from benchmarks import common, data_path, int8, logit_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 SPREAD = r"[\d.]+ \([\d.]+\.\.[\d.]+\)"
@@ -27,7 +27,7 @@ def threads():
 @pytest.mark.parametrize(
     ("main", "options", "lines"),
     [
-        (tape.main, TAPE, ["teacher in every step", "tape, first trial fills it", "tape, mean of 2 trials", "ratio, 2 trials", "ratio, tape filled before"]),
+        (logit_cache.main, TAPE, ["teacher in every step", "logit cache, first trial fills it", "logit cache, mean of 2 trials", "ratio, 2 trials", "ratio, logit cache filled before"]),
         (data_path.main, DATA_PATH, ["one gather", "torchvision, per image", "ratio"]),
         (data_path.main, [*DATA_PATH, "--layout", "channels_last"], ["one gather", "ratio"]),
         pytest.param(int8.main, ["--repeats", "2"], ["float32, eager", "int8, eager"], marks=pytest.mark.slow),
@@ -54,7 +54,7 @@ def _few():
     return common.images(None, 300)
 
 
-@pytest.mark.parametrize("module", ["benchmarks.tape", "benchmarks.data_path"])
+@pytest.mark.parametrize("module", ["benchmarks.logit_cache", "benchmarks.data_path"])
 def test_a_wrong_option_is_one_line_and_exit_code_2(module):
     ran = subprocess.run(
         [sys.executable, "-m", module, "--images", "0"], cwd=ROOT, capture_output=True, text=True
@@ -67,10 +67,10 @@ def test_live_teacher_and_tape_see_the_same_images():
     """The comparison is of one work done in two ways."""
     decoded = common.images(None, 40)
     given = type("Given", (), {"epochs": 1, "batch_size": 8, "student": "resnet8", "teacher": "resnet8"})  # fmt: skip
-    bench = tape.Bench(tape.recipe_of(given, decoded), decoded)
+    bench = logit_cache.Bench(logit_cache.recipe_of(given, decoded), decoded)
     live = bench.live()
     for epoch in (1, 2):
-        seen = bench.fold.seen(tape.SEED, epoch)
+        seen = bench.fold.seen(logit_cache.SEED, epoch)
         for position in torch.randperm(40).split(8):
             expected, _ = bench.frozen.outputs(seen(position).images)
             assert torch.equal(live.epoch(epoch)[position], expected)

@@ -93,7 +93,7 @@ def test_a_replayed_search_stops_whom_the_products_judge_stops(tmp_path):
             epochs=9,
             trials=20,
         )
-        verdicts = [study.verdicts[p.trial][-1] for p in study.of("search", method)]
+        verdicts = [study.outcomes[p.trial][-1] for p in study.of("search", method)]
         assert [v["status"] == "finished" for v in verdicts] == [t.finished for t in ended]
         assert [v["epochs"] for v in verdicts] == [max(t.scores) for t in ended]
         stopped += sum(not t.finished for t in ended)

@@ -103,7 +103,7 @@ def test_images_of_another_shape_are_brought_to_the_tasks(name, channels, tmp_pa
         assert set(np.unique(found.labels)) == {0, 1, 2, 255}
 
 
-def resident(task: Task, found: tasks.Decoded, **changes: object) -> splits.Resident:
+def resident(task: Task, found: tasks.Decoded, **changes: object) -> splits.DeviceImages:
     """The images as a search of this task would see them."""
     index = np.arange(len(found.labels))
     mean, std = splits.normalisation(task, found, index)  # noise is none of the published sets

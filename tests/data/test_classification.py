@@ -31,7 +31,9 @@ def _one_by_one(decoded, index, view, *, pad, mean, std):
 def test_a_batch_is_torchvisions_image_by_image(size, channels, pad, layout):
     decoded = classified(size=(size, size + 3), channels=channels)
     mean, std = MEAN[:channels], STD[:channels]
-    images = classification.Crops(decoded, images=seen(decoded, pad=pad), layout=layout)
+    images = classification.ClassificationImages(
+        decoded, images=seen(decoded, pad=pad), layout=layout
+    )
     every_view = torch.arange(2 * (2 * pad + 1) ** 2)
     index = torch.arange(len(every_view)) % len(decoded.labels)
     expected = _one_by_one(decoded, index, every_view, pad=pad, mean=mean, std=std)
@@ -46,7 +48,7 @@ def test_a_batch_is_torchvisions_image_by_image(size, channels, pad, layout):
 @pytest.mark.parametrize("pad", [0, 1, 4])
 def test_no_view_is_the_centre_and_the_whole_image(pad):
     decoded = classified()
-    images = classification.Crops(
+    images = classification.ClassificationImages(
         decoded, images=seen(decoded, pad=pad, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     )
     index = torch.tensor([3, 0, 3])
@@ -61,7 +63,9 @@ def test_both_layouts_hold_the_same_numbers():
     decoded, index = classified(), torch.arange(12)
     view = augmentation.crops(12, seed=0, epoch=1, pad=4, flip=True)
     one, other = (
-        classification.Crops(decoded, images=seen(decoded, pad=4), layout=layout).batch(index, view)
+        classification.ClassificationImages(
+            decoded, images=seen(decoded, pad=4), layout=layout
+        ).batch(index, view)
         for layout in ("contiguous", "channels_last")
     )
     assert torch.equal(one, other)
@@ -73,7 +77,9 @@ def test_a_gpu_sees_what_the_cpu_sees(layout):
     decoded, index = classified(), torch.arange(12)
     view = augmentation.crops(12, seed=0, epoch=1, pad=4, flip=True)
     one, other = (
-        classification.Crops(decoded, images=seen(decoded, pad=4), device=device, layout=layout)
+        classification.ClassificationImages(
+            decoded, images=seen(decoded, pad=4), device=device, layout=layout
+        )
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(other.batch(index, view).cpu(), one.batch(index, view))
@@ -84,7 +90,7 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
     task = tasks.find("digits")
     decoded = tasks.decode(task, "train", folder=None, cache=tmp_path)
     kept, own = (
-        classification.Crops(d, images=seen(d, pad=1))
+        classification.ClassificationImages(d, images=seen(d, pad=1))
         for d in (decoded, dataclasses.replace(decoded, folder=None))
     )
     view = augmentation.crops(len(decoded.labels), seed=0, epoch=0, pad=1, flip=False)
@@ -92,7 +98,7 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
     assert torch.equal(kept.batch(index, view), own.batch(index, view))
     file = decoded.folder / "padded-1.npy"
     before = file.stat().st_mtime_ns
-    again = classification.Crops(decoded, images=seen(decoded, pad=1))
+    again = classification.ClassificationImages(decoded, images=seen(decoded, pad=1))
     assert torch.equal(again.batch(index, view), own.batch(index, view))
     assert file.stat().st_mtime_ns == before
     assert np.load(file).shape == (1257, 10, 10, 1)
@@ -104,7 +110,9 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
 
 def _resident(**changes):
     decoded = classified(60)
-    return classification.Crops(decoded, images=seen(decoded, pad=4, flip=True, **changes))
+    return classification.ClassificationImages(
+        decoded, images=seen(decoded, pad=4, flip=True, **changes)
+    )
 
 
 ALL = torch.arange(60)
@@ -136,7 +144,7 @@ def test_whole_images_are_not_mixed():
 def test_what_is_seen_depends_on_no_batch(mix, layout):
     decoded, among = classified(60), torch.arange(0, 60, 2)
     known = seen(decoded, pad=4, flip=True, mix=mix)
-    images = classification.Crops(decoded, images=known, layout=layout)
+    images = classification.ClassificationImages(decoded, images=known, layout=layout)
     whole = images.seen(seed=1, epoch=2, among=among)(ALL)
     strides = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert whole.images.is_contiguous(memory_format=strides)
@@ -186,7 +194,7 @@ def test_a_cutmix_share_is_the_area_that_is_left():
         classified(60), images=np.broadcast_to(values, (60, 10, 12, 3)).copy()
     )
     known = seen(decoded, mix="cutmix", mean=(0.0,) * 3, std=(1 / 255,) * 3)
-    batch = classification.Crops(decoded, images=known).seen(
+    batch = classification.ClassificationImages(decoded, images=known).seen(
         seed=0, epoch=1, among=torch.tensor([59])
     )(ALL)
     own = (batch.images[:, 0] - ALL.view(-1, 1, 1)).abs() < 0.5
@@ -200,9 +208,9 @@ def test_a_gpu_mixes_as_the_cpu_does(mix):
     decoded = classified(60)
     known = seen(decoded, pad=4, flip=True, mix=mix)
     one, other = (
-        classification.Crops(decoded, images=known, device=device).seen(seed=0, epoch=1, among=ALL)(
-            ALL
-        )
+        classification.ClassificationImages(decoded, images=known, device=device).seen(
+            seed=0, epoch=1, among=ALL
+        )(ALL)
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(other.images.cpu(), one.images)

@@ -19,7 +19,7 @@ ALL = torch.arange(6)
 
 def _scenes(decoded=None, *, layout="contiguous", **changes):
     decoded = decoded or scenes()
-    return segmentation.Scenes(decoded, images=seen(decoded, **changes), layout=layout)
+    return segmentation.SegmentationImages(decoded, images=seen(decoded, **changes), layout=layout)
 
 
 def _normalised(decoded):
@@ -214,9 +214,9 @@ def test_a_gpu_sees_what_the_cpu_sees():
     decoded = scenes()
     known = seen(decoded, scale=SCALE, flip=True)
     one, other = (
-        segmentation.Scenes(decoded, images=known, device=device).seen(seed=0, epoch=1, among=ALL)(
-            ALL
-        )
+        segmentation.SegmentationImages(decoded, images=known, device=device).seen(
+            seed=0, epoch=1, among=ALL
+        )(ALL)
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(other.images.cpu(), one.images, atol=1e-3, rtol=0)

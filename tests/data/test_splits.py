@@ -20,8 +20,8 @@ def _labelled(labels):
 
 def test_a_split_lies_on_the_device_as_its_kind():
     for made, kind in (
-        (made_images.classified(), classification.Crops),
-        (made_images.scenes(), segmentation.Scenes),
+        (made_images.classified(), classification.ClassificationImages),
+        (made_images.scenes(), segmentation.SegmentationImages),
     ):
         images = splits.resident(made, images=made_images.seen(made))
         assert type(images) is kind

@@ -31,7 +31,7 @@ def test_signals_leave_with_130_and_say_how_to_go_on(calm, desk, tmp_path: Path)
             assert command.wait() == 130, (number, group, command.said)
             # the counts, or where Ray died of the same signal only how to go on
             last = (command.stdout.splitlines() or command.stderr.splitlines())[-1]
-            again = f"go on with: python -m tune_kd.search {' '.join(map(str, words))} --resume"
+            again = f"resume with: python -m tune_kd.search {' '.join(map(str, words))} --resume"
             assert last.endswith(again), command.said
         desk.done("tune_kd.search", *words, "--resume")
     assert studies.different(studies.rows(study), calm.rows) == []

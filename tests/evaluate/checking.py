@@ -121,7 +121,7 @@ def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     """An evaluation without timing: scored on the test split, and its alarms."""
     chosen, file = loader.load(space)
     where = context.Site(cache=session_cache(), code=file.parent)
-    wanted = subject.Wanted(space=chosen, images=digits(), site=where)
+    wanted = subject.ExpectedModel(space=chosen, images=digits(), site=where)
     one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
     scored, _ = evaluate.scored(one, 100)
     found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})

@@ -30,7 +30,7 @@ from tune_kd.study.proposal import Proposal
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.training import context
-from tune_kd.training.external_weights import Foreign
+from tune_kd.training.external_weights import ExternalCheckpoint
 
 # ------------------------------------------------------------ numbers
 
@@ -116,7 +116,7 @@ def test_each_opening_of_the_test_split_is_recorded(
     second = run(teacher, "--against", str(student))
     assert second.openings == ["0001.json", "0002.json"]
     one, two = (json.loads((second.folder / "openings" / n).read_text()) for n in second.openings)
-    assert one["weights"] == [{"weights": str(student), "hash": Foreign(name="", data=written()).hash}]  # fmt: skip
+    assert one["weights"] == [{"weights": str(student), "hash": ExternalCheckpoint(name="", data=written()).hash}]  # fmt: skip
     assert [given["weights"] for given in two["weights"]] == [str(teacher), str(student)]
     assert one["command"].startswith("python -m tune_kd.evaluate --space digits_kd --weights")
     assert one["time"] <= two["time"]
@@ -240,7 +240,7 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
             "epochs": epochs,
             "val_accuracy": reached,
         }
-        known.put_verdict(row["trial"], [row])
+        known.write_outcome(row["trial"], [row])
     best = assessed(f"{storage.uri}")
     assert best["weights"] == f"{storage.uri}:response"
     assert best["confusion"] == assessed(storage.local / "students" / "response-r0-0000.safetensors")["confusion"]  # fmt: skip
@@ -359,7 +359,7 @@ SPACE = SearchSpace(
     name="scenes", task="scenes.py:task", teacher="fcn_resnet50", student="scenes.py:pixels",
     expected_student=0.6,
     methods={"no_kd": kd_methods({"lr": log_uniform(0.01, 1), "weight_decay": log_uniform(1e-5, 1e-3),
-             "dropout": log_uniform(0.01, 0.1)}, recipe={"lr": 0.1, "weight_decay": 1e-4, "dropout": 0.05})["no_kd"]},
+             "dropout": log_uniform(0.01, 0.1)}, defaults={"lr": 0.1, "weight_decay": 1e-4, "dropout": 0.05})["no_kd"]},
 )
 """
 

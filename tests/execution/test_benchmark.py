@@ -143,7 +143,7 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     ((_, chosen),) = kept.items()
     assert compute == recipe.Compute(precision=chosen["precision"], layout=chosen["layout"])
     assert study.manifest["device"] == profile.device_name("cpu")
-    measured = {name: rows[0] for name, rows in study.verdicts.items()}
+    measured = {name: rows[0] for name, rows in study.outcomes.items()}
     assert measured.keys() == {"measure-teacher", "measure-student"}
     assert measured["measure-student"]["num_params"] == 1030
     assert measured["measure-teacher"]["latency_ms"] > 0

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.helpers import made_study
 from tests.helpers.made_study import Progress, begin, request, row
-from tune_kd.execution.progress import clock
+from tune_kd.execution.progress import duration_text
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,6 @@ def test_what_is_waited_for_is_said_while_nothing_runs(study, capsys):
 
 
 def test_durations():
-    assert [clock(s) for s in (0, 59.4, 59.6, 61, 3599.4, 3600, 90061)] == [
+    assert [duration_text(s) for s in (0, 59.4, 59.6, 61, 3599.4, 3600, 90061)] == [
         "0 s", "59 s", "1 min 00 s", "1 min 01 s", "59 min 59 s", "1 h 00 min", "25 h 01 min",
     ]  # fmt: skip

@@ -127,12 +127,14 @@ def heard(row: dict) -> dict[str, Any]:
     return {"row": json.dumps(row)}
 
 
-def play(study: Study, asked: checks.Request, score: Score, *, trials: int = 10**6) -> asha.Judge:
-    """Run so many trials one after the other, through the searcher and the judge that Ray sees.
+def play(
+    study: Study, asked: checks.Request, score: Score, *, trials: int = 10**6
+) -> asha.AshaRule:
+    """Run so many trials one after the other, through the searcher and the rule that Ray sees.
 
     A score of None is an exception in that epoch.
     """
-    judge = asha.Judge(study, at=study.manifest["rungs"])
+    rule = asha.AshaRule(study, at=study.manifest["rungs"])
     searcher = ray_adapters.PlanSearcher(study, plan(study, asked), base={})
     for number in range(trials):
         config = searcher.suggest(str(number))
@@ -148,10 +150,10 @@ def play(study: Study, asked: checks.Request, score: Score, *, trials: int = 10*
                 rows.append(row(study, proposal, step, value))
                 commit(study, rows)
                 report = heard(rows[-1])
-            if judge.hear(proposal.trial, report):
+            if rule.hear(proposal.trial, report):
                 break
         searcher.on_trial_complete(str(number))
-    return judge
+    return rule
 
 
 def uneven_score(proposal: Proposal, step: int) -> float | None:

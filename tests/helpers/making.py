@@ -183,8 +183,8 @@ def assert_same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 class Bench:
     """One stage's parts, put together as trial.run does it, for tests that look inside."""
 
-    work: loop.Training
-    learner: loop.Learner
+    work: loop.StageInputs
+    learner: loop.TrainState
 
 
 def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
@@ -194,7 +194,7 @@ def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
     model, _, _ = trial.enter_stage(run, None)
     work = stage_inputs(run, model, stage)
     projections = build_projections(run, model, stage)
-    return Bench(work, loop.Learner(model, projections, stage.optimizer))
+    return Bench(work, loop.TrainState(model, projections, stage.optimizer))
 
 
 def noise_task(folder: Path, *, count: int = 60) -> str:
@@ -226,8 +226,8 @@ def untrained(name: str, shape: registry.Shape, path: Path) -> Path:
     return path
 
 
-def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None = None, before: Any = None) -> teacher.Tape:  # fmt: skip
-    """A tape of numbers that say where they belong; `log` gets a line for each that is computed."""
+def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None = None, before: Any = None) -> teacher.LogitCache:  # fmt: skip
+    """A logit_cache of numbers that say where they belong; `log` gets a line for each that is computed."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         if before is not None:
@@ -237,7 +237,7 @@ def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None 
                 file.write("".join(f"{epoch} {position}\n" for position in positions))
         return numbers(epoch, positions)
 
-    return teacher.Tape(folder, key, size=size, compute=compute)
+    return teacher.LogitCache(folder, key, size=size, compute=compute)
 
 
 def numbers(epoch: int, positions: np.ndarray) -> Tensor:
@@ -245,7 +245,7 @@ def numbers(epoch: int, positions: np.ndarray) -> Tensor:
     return torch.from_numpy(np.stack([positions, np.full(len(positions), epoch)], 1)).float()
 
 
-def scored(model: nn.Module, images: splits.Resident, labels: Tensor) -> float:
+def scored(model: nn.Module, images: splits.DeviceImages, labels: Tensor) -> float:
     """Accuracy computed apart from the package: one image at a time."""
     model.eval()
     with torch.no_grad():

@@ -11,10 +11,10 @@ from torch import Tensor
 from tune_kd.data.batch import IGNORE, Batch
 from tune_kd.errors import UsageError
 from tune_kd.losses import (
+    LossOptions,
+    LossTerms,
     Outputs,
-    Parts,
     Projections,
-    Terms,
     Weights,
     cosine_loss,
     find_feature_loss,
@@ -238,12 +238,12 @@ def test_terms_reach_the_losses() -> None:
     labels = batch.labels.clone()
     labels[:3] = IGNORE
     batch = Batch(batch.images, labels, batch.index)
-    terms = Terms(label_smoothing=0.2, feature_loss=lambda s, t, b: s.logits.sum())
+    terms = LossOptions(label_smoothing=0.2, feature_loss=lambda s, t, b: s.logits.sum())
     weights = Weights(LossWeights(alpha=1.0, beta=1.0, gamma=1.0))
     parts = total(student, teacher, batch=batch, weights=weights, terms=terms)
     valid = labels != IGNORE
     kept, target = student.logits[valid], labels[valid]
-    expected = Parts(
+    expected = LossTerms(
         parts.loss,
         hard_loss(kept, target, label_smoothing=0.2),
         soft_loss(kept, teacher.logits[valid], temperature=1.0),

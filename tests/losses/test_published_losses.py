@@ -10,8 +10,8 @@ from tune_kd.data.batch import Batch
 from tune_kd.errors import UsageError
 from tune_kd.losses import (
     LOGIT_LOSSES,
+    LossOptions,
     Outputs,
-    Terms,
     Weights,
     attention_loss,
     dkd,
@@ -90,7 +90,7 @@ def test_a_logit_loss_gets_what_the_temperature_divides_and_its_square_multiplie
         return student.logits.sum()
 
     student, teacher = Outputs(torch.ones(1, 2)), Outputs(torch.full((1, 2), 4.0))
-    terms = Terms(logit_loss=loss)  # type: ignore[arg-type]
+    terms = LossOptions(logit_loss=loss)  # type: ignore[arg-type]
     weights = Weights(LossWeights(alpha=0.0, beta=1.0, temperature=4.0))
     parts = total(student, teacher, batch=batch_of([0]), weights=weights, terms=terms)
     assert [value.tolist() for value in seen] == [[[0.25, 0.25]], [[1.0, 1.0]]]

@@ -181,7 +181,7 @@ def help_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 def test_all_commands_are_shown() -> None:
-    shown = ["analysis.report", *(f"tune_kd.{name}" for name in ("confirm", "evaluate", "search", "teacher"))]  # fmt: skip
+    shown = ["analysis.report", *(f"tune_kd.{name}" for name in ("confirm", "evaluate", "search", "train_teacher"))]  # fmt: skip
     assert modules() == shown
 
 
@@ -205,8 +205,8 @@ def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iter
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a dry run touches neither Ray nor data")
 
-    def found(given: str, *, what: str) -> external_weights.Foreign:
-        return external_weights.Foreign(
+    def found(given: str, *, what: str) -> external_weights.ExternalCheckpoint:
+        return external_weights.ExternalCheckpoint(
             name=given, data=b""
         )  # no study lies here; what is planned is the same
 

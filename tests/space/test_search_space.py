@@ -28,7 +28,7 @@ from tune_kd.space import SearchSpace, log_uniform, uniform
 
 SPACE = SearchSpace(
     name="mine", task="digits", teacher="digits_teacher", student="nets.py:small",
-    methods=kd_methods({"lr": log_uniform(0.01, 0.5)}, recipe={"lr": 0.1}),
+    methods=kd_methods({"lr": log_uniform(0.01, 0.5)}, defaults={"lr": 0.1}),
 )
 """
 

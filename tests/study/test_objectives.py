@@ -12,7 +12,7 @@ from tune_kd.space import Method, distributions, methods
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
-from tune_kd.tuning.asha import Judge
+from tune_kd.tuning.asha import AshaRule
 from tune_kd.workflows import prerequisites
 from tune_kd.workflows.options import SAMPLERS
 
@@ -76,8 +76,8 @@ def test_the_front_takes_what_was_measured_once_of_the_plain_student(tmp_path):
         tmp_path / "s", epochs=1, trials=4, objectives=("val_accuracy", "val_loss", "flops")
     )
     begun = begin(asked)
-    (plain,) = begun.verdicts["measure-student"]
-    begun.put_verdict("measure-student", [{**plain, "flops": 5.0}])
+    (plain,) = begun.outcomes["measure-student"]
+    begun.write_outcome("measure-student", [{**plain, "flops": 5.0}])
     play(begun, asked, lambda proposal, step: 0.5)
     assert [row["trial"] for row in begun.front("no_kd")] == ["no_kd-r0-0000"]
     assert begun.optuna_trials("no_kd", repeat=0)[0].values == [0.5, 0.5, 5.0]
@@ -116,7 +116,7 @@ def test_what_is_the_same_for_all_trials_was_measured_before_the_first(tmp_path)
     asked = request(tmp_path / "s", epochs=1, trials=4, objectives=BOTH)
     begun = begin(asked)
     play(begun, asked, lambda proposal, step: 0.5 + proposal.number / 10)
-    size = begun.verdicts["measure-student"][0]["size_mb"]
+    size = begun.outcomes["measure-student"][0]["size_mb"]
     assert [t.values for t in begun.optuna_trials("response", repeat=0)] == [[0.5, size]]
 
 
@@ -167,14 +167,14 @@ def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
     asked = request(tmp_path / "s", trials=9, methods={"no_kd": request(tmp_path).space.methods["no_kd"], "prune": PRUNE["prune"]})  # fmt: skip
     begun = begin(asked)
     assert begun.manifest["rungs"] == [5]
-    judge = Judge(begun, at=[3])
+    rule = AshaRule(begun, at=[3])
     plan = made_study.plan(begun, asked)
     proposals = [p for p in (plan.next() for _ in range(8)) if p.method == "prune"]
     for proposal, value in zip(proposals, (0.9, 0.8, 0.1, 0.05), strict=True):
         for step, (stage, epoch) in enumerate([(1, 0), (2, 1), (2, 2), (2, 3)], 1):
             one = row(begun, proposal, step, value, stage=stage, epoch=epoch, last=False)
-            assert not judge.hear(proposal.trial, heard(one))
-    assert not judge._rungs
+            assert not rule.hear(proposal.trial, heard(one))
+    assert not rule._rungs
 
 
 def lightly(space_, *, recover):
@@ -254,6 +254,6 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
         begun.hear(one)
     for trial in (name, proposal.trial):
         begun.end(trial, "finished")
-    anew = refit.anew(begun, proposal)
+    anew = refit.refit_recipe(begun, proposal)
     assert anew.stages[0] == replace(shared.stages[0], patience=0, stop_after=3)
     assert anew.stages[1:] == proposal.recipe.stages[1:]

@@ -54,7 +54,7 @@ def played(once, tmp_path) -> Study:
 
 
 def verdicts(found: Study) -> dict[str, tuple]:
-    return {t: (v[-1]["status"], v[-1]["reason"], v[-1]["epochs"], v[-1]["val_accuracy"]) for t, v in found.verdicts.items() if v[-1]["phase"] == "search"}  # fmt: skip
+    return {t: (v[-1]["status"], v[-1]["reason"], v[-1]["epochs"], v[-1]["val_accuracy"]) for t, v in found.outcomes.items() if v[-1]["phase"] == "search"}  # fmt: skip
 
 
 def known_rows(found: Study) -> dict[str, list[dict]]:
@@ -83,7 +83,7 @@ def test_the_manifest_says_what_was_asked_for(asked):
     assert set(manifest["config_types"]) == {
         "lr", "weight_decay", "dropout", "alpha", "beta", "gamma", "temperature",
     }  # fmt: skip
-    assert reopened(begin(asked)).verdicts.keys() == {"measure-teacher", "measure-student"}
+    assert reopened(begin(asked)).outcomes.keys() == {"measure-teacher", "measure-student"}
 
 
 def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_path):
@@ -210,7 +210,7 @@ def test_everything_is_read_again_from_disk(played):
 
 
 def test_a_verdict_says_who_how_and_what(played):
-    (row,) = reopened(played).verdicts["combined-r0-0000"]
+    (row,) = reopened(played).outcomes["combined-r0-0000"]
     assert (row["status"], row["reason"], row["epochs"]) == ("finished", "", 9)
     assert (row["phase"], row["method"], row["number"]) == ("search", "combined", 0)
     assert (row["origin"], row["seed"], row["attempts"]) == ("textbook", 0, 1)
@@ -224,7 +224,7 @@ def test_a_verdict_says_who_how_and_what(played):
     assert json.loads(row["versions"]).keys() >= {"python", "torch", "ray", "optuna", "tune_kd"}
     assert row["started"]
     assert row["ended"]
-    (plain,) = played.verdicts["no_kd-r0-0000"]
+    (plain,) = played.outcomes["no_kd-r0-0000"]
     assert (plain["alpha"], plain["beta"], plain["gamma"]) == (1.0, 0.0, 0.0)
     assert plain["temperature"] is None
     assert plain.get("config.temperature") is None
@@ -240,15 +240,15 @@ def test_a_trial_that_failed_before_its_first_epoch_has_a_row(asked):
     begun = begin(asked)
     made_study.plan(begun, asked).next()
     begun.end("no_kd-r0-0000", "failed", "MemoryError: made")
-    (row,) = reopened(begun).verdicts["no_kd-r0-0000"]
+    (row,) = reopened(begun).outcomes["no_kd-r0-0000"]
     assert (row["status"], row["epochs"], row["stage"], row["attempts"]) == ("failed", 0, 0, 0)
     assert row["val_accuracy"] is None
 
 
 def test_a_verdict_is_given_once(played):
-    before = dict(played.verdicts)
+    before = dict(played.outcomes)
     played.end("combined-r0-0000", "failed", "no")
-    assert played.verdicts == before
+    assert played.outcomes == before
     assert verdicts(reopened(played))["combined-r0-0000"][0] == "finished"
 
 
@@ -287,7 +287,7 @@ def test_a_recipe_of_two_stages_has_a_row_each(asked):
         stage = int(step == 3)
         begun.hear(row(begun, proposal, step, 0.1 * step, stage=stage, stage_name=f"Stage{stage}"))
     begun.end(proposal.trial, "failed", "made")
-    found = reopened(begun).verdicts[proposal.trial]
+    found = reopened(begun).outcomes[proposal.trial]
     assert [(r["stage"], r["stage_name"], r["status"], r["reason"]) for r in found] == [
         (0, "Stage0", "finished", ""), (1, "Stage1", "failed", "made"),
     ]  # fmt: skip
@@ -375,7 +375,7 @@ def test_epochs_of_open_trials_stay_in_their_files(asked):
     again.merge()
     whole = reopened(again)
     assert whole.counts("search").total() == 24
-    assert {t: len(r) for t, r in whole.rows.items()} == {t: v[-1]["epochs"] for t, v in whole.verdicts.items() if t in whole.rows}  # fmt: skip
+    assert {t: len(r) for t, r in whole.rows.items()} == {t: v[-1]["epochs"] for t, v in whole.outcomes.items() if t in whole.rows}  # fmt: skip
 
 
 def test_merging_keeps_the_row_of_a_measurement(asked):

@@ -33,7 +33,7 @@ def manifest_with(study: Study, **changes: object) -> None:
 def add_column(study: Study, name: str, value: object) -> str:
     """Write a verdict as a version with one more column would have; the trial."""
     trial = next(iter(study.proposals))
-    (row,) = study.verdicts[trial]
+    (row,) = study.outcomes[trial]
     schema = study._schema.append(pa.field(name, pa.infer_type([value])))
     data = results.encode([{**row, name: value}], schema)
     study.storage.write(f"trials/{trial}.parquet", data)
@@ -72,14 +72,14 @@ def test_a_column_of_a_newer_version_is_read_resumed_merged_and_reported(
 ) -> None:
     trial = add_column(study, "novelty", value)
     again = made_study.reopened(study)
-    assert again.verdicts[trial][-1]["novelty"] == value
+    assert again.outcomes[trial][-1]["novelty"] == value
     again.merge()
     names = again.storage.names("trials", ".parquet")
     assert len(names) == 1
     merged = made_study.reopened(again)
-    assert merged.verdicts[trial][-1]["novelty"] == value
+    assert merged.outcomes[trial][-1]["novelty"] == value
     assert load(merged.storage.uri).trials["novelty"].notna().sum() == 1
-    assert set(merged.verdicts) == set(study.verdicts)
+    assert set(merged.outcomes) == set(study.outcomes)
 
 
 def test_a_column_that_an_older_version_did_not_have_is_null(
@@ -88,10 +88,10 @@ def test_a_column_that_an_older_version_did_not_have_is_null(
     monkeypatch.setitem(results.TRIAL_COLUMNS, "novelty", results.NUMBER)
     monkeypatch.setitem(results.EPOCH_COLUMNS, "novelty", results.NUMBER)
     again = made_study.reopened(study)
-    assert all(row["novelty"] is None for rows in again.verdicts.values() for row in rows)
+    assert all(row["novelty"] is None for rows in again.outcomes.values() for row in rows)
     assert all(row["novelty"] is None for rows in again.rows.values() for row in rows)
     again.merge()
-    assert set(made_study.reopened(again).verdicts) == set(study.verdicts)
+    assert set(made_study.reopened(again).outcomes) == set(study.outcomes)
 
 
 def test_a_schema_that_cannot_be_read_is_refused(study: Study) -> None:

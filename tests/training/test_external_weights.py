@@ -49,7 +49,7 @@ def earlier(tmp_path) -> Study:
     return begun
 
 
-def found(study: Study, method: str = "") -> external_weights.Foreign:
+def found(study: Study, method: str = "") -> external_weights.ExternalCheckpoint:
     return external_weights.find(f"{study.storage.uri}{method}", what="--teacher")
 
 
@@ -106,7 +106,7 @@ def test_the_student_of_a_method_is_the_one_that_it_recommends(tmp_path):
     def put(proposal, **values):
         begun.add(proposal)
         row = begun.describe(proposal, stage=0) | {"stage": 0, "status": "finished", "epochs": 1}
-        begun.put_verdict(proposal.trial, [row | values])
+        begun.write_outcome(proposal.trial, [row | values])
 
     # before any fresh value: the best on validation
     assert given(confirmed=False).data == safetensors.torch.save(student(0))
@@ -189,7 +189,7 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
 
 
 def starting(
-    folder, given: external_weights.Foreign, *, names=tuple(PRUNE)
+    folder, given: external_weights.ExternalCheckpoint, *, names=tuple(PRUNE)
 ) -> tuple[Study, checks.Request]:
     """A study whose methods prune what was given."""
     asked = request(
@@ -224,7 +224,7 @@ def _ended(begun, asked):
 def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(earlier, tmp_path):
     begun, asked = starting(tmp_path / "p", found(earlier))
     proposal = _ended(begun, asked)
-    anew = refit.anew(begun, proposal)
+    anew = refit.refit_recipe(begun, proposal)
     lead = earlier.proposals["response-r0-0001"].recipe
     assert anew.start == ""
     assert anew.stages == (*lead.stages, *proposal.recipe.stages)
@@ -257,7 +257,7 @@ def test_an_earlier_student_is_trained_anew_for_as_long_as_it_was(tmp_path):
         f"students/{proposal.trial}.safetensors", safetensors.torch.save(student(0))
     )
     begun, asked = starting(tmp_path / "p", found(patient))
-    first = refit.anew(begun, _ended(begun, asked)).stages[0]
+    first = refit.refit_recipe(begun, _ended(begun, asked)).stages[0]
     assert first == replace(proposal.recipe.stages[0], patience=0, stop_after=3)
 
 
@@ -276,7 +276,7 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
     given = external_weights.find(str(tmp_path / "mine"), what="--set start")
     begun, asked = starting(tmp_path / "p", given)
     proposal = _ended(begun, asked)
-    assert refit.anew(begun, proposal) == proposal.recipe
+    assert refit.refit_recipe(begun, proposal) == proposal.recipe
     assert begun.manifest["start_file"] == given.name
     # so does what began from a student that began from a file
     begun.storage.write(
@@ -286,7 +286,7 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
     assert later.manifest["start"]["stages"] == ""
     assert later.manifest["start_file"] == found(begun).name
     next_ = _ended(later, asked)
-    assert refit.anew(later, next_) == next_.recipe
+    assert refit.refit_recipe(later, next_) == next_.recipe
 
 
 def confirmed(known: Study) -> list[Proposal]:

@@ -351,7 +351,9 @@ def test_a_users_feature_loss_gets_both_networks_and_the_batch(tmp_path):
         assert torch.equal(batch.images, seen(batch.index).images)
         assert torch.equal(batch.labels, bench.work.fold.images.labels[batch.index])
         with torch.no_grad(), registry.Taps(network, ["high"]) as taps:
-            assert torch.equal(teacher.logits, network(batch.images))  # live, not from a tape
+            assert torch.equal(
+                teacher.logits, network(batch.images)
+            )  # live, not from a logit cache
         assert torch.equal(teacher.features["high"], taps.features["high"])
     expected = sum((s.logits - t.logits).pow(2).mean().item() for s, t, _ in calls) / len(calls)
     assert values["feature_loss"] == pytest.approx(expected, rel=1e-5)

@@ -230,16 +230,16 @@ def test_a_clipped_gradient_is_no_longer_than_asked_for(where, monkeypatch):
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_mixed_images_are_on_the_tape_as_the_teacher_sees_them(tmp_path, mix):
-    """Taped equals live, to the tape's float16, when student and teacher see the mixed image."""
+    """Taped equals live, to the logit cache's float16, when student and teacher see the mixed image."""
     made = making.recipe("response", epochs=2, images=making.digits(limit_train=making.LIMIT, mix=mix))  # fmt: skip
     where = making.site_in(tmp_path / "cache")
     fold = context.fold(made.images, where, "contiguous")
     frozen = context.frozen_teacher(made, where)
-    tape = context.teacher_tape(made, frozen, fold, site=where)
+    logit_cache = context.logit_cache(made, frozen, fold, site=where)
     for epoch in (1, 2):
         batch = fold.seen(0, epoch)(fold.fit)
         live, _ = frozen.outputs(batch.images)
-        assert torch.allclose(tape.epoch(epoch).float(), live, atol=2e-2, rtol=2e-3)
+        assert torch.allclose(logit_cache.epoch(epoch).float(), live, atol=2e-2, rtol=2e-3)
         plain_ = context.fold(making.digits(limit_train=making.LIMIT), where, "contiguous")
         assert not torch.equal(plain_.seen(0, epoch)(fold.fit).images, batch.images)
 

@@ -1,4 +1,4 @@
-"""The frozen teacher and its tape: unchanged, exact, filled once, whoever dies."""
+"""The frozen teacher and its logit cache: unchanged, exact, filled once, whoever dies."""
 
 import itertools
 import os
@@ -37,7 +37,7 @@ def _sample():
     return torch.rand((5, 1, 8, 8), generator=torch.Generator().manual_seed(0))
 
 
-# Frozen
+# FrozenTeacher
 
 
 def test_a_frozen_teacher_says_what_its_network_says_in_evaluation_mode(frozen, site):
@@ -116,16 +116,16 @@ def restless(*, num_classes, channels):
         making.run(made, site)
 
 
-# The tape is the live teacher
+# The logit cache is the live teacher
 
 
 def _assert_tape_is_live(recipe, site, *, epochs=(1, 2, 5)):
     frozen = places.frozen_teacher(recipe, site)
     fold = places.fold(recipe.images, site, recipe.compute.layout)
-    tape = places.teacher_tape(recipe, frozen, fold, site=site)
+    logit_cache = places.logit_cache(recipe, frozen, fold, site=site)
     shown = []
     for epoch in epochs:
-        kept = tape.epoch(epoch)
+        kept = logit_cache.epoch(epoch)
         assert kept.dtype == torch.float16
         assert len(kept) == len(fold.fit)
         position = torch.randperm(len(fold.fit), generator=torch.Generator().manual_seed(epoch))
@@ -197,18 +197,18 @@ def test_training_from_a_fresh_tape_is_training_from_one_that_another_trial_fill
     fresh = making.run(made, making.site_in(tmp_path / "one"))
     site = making.site_in(tmp_path / "other")
     making.run(making.recipe("response", epochs=3, batch_size=32, optimizer=None), site)
-    files = sorted((site.cache / "tape").glob("*/*.npy"))
+    files = sorted((site.cache / "logits").glob("*/*.npy"))
     assert [file.name for file in files] == ["00001.npy", "00002.npy", "00003.npy"]
     before = [file.read_bytes() for file in files]
     made_at = [file.stat().st_ino for file in files]
     making.assert_same(making.run(made, site), fresh)
-    assert sorted((site.cache / "tape").glob("*/*.npy")) == files  # the same tape
+    assert sorted((site.cache / "logits").glob("*/*.npy")) == files  # the same logit cache
     assert [file.read_bytes() for file in files] == before
     assert [file.stat().st_ino for file in files] == made_at  # and not written again
 
 
 def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
-    """To the tape's precision: the losses of the first steps, before differences grow."""
+    """To the logit cache's precision: the losses of the first steps, before differences grow."""
     made = making.recipe("response", epochs=1)
     taped = making.run(made, making.site_in(tmp_path / "one"))
     parts = making.bench(made, making.site_in(tmp_path / "other"))
@@ -218,13 +218,13 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
         def epoch(self, epoch):
             return frozen.outputs(fold.seen(0, epoch)(fold.fit).images)[0]
 
-    (last,) = loop.train(replace(parts.work, tape=Live()), parts.learner)
+    (last,) = loop.train(replace(parts.work, logit_cache=Live()), parts.learner)
     live = last.values
     for name in ("train_loss", "hard_loss", "soft_loss"):
         assert live[name] == pytest.approx(taped.rows[0][name], rel=1e-3)
 
 
-# Which tape
+# Which logit cache
 
 
 def _keys(tmp_path, recipe, *, name="one", file=None):
@@ -232,7 +232,7 @@ def _keys(tmp_path, recipe, *, name="one", file=None):
     site = making.site_in(tmp_path / name, **changes)
     frozen = places.frozen_teacher(recipe, site)
     fold = places.fold(recipe.images, site, recipe.compute.layout)
-    return places.teacher_tape(recipe, frozen, fold, site=site)._folder.name
+    return places.logit_cache(recipe, frozen, fold, site=site)._folder.name
 
 
 def test_other_views_precision_layout_subset_or_teacher_is_another_tape(tmp_path):
@@ -289,17 +289,17 @@ def _expected(size, epoch):
 def test_an_epoch_is_computed_once_and_then_read(tmp_path):
     log = tmp_path / "log"
     for _ in range(2):
-        tape = making.tape_of(tmp_path / "tape", log=log)
+        logit_cache = making.tape_of(tmp_path / "logits", log=log)
         for epoch in (1, 2, 1):
-            assert torch.equal(tape.epoch(epoch), _expected(10, epoch))
+            assert torch.equal(logit_cache.epoch(epoch), _expected(10, epoch))
     assert _log(log) == sorted(f"{epoch} {i}" for epoch in (1, 2) for i in range(10))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 16, 17])
 def test_shards_make_the_whole(tmp_path, monkeypatch, size):
     monkeypatch.setattr(teacher, "SHARD", 8)
-    tape = making.tape_of(tmp_path, size=size, log=tmp_path / "log")
-    assert torch.equal(tape.epoch(3), _expected(size, 3))
+    logit_cache = making.tape_of(tmp_path, size=size, log=tmp_path / "log")
+    assert torch.equal(logit_cache.epoch(3), _expected(size, 3))
     assert [path.name for path in (tmp_path / "key").iterdir()] == ["00003.npy"]
     assert len(_log(tmp_path / "log")) == size
 
@@ -316,11 +316,11 @@ def before(epoch, positions):
         print("claimed", flush=True)
         time.sleep(600)
     time.sleep(0.01)
-tape = making.tape_of(folder, size=100, log=log, before=before)
+logit_cache = making.tape_of(folder, size=100, log=log, before=before)
 print("ready", flush=True)
 sys.stdin.readline()
 for epoch in (1, 2, 3):
-    tape.epoch(epoch)
+    logit_cache.epoch(epoch)
 """
 
 
@@ -342,7 +342,7 @@ def _go(child):
 
 def test_two_processes_fill_what_one_does_and_each_image_once(tmp_path):
     log = tmp_path / "log"
-    children = [_child(tmp_path / "tape", log) for _ in range(2)]
+    children = [_child(tmp_path / "logits", log) for _ in range(2)]
     try:
         for child in children:
             assert child.stdout.readline() == "ready\n"
@@ -353,7 +353,7 @@ def test_two_processes_fill_what_one_does_and_each_image_once(tmp_path):
         for child in children:
             child.kill()
             child.communicate()
-    one = making.tape_of(tmp_path / "tape", size=100, log=tmp_path / "unused")
+    one = making.tape_of(tmp_path / "logits", size=100, log=tmp_path / "unused")
     for epoch in (1, 2, 3):
         assert torch.equal(one.epoch(epoch), _expected(100, epoch))
     assert not (tmp_path / "unused").exists()
@@ -363,7 +363,7 @@ def test_two_processes_fill_what_one_does_and_each_image_once(tmp_path):
 def test_a_shard_of_a_process_that_dies_is_filled_by_the_one_that_waits(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher, "SHARD", 16)
     log = tmp_path / "log"
-    child = _child(tmp_path / "tape", log, "hang")
+    child = _child(tmp_path / "logits", log, "hang")
     try:
         assert child.stdout.readline() == "ready\n"
         _go(child)
@@ -376,8 +376,8 @@ def test_a_shard_of_a_process_that_dies_is_filled_by_the_one_that_waits(tmp_path
             if not killer.is_alive() and not killer.finished.is_set():
                 killer.start()
 
-        tape = making.tape_of(tmp_path / "tape", size=100, before=before)
-        assert torch.equal(tape.epoch(1), _expected(100, 1))
+        logit_cache = making.tape_of(tmp_path / "logits", size=100, before=before)
+        assert torch.equal(logit_cache.epoch(1), _expected(100, 1))
     finally:
         child.kill()
         child.communicate()
@@ -391,9 +391,9 @@ def test_a_shard_of_a_process_that_dies_is_filled_by_the_one_that_waits(tmp_path
 @pytest.mark.parametrize("which", ["whole", "part"])
 def test_a_damaged_file_is_made_again(tmp_path, monkeypatch, which, damage):
     monkeypatch.setattr(teacher, "SHARD", 4)
-    tape = making.tape_of(tmp_path)
+    logit_cache = making.tape_of(tmp_path)
     whole = tmp_path / "key" / "00001.npy"
-    tape.epoch(1)
+    logit_cache.epoch(1)
     good = whole.read_bytes()
     path = whole
     if which == "part":
@@ -452,13 +452,13 @@ def test_what_was_read_longest_ago_goes_first_and_never_what_is_in_use(tmp_path,
 
 
 def test_the_bound_holds_for_a_single_tape_too(tmp_path, monkeypatch):
-    tape = making.tape_of(tmp_path, size=500)
-    tape.epoch(1)
+    logit_cache = making.tape_of(tmp_path, size=500)
+    logit_cache.epoch(1)
     size = (tmp_path / "key" / "00001.npy").stat().st_size
     monkeypatch.setenv("TUNE_KD_TAPE_GB", str(2.5 * size / 1e9))
     for epoch in range(2, 6):
         _age(tmp_path / "key" / f"{epoch - 1:05d}.npy", 100 - epoch)
-        assert torch.equal(tape.epoch(epoch), _expected(500, epoch))
+        assert torch.equal(logit_cache.epoch(epoch), _expected(500, epoch))
     kept = sum(path.stat().st_size for path in tmp_path.rglob("*.npy"))
     assert kept <= 2.5 * size
     assert (tmp_path / "key" / "00005.npy").exists()
@@ -467,5 +467,7 @@ def test_the_bound_holds_for_a_single_tape_too(tmp_path, monkeypatch):
 def test_logits_beyond_float16_are_kept_as_its_largest(tmp_path):
     """Of a teacher that has learned nothing yet: infinities would make every loss NaN."""
     huge = torch.tensor([[1e6, -1e6], [1.0, 2.0]])
-    tape = teacher.Tape(tmp_path, "key", size=2, compute=lambda epoch, positions: huge[positions])
-    assert tape.epoch(1).tolist() == [[65504.0, -65504.0], [1.0, 2.0]]
+    logit_cache = teacher.LogitCache(
+        tmp_path, "key", size=2, compute=lambda epoch, positions: huge[positions]
+    )
+    assert logit_cache.epoch(1).tolist() == [[65504.0, -65504.0], [1.0, 2.0]]

@@ -187,7 +187,7 @@ def test_a_baseline_does_not_depend_on_the_teacher(tmp_path):
     made = making.recipe("no_kd")
     site = making.site_in(tmp_path / "one", model=nobody)
     one = making.run(made, site)
-    assert not (site.cache / "tape").exists()
+    assert not (site.cache / "logits").exists()
     named = replace(made, teacher="digits_teacher", teacher_model="any")
     making.assert_same(making.run(named, making.site_in(tmp_path / "other", model=nobody)), one)
 
@@ -380,14 +380,14 @@ def test_confirming_fits_on_all_images_and_validates_on_none(site):
 
 def test_validation_images_are_never_trained_on(site, monkeypatch):
     trained = set()
-    batch = classification.Crops.batch
+    batch = classification.ClassificationImages.batch
 
     def spy(self, index, view=None):
         if view is not None:
             trained.update(index.tolist())
         return batch(self, index, view)
 
-    monkeypatch.setattr(classification.Crops, "batch", spy)
+    monkeypatch.setattr(classification.ClassificationImages, "batch", spy)
     making.run(making.recipe("combined", epochs=4, batch_size=16), site)
     fold = places.fold(making.digits(limit_train=making.LIMIT), site, "contiguous")
     assert trained == set(fold.fit.tolist())

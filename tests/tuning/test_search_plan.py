@@ -92,7 +92,7 @@ def test_a_machine_with_few_slots_ends_a_repeat_before_it_starts_the_next(tmp_pa
 def plain_rows(study):
     """Verdicts and epochs without times."""
     aside = {"started", "ended", "study"}
-    verdicts = {t: [{k: v for k, v in r.items() if k not in aside} for r in rows] for t, rows in study.verdicts.items()}  # fmt: skip
+    verdicts = {t: [{k: v for k, v in r.items() if k not in aside} for r in rows] for t, rows in study.outcomes.items()}  # fmt: skip
     epochs = {t: [{k: v for k, v in r.items() if k not in aside} for r in rows] for t, rows in study.rows.items()}  # fmt: skip
     return verdicts, epochs
 
@@ -147,7 +147,7 @@ def test_a_search_that_is_broken_off_in_any_repeat_goes_on_as_if_it_had_not(tmp_
     whole = several(tmp_path / "whole", repeats=3, epochs=3)
     other = begin(whole)
     play(other, whole, uneven_score)
-    assert lost.trial in again.verdicts
+    assert lost.trial in again.outcomes
     one, another = plain_rows(reopened(again)), plain_rows(reopened(other))
     assert one == another
 
@@ -246,7 +246,7 @@ def test_a_worker_that_died_three_times_is_a_failed_trial_with_its_last_words(tm
     study.storage.write(f"checkpoints/{configs[0]['trial']}/error.txt", b"OSError: disk full")
     for n in range(2):
         searcher.on_trial_complete(str(n), error=True)
-    reasons = [study.verdicts[c["trial"]][0]["reason"] for c in configs]
+    reasons = [study.outcomes[c["trial"]][0]["reason"] for c in configs]
     assert reasons == [
         "OSError: disk full; tried three times",
         "its worker or its node died; tried three times",

@@ -35,7 +35,7 @@ SPACE = SearchSpace(
     methods=kd_methods(
         {"lr": log_uniform(0.01, 0.5), "weight_decay": log_uniform(5e-5, 2e-3),
          "dropout": uniform(0.0, 0.3)},
-        recipe={"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
+        defaults={"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
     ),
 )
 """

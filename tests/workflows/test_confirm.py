@@ -89,7 +89,7 @@ def _put_teacher(study, asked):
         origin="textbook",
         recipe=recipe_builder.teacher_recipe(study.manifest, asked.space),
     )
-    study.put_verdict(proposal.trial, [{**study.describe(proposal, stage=0), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
+    study.write_outcome(proposal.trial, [{**study.describe(proposal, stage=0), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
 
 
 def _design(known, *, seeds=2, textbook=True) -> Design:
@@ -108,7 +108,7 @@ def _roles(proposal) -> set[str]:
 def _put(known, proposal, status="finished", **values):
     """A verdict without a run."""
     row = {**known.describe(proposal, stage=0), "stage": 0, "status": status, "epochs": 2, **values}
-    known.put_verdict(proposal.trial, [row])
+    known.write_outcome(proposal.trial, [row])
 
 
 # Which repeats
@@ -117,7 +117,7 @@ def _put(known, proposal, status="finished", **values):
 def test_whole_repeats_are_confirmed(known):
     assert _design(known) == Design(repeats=(0, 1, 2, 3), seeds=2, textbook=True)
     # whatever became of their trials: of no_kd one in five has failed
-    assert {v[-1]["status"] for v in known.verdicts.values()} == {"finished", "failed"}
+    assert {v[-1]["status"] for v in known.outcomes.values()} == {"finished", "failed"}
 
 
 @pytest.mark.parametrize(
@@ -152,16 +152,16 @@ def test_while_none_is_whole_all_that_have_begun_are_confirmed(tmp_path):
 
 
 def test_a_trial_that_still_runs_keeps_its_repeat_out(known):
-    open_ = known.verdicts.pop("feature-r1-0003")
+    open_ = known.outcomes.pop("feature-r1-0003")
     assert _design(known).repeats == (0, 2, 3)
-    known.verdicts["feature-r1-0003"] = open_
+    known.outcomes["feature-r1-0003"] = open_
     assert _design(known).repeats == (0, 1, 2, 3)
 
 
 def test_a_repeat_in_which_a_method_has_finished_nothing_has_no_run_of_it(known):
     for number in range(5):
-        row = known.verdicts[search_trial("response", 2, number)][-1]
-        known.put_verdict(row["trial"], [{**row, "status": "failed"}])
+        row = known.outcomes[search_trial("response", 2, number)][-1]
+        known.write_outcome(row["trial"], [{**row, "status": "failed"}])
     planned = _students(known)
     assert _design(known).repeats == (0, 1, 2, 3)
     assert {p.repeat for p in planned if p.method == "response"} == {0, 1, 3}
@@ -257,8 +257,8 @@ def test_the_role_of_a_run_does_not_depend_on_what_else_is_confirmed(known):
 
 def test_a_stopped_trial_is_never_confirmed(known):
     for repeat in range(REPEATS):
-        row = known.verdicts[search_trial("response", repeat, 4)][-1]
-        known.put_verdict(row["trial"], [{**row, "status": "stopped"}])
+        row = known.outcomes[search_trial("response", repeat, 4)][-1]
+        known.write_outcome(row["trial"], [{**row, "status": "stopped"}])
     best = {p.source for p in _students(known) if p.method == "response" and "best" in _roles(p)}
     assert best == {search_trial("response", repeat, 3) for repeat in range(REPEATS)}
 
@@ -406,7 +406,7 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
     for proposal in (planned[0], planned[1], recommended):
         rows = _attempt(known, proposal)
         assert ["test_accuracy" in row for row in rows] == [row["last"] for row in rows]
-        (verdict,) = known.verdicts[proposal.trial]
+        (verdict,) = known.outcomes[proposal.trial]
         assert verdict["status"] == "finished"
         assert (verdict["phase"], verdict["repeat"]) == ("confirm", proposal.repeat)
         assert (verdict["source"], verdict["origin"]) == (proposal.source, proposal.origin)
@@ -494,14 +494,14 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
     assert all(name.startswith("reevaluate-") for name in again)
     # what was fitted on train alone has validation, and no word of the test split
     for name in again:
-        (row,) = known.verdicts[name]
+        (row,) = known.outcomes[name]
         assert row["val_accuracy"] is not None
         assert (row.get("test_accuracy"), row.get("test_correct")) == (None, None)
     # the mean of the two fresh values chose, by hand
     for method in methods:
         fresh = {
             search_trial(method, r, 4): statistics.fmean(
-                known.verdicts[f"reevaluate-{search_trial(method, r, 4)}-s{seed}"][-1][
+                known.outcomes[f"reevaluate-{search_trial(method, r, 4)}-s{seed}"][-1][
                     "val_accuracy"
                 ]
                 for seed in REEVALUATION_SEEDS

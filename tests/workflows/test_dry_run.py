@@ -14,7 +14,7 @@ from tune_kd import cli, search
 from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.space.overrides import with_fields
-from tune_kd.training.external_weights import Foreign
+from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.workflows import dry_run, prerequisites
 
 
@@ -222,7 +222,7 @@ def test_an_existing_study_is_said(tmp_path):
     assert lines(request)["teacher"] == "digits_teacher, to be trained for 12 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")
     assert lines(request)["teacher"] == f"digits_teacher, found: {model}"
-    file = replace(request, teacher=Foreign(name="big.pt", data=b"x"))
+    file = replace(request, teacher=ExternalCheckpoint(name="big.pt", data=b"x"))
     assert lines(file)["teacher"] == "digits_teacher from big.pt"
 
 

@@ -105,31 +105,33 @@ def test_repeats_drop_other_units_and_views_drop_none(site):
 
 def test_repeats_share_one_tape_of_the_teacher(site, monkeypatch):
     asked = []
-    outputs = teacher.Frozen.outputs
+    outputs = teacher.FrozenTeacher.outputs
 
     def counting(self, images):
         asked.append(len(images))
         return outputs(self, images)
 
-    monkeypatch.setattr(teacher.Frozen, "outputs", counting)
+    monkeypatch.setattr(teacher.FrozenTeacher, "outputs", counting)
     first = making.run(_recipe("response"), site, seed=SEEDS[0])
     assert sum(asked) >= 2 * 270  # every fitted image in each of two epochs
-    tape = {file: file.read_bytes() for file in (site.cache / "tape").rglob("*.npy")}
-    assert len(tape) == 2
-    assert len(list((site.cache / "tape").iterdir())) == 1
+    logit_cache = {file: file.read_bytes() for file in (site.cache / "logits").rglob("*.npy")}
+    assert len(logit_cache) == 2
+    assert len(list((site.cache / "logits").iterdir())) == 1
     asked.clear()
     second = making.run(_recipe("response"), site, seed=SEEDS[1])
     assert asked == []
-    assert {file: file.read_bytes() for file in (site.cache / "tape").rglob("*.npy")} == tape
+    assert {
+        file: file.read_bytes() for file in (site.cache / "logits").rglob("*.npy")
+    } == logit_cache
     assert second.rows != first.rows
-    # a confirming run has views of its own, and so a tape of its own
+    # a confirming run has views of its own, and so a logit cache of its own
     making.run(_recipe("response", view_seed=1000), site, seed=1000)
     assert sum(asked) >= 2 * 270
-    assert len(list((site.cache / "tape").iterdir())) == 2
+    assert len(list((site.cache / "logits").iterdir())) == 2
 
 
 def test_a_second_repeat_is_as_if_there_had_been_no_first(site, tmp_path):
-    """It reads the tape that another has filled."""
+    """It reads the logit cache that another has filled."""
     making.run(_recipe("response"), site, seed=SEEDS[0])
     second = making.run(_recipe("response"), site, seed=SEEDS[1])
     alone = making.run(_recipe("response"), making.site_in(tmp_path / "alone"), seed=SEEDS[1])

@@ -88,7 +88,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
         assert one.manifest["teacher_model"] == model
         taken = {"study": "digits_kd"}
         assert teacher_rows(one) == [{**row, **taken} for row in rows]
-        (verdict,) = one.verdicts[f"teacher-{model[:8]}"]
+        (verdict,) = one.outcomes[f"teacher-{model[:8]}"]
         assert verdict["reason"] == "trained by study digits_kd_teacher"
         assert (verdict["phase"], verdict["method"], verdict["epochs"]) == ("teacher", "", 2)
         copies = {
@@ -97,7 +97,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
         }
         assert len(copies) == 1
     # the same teacher, seed and setting: the same student
-    accuracy = [one.verdicts["response-r0-0000"][0]["val_loss"] for one in (found, near)]
+    accuracy = [one.outcomes["response-r0-0000"][0]["val_loss"] for one in (found, near)]
     assert accuracy[0] == accuracy[1]
 
 

@@ -44,7 +44,7 @@ class Normaliser:
         return values.view(-1, 1, 1)
 
 
-class Crops:
+class ClassificationImages:
     """A split's uint8 images with zeros around, on a device; batches are one gather from them.
 
     On a CPU the images are a memory-mapped file that all processes of a node share; another device

@@ -13,7 +13,7 @@ from tune_kd.data.decoded import Decoded
 from tune_kd.recipe import Images
 
 
-class Scenes:
+class SegmentationImages:
     """A split's uint8 images and masks on a device; they become numbers a batch at a time.
 
     On a CPU both are memory-mapped files that all processes of a node share; another device gets one

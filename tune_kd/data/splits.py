@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tune_kd.data import stratify
 from tune_kd.data.batch import Batch
-from tune_kd.data.classification import Crops
+from tune_kd.data.classification import ClassificationImages
 from tune_kd.data.decoded import Decoded
-from tune_kd.data.segmentation import Scenes
+from tune_kd.data.segmentation import SegmentationImages
 from tune_kd.data.tasks import Task
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Images
@@ -171,8 +171,8 @@ def normalisation(task: Task, decoded: Decoded, index: Ints) -> Moments:
     return (task.mean, task.std) if off < TABLE_TOLERANCE else statistics(decoded.images, index)
 
 
-class Resident(Protocol):
-    """A split on a device, as training and evaluation see it: `Crops` or `Scenes`.
+class DeviceImages(Protocol):
+    """A split on a device, as training and evaluation see it: `ClassificationImages` or `SegmentationImages`.
 
     `labels` lie on the device: int64 [N], or uint8 [N, H, W] as stored where every pixel has one.
     """
@@ -195,7 +195,7 @@ def resident(
     images: Images,
     device: torch.device | str = "cpu",
     layout: str = "contiguous",
-) -> Resident:
+) -> DeviceImages:
     """Return a split on a device, seen as `images` says; `layout`: contiguous or channels_last."""
-    kind = Scenes if images.dense else Crops
+    kind = SegmentationImages if images.dense else ClassificationImages
     return kind(decoded, images=images, device=device, layout=layout)

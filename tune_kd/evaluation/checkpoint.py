@@ -23,11 +23,11 @@ from tune_kd.study import node_files, recipe_builder
 from tune_kd.study.storage import Storage
 from tune_kd.training import context, external_weights, scoring, students, test_split
 from tune_kd.training import loop as training
-from tune_kd.training.external_weights import Foreign
+from tune_kd.training.external_weights import ExternalCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class LoadedModel:
     """A network ready to be scored, in evaluation mode on its site's device."""
 
     name: str  # as it was given
@@ -51,7 +51,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ExpectedModel:
     """What a checkpoint is taken for: a network of this space, for images like these."""
 
     space: SearchSpace
@@ -61,7 +61,7 @@ class Wanted:
     also: str = ""  # what it may be beside student and teacher, where `network` is not said
 
 
-def load(given: Foreign, wanted: Wanted) -> Subject:
+def load(given: ExternalCheckpoint, wanted: ExpectedModel) -> LoadedModel:
     """Return the network of a file that tune_kd wrote, or of a checkpoint of a network by name.
 
     The header's recipe says how the first kind is rebuilt and how it sees images. The second is the
@@ -89,7 +89,7 @@ def load(given: Foreign, wanted: Wanted) -> Subject:
             )
     except UsageError as error:
         raise UsageError(f"{given.name}: {error}") from None
-    return Subject(
+    return LoadedModel(
         name=given.name,
         hash=given.hash,
         recipe=recipe,
@@ -133,7 +133,7 @@ def _parameters(recipe: Recipe, model: nn.Module, where: context.Site) -> int:
     return int(measure.footprint(model)["num_params"])
 
 
-def _told(given: Foreign, wanted: Wanted) -> Recipe | None:
+def _told(given: ExternalCheckpoint, wanted: ExpectedModel) -> Recipe | None:
     """Return the recipe of a file of ours, its network and task named as the space names them."""
     recipe, text = given.recipe, checkpoints.header(given.data).get("recipe")
     if recipe is None and text is None:
@@ -146,8 +146,10 @@ def _told(given: Foreign, wanted: Wanted) -> Recipe | None:
             "it was written by another version"
         ) from None
     own = (wanted.space.student.network, wanted.space.teacher.network)
-    network = next((n for n in own if recipe_builder.shipped(n) == recipe.student), recipe.student)
-    if wanted.network and recipe_builder.shipped(wanted.network) != recipe.student:
+    network = next(
+        (n for n in own if recipe_builder.staged_reference(n) == recipe.student), recipe.student
+    )
+    if wanted.network and recipe_builder.staged_reference(wanted.network) != recipe.student:
         raise UsageError(
             f"--network {wanted.network}: {given.name} says that it is {recipe.student}; leave --network out"
         )
@@ -166,7 +168,9 @@ def _form(images: Images) -> str:
     return f"images of {sides} ({kind}{images.num_classes} classes)"
 
 
-def _guessed(given: Foreign, state: Mapping[str, Tensor], wanted: Wanted) -> Recipe:
+def _guessed(
+    given: ExternalCheckpoint, state: Mapping[str, Tensor], wanted: ExpectedModel
+) -> Recipe:
     """Return a recipe without stages of the first network that fits: the named one, the student, the teacher."""
     space = wanted.space
     own = [space.student.network, space.teacher.network, wanted.also]
@@ -197,7 +201,7 @@ def from_here(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marks:
+class EvaluationResult:
     """What a network reaches on the test split."""
 
     scores: scoring.Scores
@@ -207,7 +211,7 @@ class Marks:
 
 
 @torch.no_grad()
-def mark(subject: Subject, *, batch_size: int) -> Marks:
+def mark(subject: LoadedModel, *, batch_size: int) -> EvaluationResult:
     """Open the test split and score all its images, `batch_size` of them a line of `batches`."""
     opened = test_split.prepare(subject.recipe, subject.site, reference=None)
     images = opened.images
@@ -232,7 +236,7 @@ def mark(subject: Subject, *, batch_size: int) -> Marks:
                 "seconds": time.perf_counter() - began,
             }
         )
-    return Marks(
+    return EvaluationResult(
         scores=tally.scores(),
         hits=torch.cat(hits),
         batches=batches,
@@ -241,7 +245,7 @@ def mark(subject: Subject, *, batch_size: int) -> Marks:
 
 
 def _scored(
-    model: nn.Module, images: training.Fold, index: Tensor, tally: scoring.Tally
+    model: nn.Module, images: training.DeviceSplit, index: Tensor, tally: scoring.Tally
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of some images: right positions and those that count, [B] each; the sum of their losses, [1]."""
     batch = images.images.whole(index)
@@ -254,7 +258,7 @@ def _scored(
     return right.view(size, -1).sum(1), valid.view(size, -1).sum(1), loss.view(1)
 
 
-def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
+def profile(subject: LoadedModel, *, compiled: bool) -> dict[str, Any]:
     """Size and speed of a network, with nothing else running: the columns of metrics.METRICS by name.
 
     Integers are timed compiled alone: the eager graph that holds them is slower than float32. With
@@ -274,7 +278,7 @@ def profile(subject: Subject, *, compiled: bool) -> dict[str, Any]:
     return found | _compiled(subject)
 
 
-def _compiled(subject: Subject) -> dict[str, Any]:
+def _compiled(subject: LoadedModel) -> dict[str, Any]:
     """Return the compiled latency, or the `reason` why there is none: what was scored is not lost for it."""
     if why := inductor.why_no_compiler():
         return {"reason": why}

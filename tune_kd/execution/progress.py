@@ -16,10 +16,10 @@ from tune_kd.study.results import Row
 from tune_kd.study.study import Study
 
 
-def clock(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration for people.
 
-    >>> clock(42), clock(125), clock(7300)
+    >>> duration_text(42), duration_text(125), duration_text(7300)
     ('42 s', '2 min 05 s', '2 h 01 min')
     """
     whole = round(seconds)
@@ -46,7 +46,7 @@ class Progress:
     def follow(self, study: Study, phase: str, total: int) -> None:
         """From now on this phase is shown."""
         self._study, self._phase, self._total = study, phase, total
-        self._told = set(study.verdicts)
+        self._told = set(study.outcomes)
         self._done = study.counts(phase).total()
 
     def say(self, line: str) -> None:
@@ -72,10 +72,10 @@ class Progress:
         study = self._study
         if study is None:
             return
-        for trial in [t for t in study.verdicts if t not in self._told]:
+        for trial in [t for t in study.outcomes if t not in self._told]:
             self._told.add(trial)
             self._done += 1
-            row = study.verdicts[trial][-1]
+            row = study.outcomes[trial][-1]
             if not self._live or row["status"] == "failed":
                 self.say(f"{self._done}/{self._total} {_line(study, row)}{self._left()}")
 
@@ -83,12 +83,12 @@ class Progress:
         """Return an estimate from the trials that have ended, stopped ones included."""
         study = self._study
         assert study is not None
-        ended = [v for v in study.verdicts.values() if v[-1]["phase"] == self._phase]
+        ended = [v for v in study.outcomes.values() if v[-1]["phase"] == self._phase]
         remaining = self._total - len(ended)
         if not ended or remaining <= 0:
             return ""
         each = sum(rows[-1]["seconds"] for rows in ended) / len(ended)
-        return f"; about {clock(each * remaining / max(self.concurrent, 1))} left"
+        return f"; about {duration_text(each * remaining / max(self.concurrent, 1))} left"
 
     def _table(self) -> Table:
         study = self._study
@@ -99,7 +99,7 @@ class Progress:
         for heading in ("Method", "Finished", "Stopped", "Failed", "Running", "Best", "of trial"):
             left = heading in ("Method", "of trial")
             table.add_column(heading, justify="left" if left else "right")
-        rows = [v[-1] for v in study.verdicts.values() if v[-1]["phase"] == self._phase]
+        rows = [v[-1] for v in study.outcomes.values() if v[-1]["phase"] == self._phase]
         known = {p.method for p in study.of(self._phase)}
         for method in ("", *study.manifest["methods"]):
             if method in known:
@@ -154,4 +154,4 @@ def _line(study: Study, row: Row) -> str:
             words.append(f"{name} {shown(name, value)} {METRICS[name].unit}")
     if row["reason"]:
         words.append(f"({row['reason']})")
-    return " ".join(words) + f", {row['epochs']} epochs, {clock(row['seconds'])}"
+    return " ".join(words) + f", {row['epochs']} epochs, {duration_text(row['seconds'])}"

@@ -1,4 +1,4 @@
-"""Ray Tune's two hooks, a searcher and a scheduler, over a plan and a judge: they remember nothing."""
+"""Ray Tune's two hooks, a searcher and a scheduler, over a plan and a rule: they remember nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from tune_kd.study.proposal import dump
 from tune_kd.study.study import Study
-from tune_kd.tuning.asha import Judge
+from tune_kd.tuning.asha import AshaRule
 from tune_kd.tuning.search_plan import Plan
 
 
@@ -58,12 +58,12 @@ class PlanSearcher(Searcher):
         """Nothing: see `save`."""
 
 
-class JudgeScheduler(FIFOScheduler):
-    """Ray Tune's view of a judge. No max_t: a trial ends by itself."""
+class AshaScheduler(FIFOScheduler):
+    """Ray Tune's view of a rule. No max_t: a trial ends by itself."""
 
-    def __init__(self, judge: Judge, heard: Callable[[], None]) -> None:
+    def __init__(self, rule: AshaRule, heard: Callable[[], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._judge, self._heard = judge, heard
+        self._judge, self._heard = rule, heard
 
     def __getstate__(self) -> dict[str, Any]:
         """See PlanSearcher."""

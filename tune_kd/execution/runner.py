@@ -15,10 +15,10 @@ from tune_kd import errors
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
-from tune_kd.execution.ray_adapters import JudgeScheduler, PlanSearcher
+from tune_kd.execution.ray_adapters import AshaScheduler, PlanSearcher
 from tune_kd.execution.session import RETRIES, WAIT, CannotGoOnError, Session, StoppedError
 from tune_kd.study.study import Study
-from tune_kd.tuning.asha import Judge
+from tune_kd.tuning.asha import AshaRule
 from tune_kd.tuning.search_plan import FixedPlan, Plan
 
 RESTARTS = 3  # of Ray itself, without a verdict in between
@@ -42,29 +42,29 @@ def run(
         CannotGoOnError: Ray failed again and again.
         UsageError: a node does not see the study.
     """
-    left, suspects = RESTARTS, Suspects(study)
+    left, suspects = RESTARTS, OomSuspects(study)
     while True:
-        before = len(study.verdicts)
-        judge = ray_session.interrupt.judge = Judge(study, at=study.manifest["rungs"])
+        before = len(study.outcomes)
+        rule = ray_session.interrupt.rule = AshaRule(study, at=study.manifest["rungs"])
         suspected = [study.proposals[name] for name in suspects.names]
         searcher = PlanSearcher(
             study, FixedPlan(study, suspected) if suspected else plan(), base=base
         )
         progress.running = functools.partial(_names, searcher)
         try:
-            _fit(searcher, judge, ray_session, progress=progress, alone=bool(suspected))
+            _fit(searcher, rule, ray_session, progress=progress, alone=bool(suspected))
         except RuntimeError as error:
             if ray_session.interrupt.stop_all():
                 raise StoppedError from None
             progress.say(f"Ray failed ({errors.explain(error)}); going on with a fresh one")
             suspects.accuse(list(searcher.running.values()))
-            left = RESTARTS if len(study.verdicts) > before else left - 1
+            left = RESTARTS if len(study.outcomes) > before else left - 1
             if left < 0:
                 raise CannotGoOnError(errors.explain(error)) from None
             ray_session.restart()
             continue
-        if judge.fatal:
-            raise UsageError(judge.fatal)
+        if rule.fatal:
+            raise UsageError(rule.fatal)
         if ray_session.interrupt.stop_all():
             raise StoppedError
         if not suspects.release():
@@ -75,7 +75,7 @@ def _names(searcher: PlanSearcher) -> list[str]:
     return list(searcher.running.values())
 
 
-class Suspects:
+class OomSuspects:
     """Trials that were running when Ray was killed for memory; one that kills it alone has failed."""
 
     def __init__(self, study: Study) -> None:
@@ -86,7 +86,7 @@ class Suspects:
         """Remember the trials that ran when it happened."""
         if len(running) == 1 and running[0] in self.names:
             self._study.end(running[0], "failed", "out of memory: it ended Ray while it ran alone")
-        self.names = [trial for trial in running if trial not in self._study.verdicts]
+        self.names = [trial for trial in running if trial not in self._study.outcomes]
 
     def release(self) -> bool:
         """After a run alone; True if there was one, so that the others are still to be run."""
@@ -94,7 +94,7 @@ class Suspects:
         return had
 
 
-def _fit(searcher: PlanSearcher, judge: Judge, ray_session: Session, *, progress: Progress, alone: bool) -> None:  # fmt: skip
+def _fit(searcher: PlanSearcher, rule: AshaRule, ray_session: Session, *, progress: Progress, alone: bool) -> None:  # fmt: skip
     """One Tuner over the plan. What it keeps on disk is never read."""
     resources = ray_session.resources
     folder = Path(tempfile.mkdtemp(prefix="tune-", dir=ray_session._folder))
@@ -102,7 +102,7 @@ def _fit(searcher: PlanSearcher, judge: Judge, ray_session: Session, *, progress
         tune.with_resources(worker.run_trial, resources.bundle()),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=JudgeScheduler(judge, progress.update),
+            scheduler=AshaScheduler(rule, progress.update),
             num_samples=-1,  # the searcher says when it is FINISHED
             max_concurrent_trials=1 if alone else ray_session.slots(),
             reuse_actors=True,

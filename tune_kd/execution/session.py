@@ -31,7 +31,7 @@ from tune_kd.errors import UsageError
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
 from tune_kd.study.study import Study
-from tune_kd.tuning.asha import Judge
+from tune_kd.tuning.asha import AshaRule
 
 RETRIES = 2  # of a trial whose worker or node died
 GRACE = 10.0  # seconds from a signal to the end, at most
@@ -71,7 +71,7 @@ class Interrupt(tune.Stopper):
         self._is_command = is_command
         self._caller = threading.get_ident()
         self.lost = False  # whether all nodes of Ray are gone
-        self.judge: Judge | None = None
+        self.rule: AshaRule | None = None
 
     def listen(self) -> None:
         """Take SIGINT and SIGTERM where this is a command; a caller's handlers are left alone."""
@@ -99,7 +99,7 @@ class Interrupt(tune.Stopper):
         timer.start()
 
     def _leave(self) -> None:
-        print(f"interrupted; go on with: {self._command}", file=sys.stderr, flush=True)
+        print(f"interrupted; resume with: {self._command}", file=sys.stderr, flush=True)
         os._exit(130)
 
     @property
@@ -117,7 +117,7 @@ class Interrupt(tune.Stopper):
 
     def stop_all(self) -> bool:
         """Whether everything stops now."""
-        return bool(self.signals) or self.out_of_time or bool(self.judge and self.judge.fatal)
+        return bool(self.signals) or self.out_of_time or bool(self.rule and self.rule.fatal)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from tune_kd.losses.labels import hard_loss, mixed_loss
 from tune_kd.losses.logits import LOGIT_LOSSES, LogitLoss, dkd, find_logit_loss, kl, soft_loss
 from tune_kd.losses.outputs import Outputs
 from tune_kd.losses.projections import Projections
-from tune_kd.losses.total import Parts, Terms, Weights, total
+from tune_kd.losses.total import LossOptions, LossTerms, Weights, total
 
 __all__ = [
     "FEATURE_LOSSES",
@@ -21,10 +21,10 @@ __all__ = [
     "Batch",
     "FeatureLoss",
     "LogitLoss",
+    "LossOptions",
+    "LossTerms",
     "Outputs",
-    "Parts",
     "Projections",
-    "Terms",
     "Weights",
     "attention_loss",
     "cosine_loss",

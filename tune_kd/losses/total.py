@@ -53,7 +53,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class LossOptions:
     """How the terms are computed, apart from their weights; `label_smoothing` in [0, 1)."""
 
     logit_loss: LogitLoss = LOGIT_LOSSES["kl"]
@@ -61,7 +61,7 @@ class Terms:
     label_smoothing: float = 0.0
 
 
-class Parts(NamedTuple):
+class LossTerms(NamedTuple):
     """The weighted sum, which alone carries a gradient, and its terms unweighted; 0-dim float32."""
 
     loss: Tensor
@@ -76,13 +76,13 @@ def total(
     *,
     batch: Batch,
     weights: Weights,
-    terms: Terms | None = None,
-) -> Parts:
+    terms: LossOptions | None = None,
+) -> LossTerms:
     """Return the weighted loss of a batch. A term whose weight is zero is not computed: exactly 0, no gradient.
 
     `teacher` may be None where neither the soft nor the feature term is used.
     """
-    terms = terms or Terms()
+    terms = terms or LossOptions()
     zero = torch.zeros((), dtype=torch.float32, device=student.logits.device)
     loss, hard, soft, feature = zero, zero, zero, zero
     if weights.uses_hard:
@@ -104,4 +104,4 @@ def total(
         assert teacher is not None, "the feature term needs a teacher"
         feature = terms.feature_loss(student, teacher, batch)
         loss = loss + weights.gamma * feature
-    return Parts(loss, hard.detach(), soft.detach(), feature.detach())
+    return LossTerms(loss, hard.detach(), soft.detach(), feature.detach())

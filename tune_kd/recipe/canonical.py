@@ -1,4 +1,4 @@
-"""Frozen data as canonical JSON, and back.
+"""FrozenTeacher data as canonical JSON, and back.
 
 A field that equals its default is left out, so that a field that is added later changes neither the JSON nor the
 hash of what does not use it.

@@ -3,7 +3,7 @@
 from tune_kd.recipe import Optimizer
 from tune_kd.space.distributions import choice, integer, log_uniform, shown, uniform
 from tune_kd.space.method import Config, Method
-from tune_kd.space.methods import kd_methods, prune_methods, quantised_methods
+from tune_kd.space.methods import kd_methods, prune_methods, quantized_methods
 from tune_kd.space.search_space import SearchSpace, Training, plain_fields
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "log_uniform",
     "plain_fields",
     "prune_methods",
-    "quantised_methods",
+    "quantized_methods",
     "shown",
     "uniform",
 ]

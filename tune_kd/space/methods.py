@@ -56,37 +56,37 @@ def combined(
 def kd_methods(
     training: Mapping[str, BaseDistribution],
     *,
-    recipe: Config,
-    published: Config | None = None,
+    defaults: Config,
+    response_defaults: Config | None = None,
 ) -> dict[str, Method]:
     """no_kd, response, feature and combined over the ranges of `training` (lr, weight_decay, dropout).
 
-    `recipe` is the textbook's value of each of these, `published` that of alpha (beta = 1 - alpha) and
+    `defaults` is the textbook's value of each of these, `response_defaults` that of alpha (beta = 1 - alpha) and
     temperature for response, where a pair has one of its own (else 0.5 and 4). Ranges and further settings of the loss weights are those that published work spans:
     alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at T 16 for response (CRD benchmark, Tian et al.
     2020, and others).
     """
     temperature = log_uniform(1.0, 20.0)
-    book = dict(published or {"alpha": 0.5, "temperature": 4.0})
+    book = dict(response_defaults or {"alpha": 0.5, "temperature": 4.0})
     others = (
         {"alpha": 0.1, "temperature": 4.0},
         {"alpha": 0.3, "temperature": 16.0},
         {"alpha": 0.3, "temperature": 4.0},
     )
     return {
-        "no_kd": Method(stages=no_kd, ranges=training, textbook=recipe),
+        "no_kd": Method(stages=no_kd, ranges=training, textbook=defaults),
         "response": Method(
             stages=response,
             needs=("logits",),
             ranges={"alpha": uniform(0.05, 0.95), "temperature": temperature, **training},
-            textbook={**book, **recipe},
+            textbook={**book, **defaults},
             literature=tuple(setting for setting in others if setting != book),
         ),
         "feature": Method(
             stages=feature,
             needs=("features",),
             ranges={"gamma": log_uniform(0.05, 5.0), **training},
-            textbook={"gamma": 0.5, **recipe},
+            textbook={"gamma": 0.5, **defaults},
         ),
         "combined": Method(
             stages=combined,
@@ -98,7 +98,7 @@ def kd_methods(
                 "temperature": temperature,
                 **training,
             },
-            textbook={"alpha": 1.0, "beta": 0.7, "gamma": 0.5, "temperature": 4.0, **recipe},
+            textbook={"alpha": 1.0, "beta": 0.7, "gamma": 0.5, "temperature": 4.0, **defaults},
             literature=({"alpha": 0.1, "beta": 0.9},),
         ),
     }
@@ -130,7 +130,9 @@ def attention(space: SearchSpace, *, gamma: float, **training: float) -> tuple[S
     return (space.distill(weights, feature_loss="attention", **training),)
 
 
-def more_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) -> dict[str, Method]:
+def more_methods(
+    training: Mapping[str, BaseDistribution], *, defaults: Config
+) -> dict[str, Method]:
     """Methods that every space takes by name (`--methods no_kd response dkd`), beside its own.
 
     Ranges contain the published settings: DKD weighs its two terms 1 and 1 to 8 at T 4, attention transfer's
@@ -146,14 +148,14 @@ def more_methods(training: Mapping[str, BaseDistribution], *, recipe: Config) ->
                 "temperature": log_uniform(1.0, 20.0),
                 **training,
             },
-            textbook={"target_weight": 1.0, "other_weight": 8.0, "temperature": 4.0, **recipe},
+            textbook={"target_weight": 1.0, "other_weight": 8.0, "temperature": 4.0, **defaults},
             literature=({"other_weight": 2.0}, {"other_weight": 1.0}),
         ),
         "attention": Method(
             stages=attention,
             needs=("features",),
             ranges={"gamma": log_uniform(1.0, 200.0), **training},
-            textbook={"gamma": 50.0, **recipe},
+            textbook={"gamma": 50.0, **defaults},
         ),
     }
 
@@ -253,7 +255,7 @@ def qat(
     return (*stages, Quantize(training=mend))
 
 
-def quantised_methods(of: Method) -> dict[str, Method]:
+def quantized_methods(of: Method) -> dict[str, Method]:
     """Return `static` and `qat`: the ranges and settings of `response`, and int8 at the end (Jacob et al. 2018)."""
     needs = (*of.needs, "integers")
     return {

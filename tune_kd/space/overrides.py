@@ -205,7 +205,7 @@ def _more(space: SearchSpace, wanted: list[str]) -> dict[str, Method]:
         )
     book = {name: first.textbook[name] for name in ranges}
     training = ranges | {name: choice(value) for name, value in fixed.items()}
-    made = methods.more_methods(training, recipe=book | fixed)
+    made = methods.more_methods(training, defaults=book | fixed)
     for name, value in fixed.items():
         made = {key: method.pin(name, value) for key, method in made.items()}
     return {name: made[name] for name in names}

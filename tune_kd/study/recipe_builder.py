@@ -17,7 +17,7 @@ from tune_kd.recipe import (
 from tune_kd.space import SearchSpace, Training
 
 
-def shipped(reference: str) -> str:
+def staged_reference(reference: str) -> str:
     """Return a user's reference as workers find it: the file's name within the study's own copies."""
     if not plugins.is_reference(reference):
         return reference
@@ -28,7 +28,7 @@ def shipped(reference: str) -> str:
 def images_of(manifest: Mapping[str, Any]) -> Images:
     """Return the images of a study, its task named as workers find it."""
     found: Images = rebuild(Images, manifest["images"])
-    return replace(found, task=shipped(found.task))
+    return replace(found, task=staged_reference(found.task))
 
 
 def _compute(manifest: Mapping[str, Any]) -> Compute:
@@ -50,7 +50,7 @@ def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
     """How a study's own teacher is trained: a recipe without a teacher."""
     return Recipe(
         images=images_of(manifest),
-        student=shipped(chosen.teacher.network),
+        student=staged_reference(chosen.teacher.network),
         stages=chosen.teacher_stages(),
         initial=_initial(chosen.teacher),
         compute=_compute(manifest),
@@ -74,12 +74,12 @@ def student_recipe(
     teacher, student = chosen.teacher.network, chosen.student.network
     # the same with and without a teacher: what trials share has one name
     used = (chosen.task, student, teacher, chosen.feature_loss, *references(stages))
-    stages = tuple(stage.with_references(shipped) for stage in stages)
+    stages = tuple(stage.with_references(staged_reference) for stage in stages)
     return Recipe(
         images=images_of(manifest),
-        student=shipped(student),
+        student=staged_reference(student),
         stages=stages,
-        teacher=shipped(teacher) if needs_teacher else "",
+        teacher=staged_reference(teacher) if needs_teacher else "",
         teacher_model=manifest["teacher_model"] if needs_teacher else "",
         start=manifest["start"]["model"] if chosen.starts(method) else "",
         initial=_initial(chosen.student),

@@ -4,26 +4,26 @@ from dataclasses import replace
 
 from tune_kd.recipe import Recipe, Stage, stages_from_json
 from tune_kd.study.proposal import Proposal
-from tune_kd.study.recipe_builder import shipped
+from tune_kd.study.recipe_builder import staged_reference
 from tune_kd.study.study import Study
 
 
-def maker(known: Study, name: str) -> str:
+def producing_trial(known: Study, name: str) -> str:
     """Return the trial that made a model, or the next try at it, where those before have failed."""
-    there = {p.trial for p in known.of("teacher")} | set(known.verdicts)
+    there = {p.trial for p in known.of("teacher")} | set(known.outcomes)
     tries = sorted((t for t in there if t == name or t.startswith(f"{name}-")), key=len)
     for trial in tries:
-        if trial not in known.verdicts or known.verdicts[trial][-1]["status"] == "finished":
+        if trial not in known.outcomes or known.outcomes[trial][-1]["status"] == "finished":
             return trial
     return f"{name}-{len(tries) + 1}" if tries else name
 
 
 def shared_trial(known: Study, fingerprint: str) -> str:
     """Return the name of the trial that made a shared first stage, or of the next try at it."""
-    return maker(known, f"shared-{fingerprint[:8]}")
+    return producing_trial(known, f"shared-{fingerprint[:8]}")
 
 
-def anew(known: Study, source: Proposal) -> Recipe:
+def refit_recipe(known: Study, source: Proposal) -> Recipe:
     """Return a search trial's recipe from fresh weights on.
 
     Stages that waited for validation to improve take the epochs that they took. What began from the
@@ -37,7 +37,10 @@ def anew(known: Study, source: Proposal) -> Recipe:
         return replace(recipe, stages=stages)
     first = stages_from_json(lead)
     if any(stage.needs_teacher for stage in first):
-        teacher, model = shipped(known.manifest["teacher"]), known.manifest["teacher_model"]
+        teacher, model = (
+            staged_reference(known.manifest["teacher"]),
+            known.manifest["teacher_model"],
+        )
         recipe = replace(recipe, teacher=teacher, teacher_model=model)
     return replace(recipe, start="", stages=(*first, *stages))
 
@@ -51,7 +54,7 @@ def _epochs(known: Study, source: Proposal) -> dict[int, int]:
     took = {}
     for trial in trials:
         before = 0  # a row counts the epochs of its trial up to its stage's end
-        for row in known.verdicts.get(trial, []):
+        for row in known.outcomes.get(trial, []):
             took[row["stage"]] = row["epochs"] - before
             before = row["epochs"]
     return took

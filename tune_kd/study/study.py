@@ -41,14 +41,14 @@ class Study:
         for name in storage.names("proposals", ".json"):
             proposal = parse(storage.read(f"proposals/{name}"))
             self.proposals[proposal.trial] = proposal
-        self.verdicts: dict[str, list[Row]] = {}
+        self.outcomes: dict[str, list[Row]] = {}
         for row in results.read_trials(storage):
-            self.verdicts.setdefault(row["trial"], []).append(row)
+            self.outcomes.setdefault(row["trial"], []).append(row)
         self.rows: dict[str, list[Row]] = results.read_epochs(storage)
         self.judged: Counter[str] = Counter()  # trial -> epochs that were judged
         for trial in self.proposals:
             done = len(self.rows.get(trial, []))
-            ended = self.verdicts.get(trial)
+            ended = self.outcomes.get(trial)
             # a row that its trial went on from was judged; the last one of an open trial may not be
             stopped = ended and ended[-1]["status"] == "stopped"
             judged = ended[-1]["epochs"] if ended and stopped else done
@@ -84,7 +84,7 @@ class Study:
 
     def open_trials(self, phase: str) -> list[Proposal]:
         """Proposals of a phase that have no verdict yet."""
-        return [p for p in self.of(phase) if p.trial not in self.verdicts]
+        return [p for p in self.of(phase) if p.trial not in self.outcomes]
 
     # ------------------------------------------------------------ rows and verdicts
 
@@ -111,7 +111,7 @@ class Study:
         """Return a trial's row with what was measured once of the plain student, where it has that architecture."""
         if self.proposals[row["trial"]].recipe.compresses:
             return row
-        plain = self.verdicts.get("measure-student", [{}])[-1]
+        plain = self.outcomes.get("measure-student", [{}])[-1]
         return row | {k: plain.get(k) for k in METRICS if row.get(k) is None}
 
     @property
@@ -122,22 +122,22 @@ class Study:
 
     def end(self, trial: str, status: str, reason: str = "") -> None:
         """Write the verdict, unless there is one; then the checkpoints are needed no more."""
-        if trial in self.verdicts:
+        if trial in self.outcomes:
             return
         proposal = self.proposals[trial]
         rows = self.rows.get(trial, [])
         if status == "stopped":
             rows = rows[: self.judged[trial]]
         found = self._verdict_rows(proposal, rows, status, reason)
-        self.put_verdict(trial, found)
+        self.write_outcome(trial, found)
         self.storage.remove_folder(f"checkpoints/{trial}")
         if proposal.phase == "search":
             self._keep_best_student(proposal.method)
 
-    def put_verdict(self, trial: str, rows: list[Row]) -> None:
+    def write_outcome(self, trial: str, rows: list[Row]) -> None:
         """Verdict rows, on disk and in memory."""
         self.storage.write(f"trials/{trial}.parquet", results.encode(rows, self._schema))
-        self.verdicts[trial] = rows
+        self.outcomes[trial] = rows
         self._optuna.pop(trial, None)
 
     def _verdict_rows(
@@ -232,17 +232,17 @@ class Study:
         rows = [*self.winners(method).values(), *(self.front(method) if several else [])]
         kept = {row["trial"] for row in rows}
         for proposal in self.of("search", method):
-            if proposal.trial in self.verdicts and proposal.trial not in kept:
+            if proposal.trial in self.outcomes and proposal.trial not in kept:
                 self.storage.remove(f"students/{proposal.trial}.safetensors")
 
     @property
     def all_rows(self) -> list[Row]:
         """The verdict rows of all trials."""
-        return [row for found in self.verdicts.values() for row in found]
+        return [row for found in self.outcomes.values() for row in found]
 
     def counts(self, phase: str) -> Counter[str]:
         """How many trials of a phase are finished, stopped and failed."""
-        return Counter(v[-1]["status"] for v in self.verdicts.values() if v[-1]["phase"] == phase)
+        return Counter(v[-1]["status"] for v in self.outcomes.values() if v[-1]["phase"] == phase)
 
     # ------------------------------------------------------------ few files
 
@@ -250,18 +250,18 @@ class Study:
         """One file of verdicts and one of their epochs."""
         names = [n for n in self.storage.names("trials", ".parquet") if self._is_over(n)]
         if len(names) > 1:
-            rows = [row for found in self.verdicts.values() for row in found]
+            rows = [row for found in self.outcomes.values() for row in found]
             results.merge(self.storage, "trials", rows, schema=self._schema, replaces=names)
         names = [n for n in self.storage.names("epochs", ".parquet") if self._is_over(n)]
         if len(names) > 1:
-            over = [t for t in self.verdicts if t in self.rows]
+            over = [t for t in self.outcomes if t in self.rows]
             rows = [r for t in over for r in self.rows[t][: self._counted(t)]]
             schema = results.epoch_schema()
             results.merge(self.storage, "epochs", rows, schema=schema, replaces=names)
 
     def _counted(self, trial: str) -> int:
         """How many of an ended trial's rows count: of a stopped one those before its verdict."""
-        last = self.verdicts[trial][-1]
+        last = self.outcomes[trial][-1]
         return int(last["epochs"]) if last["status"] == "stopped" else len(self.rows[trial])
 
     def merge_now_and_then(self) -> None:
@@ -274,7 +274,7 @@ class Study:
     def _is_over(self, name: str) -> bool:
         """Return a file of ours whose trial has its verdict: `<trial>.parquet`, `<trial>.<attempt>.parquet`."""
         stem = name.removesuffix(".parquet")
-        known = stem in self.verdicts or stem.rpartition(".")[0] in self.verdicts
+        known = stem in self.outcomes or stem.rpartition(".")[0] in self.outcomes
         return known or stem.startswith("merged-")
 
     def clean(self) -> None:
@@ -284,7 +284,7 @@ class Study:
         for folder in ("trials", "epochs"):
             results.delete_replaced(self.storage, folder)
         for trial in self.storage.names("checkpoints"):
-            if trial in self.verdicts:
+            if trial in self.outcomes:
                 self.storage.remove_folder(f"checkpoints/{trial}")
 
     # ------------------------------------------------------------ Optuna's view
@@ -304,7 +304,7 @@ class Study:
         self, proposal: Proposal, distributions: dict[str, BaseDistribution]
     ) -> FrozenTrial:
         if proposal.trial not in self._optuna:
-            ended = self.verdicts.get(proposal.trial)
+            ended = self.outcomes.get(proposal.trial)
             status = ended[-1]["status"] if ended else None
             values = self.values(ended[-1]) if ended and status == "finished" else None
             state = STATES[status] if status else TrialState.RUNNING

@@ -1,4 +1,4 @@
-"""What a recipe names, found or built where it runs: images, networks, the frozen teacher, its tape."""
+"""What a recipe names, found or built where it runs: images, networks, the frozen teacher, its logit cache."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def load_train(images: Images, site: Site) -> tasks.Decoded:
     return decoded
 
 
-def fold(images: Images, site: Site, layout: str) -> loop.Fold:
+def fold(images: Images, site: Site, layout: str) -> loop.DeviceSplit:
     """Return the images that a recipe is fitted and validated on, on its device."""
     decoded = load_train(images, site)
     fit, validation = splits.split(
@@ -66,12 +66,12 @@ def folded(
     *,
     layout: str,
     parts: tuple[splits.Ints, splits.Ints],
-) -> loop.Fold:
+) -> loop.DeviceSplit:
     """Return a decoded split on the device, with the images to fit and those to validate on."""
     device = torch.device(site.device)
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
-    return loop.Fold(
+    return loop.DeviceSplit(
         images=splits.resident(decoded, images=images, device=device, layout=layout),
         fit=fit,
         validation=validation,
@@ -102,7 +102,7 @@ def place(model: nn.Module, site: Site, compute: Compute) -> nn.Module:
     return layers.placed(model, torch.device(site.device), layout=compute.layout)
 
 
-def sample_of(images: loop.Fold) -> Tensor:
+def sample_of(images: loop.DeviceSplit) -> Tensor:
     """Two images as a network sees them, for its shapes."""
     return images.images.whole(images.fit[:2]).images
 
@@ -114,19 +114,19 @@ def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Mo
     return model
 
 
-def frozen_teacher(recipe: Recipe, site: Site) -> teacher.Frozen | None:
+def frozen_teacher(recipe: Recipe, site: Site) -> teacher.FrozenTeacher | None:
     """Return the teacher of the recipe's stages, None where no stage needs one."""
     if not recipe.needs_teacher:
         return None
     training = training_stages(recipe.stages)
     levels = {lv for stage in training if "features" in stage.needs for lv in stage.levels}
     model = load_model(recipe.teacher, recipe, site, recipe.teacher_model)
-    return teacher.Frozen(model, levels=sorted(levels), precision=recipe.compute.precision)
+    return teacher.FrozenTeacher(model, levels=sorted(levels), precision=recipe.compute.precision)
 
 
-def teacher_tape(
-    recipe: Recipe, frozen: teacher.Frozen, images: loop.Fold, *, site: Site
-) -> teacher.Tape:
+def logit_cache(
+    recipe: Recipe, frozen: teacher.FrozenTeacher, images: loop.DeviceSplit, *, site: Site
+) -> teacher.LogitCache:
     """Return the teacher's logits for every view that training sees of the fitted images."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
@@ -138,4 +138,4 @@ def teacher_tape(
     name = teacher.key(
         frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(site.device).type
     )  # fmt: skip
-    return teacher.Tape(site.cache / "tape", name, size=len(images.fit), compute=compute)
+    return teacher.LogitCache(site.cache / "logits", name, size=len(images.fit), compute=compute)

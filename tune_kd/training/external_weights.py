@@ -10,14 +10,14 @@ from torch import Tensor
 from tune_kd.errors import UsageError, unknown
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Recipe, stages_to_json
-from tune_kd.study.refit import anew
+from tune_kd.study.refit import refit_recipe
 from tune_kd.study.results import Row
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreign:
+class ExternalCheckpoint:
     """A checkpoint's bytes and what is known of them: `recipe` where an earlier study made it."""
 
     name: str  # as it was given
@@ -45,7 +45,7 @@ class Foreign:
         return {"name": self.name, "model": self.model, "stages": stages}
 
 
-def find(given: str, *, what: str, confirmed: bool = False) -> Foreign:
+def find(given: str, *, what: str, confirmed: bool = False) -> ExternalCheckpoint:
     """`FILE`, `runs/X` (the best student of a study) or `runs/X:METHOD` (of one method).
 
     `what` names the option in errors. A method's student is the one that it recommends, best is best on
@@ -57,7 +57,7 @@ def find(given: str, *, what: str, confirmed: bool = False) -> Foreign:
     """
     file = Path(given).expanduser()
     if file.is_file():
-        return Foreign(name=given, data=file.read_bytes())
+        return ExternalCheckpoint(name=given, data=file.read_bytes())
     address, colon, method = given.rpartition(":")
     if not colon or "/" in method:
         address, method = given, ""
@@ -83,14 +83,14 @@ def _recommended(known: Study, method: str, *, given: str, what: str) -> Row:
     return max(found, key=lambda row: float(row[known.metric]))
 
 
-def _student(known: Study, row: Row, *, confirmed: bool) -> Foreign:
+def _student(known: Study, row: Row, *, confirmed: bool) -> ExternalCheckpoint:
     """Return a search trial's student, or that of its first confirming run."""
     source = known.proposals[row["trial"]]
-    recipe, trial = anew(known, source), source.trial
+    recipe, trial = refit_recipe(known, source), source.trial
     runs = [p for p in known.of("confirm", source.method) if p.source == trial and p.keeps_weights]
     runs = [p for p in runs if known.storage.exists(f"students/{p.trial}.safetensors")]
     if confirmed and runs:
         first = min(runs, key=lambda p: p.seed)
         recipe, trial = first.recipe, first.trial
     data = known.storage.read(f"students/{trial}.safetensors")
-    return Foreign(name=f"{known.storage.uri}:{source.method}", data=data, recipe=recipe)
+    return ExternalCheckpoint(name=f"{known.storage.uri}:{source.method}", data=data, recipe=recipe)

@@ -20,17 +20,17 @@ from tune_kd.metrics import default_objective
 from tune_kd.models import registry, segmentation
 from tune_kd.recipe import Compute, Distill, Optimizer, stream
 from tune_kd.training import scoring
-from tune_kd.training.teacher import Frozen, Tape, autocast
+from tune_kd.training.teacher import FrozenTeacher, LogitCache, autocast
 
 EVALUATION_PIXELS = 512 * 32 * 32  # of a batch of images that is scored
 FINITE_EVERY = 64  # steps between looks at the loss: each look waits for the device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold:
+class DeviceSplit:
     """Images on the device and which of them are fitted on and validated on, by index in the set."""
 
-    images: splits.Resident
+    images: splits.DeviceImages
     fit: Tensor  # int64, sorted
     validation: Tensor  # int64, may be empty
     num_classes: int
@@ -42,7 +42,7 @@ class Fold:
         return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
 
 
-class Learner:
+class TrainState:
     """What a stage trains: the student, its projections to the teacher's features, the optimizer."""
 
     def __init__(self, model: nn.Module, projections: nn.Module, optimizer: Optimizer) -> None:
@@ -98,19 +98,19 @@ class Learner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """A stage together with what it needs: frozen teacher and tape are None where it has none."""
+class StageInputs:
+    """A stage together with what it needs: frozen teacher and logit_cache are None where it has none."""
 
     stage: Distill
     number: int  # of the stage within the recipe
     first_step: int  # reports of earlier stages
     seed: int  # of dropout
     view_seed: int  # of what is seen of the images, and of the order of batches
-    fold: Fold
+    fold: DeviceSplit
     compute: Compute
-    teacher: Frozen | None
-    tape: Tape | None
-    terms: losses.Terms
+    teacher: FrozenTeacher | None
+    logit_cache: LogitCache | None
+    terms: losses.LossOptions
     after_step: Callable[[], None] | None = None  # keeps pruned weights at zero
 
 
@@ -143,7 +143,7 @@ class Epoch:
     last: bool  # of the stage
 
 
-def train(work: Training, learner: Learner, *, done: int = 0) -> Iterator[Epoch]:
+def train(work: StageInputs, learner: TrainState, *, done: int = 0) -> Iterator[Epoch]:
     """Train from epoch `done` + 1 on, and hand over each epoch."""
     stage, fold = work.stage, work.fold
     weights = losses.Weights(stage.weights, device=fold.fit.device)
@@ -166,7 +166,7 @@ def train(work: Training, learner: Learner, *, done: int = 0) -> Iterator[Epoch]
 
 
 def _out_of_patience(
-    work: Training, learner: Learner, values: Mapping[str, float], epoch: int
+    work: StageInputs, learner: TrainState, values: Mapping[str, float], epoch: int
 ) -> bool:
     """Whether validation has not improved for as long as the stage waits; remembers the best."""
     kind = "segmentation" if work.fold.dense else "classification"
@@ -179,14 +179,19 @@ def _out_of_patience(
 
 
 def _epoch(
-    work: Training, learner: Learner, *, weights: losses.Weights, taps: registry.Taps, epoch: int
+    work: StageInputs,
+    learner: TrainState,
+    *,
+    weights: losses.Weights,
+    taps: registry.Taps,
+    epoch: int,
 ) -> dict[str, Any]:
     """One pass over the fitted images; mean losses and the last lr."""
     stage, fold, device = work.stage, work.fold, work.fold.fit.device
     seen = fold.seen(work.view_seed, work.first_step + epoch)
     soft = None
-    if work.tape and weights.uses_soft:
-        soft = work.tape.epoch(work.first_step + epoch).to(device)
+    if work.logit_cache and weights.uses_soft:
+        soft = work.logit_cache.epoch(work.first_step + epoch).to(device)
     order = _generator(work, epoch, "order", torch.device("cpu"))
     shuffled = torch.randperm(len(fold.fit), generator=order).to(device)
     registry.set_dropout(
@@ -214,8 +219,8 @@ def _epoch(
 
 
 def _step(  # noqa: PLR0913 - a step's operands
-    work: Training, learner: Learner, *, weights: losses.Weights, taps: registry.Taps, batch: Batch, teacher: Tensor | None
-) -> losses.Parts:  # fmt: skip
+    work: StageInputs, learner: TrainState, *, weights: losses.Weights, taps: registry.Taps, batch: Batch, teacher: Tensor | None
+) -> losses.LossTerms:  # fmt: skip
     """Forward, losses in float32, backward, update."""
     images = batch.images
     features: dict[str, Tensor] = {}
@@ -246,7 +251,7 @@ def _step(  # noqa: PLR0913 - a step's operands
 
 
 def _projected(
-    work: Training, learner: Learner, features: Mapping[str, Tensor]
+    work: StageInputs, learner: TrainState, features: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
     """Return the student's features as the loss wants them."""
     if work.terms.feature_loss.needs_projection:
@@ -255,13 +260,15 @@ def _projected(
     return dict(features)
 
 
-def _generator(work: Training, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
+def _generator(
+    work: StageInputs, epoch: int, purpose: str, device: torch.device
+) -> torch.Generator:
     """Return the stream of an epoch: the order of batches is all trials' alike, dropout a trial's own."""
     seed = work.view_seed if purpose == "order" else work.seed
     return torch.Generator(device=device).manual_seed(stream(seed, work.number, epoch, purpose))
 
 
-def chunks(index: Tensor, fold: Fold) -> tuple[Tensor, ...]:
+def chunks(index: Tensor, fold: DeviceSplit) -> tuple[Tensor, ...]:
     """Return the images `index` in batches that a network is scored in: fewer where they are bigger."""
     height, width = fold.sides
     return tuple(index.split(max(1, EVALUATION_PIXELS // (height * width))))
@@ -270,7 +277,7 @@ def chunks(index: Tensor, fold: Fold) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    fold: Fold,
+    fold: DeviceSplit,
     index: Tensor,
     *,
     reference: Tensor | None = None,

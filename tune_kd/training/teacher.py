@@ -1,7 +1,7 @@
-"""The frozen teacher's outputs for a batch: computed, or read from the tape.
+"""The frozen teacher's outputs for a batch: computed, or read from the logit cache.
 
 Augmentation is a pure function of (seed, epoch, index), and no searched value changes what the teacher
-sees; so its logits for an epoch are computed once on a node and read by all trials there. The tape
+sees; so its logits for an epoch are computed once on a node and read by all trials there. The logit cache
 holds float16 logits [N, C] of the N training images of a study, one file an epoch. An epoch is filled
 in shards that processes claim by flock, which dies with its process: nobody waits while there is
 something to fill.
@@ -31,7 +31,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-class Frozen:
+class FrozenTeacher:
     """A network that cannot learn: evaluation mode, no gradients, hashed before and after.
 
     `outputs` returns float32 scores [B, C, ...], of a dense network at its own stride
@@ -58,7 +58,7 @@ class Frozen:
         assert checkpoints.fingerprint(self.model) == self.fingerprint, "the teacher has changed"
 
 
-class Tape:
+class LogitCache:
     """Teacher logits by epoch. `compute(epoch, positions)` gives float [len(positions), C, ...] of them.
 
     `key` names all that the logits depend on (teacher's weights, images and subset, augmentation,
@@ -73,7 +73,7 @@ class Tape:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def epoch(self, epoch: int) -> Tensor:
-        """float16 [N, C, ...], filled first where it is not on the tape yet."""
+        """float16 [N, C, ...], filled first where it is not on the logit cache yet."""
         whole = self._folder / f"{epoch:05d}.npy"
         while True:
             found = _read(whole, self._size)
@@ -113,8 +113,8 @@ class Tape:
 
 
 def key(*parts: str) -> str:
-    """Return the name of a tape: a hash of all that its logits depend on."""
-    return digest("tape", *parts)
+    """Return the name of a logit cache: a hash of all that its logits depend on."""
+    return digest("logits", *parts)
 
 
 def bound(root: Path, *, keep: Path) -> None:

@@ -21,7 +21,7 @@ SHOWN = 10  # images of the best and of the worst predictions
 class Exam:
     """The test split on the device, and what a reference teacher says of it."""
 
-    images: loop.Fold  # all of them are `fit`, none is trained on
+    images: loop.DeviceSplit  # all of them are `fit`, none is trained on
     decoded: tasks.Decoded
     reference: Tensor | None  # scores float16 [N, K, ...]
 
@@ -34,7 +34,7 @@ class Exam:
 def prepare(recipe: Recipe, where: context.Site, *, reference: tuple[str, str] | None) -> Exam:
     """Open the test split. `reference` is a teacher's network and fingerprint, to agree with.
 
-    Its scores are computed once a node and kept like a tape's.
+    Its scores are computed once a node and kept like a logit cache's.
     """
     task = tasks.find(recipe.images.task, base=where.code)
     decoded = tasks.decode(task, "test", folder=where.data, cache=where.cache)
@@ -50,13 +50,13 @@ def prepare(recipe: Recipe, where: context.Site, *, reference: tuple[str, str] |
 
 
 def _tape(
-    recipe: Recipe, images: loop.Fold, where: context.Site, *, model: tuple[str, str, str]
-) -> teacher.Tape:
+    recipe: Recipe, images: loop.DeviceSplit, where: context.Site, *, model: tuple[str, str, str]
+) -> teacher.LogitCache:
     network, fingerprint, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         loaded = context.load_model(network, recipe, where, fingerprint)
-        frozen = teacher.Frozen(loaded, precision="float32")
+        frozen = teacher.FrozenTeacher(loaded, precision="float32")
         parts = loop.chunks(torch.from_numpy(positions).to(images.fit.device), images)
         whole = images.images.whole
         return torch.cat([frozen.outputs(whole(part).images)[0].cpu() for part in parts])
@@ -74,7 +74,7 @@ def _tape(
         to_json(recipe.images),
         where.device,
     )
-    return teacher.Tape(where.cache / "tape", key, size=len(images.fit), compute=compute)
+    return teacher.LogitCache(where.cache / "logits", key, size=len(images.fit), compute=compute)
 
 
 def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:

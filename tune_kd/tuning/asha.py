@@ -31,7 +31,7 @@ def rungs(epochs: int, *, first: int = 0) -> list[int]:
     return [rung] if rung < epochs else []
 
 
-class Judge:
+class AshaRule:
     """Must a trial stop? ASHA's rule (Li et al. 2020) within one search, and every misfortune."""
 
     def __init__(self, study: Study, *, at: Sequence[int]) -> None:
@@ -74,7 +74,7 @@ class Judge:
             study.end(trial, "failed", f"{study.metric} is {row.get(study.metric)}")
         elif proposal.phase == "search" and not row["last"] and self._is_rung(proposal, row):
             self._compare(proposal, row)
-        return trial in study.verdicts
+        return trial in study.outcomes
 
     def _compare(self, proposal: Proposal, row: Row) -> None:
         score = self._study.score(row)

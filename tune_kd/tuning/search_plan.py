@@ -30,7 +30,7 @@ class FixedPlan:
 
     def __init__(self, study: Study, proposals: Sequence[Proposal]) -> None:
         self._study = study
-        self._todo = [p for p in proposals if p.trial not in study.verdicts]
+        self._todo = [p for p in proposals if p.trial not in study.outcomes]
 
     def next(self) -> Proposal | None:
         """Return the next of the list."""
@@ -88,7 +88,7 @@ class SearchPlan:
         for proposal in study.proposals.values():
             if proposal.phase == "search":
                 proposed[proposal.method, proposal.repeat] += 1
-                waiting[proposal.method, proposal.repeat] += proposal.trial not in study.verdicts
+                waiting[proposal.method, proposal.repeat] += proposal.trial not in study.outcomes
         order = {
             (waiting[method, repeat] >= OPEN_TRIALS, repeat, proposed[method, repeat], at): method
             for at, method in enumerate(self._space.methods)

@@ -19,7 +19,7 @@ from tune_kd.study import manifest, recipe_builder, results
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.training import context
-from tune_kd.training.external_weights import Foreign
+from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning.search_plan import Budget
 
 # fields of a space that change no trial
@@ -39,8 +39,8 @@ class Request:
     seed: int
     sampler: str
     scheduler: str
-    teacher: Foreign | None  # a checkpoint, or a student of another study
-    start: Foreign | None  # the like, in place of shared stages
+    teacher: ExternalCheckpoint | None  # a checkpoint, or a student of another study
+    start: ExternalCheckpoint | None  # the like, in place of shared stages
     resume: bool
     command: str
     repeats: int | None = None  # as asked for by name
@@ -192,8 +192,8 @@ def described(
     }
     for name in loader.REFERENCES:  # by content, wherever the file lies
         if name in settings:
-            settings[name] = recipe_builder.shipped(settings[name])
-    images = replace(material.images, task=recipe_builder.shipped(material.images.task))
+            settings[name] = recipe_builder.staged_reference(settings[name])
+    images = replace(material.images, task=recipe_builder.staged_reference(material.images.task))
     methods = {
         name: {
             "ranges": {k: distributions.shown(d) for k, d in method.ranges.items()},

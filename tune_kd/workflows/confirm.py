@@ -55,7 +55,7 @@ class ConfirmOutcome:
     def has_result(self) -> bool:
         """Whether any confirming run has a result."""
         planned = confirm_plan.confirmations(self.study, self.design)
-        rows = [self.study.verdicts[p.trial][-1] for p in planned if p.trial in self.study.verdicts]
+        rows = [self.study.outcomes[p.trial][-1] for p in planned if p.trial in self.study.outcomes]
         return any(row["status"] != "failed" for row in rows)
 
 
@@ -129,7 +129,7 @@ def is_done(known: Study, chosen: Design) -> bool:
 
 def missing(known: Study, planned: list[Proposal]) -> list[Proposal]:
     """Those without a verdict."""
-    return [proposal for proposal in planned if proposal.trial not in known.verdicts]
+    return [proposal for proposal in planned if proposal.trial not in known.outcomes]
 
 
 def run(
@@ -184,7 +184,7 @@ def summary(outcome: ConfirmOutcome, resume_command: str) -> Iterator[str]:
     metric = study.test_metric
     first = confirm_plan.reevaluations(study, design)
     planned = confirm_plan.confirmations(study, design)
-    ended = [study.verdicts[p.trial][-1] for p in planned if p.trial in study.verdicts]
+    ended = [study.outcomes[p.trial][-1] for p in planned if p.trial in study.outcomes]
     for role in ROLES:
         for method in study.manifest["methods"]:
             rows = [r for r in ended if r["method"] == method and role in r["origin"].split(", ")[0].split("+")]  # fmt: skip
@@ -197,5 +197,5 @@ def summary(outcome: ConfirmOutcome, resume_command: str) -> Iterator[str]:
     failed = sum(r["status"] == "failed" for r in ended)
     then = f"next: python -m analysis.report {study.storage.uri}"
     if done < total:
-        then = f"go on with: {resume_command}"
+        then = f"resume with: {resume_command}"
     yield f"{done} of {total} runs, {len(planned)} of them on test: {failed} failed; {then}"

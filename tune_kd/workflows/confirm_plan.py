@@ -15,7 +15,7 @@ from tune_kd.errors import UsageError
 from tune_kd.recipe import Compute, Recipe, rebuild
 from tune_kd.study import recipe_builder, selection
 from tune_kd.study.proposal import Proposal
-from tune_kd.study.refit import anew
+from tune_kd.study.refit import refit_recipe
 from tune_kd.study.results import Row, now
 from tune_kd.study.study import Study
 from tune_kd.workflows import prerequisites
@@ -74,7 +74,7 @@ def _is_whole(known: Study, repeat: int) -> bool:
     """Whether every method has all trials of a repeat, whatever became of them."""
     each = known.manifest["trials_per_repeat"]
     ended = [
-        [p for p in known.of("search", method, repeat=repeat) if p.trial in known.verdicts]
+        [p for p in known.of("search", method, repeat=repeat) if p.trial in known.outcomes]
         for method in known.manifest["methods"]
     ]
     return all(len(trials) >= each for trials in ended)
@@ -160,7 +160,7 @@ def _textbook(known: Study, method: str, repeat: int) -> Row | None:
 def _again(known: Study, row: Row, *, phase: str, origin: str, seed: int) -> Proposal:
     """Return a search trial trained anew; confirming fits on train and validation images together."""
     source = known.proposals[row["trial"]]
-    recipe = anew(known, source)
+    recipe = refit_recipe(known, source)
     opened = phase == "confirm"
     if recipe.start:
         origin = f"{origin}, begun from a file"
@@ -187,9 +187,9 @@ def unmeasured(known: Study, planned: list[Proposal]) -> dict[str, Proposal]:
     """
     found: dict[str, Proposal] = {}
     for proposal in planned:
-        ended = known.verdicts.get(proposal.trial)
+        ended = known.outcomes.get(proposal.trial)
         finished = ended is not None and ended[-1]["status"] == "finished"
-        measured = f"measure-{proposal.source}" in known.verdicts
+        measured = f"measure-{proposal.source}" in known.outcomes
         if finished and proposal.keeps_weights and proposal.recipe.compresses and not measured:
             found.setdefault(proposal.source, proposal)
     return found
@@ -217,7 +217,7 @@ def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str
     """One of the study's models measured on the test split: a recipe without stages."""
     recipe = Recipe(
         images=recipe_builder.images_of(known.manifest),
-        student=recipe_builder.shipped(network),
+        student=recipe_builder.staged_reference(network),
         start=model,
         compute=rebuild(Compute, known.manifest["compute"]),
     )

@@ -23,7 +23,7 @@ from tune_kd.space import SearchSpace, distributions, search_space
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
-from tune_kd.training.external_weights import Foreign
+from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning import asha, samplers
 from tune_kd.workflows.checks import (
     TOLD_LATER,
@@ -50,7 +50,7 @@ def base_config(study_: Study, request_data: Path | None, resources: Resources) 
     }
 
 
-def _seen_file(given: Foreign | None, images: Images) -> str:
+def _seen_file(given: ExternalCheckpoint | None, images: Images) -> str:
     """Return the name of a model that may have seen validation images: one of which that is not known.
 
     A student of an earlier study on the very same split has not.
@@ -65,7 +65,7 @@ def _seen_file(given: Foreign | None, images: Images) -> str:
 def _reference(manifest: Mapping[str, Any]) -> tuple[str, str]:
     """Return the teacher that confirmed students are compared with; nothing where a study has none."""
     model = manifest["teacher_model"] if manifest["needs_teacher"] else ""
-    return recipe_builder.shipped(manifest["teacher"]), model
+    return recipe_builder.staged_reference(manifest["teacher"]), model
 
 
 def _worker_config(folder: Path | None, resources: Resources) -> dict[str, Any]:
@@ -90,9 +90,11 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         worker.prepare,
         {
             "study": storage.uri,
-            "images": asdict(replace(material.images, task=recipe_builder.shipped(chosen.task))),
-            "teacher": recipe_builder.shipped(chosen.teacher.network),
-            "student": recipe_builder.shipped(chosen.student.network),
+            "images": asdict(
+                replace(material.images, task=recipe_builder.staged_reference(chosen.task))
+            ),
+            "teacher": recipe_builder.staged_reference(chosen.teacher.network),
+            "student": recipe_builder.staged_reference(chosen.student.network),
             "batch_size": chosen.student.batch_size,
             "compiled": "integers" in chosen.needs,
             "sources": [source_hash(name, code) for name, code in files.items()],
@@ -151,7 +153,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
     begun = Study(storage)
     for role, values in found["measured"].items():
         row = _measure_row(begun, role, {"device": found["device"], **values})
-        begun.put_verdict(f"measure-{role}", [row])
+        begun.write_outcome(f"measure-{role}", [row])
     return begun
 
 
@@ -159,7 +161,7 @@ def measure_students(
     known: Study, chosen: Mapping[str, Proposal], *, session: Session, config: dict[str, Any]
 ) -> None:
     """Rows of phase measure for finished students by the search trial that each stands for."""
-    missing = {s: p for s, p in chosen.items() if f"measure-{s}" not in known.verdicts}
+    missing = {s: p for s, p in chosen.items() if f"measure-{s}" not in known.outcomes}
     if not missing:
         return
     proposals = [dump(proposal) for proposal in missing.values()]
@@ -168,7 +170,7 @@ def measure_students(
     for source, proposal in missing.items():
         row = _measure_row(known, proposal.trial, found[proposal.trial])
         row |= {"trial": f"measure-{source}", "source": source, "method": proposal.method}
-        known.put_verdict(f"measure-{source}", [row])
+        known.write_outcome(f"measure-{source}", [row])
 
 
 def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.Row:

@@ -55,11 +55,11 @@ class Driver:
             with session.session(self.options.resources, self.interrupt) as started:
                 yield started
         except session.CannotGoOnError as error:
-            raise SearchAborted(f"{error}; go on with: {self.options.resume_command}") from None
+            raise SearchAborted(f"{error}; resume with: {self.options.resume_command}") from None
         except KeyboardInterrupt:
             if self.interrupt.lost:  # nobody typed it: the thread that watches Ray's nodes did
                 raise SearchAborted(
-                    f"Ray's nodes are gone; go on with: {self.options.resume_command}"
+                    f"Ray's nodes are gone; resume with: {self.options.resume_command}"
                 ) from None
             raise
         except session.StoppedError:

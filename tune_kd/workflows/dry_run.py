@@ -3,7 +3,7 @@
 from tune_kd import files
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
-from tune_kd.execution.progress import clock
+from tune_kd.execution.progress import duration_text
 from tune_kd.execution.session import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.space import distributions
@@ -134,7 +134,7 @@ def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
     for name, runs in (("search", budget.of_method * methods), ("confirm", again)):
         time = "not measured"
         if step is not None:
-            time = f"about {clock(step * epochs * runs / resources.max_concurrent)} for the students' own steps"
+            time = f"about {duration_text(step * epochs * runs / resources.max_concurrent)} for the students' own steps"
         lines.append(f"{name:<9} at most {runs} runs, {runs * epochs:,} epochs: {time}")
     return lines
 

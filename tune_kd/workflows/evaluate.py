@@ -9,7 +9,7 @@ from typing import Any
 
 from tune_kd import files
 from tune_kd.evaluation import checkpoint, diagnostics, summary
-from tune_kd.evaluation.checkpoint import Marks, Subject, Wanted
+from tune_kd.evaluation.checkpoint import EvaluationResult, ExpectedModel, LoadedModel
 from tune_kd.execution import progress
 from tune_kd.execution.progress import Progress
 from tune_kd.measure import hardware
@@ -93,7 +93,7 @@ def _request(options: EvaluateOptions, command: str) -> Request:
     )
 
 
-def _wanted(asked: Request, images: Images, network: str | None) -> Wanted:
+def _wanted(asked: Request, images: Images, network: str | None) -> ExpectedModel:
     """Return what the weights are taken for, on a GPU where there is one."""
     where = context.Site(
         cache=files.cache_folder(),
@@ -102,10 +102,10 @@ def _wanted(asked: Request, images: Images, network: str | None) -> Wanted:
         device="cuda:0" if hardware.gpus() else "cpu",
     )
     name = checkpoint.from_here(network) if network else ""
-    return checkpoint.Wanted(space=asked.space, images=images, site=where, network=name)
+    return checkpoint.ExpectedModel(space=asked.space, images=images, site=where, network=name)
 
 
-def _record(storage: Storage, networks: list[Subject], command: str) -> None:
+def _record(storage: Storage, networks: list[LoadedModel], command: str) -> None:
     """Each opening of the test split leaves a file."""
     number = len(storage.names("openings")) + 1
     weights = [{"weights": one.name, "hash": one.hash} for one in networks]
@@ -113,7 +113,7 @@ def _record(storage: Storage, networks: list[Subject], command: str) -> None:
     storage.write(f"openings/{number:04d}.json", json.dumps(record, indent=1).encode())
 
 
-def facts(one: Subject, wanted: Wanted) -> dict[str, Any]:
+def facts(one: LoadedModel, wanted: ExpectedModel) -> dict[str, Any]:
     """Return what is asked of a network, and whether it knows these images."""
     first = [*wanted.space.objectives, default_objective(wanted.images.task_kind)][0]
     return {
@@ -126,8 +126,8 @@ def facts(one: Subject, wanted: Wanted) -> dict[str, Any]:
 
 
 def _examined(
-    one: Subject, batch_size: int, *, compiled: bool, said: Progress
-) -> tuple[dict[str, Any], Marks]:
+    one: LoadedModel, batch_size: int, *, compiled: bool, said: Progress
+) -> tuple[dict[str, Any], EvaluationResult]:
     """Return what a network is, what it reaches on the test split, and what it costs."""
     said.say(f"scoring {one.name} on the test split")
     found, marks = scored(one, batch_size)
@@ -136,7 +136,7 @@ def _examined(
     return {**found, "profile": checkpoint.profile(one, compiled=compiled)}, marks
 
 
-def scored(one: Subject, batch_size: int) -> tuple[dict[str, Any], Marks]:
+def scored(one: LoadedModel, batch_size: int) -> tuple[dict[str, Any], EvaluationResult]:
     """Return what a network is and what it reaches on the test split: an evaluation without its profile."""
     marks = checkpoint.mark(one, batch_size=batch_size)
     scores, confusion = marks.scores, marks.scores.confusion.tolist()

@@ -14,10 +14,10 @@ from tune_kd.execution.session import CannotGoOnError, Session
 from tune_kd.recipe import Recipe
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed
-from tune_kd.study.refit import maker, shared_trial
+from tune_kd.study.refit import producing_trial, shared_trial
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
-from tune_kd.training.external_weights import Foreign
+from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning import search_plan
 from tune_kd.workflows import checks
 from tune_kd.workflows.checks import Request
@@ -31,12 +31,12 @@ def model_of(storage: Storage) -> str:
 
 def teacher_trial(study_: Study) -> str:
     """Return the name of the trial that made the study's teacher, or of the next try at it."""
-    return maker(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
+    return producing_trial(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
 
 
 def start_trial(study_: Study) -> str:
     """Return the name of the trial that measured what is given in place of shared stages."""
-    return maker(study_, f"start-{study_.manifest['start']['model'][:8]}")
+    return producing_trial(study_, f"start-{study_.manifest['start']['model'][:8]}")
 
 
 def has_teacher(study_: Study) -> bool:
@@ -46,7 +46,7 @@ def has_teacher(study_: Study) -> bool:
 
 def _has(study_: Study, trial: str, fingerprint: str) -> bool:
     found = study_.storage.exists(f"models/{fingerprint}.safetensors")
-    return found and trial in study_.verdicts
+    return found and trial in study_.outcomes
 
 
 def ensure_teacher(
@@ -89,7 +89,7 @@ class _Made:
     repeat: int = 0
     recipe: Recipe
     fingerprint: str
-    foreign: Foreign | None = None
+    foreign: ExternalCheckpoint | None = None
 
     @property
     def origin(self) -> str:
@@ -173,7 +173,7 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
         progress=progress,
     )
     for made in missing:
-        row = study_.verdicts[made.trial][-1]
+        row = study_.outcomes[made.trial][-1]
         if row["status"] != "finished":
             what = f"the first stage of {made.method}" if made.method else "the teacher"
             raise CannotGoOnError(f"{what} failed: {row['reason']}")
@@ -181,7 +181,7 @@ def _ensure(  # noqa: PLR0913 - a run's circumstances
             _keep(study_, made)
 
 
-def _import(study_: Study, given: Foreign, fingerprint: str) -> None:
+def _import(study_: Study, given: ExternalCheckpoint, fingerprint: str) -> None:
     """Make an external checkpoint one of the study's models; nothing of it is unpickled."""
     from safetensors.torch import save
 
@@ -193,7 +193,7 @@ def _import(study_: Study, given: Foreign, fingerprint: str) -> None:
 def _keep(study_: Study, made: _Made) -> None:
     """Rows beside the weights, and a copy of both in this node's cache, for later studies."""
     schema = results.trial_schema({})
-    verdict = study_.verdicts[made.trial]
+    verdict = study_.outcomes[made.trial]
     rows = [{k: v for k, v in r.items() if k in schema.names} for r in verdict]
     epochs = results.encode(study_.rows[made.trial], results.epoch_schema())
     name = f"models/{made.fingerprint}"
@@ -221,7 +221,7 @@ def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
         data_ = results.encode(epochs, results.epoch_schema())
         study_.storage.write(f"epochs/{made.trial}.0.parquet", data_)
         study_.rows[made.trial] = epochs
-        study_.put_verdict(
+        study_.write_outcome(
             made.trial,
             [results.known_columns({**row, **taken}, results.TRIAL_COLUMNS) for row in rows],
         )

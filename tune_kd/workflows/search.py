@@ -114,7 +114,7 @@ def _unmeasured(study: Study, request: Request) -> dict[str, Proposal]:
     return {
         trial: proposal
         for trial, proposal in found.items()
-        if proposal.recipe.compresses and f"measure-{trial}" not in study.verdicts
+        if proposal.recipe.compresses and f"measure-{trial}" not in study.outcomes
     }
 
 
@@ -148,7 +148,7 @@ def summary(study: Study, request: Request, resume_command: str) -> Iterator[str
     tally = ", ".join(f"{counts[s]} {s}" for s in ("finished", "stopped", "failed"))
     then = f"next: python -m tune_kd.confirm {study.storage.uri}"
     if counts.total() < total:
-        then = f"go on with: {resume_command}"
+        then = f"resume with: {resume_command}"
     yield f"{counts.total()} of {total} trials: {tally}; {then}"
 
 
@@ -161,7 +161,7 @@ def _value(row: dict[str, object], name: str) -> str:
 
 def warn_of_teacher(study: Study, progress: Progress) -> None:
     """Say loudly that a teacher is below the baseline student."""
-    rows = study.verdicts.get(prerequisites.teacher_trial(study), [])
+    rows = study.outcomes.get(prerequisites.teacher_trial(study), [])
     score = study.score(rows[-1]) if rows else None
     best = study.best("no_kd")
     if best and score is not None and score < best[study.metric]:

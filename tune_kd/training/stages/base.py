@@ -14,7 +14,7 @@ from tune_kd.recipe import Recipe, Stage
 from tune_kd.study.results import EpochReport
 from tune_kd.training import context, loop, test_split
 from tune_kd.training.context import Site
-from tune_kd.training.teacher import Frozen
+from tune_kd.training.teacher import FrozenTeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class Run:
     recipe: Recipe
     seed: int
     site: Site
-    images: loop.Fold
-    teacher: Frozen | None
+    images: loop.DeviceSplit
+    teacher: FrozenTeacher | None
     opening: Opening | None  # None: the test split stays sealed
     exam: test_split.Exam | None
     sample: Tensor  # two images as a network sees them, for its shapes

@@ -50,7 +50,7 @@ def train_epochs(
     run: Run, model: nn.Module, stage: Distill, *, resume: Resume | None
 ) -> Iterator[tuple[loop.Epoch, Mapping[str, Tensor]]]:
     """Train a network in place as `stage` says; yield each epoch with the state that the next goes on from."""
-    learner = loop.Learner(model, build_projections(run, model, stage), stage.optimizer)
+    learner = loop.TrainState(model, build_projections(run, model, stage), stage.optimizer)
     if resume:
         learner.load(resume.state)
     training = stage_inputs(run, model, stage)  # sees which weights are zero
@@ -58,14 +58,14 @@ def train_epochs(
         yield epoch, learner.state()
 
 
-def stage_inputs(run: Run, model: nn.Module, stage: Distill) -> loop.Training:
+def stage_inputs(run: Run, model: nn.Module, stage: Distill) -> loop.StageInputs:
     """Return what the loop needs: the teacher and its cached logits where the stage's weights ask for them."""
     recipe, teacher = run.recipe, run.teacher if stage.needs_teacher else None
-    tape = None
+    logit_cache = None
     if teacher and "logits" in stage.needs:
-        tape = context.teacher_tape(recipe, teacher, run.images, site=run.site)
+        logit_cache = context.logit_cache(recipe, teacher, run.images, site=run.site)
     earlier = recipe.stages[: run.number]
-    return loop.Training(
+    return loop.StageInputs(
         stage=stage,
         number=run.number,
         first_step=planned_reports(recipe.stages[: run.number]),
@@ -74,7 +74,7 @@ def stage_inputs(run: Run, model: nn.Module, stage: Distill) -> loop.Training:
         fold=run.images,
         compute=recipe.compute,
         teacher=teacher,
-        tape=tape,
+        logit_cache=logit_cache,
         terms=_terms(run, stage),
         after_step=pruning.keep_zeros(model) if any(s.leaves_zeros for s in earlier) else None,
     )
@@ -85,10 +85,10 @@ def planned_reports(stages: tuple[Any, ...]) -> int:
     return sum(stage.reports for stage in stages)
 
 
-def _terms(run: Run, stage: Distill) -> losses.Terms:
+def _terms(run: Run, stage: Distill) -> losses.LossOptions:
     """Return the stage's losses with their options."""
     base = run.site.code
-    return losses.Terms(
+    return losses.LossOptions(
         logit_loss=losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base),
         feature_loss=losses.find_feature_loss(stage.feature_loss, stage.feature_options, base=base),
         label_smoothing=stage.label_smoothing,

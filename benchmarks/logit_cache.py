@@ -1,10 +1,10 @@
-"""Response distillation: a tape that all trials share, against a teacher asked in every step.
+"""Response distillation: a logit cache that all trials share, against a teacher asked in every step.
 
-    python -m benchmarks.tape --data DIR --images 5000
+    python -m benchmarks.logit_cache --data DIR --images 5000
 
 Both train the same student with the same batches, views and losses, by the same code; they differ in
 where the teacher's logits come from. The other side is what tutorials write: the teacher's forward,
-without gradients, for each batch of each trial. On our side the first trial fills the tape of an epoch
+without gradients, for each batch of each trial. On our side the first trial fills the logit cache of an epoch
 and every other trial reads it, so the ratio grows with the number of trials.
 """
 
@@ -35,7 +35,7 @@ SEED = 0
 class Remembered:
     """Images whose last batch is not made twice: the live teacher and its student see the same one."""
 
-    def __init__(self, images: splits.Resident) -> None:
+    def __init__(self, images: splits.DeviceImages) -> None:
         self._images, self.labels = images, images.labels
         self._last: tuple[int, Tensor, Batch] | None = None
 
@@ -61,9 +61,9 @@ class Remembered:
 
 
 class Live:
-    """In place of a tape: the teacher's forward for each batch, on the images that are trained on."""
+    """In place of a logit cache: the teacher's forward for each batch, on the images that are trained on."""
 
-    def __init__(self, frozen: teacher.Frozen, fold: loop.Fold) -> None:
+    def __init__(self, frozen: teacher.FrozenTeacher, fold: loop.DeviceSplit) -> None:
         self._frozen, self._fold = frozen, fold
         self._seen = fold.seen(SEED, 0)
 
@@ -102,28 +102,28 @@ def recipe_of(given: Any, decoded: Decoded) -> Recipe:
 
 
 class Bench:
-    """Trials of one recipe, whose teacher is read from a tape or asked each time."""
+    """Trials of one recipe, whose teacher is read from a logit cache or asked each time."""
 
     def __init__(self, recipe: Recipe, decoded: Decoded) -> None:
         count = len(decoded.labels)
         images = splits.resident(decoded, images=recipe.images)
         self.recipe, self._site = recipe, context.Site(cache=Path())
-        self.fold = loop.Fold(
+        self.fold = loop.DeviceSplit(
             images=images,
             fit=torch.arange(count),
             validation=torch.arange(0),
             num_classes=recipe.images.num_classes,
             sides=(32, 32),
         )
-        self.frozen = teacher.Frozen(self._network(recipe.teacher), precision="float32")
+        self.frozen = teacher.FrozenTeacher(self._network(recipe.teacher), precision="float32")
 
     def _network(self, name: str) -> nn.Module:
         return context.build(name, self.recipe, self._site, seed=stream(SEED, name))
 
-    def tape(self, cache: Path) -> teacher.Tape:
-        """Return a tape below a folder."""
+    def logit_cache(self, cache: Path) -> teacher.LogitCache:
+        """Return a logit cache below a folder."""
         there = replace(self._site, cache=cache)
-        return context.teacher_tape(self.recipe, self.frozen, self.fold, site=there)
+        return context.logit_cache(self.recipe, self.frozen, self.fold, site=there)
 
     def live(self) -> Live:
         """Return the teacher itself."""
@@ -134,7 +134,7 @@ class Bench:
         """One trial from its first epoch to its last; the losses."""
         stage = self.recipe.stages[0]
         fold = source._fold if isinstance(source, Live) else self.fold
-        work = loop.Training(
+        work = loop.StageInputs(
             stage=stage,
             number=0,
             first_step=0,
@@ -143,24 +143,24 @@ class Bench:
             fold=fold,
             compute=self.recipe.compute,
             teacher=None,  # neither side checks the teacher's weights at the end
-            tape=source,
-            terms=losses.Terms(),
+            logit_cache=source,
+            terms=losses.LossOptions(),
         )
-        learner = loop.Learner(self._network(self.recipe.student), nn.Module(), stage.optimizer)
+        learner = loop.TrainState(self._network(self.recipe.student), nn.Module(), stage.optimizer)
         return [epoch.values["train_loss"] for epoch in loop.train(work, learner)]
 
 
 def rounds(bench: Bench, *, repeats: int, trials: int) -> dict[str, list[float]]:
-    """CPU seconds of whole trials, by kind, one number a round; each round begins with an empty tape."""
+    """CPU seconds of whole trials, by kind, one number a round; each round begins with an empty logit cache."""
     found: dict[str, list[float]] = {"live": [], "fill": [], "read": [], "ours": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            tape = bench.tape(Path(folder))
-            sources = [bench.live(), *[tape] * trials]
+            logit_cache = bench.logit_cache(Path(folder))
+            sources = [bench.live(), *[logit_cache] * trials]
             timed = [common.cpu_seconds(functools.partial(bench.train, s)) for s in sources]
         live, *ours = (seconds for seconds, _ in timed)
         theirs, first, *others = (values for _, values in timed)
-        assert all(other == first for other in others), "trials that read the tape differ"
+        assert all(other == first for other in others), "trials that read the logit cache differ"
         differ = max(abs(a - b) / b for a, b in zip(theirs, first, strict=True))
         assert differ < 0.02, (
             f"the two ways do not train the same student: losses differ by {differ:.1%}"
@@ -174,11 +174,11 @@ def rounds(bench: Bench, *, repeats: int, trials: int) -> dict[str, list[float]]
 
 def main(arguments: list[str]) -> int:
     """Time both in turns and print seconds an epoch and the ratio."""
-    parser = common.parser("benchmarks.tape", __doc__)
+    parser = common.parser("benchmarks.logit_cache", __doc__)
     add = parser.add_argument
     add("--images", type=cli.positive_int, default=384, help="[384]")
     add("--epochs", type=cli.positive_int, default=1, help="of a trial [1]")
-    add("--trials", type=cli.positive_int, default=4, help="that share the tape [4]")
+    add("--trials", type=cli.positive_int, default=4, help="that share the logit cache [4]")
     add("--batch-size", type=cli.positive_int, default=128, help="[128]")
     add("--repeats", type=cli.positive_int, default=3, help="rounds, both sides in each [3]")
     add(
@@ -213,16 +213,16 @@ def main(arguments: list[str]) -> int:
         f"{given.batch_size}, {given.epochs} epochs a trial, {given.repeats} rounds in turns; CPU time, median (min..max)"
     )
     print(f"teacher in every step        {shown(found['live'])} s an epoch")
-    print(f"tape, first trial fills it   {shown(found['fill'])} s an epoch")
+    print(f"logit cache, first trial fills it   {shown(found['fill'])} s an epoch")
     if given.trials > 1:
-        print(f"tape, another trial reads it {shown(found['read'])} s an epoch")
-    print(f"tape, mean of {given.trials} trials       {shown(found['ours'])} s an epoch")
+        print(f"logit cache, another trial reads it {shown(found['read'])} s an epoch")
+    print(f"logit cache, mean of {given.trials} trials       {shown(found['ours'])} s an epoch")
     print(
         f"ratio, {given.trials} trials              {common.spread(common.ratios(found['live'], found['ours']), 1)}"
     )
     if given.trials > 1:
         print(
-            f"ratio, tape filled before    {common.spread(common.ratios(found['live'], found['read']), 1)}"
+            f"ratio, logit cache filled before    {common.spread(common.ratios(found['live'], found['read']), 1)}"
         )
     return 0
 
