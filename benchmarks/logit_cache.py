@@ -107,7 +107,7 @@ class Bench:
     def __init__(self, recipe: Recipe, decoded: Decoded) -> None:
         count = len(decoded.labels)
         images = splits.resident(decoded, images=recipe.images)
-        self.recipe, self._site = recipe, context.Site(cache=Path())
+        self.recipe, self._site = recipe, context.NodeContext(cache=Path())
         self.fold = loop.DeviceSplit(
             images=images,
             fit=torch.arange(count),
@@ -123,7 +123,7 @@ class Bench:
     def logit_cache(self, cache: Path) -> teacher.LogitCache:
         """Return a logit cache below a folder."""
         there = replace(self._site, cache=cache)
-        return context.logit_cache(self.recipe, self.frozen, self.fold, site=there)
+        return context.logit_cache(self.recipe, self.frozen, self.fold, ctx=there)
 
     def live(self) -> Live:
         """Return the teacher itself."""

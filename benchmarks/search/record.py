@@ -102,7 +102,7 @@ class Studio:
         )
         material = checks.look_at_data(request)
         self._space = space
-        self._site = context.Site(
+        self._site = context.NodeContext(
             cache=cache,
             data=folder,
             code=file.parent,
@@ -119,7 +119,7 @@ class Studio:
         self.images = {"fitted": material.num_train, "validation": material.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}
         self._fold: loop.DeviceSplit | None = None
-        self._exam: test_split.Exam | None = None
+        self._exam: test_split.TestSplit | None = None
 
     def _teacher(self) -> dict[str, Any]:
         """Train the teacher or find it; its fingerprint and what it reaches."""
@@ -128,7 +128,7 @@ class Studio:
         assert self._site.model is not None
         path = self._site.model(fingerprint)
         if not path.exists():
-            *_, last = trial.run(recipe, seed=TEACHER_SEED, site=self._site)
+            *_, last = trial.run(recipe, seed=TEACHER_SEED, ctx=self._site)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in _model_of(last).items()}, path)
         self._manifest["teacher_model"] = fingerprint
@@ -154,7 +154,7 @@ class Studio:
         plain = {"method": run.method, "number": run.number, "origin": run.origin, "seed": run.seed}
         plain |= {f"config.{name}": value for name, value in run.config.items()}
         found = []
-        for report in trial.run(recipe, seed=run.seed, site=self._site):
+        for report in trial.run(recipe, seed=run.seed, ctx=self._site):
             values = {"epoch": report.epoch, "val_accuracy": report.values["val_accuracy"]}
             found.append({**plain, **values})
         found[-1] |= self._examined(recipe, report, found[-1]["val_accuracy"])
@@ -169,7 +169,7 @@ class Studio:
         sample = context.sample_of(self._fold)
         count = len(recipe.stages)
         model = students.rebuild_student(
-            recipe, _model_of(last), stages=count, site=self._site, sample=sample
+            recipe, _model_of(last), stages=count, ctx=self._site, sample=sample
         ).eval()
         val = loop.evaluate(model, self._fold, self._fold.validation, each_image=True)
         test = self._exam.take(model)

@@ -227,13 +227,13 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
     )
     study = made_study.begin(asked, checks.look_at_data(asked))
     folder = study.storage.local
-    site = trial.Site(
+    ctx = trial.NodeContext(
         cache=tmp_path / "cache",
         data=asked.data,
         device=device,
         model=lambda fingerprint: folder / f"models/{fingerprint}.safetensors",
     )
-    _ran(study, _teacher(study, chosen), site)
+    _ran(study, _teacher(study, chosen), ctx)
     for proposal in _searched(study, chosen):
         study.add(proposal)
         for row in _made_rows(study, proposal):
@@ -247,8 +247,8 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
     assert recommended.keys() == chosen.methods.keys()
     # each method and setting trains another student, and each seed
     run = [*winners, *recommended.values()]
-    assert len({_ran(study, proposal, site) for proposal in run}) == len(run)
-    _ran(study, teacher, site)
+    assert len({_ran(study, proposal, ctx) for proposal in run}) == len(run)
+    _ran(study, teacher, ctx)
     assert study.storage.names("students", ".safetensors") == sorted(
         f"{proposal.trial}.safetensors" for proposal in recommended.values()
     )
@@ -313,7 +313,7 @@ def _made_rows(study: Study, proposal: Proposal) -> Iterator[results.Row]:
         )
 
 
-def _ran(study: Study, proposal: Proposal, site: trial.Site) -> str:
+def _ran(study: Study, proposal: Proposal, ctx: trial.NodeContext) -> str:
     """Run a proposal as a worker does, its rows and weights kept; a hash of the last stage's state."""
     recipe, seed = proposal.recipe, proposal.seed
     study.add(proposal)
@@ -321,8 +321,8 @@ def _ran(study: Study, proposal: Proposal, site: trial.Site) -> str:
     opened = trial.Opening(reference=reference) if proposal.open_test else None
     rows: list[results.Row] = []
     before: dict[str, float] = {}
-    for said in trial.run(recipe, seed=seed, site=site, opening=opened):
-        row = worker._row(proposal, said, attempt="1-made", site=site, study_name=study.name)
+    for said in trial.run(recipe, seed=seed, ctx=ctx, opening=opened):
+        row = worker._row(proposal, said, attempt="1-made", ctx=ctx, study_name=study.name)
         rows.append(worker._commit(study.storage, proposal, said, row, rows))
         study.hear(rows[-1])
         stage = recipe.stages[said.stage] if recipe.stages else None
@@ -335,7 +335,7 @@ def _ran(study: Study, proposal: Proposal, site: trial.Site) -> str:
     assert len(rows) == max(1, sum(stage.reports for stage in recipe.stages))
     assert [row["last"] for row in rows] == [False] * (len(rows) - 1) + [True]
     if recipe.stages and proposal.keeps_weights:
-        _assert_loads(study, proposal, site, rows[-1])
+        _assert_loads(study, proposal, ctx, rows[-1])
     return hashlib.sha256(worker._save(said.state)).hexdigest()
 
 
@@ -350,19 +350,21 @@ def _assert_measured(recipe: Recipe, values: dict[str, float], split: str) -> No
     assert (split == "test") == ("test_agreement" in values)
 
 
-def _assert_loads(study: Study, proposal: Proposal, site: trial.Site, last: results.Row) -> None:
+def _assert_loads(
+    study: Study, proposal: Proposal, ctx: trial.NodeContext, last: results.Row
+) -> None:
     """The weights on disk give the same scores in a fresh network."""
     recipe = proposal.recipe
     file = study.storage.local / worker._weights_name(proposal)
-    fold = places.fold(recipe.images, site, recipe.compute.layout)
+    fold = places.fold(recipe.images, ctx, recipe.compute.layout)
     network = students.rebuild_student(
         recipe,
         checkpoints.load_weights(file),
         stages=len(recipe.stages),
-        site=site,
+        ctx=ctx,
         sample=places.sample_of(fold),
     )
-    where = replace(site, device="cpu") if int8.is_int8(network) else site
+    where = replace(ctx, device="cpu") if int8.is_int8(network) else ctx
     if proposal.open_test:
         found, split = test_split.prepare(recipe, where, reference=None).take(network), "test"
     else:

@@ -59,8 +59,8 @@ def written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epo
     """A network trained for a moment, as a worker writes it."""
     first = Distill(epochs=epochs, optimizer=Optimizer(lr=0.1), batch_size=32)
     recipe = Recipe(images=digits(), student=student, stages=(first, *after))
-    where = trial.Site(cache=session_cache())
-    *_, last = trial.run(recipe, seed=0, site=where)
+    where = trial.NodeContext(cache=session_cache())
+    *_, last = trial.run(recipe, seed=0, ctx=where)
     proposal = Proposal(
         trial="t", phase="search", method="no_kd", number=0, seed=0, origin="textbook", recipe=recipe
     )  # fmt: skip
@@ -120,8 +120,8 @@ def by_hand(network: str, state: dict[str, Any], images: Images) -> tuple[np.nda
 def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     """An evaluation without timing: scored on the test split, and its alarms."""
     chosen, file = loader.load(space)
-    where = context.Site(cache=session_cache(), code=file.parent)
-    wanted = subject.ExpectedModel(space=chosen, images=digits(), site=where)
+    where = context.NodeContext(cache=session_cache(), code=file.parent)
+    wanted = subject.ExpectedModel(space=chosen, images=digits(), ctx=where)
     one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
     scored, _ = evaluate.scored(one, 100)
     found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})

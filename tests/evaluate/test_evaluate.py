@@ -416,7 +416,7 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, stude
     assert found["stages"] == ["Distill", "Quantize"]
     # the same integers, image by image, apart from the loop
     recipe = Recipe(images=digits(), student="digits_student")
-    where = context.Site(cache=session_cache())
+    where = context.NodeContext(cache=session_cache())
     model = int8.restore(
         context.build("digits_student", recipe, where, seed=0).eval(),
         checkpoints.parse(content, what="int8"),

@@ -41,8 +41,8 @@ def few_rounds(monkeypatch):
 
 
 def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatch):
-    site = making.site_in(tmp_path / "cache")
-    found = benchmark.prepare(config, site)
+    ctx = making.context_in(tmp_path / "cache")
+    found = benchmark.prepare(config, ctx)
     assert found["precision"] in ("float32", "bfloat16")
     assert found["layout"] in ("contiguous", "channels_last")
     assert found["device"] == profile.device_name("cpu")
@@ -60,14 +60,14 @@ def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatc
 
     for name in ("step_seconds", "measure"):
         monkeypatch.setattr(profile, name, never)
-    assert benchmark.prepare(config, site) == found
+    assert benchmark.prepare(config, ctx) == found
     with pytest.raises(AssertionError, match="timed again"):
-        benchmark.prepare({**config, "batch_size": 9}, site)
+        benchmark.prepare({**config, "batch_size": 9}, ctx)
 
 
 def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
     """Another source under the same name is another network."""
-    site = making.site_in(tmp_path / "cache")
+    ctx = making.context_in(tmp_path / "cache")
     timed = []
     seconds = profile.step_seconds
 
@@ -77,7 +77,7 @@ def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(profile, "step_seconds", count)
     for sources in (["one"], ["one"], ["two"]):
-        benchmark.prepare({**config, "sources": sources}, site)
+        benchmark.prepare({**config, "sources": sources}, ctx)
     assert len(timed) == len(set(timed)) == 2
 
 
@@ -85,18 +85,18 @@ def test_a_preparation_draws_nothing_from_the_global_generators(config, tmp_path
     import torch
 
     before = torch.get_rng_state()
-    benchmark.prepare(config, making.site_in(tmp_path / "cache"))
+    benchmark.prepare(config, making.context_in(tmp_path / "cache"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_unknown_network_is_said(config, tmp_path):
     with pytest.raises(UsageError, match="digits_teacher"):
-        benchmark.prepare({**config, "teacher": "digits_teacherr"}, making.site_in(tmp_path))
+        benchmark.prepare({**config, "teacher": "digits_teacherr"}, making.context_in(tmp_path))
 
 
 def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
     made = making.recipe(student="digits_medium", epochs=1)
-    site = making.site_in(tmp_path)
+    ctx = making.context_in(tmp_path)
     timed = []
     seconds = profile.measure
     monkeypatch.setattr(profile, "measure", lambda *a, **k: timed.append(1) or seconds(*a, **k))
@@ -108,10 +108,10 @@ def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
         ("channel", 0.5),
     ):
         cut = replace(made, stages=(*made.stages, Prune(method=method, ratio=ratio)))
-        state = making.run(cut, site, seed=len(found)).state
+        state = making.run(cut, ctx, seed=len(found)).state
         file = tmp_path / "student.safetensors"
         save_file({k[6:]: v for k, v in state.items() if k.startswith("model.")}, file)
-        values = benchmark.measure_student(cut, file, site)
+        values = benchmark.measure_student(cut, file, ctx)
         assert found.setdefault((method, ratio), values)["latency_ms"] == values["latency_ms"]
     assert len(timed) == 2  # one of half the channels, one whole
     zeros = [found["magnitude", ratio]["nonzero_params"] for ratio in (0.5, 0.7)]
@@ -128,7 +128,7 @@ class Beside:
 
 
 def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
-    making.site_in(cache)
+    making.context_in(cache)
     asked = made_study.request(
         tmp_path / "runs" / "x", epochs=1, teacher_epochs=1, limit_train=making.LIMIT
     )
@@ -149,4 +149,4 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     assert measured["measure-teacher"]["latency_ms"] > 0
     made = recipe_builder.teacher_recipe(study.manifest, asked.space)
     assert made.compute == compute
-    assert len(making.run(made, making.site_in(cache)).rows) == made.epochs
+    assert len(making.run(made, making.context_in(cache)).rows) == made.epochs

@@ -57,7 +57,7 @@ _first_cache()  # now, while TUNE_KD_CACHE is the session's
 def teacher_file() -> Path:
     """A digits teacher of two epochs."""
     learned = run(
-        recipe(student="digits_teacher", epochs=2, images=digits()), site_in(worker_cache())
+        recipe(student="digits_teacher", epochs=2, images=digits()), context_in(worker_cache())
     )
     state = {k[6:]: v.contiguous() for k, v in learned.state.items() if k.startswith("model.")}
     path = worker_cache() / "teacher.safetensors"
@@ -65,14 +65,16 @@ def teacher_file() -> Path:
     return path
 
 
-def site_in(cache: Path, **changes: Any) -> trial.Site:
+def context_in(cache: Path, **changes: Any) -> trial.NodeContext:
     """A place of its own that shares the decoded digits and knows the teacher."""
     cache.mkdir(parents=True, exist_ok=True)
     _decoded()
     shared = worker_cache() / "data"
     if not (cache / "data").exists():
         (cache / "data").symlink_to(shared, target_is_directory=True)
-    return trial.Site(**{"cache": cache, "model": lambda fingerprint: teacher_file(), **changes})
+    return trial.NodeContext(
+        **{"cache": cache, "model": lambda fingerprint: teacher_file(), **changes}
+    )
 
 
 def digits(**changes: Any) -> Images:
@@ -149,21 +151,21 @@ def row(report: EpochReport) -> dict[str, Any]:
     return {**{name: getattr(report, name) for name in named}, **report.values}
 
 
-def reports(made: Recipe, site: trial.Site, *, seed: int = 0, **more: Any) -> Iterator[tuple[dict[str, Any], bytes]]:  # fmt: skip
+def reports(made: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **more: Any) -> Iterator[tuple[dict[str, Any], bytes]]:  # fmt: skip
     """Rows and states, taken while they are true: the next epoch writes into the same tensors."""
-    for report in trial.run(made, seed=seed, site=site, **more):
+    for report in trial.run(made, seed=seed, ctx=ctx, **more):
         yield row(report), worker._save(report.state)
 
 
-def run(made: Recipe, site: trial.Site, *, seed: int = 0, **more: Any) -> Ran:
+def run(made: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **more: Any) -> Ran:
     """A recipe from its first epoch, or from `resume`, to its last."""
-    found = list(reports(made, site, seed=seed, **more))
+    found = list(reports(made, ctx, seed=seed, **more))
     return Ran([r for r, _ in found], [s for _, s in found])
 
 
-def run_until(made: Recipe, site: trial.Site, epoch: int, *, seed: int = 0) -> Ran:
+def run_until(made: Recipe, ctx: trial.NodeContext, epoch: int, *, seed: int = 0) -> Ran:
     """A run that is killed after so many reports."""
-    found = list(itertools.islice(reports(made, site, seed=seed), epoch))
+    found = list(itertools.islice(reports(made, ctx, seed=seed), epoch))
     return Ran([r for r, _ in found], [s for _, s in found])
 
 
@@ -187,10 +189,10 @@ class Bench:
     learner: loop.TrainState
 
 
-def bench(made: Recipe, site: trial.Site, *, seed: int = 0) -> Bench:
+def bench(made: Recipe, ctx: trial.NodeContext, *, seed: int = 0) -> Bench:
     stage = made.stages[0]
     assert isinstance(stage, Distill)
-    run = start_run(made, seed=seed, site=site, opening=None)
+    run = start_run(made, seed=seed, ctx=ctx, opening=None)
     model, _, _ = trial.enter_stage(run, None)
     work = stage_inputs(run, model, stage)
     projections = build_projections(run, model, stage)

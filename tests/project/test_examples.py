@@ -40,7 +40,7 @@ def run(command: list[str], *, cwd: Path = ROOT) -> subprocess.CompletedProcess[
 
 
 @pytest.fixture
-def example(cache: Path) -> tuple[SearchSpace, Images, trial.Site]:
+def example(cache: Path) -> tuple[SearchSpace, Images, trial.NodeContext]:
     """The example's space, cut to one epoch, and its images."""
     found, file = loader.load(str(FILE))
     assert file == FILE
@@ -60,27 +60,27 @@ def example(cache: Path) -> tuple[SearchSpace, Images, trial.Site]:
         pad=task.pad,
         flip=task.flip,
     )
-    return found, images, trial.Site(cache=cache, code=FOLDER)
+    return found, images, trial.NodeContext(cache=cache, code=FOLDER)
 
 
 def reported(
-    recipe: Recipe, site: trial.Site
+    recipe: Recipe, ctx: trial.NodeContext
 ) -> tuple[Mapping[str, float], dict[str, torch.Tensor]]:
     """What the recipe's only epoch measured, and the weights that it gave."""
-    (report,) = trial.run(recipe, seed=0, site=site)
+    (report,) = trial.run(recipe, seed=0, ctx=ctx)
     weights = {k[6:]: v.contiguous() for k, v in report.state.items() if k.startswith("model.")}
     return report.values, weights
 
 
 def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
-    example: tuple[SearchSpace, Images, trial.Site], tmp_path: Path
+    example: tuple[SearchSpace, Images, trial.NodeContext], tmp_path: Path
 ) -> None:
-    found, images, site = example
+    found, images, ctx = example
     _, weights = reported(
-        Recipe(images=images, student=found.teacher.network, stages=found.teacher_stages()), site
+        Recipe(images=images, student=found.teacher.network, stages=found.teacher_stages()), ctx
     )
     save_file(weights, tmp_path / "teacher.safetensors")
-    site = dataclasses.replace(site, model=lambda name: tmp_path / f"{name}.safetensors")
+    ctx = dataclasses.replace(ctx, model=lambda name: tmp_path / f"{name}.safetensors")
     for name, method in found.methods.items():
         recipe = Recipe(
             images=images,
@@ -89,7 +89,7 @@ def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
             teacher=found.teacher.network,
             teacher_model="teacher",
         )
-        values, student = reported(recipe, site)
+        values, student = reported(recipe, ctx)
         uses = recipe.stages[0].weights
         used = {"hard_loss": uses.alpha, "soft_loss": uses.beta, "feature_loss": uses.gamma}
         assert {k: values[k] > 0 for k in used} == {k: w > 0 for k, w in used.items()}, name
@@ -127,7 +127,9 @@ def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient(
     assert bool(one.grad.any())
 
 
-def test_dropout_reaches_its_student(example: tuple[SearchSpace, Images, trial.Site]) -> None:
+def test_dropout_reaches_its_student(
+    example: tuple[SearchSpace, Images, trial.NodeContext],
+) -> None:
     found, images, where = example
     recipe = Recipe(images=images, student=found.student.network)
     model = context.build(found.student.network, recipe, where, dropout=0.25, seed=0)
@@ -135,9 +137,9 @@ def test_dropout_reaches_its_student(example: tuple[SearchSpace, Images, trial.S
 
 
 def test_the_same_images_as_class_folders_are_the_same_data(
-    example: tuple[SearchSpace, Images, trial.Site], tmp_path: Path
+    example: tuple[SearchSpace, Images, trial.NodeContext], tmp_path: Path
 ) -> None:
-    found, images, site = example
+    found, images, ctx = example
     task = tasks.find(found.task, base=FOLDER)
     read = plugins.load_function("shapes.py:read", base=FOLDER)
     for split in ("train", "test"):
@@ -146,7 +148,7 @@ def test_the_same_images_as_class_folders_are_the_same_data(
             place = tmp_path / "own" / split / raw.class_names[label]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(place / f"{number:04d}.png")
-    decoded = tasks.decode(task, "train", folder=tmp_path / "own", cache=site.cache)
+    decoded = tasks.decode(task, "train", folder=tmp_path / "own", cache=ctx.cache)
     assert decoded.hash == images.train_hash
 
 

@@ -108,7 +108,7 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
     if not own:
         images = checks.look_at_data(asked)
         assert images.images.val_share == share
-        assert len(context.fold(images.images, making.site_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
+        assert len(context.fold(images.images, making.context_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
     manifest = begin(asked, images).manifest
     assert manifest["validation_rule"] == rule
     assert manifest["num_val"] == held_out

@@ -324,15 +324,15 @@ def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path
 def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
     made = making.recipe(student="digits_medium", epochs=1)
     cut = replace(made, stages=(*made.stages, Prune(method="channel", ratio=0.5)))
-    ran = making.run(cut, making.site_in(tmp_path / "first"))
+    ran = making.run(cut, making.context_in(tmp_path / "first"))
     kept = tmp_path / "pruned.safetensors"
     save_file({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")}, kept)
-    site = making.site_in(tmp_path / "again", model=lambda fingerprint: kept)
-    again = making.run(replace(made, start="pruned"), site)
+    ctx = making.context_in(tmp_path / "again", model=lambda fingerprint: kept)
+    again = making.run(replace(made, start="pruned"), ctx)
     assert again.rows[-1]["num_params"] == ran.rows[-1]["num_params"] < ran.rows[0]["num_params"]
     # in its second stage as well, where it is built anew from its state
     longer = replace(made, start="pruned", stages=made.stages * 2)
-    whole = making.run(longer, site)
-    killed = making.run_until(longer, site, 1)
+    whole = making.run(longer, ctx)
+    killed = making.run_until(longer, ctx, 1)
     resume = trial.Resume(stage=0, epoch=1, step=1, state=killed.state)
-    making.assert_same_state(making.run(longer, site, resume=resume).state, whole.state)
+    making.assert_same_state(making.run(longer, ctx, resume=resume).state, whole.state)

@@ -19,8 +19,8 @@ FIT = 270  # of making.LIMIT images
 
 
 @pytest.fixture
-def site(tmp_path):
-    return making.site_in(tmp_path / "cache")
+def ctx(tmp_path):
+    return making.context_in(tmp_path / "cache")
 
 
 def _trained(bench, done=0):
@@ -73,9 +73,9 @@ def test_a_warm_up_of_all_epochs_still_ends(warmup_epochs):
         {"schedule": "constant"},
     ],
 )
-def test_the_optimizer_moves_the_weights_by_the_lr_of_the_schedule(site, changes):
+def test_the_optimizer_moves_the_weights_by_the_lr_of_the_schedule(ctx, changes):
     optimizer = Optimizer(lr=0.2, momentum=0.0, nesterov=False, weight_decay=0.0, **changes)
-    bench = making.bench(making.recipe(epochs=2, optimizer=optimizer), site)
+    bench = making.bench(making.recipe(epochs=2, optimizer=optimizer), ctx)
     weight = bench.learner.model.fc.weight
     found = []
 
@@ -101,9 +101,9 @@ def test_the_optimizer_moves_the_weights_by_the_lr_of_the_schedule(site, changes
     )
 
 
-def test_a_resumed_optimizer_follows_the_schedule(site):
+def test_a_resumed_optimizer_follows_the_schedule(ctx):
     made = making.recipe(epochs=2, optimizer=Optimizer(name="adamw", lr=0.01))
-    bench, other = making.bench(made, site), making.bench(made, site)
+    bench, other = making.bench(made, ctx), making.bench(made, ctx)
     next(loop.train(bench.work, bench.learner))
     other.learner.load(safetensors.torch.load(worker._save(bench.learner.state())))
     used = []
@@ -133,8 +133,8 @@ def _spied(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [64, 90, 200, 270, 1000])
-def test_an_epoch_is_whole_batches_of_different_images(site, monkeypatch, batch_size):
-    bench = making.bench(making.recipe(epochs=1, batch_size=batch_size), site)
+def test_an_epoch_is_whole_batches_of_different_images(ctx, monkeypatch, batch_size):
+    bench = making.bench(making.recipe(epochs=1, batch_size=batch_size), ctx)
     seen = _spied(bench, monkeypatch)
     _trained(bench)
     size = min(batch_size, FIT)
@@ -144,8 +144,8 @@ def test_an_epoch_is_whole_batches_of_different_images(site, monkeypatch, batch_
     assert set(used) <= set(bench.work.fold.fit.tolist())
 
 
-def test_the_images_left_out_are_others_in_each_epoch(site, monkeypatch):
-    bench = making.bench(making.recipe(epochs=3), site)
+def test_the_images_left_out_are_others_in_each_epoch(ctx, monkeypatch):
+    bench = making.bench(making.recipe(epochs=3), ctx)
     seen = _spied(bench, monkeypatch)
     _trained(bench)
     every = set(bench.work.fold.fit.tolist())
@@ -156,10 +156,10 @@ def test_the_images_left_out_are_others_in_each_epoch(site, monkeypatch):
     assert seen[0][0] != seen[4][0]
 
 
-def test_what_is_seen_of_an_image_depends_neither_on_batches_nor_on_the_subset(site, monkeypatch):
+def test_what_is_seen_of_an_image_depends_neither_on_batches_nor_on_the_subset(ctx, monkeypatch):
     def views(batch_size, limit):
         images = making.digits(limit_train=limit)
-        bench = making.bench(making.recipe(epochs=2, batch_size=batch_size, images=images), site)
+        bench = making.bench(making.recipe(epochs=2, batch_size=batch_size, images=images), ctx)
         seen = _spied(bench, monkeypatch)
         _trained(bench)
         half = len(seen) // 2
@@ -181,22 +181,22 @@ def test_what_is_seen_of_an_image_depends_neither_on_batches_nor_on_the_subset(s
 # Losses
 
 
-def test_a_loss_that_is_not_finite_ends_the_stage(site):
+def test_a_loss_that_is_not_finite_ends_the_stage(ctx):
     made = making.recipe(optimizer=Optimizer(lr=1e30, momentum=0.0))
     with pytest.raises(FloatingPointError, match="not finite in epoch 1"):
-        _trained(making.bench(made, site))
+        _trained(making.bench(made, ctx))
 
 
-def test_the_first_batchs_loss_is_the_label_smoothed_one(site):
+def test_the_first_batchs_loss_is_the_label_smoothed_one(ctx):
     def first(smoothing):
         bench = making.bench(
-            making.recipe(epochs=1, batch_size=FIT, label_smoothing=smoothing), site
+            making.recipe(epochs=1, batch_size=FIT, label_smoothing=smoothing), ctx
         )
         return bench, _trained(bench)[0][1]["hard_loss"]
 
     bench, smoothed = first(0.3)
     fold = bench.work.fold
-    model = making.bench(making.recipe(epochs=1), site).learner.model.train()
+    model = making.bench(making.recipe(epochs=1), ctx).learner.model.train()
     with torch.no_grad():
         scores = model(fold.seen(0, 1)(fold.fit).images).log_softmax(1)
     exact = -scores[torch.arange(FIT), fold.images.labels[fold.fit]].mean().item()
@@ -205,8 +205,8 @@ def test_the_first_batchs_loss_is_the_label_smoothed_one(site):
     assert first(0.0)[1] == pytest.approx(exact, rel=1e-5)
 
 
-def test_rows_hold_the_weighted_sum_and_its_terms(site):
-    _, values = _trained(making.bench(making.recipe("combined", epochs=1), site))[0]
+def test_rows_hold_the_weighted_sum_and_its_terms(ctx):
+    _, values = _trained(making.bench(making.recipe("combined", epochs=1), ctx))[0]
     weights = making.WEIGHTS["combined"]
     total = (
         weights.alpha * values["hard_loss"]
@@ -218,16 +218,16 @@ def test_rows_hold_the_weighted_sum_and_its_terms(site):
 
 
 @pytest.mark.parametrize(("method", "absent"), [("no_kd", ("soft", "feature")), ("response", ("feature",)), ("feature", ("soft",))])  # fmt: skip
-def test_a_term_without_weight_is_zero(site, method, absent):
-    _, values = _trained(making.bench(making.recipe(method, epochs=1), site))[0]
+def test_a_term_without_weight_is_zero(ctx, method, absent):
+    _, values = _trained(making.bench(making.recipe(method, epochs=1), ctx))[0]
     assert all(values[f"{name}_loss"] == 0 for name in absent)
 
 
 # Dropout
 
 
-def test_dropout_is_applied_in_training_only(site):
-    bench = making.bench(making.recipe(epochs=1, dropout=0.5), site)
+def test_dropout_is_applied_in_training_only(ctx):
+    bench = making.bench(making.recipe(epochs=1, dropout=0.5), ctx)
     dropout = bench.learner.model.fc.dropout
     shares = {True: [], False: []}
 
@@ -241,9 +241,9 @@ def test_dropout_is_applied_in_training_only(site):
     assert shares[False] == [0.0]
 
 
-def test_dropout_changes_training_and_its_numbers_change_with_the_epoch(site):
+def test_dropout_changes_training_and_its_numbers_change_with_the_epoch(ctx):
     def mask(epoch):
-        bench = making.bench(making.recipe(epochs=1, dropout=0.5), site)
+        bench = making.bench(making.recipe(epochs=1, dropout=0.5), ctx)
         kept = []
         bench.learner.model.fc.dropout.register_forward_hook(
             lambda module, args, output: kept.append(output == 0)
@@ -254,15 +254,15 @@ def test_dropout_changes_training_and_its_numbers_change_with_the_epoch(site):
 
     assert torch.equal(mask(1), mask(1))
     assert not torch.equal(mask(1), mask(2))
-    with_it = making.run(making.recipe(dropout=0.5), site)
-    without = making.run(making.recipe(), site)
+    with_it = making.run(making.recipe(dropout=0.5), ctx)
+    without = making.run(making.recipe(), ctx)
     assert with_it.rows[0]["train_loss"] != without.rows[0]["train_loss"]
 
 
-def test_the_order_of_images_does_not_depend_on_dropout(site, monkeypatch):
+def test_the_order_of_images_does_not_depend_on_dropout(ctx, monkeypatch):
     seen = []
     for dropout in (0.0, 0.3):
-        bench = making.bench(making.recipe(epochs=1, dropout=dropout), site)
+        bench = making.bench(making.recipe(epochs=1, dropout=dropout), ctx)
         seen.append(_spied(bench, monkeypatch))
         _trained(bench)
     assert seen[0] == seen[1]
@@ -272,9 +272,9 @@ def test_the_order_of_images_does_not_depend_on_dropout(site, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["feature", "combined"])
-def test_projections_are_trained_and_belong_to_the_state(site, method):
+def test_projections_are_trained_and_belong_to_the_state(ctx, method):
     optimizer = Optimizer(lr=0.1, weight_decay=0.0)
-    bench = making.bench(making.recipe(method, epochs=1, optimizer=optimizer), site)
+    bench = making.bench(making.recipe(method, epochs=1, optimizer=optimizer), ctx)
     before = {k: v.clone() for k, v in bench.learner.projections.state_dict().items()}
     assert sorted(before) == sorted(
         f"levels.{level}.{part}" for level in ("low", "mid", "high") for part in ("weight", "bias")
@@ -290,17 +290,17 @@ def test_projections_are_trained_and_belong_to_the_state(site, method):
     assert len(momenta) == len(parameters)
 
 
-def test_without_a_feature_term_there_are_no_projections(site):
-    bench = making.bench(making.recipe("response", epochs=1), site)
+def test_without_a_feature_term_there_are_no_projections(ctx):
+    bench = making.bench(making.recipe("response", epochs=1), ctx)
     assert not list(bench.learner.projections.parameters())
     assert not [name for name in bench.learner.state() if name.startswith("projections")]
 
 
-def test_the_feature_term_alone_trains_the_student_below_its_taps(site):
+def test_the_feature_term_alone_trains_the_student_below_its_taps(ctx):
     only = LossWeights(alpha=0.0, gamma=1.0)
     optimizer = Optimizer(lr=0.1, weight_decay=0.0)
     made = making.recipe("feature", weights=only, epochs=2, optimizer=optimizer)
-    bench = making.bench(made, site)
+    bench = making.bench(made, ctx)
     before = {k: v.clone() for k, v in bench.learner.model.state_dict().items()}
     rows = _trained(bench)
     after = bench.learner.model.state_dict()
@@ -310,8 +310,8 @@ def test_the_feature_term_alone_trains_the_student_below_its_taps(site):
     assert rows[1][1]["feature_loss"] < rows[0][1]["feature_loss"]
 
 
-def test_levels_choose_what_is_compared(site):
-    bench = making.bench(making.recipe("feature", epochs=1, levels=("high",)), site)
+def test_levels_choose_what_is_compared(ctx):
+    bench = making.bench(making.recipe("feature", epochs=1, levels=("high",)), ctx)
     assert {name.split(".")[1] for name in bench.learner.projections.state_dict()} == {"high"}
     _trained(bench)
 
@@ -331,9 +331,9 @@ def wrong(student, teacher, batch):
 
 def test_a_users_feature_loss_gets_both_networks_and_the_batch(tmp_path):
     (tmp_path / "mine.py").write_text(USERS)
-    site = making.site_in(tmp_path / "cache", code=tmp_path)
+    ctx = making.context_in(tmp_path / "cache", code=tmp_path)
     made = making.recipe("feature", epochs=1, feature_loss="mine.py:loss", levels=("high",))
-    bench = making.bench(made, site)
+    bench = making.bench(made, ctx)
     (_, values), *_ = _trained(bench)
     calls = (
         losses.find_feature_loss("mine.py:loss", base=tmp_path)
@@ -342,7 +342,7 @@ def test_a_users_feature_loss_gets_both_networks_and_the_batch(tmp_path):
     )
     assert len(calls) == FIT // 64
     seen = bench.work.fold.seen(0, 1)
-    network = places.load_model("digits_teacher", made, site, making.TEACHER).eval()
+    network = places.load_model("digits_teacher", made, ctx, making.TEACHER).eval()
     for student, teacher, batch in calls:
         assert student.logits.shape == teacher.logits.shape == (64, 10)
         assert student.logits.requires_grad
@@ -363,11 +363,11 @@ def test_trial_run_finds_a_users_feature_loss(tmp_path):
     from tune_kd.errors import UsageError
 
     (tmp_path / "mine.py").write_text(USERS)
-    site = making.site_in(tmp_path / "cache", code=tmp_path)
+    ctx = making.context_in(tmp_path / "cache", code=tmp_path)
     made = making.recipe("feature", epochs=1, feature_loss="mine.py:loss")
-    assert making.run(made, site).rows[0]["feature_loss"] > 0
+    assert making.run(made, ctx).rows[0]["feature_loss"] > 0
     with pytest.raises(UsageError, match="returned shape"):
-        making.run(making.recipe("feature", epochs=1, feature_loss="mine.py:wrong"), site)
+        making.run(making.recipe("feature", epochs=1, feature_loss="mine.py:wrong"), ctx)
 
 
 # The learner's state
@@ -380,14 +380,14 @@ def _strides(tensor):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_a_learners_state_survives_its_way_over_the_disk(site, name, layout):
+def test_a_learners_state_survives_its_way_over_the_disk(ctx, name, layout):
     made = making.recipe(
         "combined",
         epochs=1,
         optimizer=Optimizer(name=name, lr=0.01),
         compute=Compute(layout=layout),
     )
-    one, other = making.bench(made, site), making.bench(made, site, seed=1)
+    one, other = making.bench(made, ctx), making.bench(made, ctx, seed=1)
     _trained(one)
     data = worker._save(one.learner.state())
     other.learner.load(safetensors.torch.load(data))
@@ -401,8 +401,8 @@ def test_a_learners_state_survives_its_way_over_the_disk(site, name, layout):
             assert slots[1][its][slot].dtype == value.dtype
 
 
-def test_a_state_is_that_of_its_epoch_once_it_is_saved(site):
-    bench = making.bench(making.recipe(epochs=2), site)
+def test_a_state_is_that_of_its_epoch_once_it_is_saved(ctx):
+    bench = making.bench(making.recipe(epochs=2), ctx)
     work = loop.train(bench.work, bench.learner)
     next(work)
     first = worker._save(bench.learner.state())
@@ -413,8 +413,8 @@ def test_a_state_is_that_of_its_epoch_once_it_is_saved(site):
 # Evaluation
 
 
-def test_evaluation_is_in_evaluation_mode_over_every_image_once(site):
-    bench = making.bench(making.recipe(epochs=1, dropout=0.5), site)
+def test_evaluation_is_in_evaluation_mode_over_every_image_once(ctx):
+    bench = making.bench(making.recipe(epochs=1, dropout=0.5), ctx)
     model, fold = bench.learner.model, bench.work.fold
     _trained(bench)
     model.train()
@@ -431,8 +431,8 @@ def test_evaluation_is_in_evaluation_mode_over_every_image_once(site):
     assert found.loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluation_in_several_chunks_weighs_images_alike(site, monkeypatch):
-    bench = making.bench(making.recipe(epochs=1), site)
+def test_evaluation_in_several_chunks_weighs_images_alike(ctx, monkeypatch):
+    bench = making.bench(making.recipe(epochs=1), ctx)
     _trained(bench)
     fold = bench.work.fold
     whole = loop.evaluate(bench.learner.model, fold, fold.fit)

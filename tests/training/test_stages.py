@@ -52,7 +52,7 @@ QUANTISED = {
 
 @pytest.fixture
 def where(tmp_path):
-    return making.site_in(tmp_path / "cache")
+    return making.context_in(tmp_path / "cache")
 
 
 def resumed(made, where, killed):
@@ -84,9 +84,9 @@ def test_stages_survive_json_and_have_a_row_each(where, name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_resumed_after_any_row_is_uninterrupted(tmp_path, name):
     made = RECIPES[name]
-    whole = making.run(made, making.site_in(tmp_path / "whole"))
+    whole = making.run(made, making.context_in(tmp_path / "whole"))
     for after in range(1, len(whole.rows)):
-        where = making.site_in(tmp_path / f"killed-{after}")
+        where = making.context_in(tmp_path / f"killed-{after}")
         killed = making.run_until(made, where, after)
         rest = resumed(made, where, killed)
         assert killed.rows + rest.rows == whole.rows
@@ -97,9 +97,9 @@ def test_resumed_after_any_row_is_uninterrupted(tmp_path, name):
 @pytest.mark.parametrize("name", QUANTISED)
 def test_a_quantised_recipe_resumed_after_any_row_is_uninterrupted(tmp_path, name):
     made = QUANTISED[name]
-    whole = making.run(made, making.site_in(tmp_path / "whole"))
+    whole = making.run(made, making.context_in(tmp_path / "whole"))
     for after in range(1, len(whole.rows)):
-        where = making.site_in(tmp_path / f"killed-{after}")
+        where = making.context_in(tmp_path / f"killed-{after}")
         killed = making.run_until(made, where, after)
         rest = resumed(made, where, killed)
         assert killed.rows + rest.rows == whole.rows
@@ -112,8 +112,8 @@ def test_a_resumed_training_of_integers_keeps_the_zeros_of_earlier_pruning(tmp_p
         recipe_of(MAGNITUDE, Quantize(training=replace(MEND, epochs=3)), epochs=1),
         student="digits_student",
     )
-    whole = making.run(made, making.site_in(tmp_path / "whole"))
-    where = making.site_in(tmp_path / "killed")
+    whole = making.run(made, making.context_in(tmp_path / "whole"))
+    where = making.context_in(tmp_path / "killed")
     killed = making.run_until(made, where, 3)
     rest = resumed(made, where, killed)
     assert killed.rows + rest.rows == whole.rows
@@ -123,13 +123,13 @@ def test_a_resumed_training_of_integers_keeps_the_zeros_of_earlier_pruning(tmp_p
 @pytest.mark.parametrize("name", ["channels", "weights", "gradually"])
 def test_begun_from_the_shared_first_stage_is_trained_in_one_go(tmp_path, name):
     made = RECIPES[name]
-    whole = making.run(made, making.site_in(tmp_path / "whole"))
-    first = making.run(made.first(1), making.site_in(tmp_path / "first"))
+    whole = making.run(made, making.context_in(tmp_path / "whole"))
+    first = making.run(made.first(1), making.context_in(tmp_path / "first"))
     kept = tmp_path / "shared.safetensors"
     kept.write_bytes(plain(first.state))
     named = made.first(1).fingerprint(0)
     files = {named: kept, making.TEACHER: making.teacher_file()}
-    where = making.site_in(tmp_path / "rest", model=lambda fingerprint: files[fingerprint])
+    where = making.context_in(tmp_path / "rest", model=lambda fingerprint: files[fingerprint])
     rest = making.run(made, where, resume=trial.Shared(stages=1))
     making.assert_same_state(rest.state, whole.state)
     late = [row for row in whole.rows if row["stage"] > 0]
@@ -158,7 +158,7 @@ def test_pruned_channels_are_gone_and_the_network_loads_again(where):
     assert cut["size_mb"] < 0.6 * before["size_mb"]
     assert cut["flops"] < 0.5 * before["flops"]
     state = safetensors.torch.load(plain(ran.state))
-    fresh = students.rebuild_student(made, state, stages=3, site=where, sample=sample(where))
+    fresh = students.rebuild_student(made, state, stages=3, ctx=where, sample=sample(where))
     assert profile.footprint(fresh)["num_params"] == after["num_params"]
     checkpoints.checked_load(fresh, state, what="again")
 
@@ -179,7 +179,7 @@ def test_zeros_stay_zero_while_the_network_recovers(where):
     first = next(row for row in ran.rows if row["epoch"] == 0)
     last = ran.rows[-1]
     assert first["nonzero_params"] == last["nonzero_params"] < 0.6 * last["num_params"]
-    fresh = students.rebuild_student(made, safetensors.torch.load(plain(ran.state)), stages=3, site=where, sample=sample(where))  # fmt: skip
+    fresh = students.rebuild_student(made, safetensors.torch.load(plain(ran.state)), stages=3, ctx=where, sample=sample(where))  # fmt: skip
     assert pruning.nonzero_params(fresh) == last["nonzero_params"]
 
 
@@ -196,9 +196,9 @@ def test_patience_ends_a_stage_and_confirming_trains_exactly_so_many(where):
 
 def test_patience_is_remembered_by_a_resumed_trial(tmp_path):
     lazy = making.recipe("no_kd", epochs=12, optimizer=Optimizer(lr=1e-6, schedule="constant"), patience=2)  # fmt: skip
-    whole = making.run(lazy, making.site_in(tmp_path / "whole"))
+    whole = making.run(lazy, making.context_in(tmp_path / "whole"))
     for after in range(1, len(whole.rows)):
-        where = making.site_in(tmp_path / f"killed-{after}")
+        where = making.context_in(tmp_path / f"killed-{after}")
         killed = making.run_until(lazy, where, after)
         assert killed.rows + resumed(lazy, where, killed).rows == whole.rows
 
@@ -232,10 +232,10 @@ def test_a_clipped_gradient_is_no_longer_than_asked_for(where, monkeypatch):
 def test_mixed_images_are_on_the_tape_as_the_teacher_sees_them(tmp_path, mix):
     """Taped equals live, to the logit cache's float16, when student and teacher see the mixed image."""
     made = making.recipe("response", epochs=2, images=making.digits(limit_train=making.LIMIT, mix=mix))  # fmt: skip
-    where = making.site_in(tmp_path / "cache")
+    where = making.context_in(tmp_path / "cache")
     fold = context.fold(made.images, where, "contiguous")
     frozen = context.frozen_teacher(made, where)
-    logit_cache = context.logit_cache(made, frozen, fold, site=where)
+    logit_cache = context.logit_cache(made, frozen, fold, ctx=where)
     for epoch in (1, 2):
         batch = fold.seen(0, epoch)(fold.fit)
         live, _ = frozen.outputs(batch.images)
@@ -270,7 +270,7 @@ def test_an_opened_test_split_is_scored_after_every_stage_with_its_teacher(where
     prepared = test_split.prepare(made, where, reference=None)
     network = context.load_model("digits_teacher", made, where, making.TEACHER)
     student = students.rebuild_student(
-        made, _state(made, where), stages=3, site=where, sample=sample(where)
+        made, _state(made, where), stages=3, ctx=where, sample=sample(where)
     )
     with torch.no_grad():
         images = prepared.images.images.whole(prepared.images.fit)
@@ -307,6 +307,6 @@ def test_a_worker_saves_a_pruned_network_with_its_shapes(where):
     state = making.run(made, where).state
     data = worker._save({k[6:]: v for k, v in state.items() if k.startswith("model.")})
     again = students.rebuild_student(
-        made, checkpoints.parse(data, what="x"), stages=3, site=where, sample=sample(where)
+        made, checkpoints.parse(data, what="x"), stages=3, ctx=where, sample=sample(where)
     )
     assert isinstance(again, nn.Module)

@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def site(tmp_path):
-    return making.site_in(tmp_path / "cache")
+def ctx(tmp_path):
+    return making.context_in(tmp_path / "cache")
 
 
 @pytest.fixture
-def frozen(site):
-    return places.frozen_teacher(making.recipe("combined"), site)
+def frozen(ctx):
+    return places.frozen_teacher(making.recipe("combined"), ctx)
 
 
 def _sample():
@@ -40,8 +40,8 @@ def _sample():
 # FrozenTeacher
 
 
-def test_a_frozen_teacher_says_what_its_network_says_in_evaluation_mode(frozen, site):
-    model = places.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
+def test_a_frozen_teacher_says_what_its_network_says_in_evaluation_mode(frozen, ctx):
+    model = places.load_model("digits_teacher", making.recipe("response"), ctx, making.TEACHER)
     model.eval()
     scores, features = frozen.outputs(_sample())
     with torch.no_grad(), registry.Taps(model, ["low", "mid", "high"]) as taps:
@@ -75,7 +75,7 @@ def test_a_changed_weight_or_buffer_is_noticed(frozen, part):
 
 
 @pytest.mark.parametrize("method", ["response", "feature", "combined"])
-def test_training_leaves_the_teacher_as_it_was(site, monkeypatch, method):
+def test_training_leaves_the_teacher_as_it_was(ctx, monkeypatch, method):
     kept = []
 
     def keep(*args, **kwargs):
@@ -84,9 +84,9 @@ def test_training_leaves_the_teacher_as_it_was(site, monkeypatch, method):
 
     made = places.frozen_teacher
     monkeypatch.setattr(places, "frozen_teacher", keep)
-    making.run(making.recipe(method, epochs=2), site)
+    making.run(making.recipe(method, epochs=2), ctx)
     (frozen,) = kept
-    fresh = places.load_model("digits_teacher", making.recipe("response"), site, making.TEACHER)
+    fresh = places.load_model("digits_teacher", making.recipe("response"), ctx, making.TEACHER)
     assert (
         checkpoints.fingerprint(frozen.model)
         == frozen.fingerprint
@@ -110,19 +110,19 @@ def restless(*, num_classes, channels):
     return Restless((32, 64, 64), num_classes=num_classes, channels=channels)
 """
     )
-    site = making.site_in(tmp_path / "cache", code=tmp_path)
+    ctx = making.context_in(tmp_path / "cache", code=tmp_path)
     made = replace(making.recipe("response", epochs=2), teacher="nets.py:restless")
     with pytest.raises(AssertionError, match="teacher has changed"):
-        making.run(made, site)
+        making.run(made, ctx)
 
 
 # The logit cache is the live teacher
 
 
-def _assert_tape_is_live(recipe, site, *, epochs=(1, 2, 5)):
-    frozen = places.frozen_teacher(recipe, site)
-    fold = places.fold(recipe.images, site, recipe.compute.layout)
-    logit_cache = places.logit_cache(recipe, frozen, fold, site=site)
+def _assert_tape_is_live(recipe, ctx, *, epochs=(1, 2, 5)):
+    frozen = places.frozen_teacher(recipe, ctx)
+    fold = places.fold(recipe.images, ctx, recipe.compute.layout)
+    logit_cache = places.logit_cache(recipe, frozen, fold, ctx=ctx)
     shown = []
     for epoch in epochs:
         kept = logit_cache.epoch(epoch)
@@ -148,18 +148,18 @@ def _assert_tape_is_live(recipe, site, *, epochs=(1, 2, 5)):
         {"limit_train": 300, "view_seed": 1000},
     ],
 )
-def test_the_tape_is_the_live_teacher_on_digits(site, changes):
-    _assert_tape_is_live(making.recipe("response", images=making.digits(**changes)), site)
+def test_the_tape_is_the_live_teacher_on_digits(ctx, changes):
+    _assert_tape_is_live(making.recipe("response", images=making.digits(**changes)), ctx)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_the_tape_is_the_live_teacher_on_cropped_and_mirrored_colour_images(tmp_path, layout):
     images = replace(_noise(tmp_path), view_seed=3)
-    site = _noise_site(tmp_path)
+    ctx = _noise_site(tmp_path)
     made = making.recipe(
         "response", images=images, student="resnet8", compute=Compute(layout=layout)
     )
-    _assert_tape_is_live(replace(made, teacher="resnet8"), site)
+    _assert_tape_is_live(replace(made, teacher="resnet8"), ctx)
 
 
 def _noise(folder):
@@ -172,14 +172,14 @@ def _noise_site(folder):
     file = making.untrained(
         "resnet8", registry.Shape(num_classes=3), folder / "teacher.safetensors"
     )
-    return trial.Site(cache=folder, code=folder, model=lambda fingerprint: file)
+    return trial.NodeContext(cache=folder, code=folder, model=lambda fingerprint: file)
 
 
 def test_a_view_is_the_same_whatever_the_subset(tmp_path):
-    site, images = _noise_site(tmp_path), _noise(tmp_path)
+    ctx, images = _noise_site(tmp_path), _noise(tmp_path)
     seen = []
     for limit in (0, 45, 24):
-        fold = places.fold(replace(images, limit_train=limit), site, "contiguous")
+        fold = places.fold(replace(images, limit_train=limit), ctx, "contiguous")
         pixels = fold.seen(0, 4)(fold.fit).images
         seen.append(dict(zip(fold.fit.tolist(), pixels, strict=True)))
     common = set.intersection(*(set(found) for found in seen))
@@ -194,15 +194,15 @@ def test_training_from_a_fresh_tape_is_training_from_one_that_another_trial_fill
     tmp_path, method
 ):
     made = making.recipe(method, dropout=0.2)
-    fresh = making.run(made, making.site_in(tmp_path / "one"))
-    site = making.site_in(tmp_path / "other")
-    making.run(making.recipe("response", epochs=3, batch_size=32, optimizer=None), site)
-    files = sorted((site.cache / "logits").glob("*/*.npy"))
+    fresh = making.run(made, making.context_in(tmp_path / "one"))
+    ctx = making.context_in(tmp_path / "other")
+    making.run(making.recipe("response", epochs=3, batch_size=32, optimizer=None), ctx)
+    files = sorted((ctx.cache / "logits").glob("*/*.npy"))
     assert [file.name for file in files] == ["00001.npy", "00002.npy", "00003.npy"]
     before = [file.read_bytes() for file in files]
     made_at = [file.stat().st_ino for file in files]
-    making.assert_same(making.run(made, site), fresh)
-    assert sorted((site.cache / "logits").glob("*/*.npy")) == files  # the same logit cache
+    making.assert_same(making.run(made, ctx), fresh)
+    assert sorted((ctx.cache / "logits").glob("*/*.npy")) == files  # the same logit cache
     assert [file.read_bytes() for file in files] == before
     assert [file.stat().st_ino for file in files] == made_at  # and not written again
 
@@ -210,8 +210,8 @@ def test_training_from_a_fresh_tape_is_training_from_one_that_another_trial_fill
 def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
     """To the logit cache's precision: the losses of the first steps, before differences grow."""
     made = making.recipe("response", epochs=1)
-    taped = making.run(made, making.site_in(tmp_path / "one"))
-    parts = making.bench(made, making.site_in(tmp_path / "other"))
+    taped = making.run(made, making.context_in(tmp_path / "one"))
+    parts = making.bench(made, making.context_in(tmp_path / "other"))
     fold, frozen = parts.work.fold, parts.work.teacher
 
     class Live:
@@ -229,10 +229,10 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
 
 def _keys(tmp_path, recipe, *, name="one", file=None):
     changes = {"model": lambda fingerprint: file} if file else {}
-    site = making.site_in(tmp_path / name, **changes)
-    frozen = places.frozen_teacher(recipe, site)
-    fold = places.fold(recipe.images, site, recipe.compute.layout)
-    return places.logit_cache(recipe, frozen, fold, site=site)._folder.name
+    ctx = making.context_in(tmp_path / name, **changes)
+    frozen = places.frozen_teacher(recipe, ctx)
+    fold = places.fold(recipe.images, ctx, recipe.compute.layout)
+    return places.logit_cache(recipe, frozen, fold, ctx=ctx)._folder.name
 
 
 def test_other_views_precision_layout_subset_or_teacher_is_another_tape(tmp_path):

@@ -17,13 +17,13 @@ def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_wo
     decoded = made_images.scenes(4, size=(32, 32))
     decoded.labels[1] = 255
     images = made_images.seen(decoded)
-    where = making.site_in(tmp_path)
+    where = making.context_in(tmp_path)
     model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     for count, shown in ((4, {0, 2, 3}), (1, {0})):
         every = np.arange(count)
         fold = places.folded(decoded, images, where, layout="contiguous", parts=(every, every[:0]))
         found = test_split.pictures(
-            model, test_split.Exam(images=fold, decoded=decoded, reference=None)
+            model, test_split.TestSplit(images=fold, decoded=decoded, reference=None)
         )
         assert set(found["index"].tolist()) == shown
         assert not np.isnan(found["iou"]).any()
@@ -31,8 +31,8 @@ def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_wo
 
 
 @pytest.fixture
-def site(tmp_path):
-    return making.site_in(tmp_path / "cache")
+def ctx(tmp_path):
+    return making.context_in(tmp_path / "cache")
 
 
 USER = """
@@ -64,13 +64,13 @@ def teacher(num_classes, channels):
 
 def test_agreement_is_with_the_code_that_the_teachers_file_has_now(tmp_path):
     """A teacher's test scores are kept; its weights alone do not say what they are."""
-    site = making.site_in(tmp_path / "cache", code=tmp_path)
+    ctx = making.context_in(tmp_path / "cache", code=tmp_path)
     opening = trial.Opening(reference=("user.py:teacher", making.TEACHER))
     made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
     agreed = []
     for sign in ("1", "-1", "1"):
         (tmp_path / "user.py").write_text(USER.replace("SIGN", sign))
-        (row,) = making.run(made, site, opening=opening).rows
+        (row,) = making.run(made, ctx, opening=opening).rows
         agreed.append(row["test_agreement"])
     assert agreed[0] == agreed[2] == 1
     assert agreed[1] < 0.2
@@ -95,13 +95,13 @@ def _folder(path, *, garbage):
 def _from_folder(folder, cache):
     decoded = tasks.decode(tasks.find("digits"), "train", folder=folder, cache=cache)
     images = making.digits(train_hash=decoded.hash, num_classes=3)
-    site = trial.Site(cache=cache, data=folder)
-    return making.recipe(images=images, batch_size=10, epochs=2), site
+    ctx = trial.NodeContext(cache=cache, data=folder)
+    return making.recipe(images=images, batch_size=10, epochs=2), ctx
 
 
 def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
-    made, site = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
-    sealed, opened = making.run(made, site), making.run(made, site, opening=trial.Opening())
+    made, ctx = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
+    sealed, opened = making.run(made, ctx), making.run(made, ctx, opening=trial.Opening())
     assert "test_accuracy" not in opened.rows[0]
     last = dict(opened.rows[1])
     found = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
@@ -111,9 +111,9 @@ def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
     assert [opened.rows[0], last] == sealed.rows  # opening it changes nothing else
     making.assert_same_state(opened.state, sealed.state)
 
-    model = places.build("digits_student", made, site, seed=0)
+    model = places.build("digits_student", made, ctx, seed=0)
     model.load_state_dict({k[6:]: v for k, v in opened.state.items() if k.startswith("model.")})
-    files = sorted((site.data / "test").rglob("*.png"))
+    files = sorted((ctx.data / "test").rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
     labels = torch.tensor(["abc".index(file.parent.name) for file in files])
     inputs = (torch.from_numpy(pixels).float()[:, None] / 255 - 0.3) / 0.4
@@ -138,18 +138,18 @@ def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
 
 def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
     """Of another teacher than the one that is listened to, whatever that is."""
-    site = making.site_in(tmp_path / "cache")
+    ctx = making.context_in(tmp_path / "cache")
     made = making.recipe(student="digits_medium", epochs=4)
     opening = trial.Opening(reference=("digits_teacher", making.TEACHER))
-    ran = making.run(made, site, opening=opening)
-    sealed = making.run(made, site)
+    ran = making.run(made, ctx, opening=opening)
+    sealed = making.run(made, ctx)
     assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
 
-    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
+    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=ctx.cache)
     images = splits.resident(decoded, images=making.digits()).whole(torch.arange(540)).images
-    student = places.build("digits_medium", made, site, seed=0).eval()
+    student = places.build("digits_medium", made, ctx, seed=0).eval()
     student.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
-    teacher = places.load_model("digits_teacher", made, site, making.TEACHER).eval()
+    teacher = places.load_model("digits_teacher", made, ctx, making.TEACHER).eval()
     with torch.no_grad():
         same = student(images).argmax(1) == teacher(images).argmax(1)
     assert 0.2 < same.double().mean() < 1
@@ -157,12 +157,12 @@ def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
     assert ran.rows[-1]["test_agreement"] == pytest.approx(same.double().mean().item(), abs=1 / 540)
 
 
-def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(site):
+def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(ctx):
     made = making.recipe(student="digits_teacher", epochs=1)
-    ran = making.run(made, site, opening=trial.Opening())
-    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=site.cache)
+    ran = making.run(made, ctx, opening=trial.Opening())
+    decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=ctx.cache)
     images = splits.resident(decoded, images=making.digits())
-    model = places.build("digits_teacher", made, site, seed=0)
+    model = places.build("digits_teacher", made, ctx, seed=0)
     model.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
     assert len(images) == 540
     expected = making.scored(model, images, images.labels)
@@ -184,9 +184,9 @@ def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypat
     model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     every = np.arange(5)
     fold = places.folded(
-        decoded, images, making.site_in(tmp_path), layout="contiguous", parts=(every, every[:0])
+        decoded, images, making.context_in(tmp_path), layout="contiguous", parts=(every, every[:0])
     )
-    taken = test_split.Exam(images=fold, decoded=decoded, reference=None).take(model)
+    taken = test_split.TestSplit(images=fold, decoded=decoded, reference=None).take(model)
     found = test_split.columns(taken, dense=True)
     assert "test_correct" not in found
     counts = np.reshape(found["test_counts"], (5, 5, 3))

@@ -30,8 +30,8 @@ OPTIMISERS = {
 
 
 @pytest.fixture
-def site(tmp_path):
-    return making.site_in(tmp_path / "cache")
+def ctx(tmp_path):
+    return making.context_in(tmp_path / "cache")
 
 
 def _resume_at(last, ran):
@@ -40,19 +40,19 @@ def _resume_at(last, ran):
     )
 
 
-def _resumed(made, site, killed, *, seed=0, **more):
+def _resumed(made, ctx, killed, *, seed=0, **more):
     """What a worker does after a kill: the last row's state from its bytes, in a fresh generator."""
     last = killed.rows[-1]
     resume = _resume_at(last, killed)
-    return making.run(made, site, seed=seed, resume=resume, **more)
+    return making.run(made, ctx, seed=seed, resume=resume, **more)
 
 
 def _assert_resumes(made, tmp_path, *, after, seed=0):
-    whole = making.run(made, making.site_in(tmp_path / "whole"), seed=seed)
-    site = making.site_in(tmp_path / "killed")
-    killed = making.run_until(made, site, after, seed=seed)
+    whole = making.run(made, making.context_in(tmp_path / "whole"), seed=seed)
+    ctx = making.context_in(tmp_path / "killed")
+    killed = making.run_until(made, ctx, after, seed=seed)
     assert killed.rows == whole.rows[:after]
-    rest = _resumed(made, site, killed, seed=seed)
+    rest = _resumed(made, ctx, killed, seed=seed)
     assert rest.rows == whole.rows[after:]
     making.assert_same_state(rest.state, whole.state)
     return whole
@@ -93,12 +93,12 @@ def test_resumed_with_the_views_of_another_seed_is_uninterrupted(tmp_path, metho
 
 def test_resumed_after_each_epoch_is_uninterrupted(tmp_path):
     made = making.recipe("combined", epochs=4, dropout=0.2)
-    whole = making.run(made, making.site_in(tmp_path / "whole"))
-    part = making.run_until(made, making.site_in(tmp_path / "parts"), 1)
+    whole = making.run(made, making.context_in(tmp_path / "whole"))
+    part = making.run_until(made, making.context_in(tmp_path / "parts"), 1)
     for epoch in (2, 3, 4):
-        site, last = making.site_in(tmp_path / f"parts{epoch}"), part.rows[-1]
+        ctx, last = making.context_in(tmp_path / f"parts{epoch}"), part.rows[-1]
         resume = _resume_at(last, part)
-        found = list(itertools.islice(making.reports(made, site, resume=resume), 1))
+        found = list(itertools.islice(making.reports(made, ctx, resume=resume), 1))
         part = making.Ran([found[0][0]], [found[0][1]])
         assert part.rows[0] == whole.rows[epoch - 1]
     making.assert_same_state(part.state, whole.state)
@@ -140,11 +140,11 @@ def test_beside_another_a_trial_is_as_if_alone(tmp_path, one, other):
     first = making.recipe(one, dropout=0.3)
     second = making.recipe(other, dropout=0.1, batch_size=32, optimizer=OPTIMISERS["adamw"])
     alone = [
-        making.run(made, making.site_in(tmp_path / f"alone{seed}"), seed=seed)
+        making.run(made, making.context_in(tmp_path / f"alone{seed}"), seed=seed)
         for seed, made in enumerate((first, second))
     ]
-    site = making.site_in(tmp_path / "beside")
-    turns = [making.reports(made, site, seed=seed) for seed, made in enumerate((first, second))]
+    ctx = making.context_in(tmp_path / "beside")
+    turns = [making.reports(made, ctx, seed=seed) for seed, made in enumerate((first, second))]
     pairs = list(zip(*turns, strict=True))
     for number in (0, 1):
         found = [pair[number] for pair in pairs]
@@ -152,12 +152,12 @@ def test_beside_another_a_trial_is_as_if_alone(tmp_path, one, other):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_global_random_number_is_drawn_or_seeded(site, method):
+def test_no_global_random_number_is_drawn_or_seeded(ctx, method):
     torch.manual_seed(11)
     np.random.seed(12)  # noqa: NPY002 - the global state is what must stay as it is
     random.seed(13)
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    one = making.run(making.recipe(method, dropout=0.2), site)
+    one = making.run(making.recipe(method, dropout=0.2), ctx)
     assert torch.equal(torch.get_rng_state(), before[0])
     now = np.random.get_state()  # noqa: NPY002
     assert now[0] == before[1][0]
@@ -165,12 +165,12 @@ def test_no_global_random_number_is_drawn_or_seeded(site, method):
     assert now[2:] == before[1][2:]
     assert random.getstate() == before[2]
     torch.manual_seed(99)
-    making.assert_same(making.run(making.recipe(method, dropout=0.2), site), one)
+    making.assert_same(making.run(making.recipe(method, dropout=0.2), ctx), one)
 
 
-def test_a_seed_gives_one_student_and_another_another(site):
+def test_a_seed_gives_one_student_and_another_another(ctx):
     made = making.recipe("combined", dropout=0.2)
-    one, same, other = (making.run(made, site, seed=seed) for seed in (4, 4, 5))
+    one, same, other = (making.run(made, ctx, seed=seed) for seed in (4, 4, 5))
     making.assert_same(one, same)
     assert made.fingerprint(4) != made.fingerprint(5)
     assert other.rows != one.rows
@@ -185,11 +185,11 @@ def test_a_baseline_does_not_depend_on_the_teacher(tmp_path):
         raise AssertionError("the baseline asked for a model")
 
     made = making.recipe("no_kd")
-    site = making.site_in(tmp_path / "one", model=nobody)
-    one = making.run(made, site)
-    assert not (site.cache / "logits").exists()
+    ctx = making.context_in(tmp_path / "one", model=nobody)
+    one = making.run(made, ctx)
+    assert not (ctx.cache / "logits").exists()
     named = replace(made, teacher="digits_teacher", teacher_model="any")
-    making.assert_same(making.run(named, making.site_in(tmp_path / "other", model=nobody)), one)
+    making.assert_same(making.run(named, making.context_in(tmp_path / "other", model=nobody)), one)
 
 
 def test_a_searchs_baseline_names_no_teacher_so_its_fingerprint_is_the_same_for_all():
@@ -219,25 +219,25 @@ def test_another_teacher_gives_another_distilled_student(tmp_path):
     other = safetensors.torch.load_file(making.teacher_file())
     other["fc.weight"].neg_()
     safetensors.torch.save_file(other, tmp_path / "other.safetensors")
-    site = making.site_in(tmp_path / "cache", model=lambda _: tmp_path / "other.safetensors")
+    ctx = making.context_in(tmp_path / "cache", model=lambda _: tmp_path / "other.safetensors")
     for method in ("response", "combined"):
         made = making.recipe(method, epochs=1)
-        one = making.run(made, making.site_in(tmp_path / "one"))
-        assert making.run(made, site).rows[0]["soft_loss"] != one.rows[0]["soft_loss"]
+        one = making.run(made, making.context_in(tmp_path / "one"))
+        assert making.run(made, ctx).rows[0]["soft_loss"] != one.rows[0]["soft_loss"]
 
 
 def test_without_beta_and_gamma_distillation_is_training_on_labels(tmp_path):
     weights = LossWeights(alpha=1.0, beta=0.0, gamma=0.0, temperature=7.0)
     made = making.recipe("response", weights=weights, dropout=0.2, levels=("high",))
     named = replace(made, teacher="digits_teacher", teacher_model=making.TEACHER)
-    plain = making.run(making.recipe("no_kd", dropout=0.2), making.site_in(tmp_path / "one"))
-    making.assert_same(making.run(named, making.site_in(tmp_path / "two")), plain)
+    plain = making.run(making.recipe("no_kd", dropout=0.2), making.context_in(tmp_path / "one"))
+    making.assert_same(making.run(named, making.context_in(tmp_path / "two")), plain)
 
 
 @pytest.mark.parametrize("method", ["response", "feature", "combined"])
-def test_a_teacher_changes_the_student(site, method):
-    plain = making.run(making.recipe("no_kd", epochs=1), site)
-    distilled = making.run(making.recipe(method, epochs=1), site)
+def test_a_teacher_changes_the_student(ctx, method):
+    plain = making.run(making.recipe("no_kd", epochs=1), ctx)
+    distilled = making.run(making.recipe(method, epochs=1), ctx)
     assert not torch.equal(distilled.state["model.fc.weight"], plain.state["model.fc.weight"])
 
 
@@ -273,10 +273,10 @@ def test_a_users_network_resumes_with_its_dropout(tmp_path):
     made = making.recipe(student="user.py:net", epochs=3, dropout=0.4)
     still = replace(made, stages=(*made.stages, replace(made.stages[0], epochs=2, dropout=0.0)))
     for recipe, after in ((made, 1), (still, 1), (still, 4)):
-        site = making.site_in(tmp_path / "cache", code=tmp_path)
-        whole = making.run(recipe, site)
-        killed = making.run_until(recipe, site, after)
-        rest = _resumed(recipe, site, killed)
+        ctx = making.context_in(tmp_path / "cache", code=tmp_path)
+        whole = making.run(recipe, ctx)
+        killed = making.run_until(recipe, ctx, after)
+        rest = _resumed(recipe, ctx, killed)
         assert killed.rows + rest.rows == whole.rows
         making.assert_same_state(rest.state, whole.state)
 
@@ -284,9 +284,9 @@ def test_a_users_network_resumes_with_its_dropout(tmp_path):
 # What is reported
 
 
-def test_the_last_report_has_the_measurements_and_only_it(site):
+def test_the_last_report_has_the_measurements_and_only_it(ctx):
     made = making.recipe("feature")
-    rows = making.run(made, site).rows
+    rows = making.run(made, ctx).rows
     assert [row["last"] for row in rows] == [False, False, True]
     assert ["num_params" in row for row in rows] == [False, False, True]
     assert all("val_accuracy" in row and "test_accuracy" not in row for row in rows)
@@ -295,12 +295,12 @@ def test_the_last_report_has_the_measurements_and_only_it(site):
     assert {name: rows[-1][name] for name in size} == size
 
 
-def test_a_recipe_without_stages_measures_what_it_starts_from(site):
+def test_a_recipe_without_stages_measures_what_it_starts_from(ctx):
     made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
-    (row,) = making.run(made, site, opening=trial.Opening()).rows
+    (row,) = making.run(made, ctx, opening=trial.Opening()).rows
     assert (row["epoch"], row["step"], row["last"], row["stage_name"]) == (0, 0, True, "Measure")
-    fold = places.fold(made.images, site, "contiguous")
-    model = places.load_model("digits_teacher", made, site, making.TEACHER)
+    fold = places.fold(made.images, ctx, "contiguous")
+    model = places.load_model("digits_teacher", made, ctx, making.TEACHER)
     expected = loop.evaluate(model, fold, fold.validation)
     assert (row["val_accuracy"], row["val_loss"]) == (expected.accuracy, expected.loss)
     assert 0.5 < row["test_accuracy"] < 1
@@ -308,19 +308,19 @@ def test_a_recipe_without_stages_measures_what_it_starts_from(site):
     assert row["flops"] > 0
 
 
-def test_a_recipe_may_begin_with_a_trained_model(site):
+def test_a_recipe_may_begin_with_a_trained_model(ctx):
     still = Optimizer(lr=1e-30, momentum=0.0, weight_decay=0.0)  # too little to move a weight
     made = making.recipe(student="digits_teacher", epochs=1, optimizer=still)
-    state = making.run(replace(made, start=making.TEACHER), site).state
+    state = making.run(replace(made, start=making.TEACHER), ctx).state
     trained = safetensors.torch.load_file(making.teacher_file())
     for name in ("stage1.0.weight", "stage3.1.bias", "fc.weight"):
         assert torch.equal(state[f"model.{name}"], trained[name])
 
 
-def test_images_that_are_not_the_studys_are_refused(site):
+def test_images_that_are_not_the_studys_are_refused(ctx):
     made = making.recipe(images=making.digits(train_hash="other"))
     with pytest.raises(ValueError, match="are not the study's"):
-        making.run(made, site)
+        making.run(made, ctx)
 
 
 # The test split is sealed
@@ -345,40 +345,40 @@ def _folder(path, *, garbage):
 def _from_folder(folder, cache):
     decoded = tasks.decode(tasks.find("digits"), "train", folder=folder, cache=cache)
     images = making.digits(train_hash=decoded.hash, num_classes=3)
-    site = trial.Site(cache=cache, data=folder)
-    return making.recipe(images=images, batch_size=10, epochs=2), site
+    ctx = trial.NodeContext(cache=cache, data=folder)
+    return making.recipe(images=images, batch_size=10, epochs=2), ctx
 
 
 def test_a_search_never_opens_a_test_file(tmp_path):
-    made, site = _from_folder(_folder(tmp_path / "data", garbage=True), tmp_path / "cache")
-    for path in (site.data / "test").rglob("*.png"):
+    made, ctx = _from_folder(_folder(tmp_path / "data", garbage=True), tmp_path / "cache")
+    for path in (ctx.data / "test").rglob("*.png"):
         assert path.read_bytes() == b"this is no image"
-    rows = making.run(made, site).rows
+    rows = making.run(made, ctx).rows
     assert len(rows) == 2
-    assert not list(site.cache.glob("data/*-test-*"))
+    assert not list(ctx.cache.glob("data/*-test-*"))
     with pytest.raises(UsageError, match=r"test.*is not a readable image"):
-        making.run(made, site, opening=trial.Opening())
+        making.run(made, ctx, opening=trial.Opening())
 
 
 # Which images
 
 
-def test_confirming_fits_on_all_images_and_validates_on_none(site):
-    search = places.fold(making.digits(), site, "contiguous")
-    confirm = places.fold(making.digits(fit_on="train+val"), site, "contiguous")
+def test_confirming_fits_on_all_images_and_validates_on_none(ctx):
+    search = places.fold(making.digits(), ctx, "contiguous")
+    confirm = places.fold(making.digits(fit_on="train+val"), ctx, "contiguous")
     assert confirm.fit.tolist() == list(range(1257))
     assert not len(confirm.validation)
     assert sorted([*search.fit.tolist(), *search.validation.tolist()]) == list(range(1257))
-    limited = places.fold(making.digits(fit_on="train+val", limit_train=300), site, "contiguous")
-    parts = places.fold(making.digits(limit_train=300), site, "contiguous")
+    limited = places.fold(making.digits(fit_on="train+val", limit_train=300), ctx, "contiguous")
+    parts = places.fold(making.digits(limit_train=300), ctx, "contiguous")
     assert limited.fit.tolist() == sorted([*parts.fit.tolist(), *parts.validation.tolist()])
     made = making.recipe("response", images=making.digits(fit_on="train+val", limit_train=300))
-    ran = making.run(made, site, seed=1000, opening=trial.Opening())
+    ran = making.run(made, ctx, seed=1000, opening=trial.Opening())
     assert not any("val_accuracy" in row for row in ran.rows)
     assert ran.rows[-1]["test_accuracy"] > 0
 
 
-def test_validation_images_are_never_trained_on(site, monkeypatch):
+def test_validation_images_are_never_trained_on(ctx, monkeypatch):
     trained = set()
     batch = classification.ClassificationImages.batch
 
@@ -388,18 +388,18 @@ def test_validation_images_are_never_trained_on(site, monkeypatch):
         return batch(self, index, view)
 
     monkeypatch.setattr(classification.ClassificationImages, "batch", spy)
-    making.run(making.recipe("combined", epochs=4, batch_size=16), site)
-    fold = places.fold(making.digits(limit_train=making.LIMIT), site, "contiguous")
+    making.run(making.recipe("combined", epochs=4, batch_size=16), ctx)
+    fold = places.fold(making.digits(limit_train=making.LIMIT), ctx, "contiguous")
     assert trained == set(fold.fit.tolist())
 
 
 # Training trains
 
 
-def test_a_teacher_of_ten_epochs_knows_its_digits(site):
+def test_a_teacher_of_ten_epochs_knows_its_digits(ctx):
     made = making.recipe(
         student="digits_teacher", epochs=10, images=making.digits(), optimizer=Optimizer(lr=0.05)
     )
-    rows = making.run(made, site).rows
+    rows = making.run(made, ctx).rows
     assert rows[-1]["val_accuracy"] > 0.9
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2

@@ -299,8 +299,8 @@ def test_all_methods_see_the_same_with_one_seed(known):
 
 def test_seeds_draw_other_views_and_weights_and_the_search_none_of_them(known):
     source = known.proposals["response-r0-0004"].recipe
-    site = making.site_in(files.cache_folder())
-    fold = places.fold(source.images, site, "contiguous")
+    ctx = making.context_in(files.cache_folder())
+    fold = places.fold(source.images, ctx, "contiguous")
     seeds = [known.manifest["seed"], 700, 701, 800, 1000, 1001, 2000]
     views = [fold.seen(seed, 1)(fold.fit).images.tolist() for seed in seeds]
     weights = [stream(seed, "weights") for seed in seeds]
@@ -413,12 +413,12 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
         assert verdict["test_accuracy"] == rows[-1]["test_accuracy"]
         assert ("val_accuracy" in rows[-1]) == (not proposal.method)
         # the same as the recipe run by hand
-        site = making.site_in(files.cache_folder())
+        ctx = making.context_in(files.cache_folder())
         model = known.storage.local / "models" / f"{known.manifest['teacher_model']}.safetensors"
-        site = replace(site, model=lambda fingerprint, model=model: model)
+        ctx = replace(ctx, model=lambda fingerprint, model=model: model)
         teacher = known.manifest["teacher"], known.manifest["teacher_model"]
         opened = trial.Opening(reference=teacher)
-        again = making.run(proposal.recipe, site, seed=proposal.seed, opening=opened)
+        again = making.run(proposal.recipe, ctx, seed=proposal.seed, opening=opened)
         columns = sorted(name for name in again.rows[-1] if name.startswith("test_"))
         assert columns == [
             "test_accuracy", "test_agreement", "test_confusion", "test_correct", "test_ece",

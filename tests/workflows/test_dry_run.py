@@ -204,7 +204,7 @@ def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
         "compiled": False,
     }  # fmt: skip
     cache.mkdir()
-    benchmark.prepare(config, trial.Site(cache=cache))
+    benchmark.prepare(config, trial.NodeContext(cache=cache))
     import torch
 
     threads = torch.get_num_threads()

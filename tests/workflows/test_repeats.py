@@ -13,8 +13,8 @@ SEEDS = [repeat_seed(0, repeat) for repeat in range(3)]
 
 
 @pytest.fixture
-def site(tmp_path):
-    return making.site_in(tmp_path / "cache")
+def ctx(tmp_path):
+    return making.context_in(tmp_path / "cache")
 
 
 def _recipe(method="no_kd", *, view_seed=0, **changes):
@@ -22,9 +22,9 @@ def _recipe(method="no_kd", *, view_seed=0, **changes):
     return making.recipe(method, **{"epochs": 2, "dropout": 0.5, "images": images, **changes})
 
 
-def _batches(made, site, seed, monkeypatch):
+def _batches(made, ctx, seed, monkeypatch):
     """Each training batch of a run: which images, and how they were seen."""
-    bench, seen = making.bench(made, site, seed=seed), []
+    bench, seen = making.bench(made, ctx, seed=seed), []
     images = bench.work.fold.images
     batch = images.batch
 
@@ -39,8 +39,8 @@ def _batches(made, site, seed, monkeypatch):
     return seen
 
 
-def test_repeats_see_the_same_views_in_the_same_order(site, monkeypatch):
-    found = [_batches(_recipe(), site, seed, monkeypatch) for seed in SEEDS]
+def test_repeats_see_the_same_views_in_the_same_order(ctx, monkeypatch):
+    found = [_batches(_recipe(), ctx, seed, monkeypatch) for seed in SEEDS]
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 2 * (270 // 64)
     # of an image: other views in the two epochs
@@ -49,24 +49,24 @@ def test_repeats_see_the_same_views_in_the_same_order(site, monkeypatch):
     assert any(views[0][index] != views[1][index] for index in common)
 
 
-def test_other_views_come_in_another_order(site, monkeypatch):
-    (index, view), *_ = _batches(_recipe(), site, 0, monkeypatch)
-    (other_index, other_view), *_ = _batches(_recipe(view_seed=1000), site, 0, monkeypatch)
+def test_other_views_come_in_another_order(ctx, monkeypatch):
+    (index, view), *_ = _batches(_recipe(), ctx, 0, monkeypatch)
+    (other_index, other_view), *_ = _batches(_recipe(view_seed=1000), ctx, 0, monkeypatch)
     assert index != other_index
     seen, other_seen = (dict(zip(i, v, strict=True)) for i, v in ((index, view), (other_index, other_view)))  # fmt: skip
     common = seen.keys() & other_seen.keys()
     assert any(seen[image] != other_seen[image] for image in common)
 
 
-def _weights(made, site, seed):
-    learner = making.bench(made, site, seed=seed).learner
+def _weights(made, ctx, seed):
+    learner = making.bench(made, ctx, seed=seed).learner
     projections = {f"projection.{k}": v for k, v in learner.projections.state_dict().items()}
     return {k: v.clone() for k, v in {**learner.model.state_dict(), **projections}.items()}
 
 
-def test_repeats_begin_with_weights_and_projections_of_their_own(site):
+def test_repeats_begin_with_weights_and_projections_of_their_own(ctx):
     one, other, views = (
-        _weights(_recipe("feature", view_seed=view_seed), site, seed)
+        _weights(_recipe("feature", view_seed=view_seed), ctx, seed)
         for seed, view_seed in ((SEEDS[0], 0), (SEEDS[1], 0), (SEEDS[0], 1000))
     )
     drawn = [name for name, value in one.items() if name.endswith("weight") and value.dim() > 1]
@@ -75,10 +75,10 @@ def test_repeats_begin_with_weights_and_projections_of_their_own(site):
     assert all(torch.equal(one[name], views[name]) for name in one)
 
 
-def _dropped(site, *, seed, view_seed=0):
+def _dropped(ctx, *, seed, view_seed=0):
     """Which units the first batch drops, of one network whatever the seeds are."""
-    bench = making.bench(_recipe(view_seed=view_seed), site, seed=seed)
-    same = making.bench(_recipe(), site, seed=0).learner.model.state_dict()
+    bench = making.bench(_recipe(view_seed=view_seed), ctx, seed=seed)
+    same = making.bench(_recipe(), ctx, seed=0).learner.model.state_dict()
     bench.learner.model.load_state_dict(same)
     found = []
 
@@ -92,18 +92,18 @@ def _dropped(site, *, seed, view_seed=0):
     return found[0]
 
 
-def test_repeats_drop_other_units_and_views_drop_none(site):
-    one, again, other = (_dropped(site, seed=seed) for seed in (SEEDS[0], SEEDS[0], SEEDS[1]))
+def test_repeats_drop_other_units_and_views_drop_none(ctx):
+    one, again, other = (_dropped(ctx, seed=seed) for seed in (SEEDS[0], SEEDS[0], SEEDS[1]))
     assert torch.equal(one.nan_to_num(2), again.nan_to_num(2))
     known = ~one.isnan() & ~other.isnan()
     assert known.sum() > 100
     assert (one != other)[known].any()
-    views = _dropped(site, seed=SEEDS[0], view_seed=1000)
+    views = _dropped(ctx, seed=SEEDS[0], view_seed=1000)
     known = ~one.isnan() & ~views.isnan()
     assert torch.equal(one[known], views[known])
 
 
-def test_repeats_share_one_tape_of_the_teacher(site, monkeypatch):
+def test_repeats_share_one_tape_of_the_teacher(ctx, monkeypatch):
     asked = []
     outputs = teacher.FrozenTeacher.outputs
 
@@ -112,40 +112,40 @@ def test_repeats_share_one_tape_of_the_teacher(site, monkeypatch):
         return outputs(self, images)
 
     monkeypatch.setattr(teacher.FrozenTeacher, "outputs", counting)
-    first = making.run(_recipe("response"), site, seed=SEEDS[0])
+    first = making.run(_recipe("response"), ctx, seed=SEEDS[0])
     assert sum(asked) >= 2 * 270  # every fitted image in each of two epochs
-    logit_cache = {file: file.read_bytes() for file in (site.cache / "logits").rglob("*.npy")}
+    logit_cache = {file: file.read_bytes() for file in (ctx.cache / "logits").rglob("*.npy")}
     assert len(logit_cache) == 2
-    assert len(list((site.cache / "logits").iterdir())) == 1
+    assert len(list((ctx.cache / "logits").iterdir())) == 1
     asked.clear()
-    second = making.run(_recipe("response"), site, seed=SEEDS[1])
+    second = making.run(_recipe("response"), ctx, seed=SEEDS[1])
     assert asked == []
     assert {
-        file: file.read_bytes() for file in (site.cache / "logits").rglob("*.npy")
+        file: file.read_bytes() for file in (ctx.cache / "logits").rglob("*.npy")
     } == logit_cache
     assert second.rows != first.rows
     # a confirming run has views of its own, and so a logit cache of its own
-    making.run(_recipe("response", view_seed=1000), site, seed=1000)
+    making.run(_recipe("response", view_seed=1000), ctx, seed=1000)
     assert sum(asked) >= 2 * 270
-    assert len(list((site.cache / "logits").iterdir())) == 2
+    assert len(list((ctx.cache / "logits").iterdir())) == 2
 
 
-def test_a_second_repeat_is_as_if_there_had_been_no_first(site, tmp_path):
+def test_a_second_repeat_is_as_if_there_had_been_no_first(ctx, tmp_path):
     """It reads the logit cache that another has filled."""
-    making.run(_recipe("response"), site, seed=SEEDS[0])
-    second = making.run(_recipe("response"), site, seed=SEEDS[1])
-    alone = making.run(_recipe("response"), making.site_in(tmp_path / "alone"), seed=SEEDS[1])
+    making.run(_recipe("response"), ctx, seed=SEEDS[0])
+    second = making.run(_recipe("response"), ctx, seed=SEEDS[1])
+    alone = making.run(_recipe("response"), making.context_in(tmp_path / "alone"), seed=SEEDS[1])
     making.assert_same(second, alone)
 
 
 @pytest.mark.parametrize("method", making.WEIGHTS)
-def test_a_recipe_and_its_seed_give_one_student(site, method):
+def test_a_recipe_and_its_seed_give_one_student(ctx, method):
     made = _recipe(method, view_seed=5)
-    one, same = (making.run(made, site, seed=SEEDS[1]) for _ in range(2))
+    one, same = (making.run(made, ctx, seed=SEEDS[1]) for _ in range(2))
     making.assert_same(one, same)
     for other in (
-        making.run(made, site, seed=SEEDS[2]),
-        making.run(_recipe(method, view_seed=6), site, seed=SEEDS[1]),
+        making.run(made, ctx, seed=SEEDS[2]),
+        making.run(_recipe(method, view_seed=6), ctx, seed=SEEDS[1]),
     ):
         assert other.rows != one.rows
         assert not torch.equal(other.state["model.fc.weight"], one.state["model.fc.weight"])

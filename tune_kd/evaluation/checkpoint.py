@@ -28,12 +28,12 @@ from tune_kd.training.external_weights import ExternalCheckpoint
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A network ready to be scored, in evaluation mode on its site's device."""
+    """A network ready to be scored, in evaluation mode on its context's device."""
 
     name: str  # as it was given
     hash: str  # of the file
     recipe: Recipe  # what made it; without stages where the file does not say
-    site: context.Site  # integers run on the CPU, whatever there is
+    ctx: context.NodeContext  # integers run on the CPU, whatever there is
     model: nn.Module
     role: str  # student or teacher of the space; "" for another network
     num_params: int  # of an int8 network those of the float one
@@ -56,7 +56,7 @@ class ExpectedModel:
 
     space: SearchSpace
     images: Images
-    site: context.Site
+    ctx: context.NodeContext
     network: str = ""  # of a checkpoint that does not say what it is
     also: str = ""  # what it may be beside student and teacher, where `network` is not said
 
@@ -76,7 +76,7 @@ def load(given: ExternalCheckpoint, wanted: ExpectedModel) -> LoadedModel:
     if recipe is None:
         recipe = _guessed(given, state, wanted)
     quantised = recipe.quantizes or int8.ACTIVATIONS in state
-    where = replace(wanted.site, device="cpu") if quantised else wanted.site
+    where = replace(wanted.ctx, device="cpu") if quantised else wanted.ctx
     sample = torch.zeros((2, recipe.images.channels, *recipe.images.size), device=where.device)
     try:
         if quantised and not recipe.quantizes:
@@ -84,16 +84,14 @@ def load(given: ExternalCheckpoint, wanted: ExpectedModel) -> LoadedModel:
             model: nn.Module = int8.restore(plain.eval(), state, sample=sample)
         else:
             stages = len(recipe.stages)
-            model = students.rebuild_student(
-                recipe, state, stages=stages, site=where, sample=sample
-            )
+            model = students.rebuild_student(recipe, state, stages=stages, ctx=where, sample=sample)
     except UsageError as error:
         raise UsageError(f"{given.name}: {error}") from None
     return LoadedModel(
         name=given.name,
         hash=given.hash,
         recipe=recipe,
-        site=where,
+        ctx=where,
         model=model.eval(),
         role=_role(recipe.student, wanted.space),
         num_params=_parameters(recipe, model, where),
@@ -112,12 +110,10 @@ def load_student(address: str) -> nn.Module:
     assert recipe is not None  # it comes from a study
     storage = Storage(address.rpartition(":")[0])
     cache = files.cache_folder()
-    where = context.Site(cache=cache, code=node_files.local_code(storage, cache))
+    where = context.NodeContext(cache=cache, code=node_files.local_code(storage, cache))
     sample = torch.zeros((2, recipe.images.channels, *recipe.images.size))
     stages = len(recipe.stages)
-    model = students.rebuild_student(
-        recipe, given.state(), stages=stages, site=where, sample=sample
-    )
+    model = students.rebuild_student(recipe, given.state(), stages=stages, ctx=where, sample=sample)
     return model.eval()
 
 
@@ -127,7 +123,7 @@ def _role(network: str, space: SearchSpace) -> str:
     return "teacher" if network == space.teacher.network else ""
 
 
-def _parameters(recipe: Recipe, model: nn.Module, where: context.Site) -> int:
+def _parameters(recipe: Recipe, model: nn.Module, where: context.NodeContext) -> int:
     if int8.is_int8(model):
         model = context.build(recipe.student, recipe, where, seed=0)
     return int(measure.footprint(model)["num_params"])
@@ -178,7 +174,7 @@ def _guessed(
     reasons = []
     for name in dict.fromkeys(name for name in names if name):
         recipe = Recipe(images=wanted.images, student=name, start=given.model)
-        model = context.build(name, recipe, replace(wanted.site, device="cpu"), seed=0)
+        model = context.build(name, recipe, replace(wanted.ctx, device="cpu"), seed=0)
         pruned = bool(wanted.network) and pruning.is_pruned(model, state)
         integers = int8.ACTIVATIONS in state  # whose names are no network's
         try:
@@ -213,7 +209,7 @@ class EvaluationResult:
 @torch.no_grad()
 def mark(subject: LoadedModel, *, batch_size: int) -> EvaluationResult:
     """Open the test split and score all its images, `batch_size` of them a line of `batches`."""
-    opened = test_split.prepare(subject.recipe, subject.site, reference=None)
+    opened = test_split.prepare(subject.recipe, subject.ctx, reference=None)
     images = opened.images
     tally = scoring.Tally(images.num_classes, device=images.fit.device)
     hits, batches = [], []
@@ -264,13 +260,13 @@ def profile(subject: LoadedModel, *, compiled: bool) -> dict[str, Any]:
     Integers are timed compiled alone: the eager graph that holds them is slower than float32. With
     `compiled` a float network is compiled as well; `reason` says why no network could be.
     """
-    found: dict[str, Any] = {"device": measure.device_name(subject.site.device)}
+    found: dict[str, Any] = {"device": measure.device_name(subject.ctx.device)}
     found["num_params"] = subject.num_params
     if int8.is_int8(subject.model):
         found["size_mb"] = int8.size_mb(subject.model)
         found |= _operators(subject.model)
     else:
-        measured = measure.measure(subject.model, shape=subject.shape, device=subject.site.device)
+        measured = measure.measure(subject.model, shape=subject.shape, device=subject.ctx.device)
         found |= {name: value for name, value in measured.items() if name != "num_params"}
         found["nonzero_params"] = pruning.nonzero_params(subject.model)
     if not compiled and not subject.quantised:

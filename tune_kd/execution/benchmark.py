@@ -10,21 +10,21 @@ from tune_kd.compress import int8, pruning
 from tune_kd.measure import hardware, inductor, profile
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
-from tune_kd.training.context import Site, shape_of
+from tune_kd.training.context import NodeContext, shape_of
 from tune_kd.training.students import rebuild_student
 
 
-def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
+def prepare(config: dict[str, Any], ctx: NodeContext) -> dict[str, Any]:
     """Precision and layout by timing the student's training step, then both networks' footprint.
 
     Each answer is kept in the node's cache, so that two studies on one machine choose alike.
     """
     images: Images = rebuild(Images, config["images"])
     shape = (images.channels, *images.size)
-    device = torch.device(site.device)
+    device = torch.device(ctx.device)
 
     def network(name: str) -> torch.nn.Module:
-        return registry.build(name, shape=shape_of(images), base=site.code).to(device)
+        return registry.build(name, shape=shape_of(images), base=ctx.code).to(device)
 
     def label(name: str) -> str:
         parts = [name, f"{images.num_classes} classes", *config["sources"]]
@@ -37,19 +37,17 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
         device=device,
         dense=images.dense,
     )
-    compute: Compute = profile.probe(
-        lambda: network(config["student"]), step=step, cache=site.cache
-    )
+    compute: Compute = profile.probe(lambda: network(config["student"]), step=step, cache=ctx.cache)
     measured = {}
     for role in ("teacher", "student"):
         name = config[role]
         measured[role] = profile.measure_once(
-            network(name), name=label(name), shape=shape, device=device, cache=site.cache
+            network(name), name=label(name), shape=shape, device=device, cache=ctx.cache
         )
         measured[role]["nonzero_params"] = measured[role]["num_params"]  # of fresh weights all
         if config["compiled"]:
             key = f"{label(name)} compiled"
-            measured[role] |= _compiled(network(name), key=key, shape=shape, site=site)
+            measured[role] |= _compiled(network(name), key=key, shape=shape, ctx=ctx)
     return {
         "precision": compute.precision,
         "layout": compute.layout,
@@ -59,7 +57,7 @@ def prepare(config: dict[str, Any], site: Site) -> dict[str, Any]:
     }
 
 
-def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
+def measure_student(recipe: Recipe, file: Path, ctx: NodeContext) -> dict[str, Any]:
     """Size and speed of one finished student from its file, with nothing else running.
 
     The speed is looked up where this node has measured the architecture before.
@@ -68,21 +66,21 @@ def measure_student(recipe: Recipe, file: Path, site: Site) -> dict[str, Any]:
     `reason` says why a latency is missing.
     """
     images = recipe.images
-    shape, device = (images.channels, *images.size), torch.device(site.device)
+    shape, device = (images.channels, *images.size), torch.device(ctx.device)
     sample = torch.zeros((2, *shape), device=device)
     state = checkpoints.load_weights(file)
-    model = rebuild_student(recipe, state, stages=len(recipe.stages), site=site, sample=sample)
+    model = rebuild_student(recipe, state, stages=len(recipe.stages), ctx=ctx, sample=sample)
     where = "cpu" if int8.is_int8(model) else device
     values: dict[str, Any] = {"device": profile.device_name(where)}
     name = f"{recipe.student} {_architecture(recipe, state)}"
     if not int8.is_int8(model):
         values |= profile.measure_once(
-            model, name=name, shape=shape, device=device, cache=site.cache
+            model, name=name, shape=shape, device=device, cache=ctx.cache
         )
         values["nonzero_params"] = float(pruning.nonzero_params(model))
         return values
     values["size_mb"] = int8.size_mb(model)
-    return {**values, **_compiled(model, key=f"{name} compiled", shape=shape, site=site)}
+    return {**values, **_compiled(model, key=f"{name} compiled", shape=shape, ctx=ctx)}
 
 
 def _architecture(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> str:
@@ -92,7 +90,7 @@ def _architecture(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _compiled(
-    model: torch.nn.Module, *, key: str, shape: tuple[int, ...], site: Site
+    model: torch.nn.Module, *, key: str, shape: tuple[int, ...], ctx: NodeContext
 ) -> dict[str, Any]:
     """Return the compiled network's latency, once a machine; a `reason` where there is no compiler."""
     if why := inductor.why_no_compiler():
@@ -100,6 +98,6 @@ def _compiled(
     name = profile.timing_name(key, shape=shape, device="cpu")  # what int8 runs on, and its rivals
     return profile.look_up(
         name,
-        file=site.cache / "measure.json",
+        file=ctx.cache / "measure.json",
         compute=lambda: inductor.latency(model.eval(), shape=shape),
     )

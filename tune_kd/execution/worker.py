@@ -23,7 +23,7 @@ from tune_kd.study.results import EpochReport, Row
 from tune_kd.study.storage import Storage
 
 if TYPE_CHECKING:
-    from tune_kd.training.trial import Resume, Site
+    from tune_kd.training.trial import NodeContext, Resume
 
 Config = dict[str, Any]
 PAUSE = 2.0  # seconds before a retry after an error of the disk or the network
@@ -64,8 +64,8 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
     proposal = parse(config["proposal"])
     storage = Storage(config["study"])
     check_marker(storage, config["marker"])
-    site = make_site(config)
-    with _alone(storage, proposal.trial, site.cache):
+    ctx = make_context(config)
+    with _alone(storage, proposal.trial, ctx.cache):
         rows = results.read_epochs_of(storage, proposal.trial)
         if rows:
             yield {"row": results.dump_row(rows[-1])}
@@ -80,12 +80,12 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
         reports = trial.run(
             proposal.recipe,
             seed=proposal.seed,
-            site=site,
+            ctx=ctx,
             resume=resume or shared,
             opening=opening,
         )
         for report in reports:
-            row = _row(proposal, report, attempt=name, site=site, study_name=config["name"])
+            row = _row(proposal, report, attempt=name, ctx=ctx, study_name=config["name"])
             rows.append(_commit(storage, proposal, report, row, rows))
             yield {"row": results.dump_row(rows[-1])}
 
@@ -117,17 +117,17 @@ def _alone(storage: Storage, trial: str, cache: Path) -> Iterator[None]:
         yield
 
 
-def make_site(config: Config) -> "Site":
+def make_context(config: Config) -> "NodeContext":
     """Return this node's cache and device, and the study's models and code."""
     import torch
 
-    from tune_kd.training.trial import Site
+    from tune_kd.training.trial import NodeContext
 
     torch.set_num_threads(config["threads"])
     if config["gpus"] and not torch.cuda.is_available():
         raise RuntimeError("a GPU was promised to this trial, but torch sees none here")
     storage, cache = Storage(config["study"]), files.cache_folder()
-    return Site(
+    return NodeContext(
         cache=cache,
         data=Path(config["data"]) if config["data"] else None,
         code=node_files.local_code(storage, cache),
@@ -151,7 +151,7 @@ def _resume(storage: Storage, trial: str, rows: list[Row]) -> "Resume | None":
 
 
 def _row(
-    proposal: Proposal, report: EpochReport, *, attempt: str, site: "Site", study_name: str
+    proposal: Proposal, report: EpochReport, *, attempt: str, ctx: "NodeContext", study_name: str
 ) -> Row:
     from tune_kd.measure.profile import device_name
 
@@ -172,7 +172,7 @@ def _row(
         "last": report.last,
         **report.values,
         "seconds": report.seconds,
-        "device": device_name(site.device),
+        "device": device_name(ctx.device),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "checkpoint": "" if report.last else f"{report.step:05d}.{attempt}.safetensors",
@@ -237,7 +237,7 @@ def prepare(config: Config) -> dict[str, Any]:
     from tune_kd.execution import benchmark
 
     os.umask(config["umask"])
-    return benchmark.prepare(config, make_site(config))
+    return benchmark.prepare(config, make_context(config))
 
 
 def measure_students(config: Config) -> dict[str, dict[str, Any]]:
@@ -246,13 +246,13 @@ def measure_students(config: Config) -> dict[str, dict[str, Any]]:
 
     os.umask(config["umask"])
     storage = Storage(config["study"])
-    site = make_site(config)
+    ctx = make_context(config)
     found = {}
     for text in config["proposals"]:
         proposal = parse(text)
-        file = node_files.local_file(storage, f"students/{proposal.trial}.safetensors", site.cache)
+        file = node_files.local_file(storage, f"students/{proposal.trial}.safetensors", ctx.cache)
         try:
-            found[proposal.trial] = benchmark.measure_student(proposal.recipe, file, site)
+            found[proposal.trial] = benchmark.measure_student(proposal.recipe, file, ctx)
         except Exception as error:  # one that cannot be measured costs no other
             found[proposal.trial] = {"reason": explain(error)}
     return found

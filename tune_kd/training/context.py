@@ -22,7 +22,7 @@ from tune_kd.training import loop, teacher
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class NodeContext:
     """Where a recipe runs: nothing here changes what it gives."""
 
     cache: Path  # on the node's own disk
@@ -37,10 +37,10 @@ class Site:
         return checkpoints.load_weights(self.model(fingerprint))
 
 
-def load_train(images: Images, site: Site) -> tasks.Decoded:
+def load_train(images: Images, ctx: NodeContext) -> tasks.Decoded:
     """Return the decoded train split, which must be the one that the recipe was written for."""
-    task = tasks.find(images.task, base=site.code)
-    decoded = tasks.decode(task, "train", folder=site.data, cache=site.cache)
+    task = tasks.find(images.task, base=ctx.code)
+    decoded = tasks.decode(task, "train", folder=ctx.data, cache=ctx.cache)
     if decoded.hash != images.train_hash:
         raise ValueError(
             f"the train images here ({decoded.hash}) are not the study's ({images.train_hash})"
@@ -48,27 +48,27 @@ def load_train(images: Images, site: Site) -> tasks.Decoded:
     return decoded
 
 
-def fold(images: Images, site: Site, layout: str) -> loop.DeviceSplit:
+def fold(images: Images, ctx: NodeContext, layout: str) -> loop.DeviceSplit:
     """Return the images that a recipe is fitted and validated on, on its device."""
-    decoded = load_train(images, site)
+    decoded = load_train(images, ctx)
     fit, validation = splits.split(
         decoded, limit=images.limit_train, seed=images.split_seed, share=images.val_share
     )
     if images.fit_on == "train+val":
         fit, validation = np.sort(np.concatenate([fit, validation])), validation[:0]
-    return folded(decoded, images, site, layout=layout, parts=(fit, validation))
+    return folded(decoded, images, ctx, layout=layout, parts=(fit, validation))
 
 
 def folded(
     decoded: tasks.Decoded,
     images: Images,
-    site: Site,
+    ctx: NodeContext,
     *,
     layout: str,
     parts: tuple[splits.Ints, splits.Ints],
 ) -> loop.DeviceSplit:
     """Return a decoded split on the device, with the images to fit and those to validate on."""
-    device = torch.device(site.device)
+    device = torch.device(ctx.device)
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
     return loop.DeviceSplit(
@@ -89,17 +89,19 @@ def shape_of(images: Images) -> registry.Shape:
     )
 
 
-def build(name: str, recipe: Recipe, site: Site, *, dropout: float = 0.0, seed: int) -> nn.Module:
-    """Return a network of the recipe's image shape on the site's device, in the recipe's layout."""
+def build(
+    name: str, recipe: Recipe, ctx: NodeContext, *, dropout: float = 0.0, seed: int
+) -> nn.Module:
+    """Return a network of the recipe's image shape on the context's device, in the recipe's layout."""
     model = registry.build(
-        name, shape=shape_of(recipe.images), dropout=dropout, seed=seed, base=site.code
+        name, shape=shape_of(recipe.images), dropout=dropout, seed=seed, base=ctx.code
     )
-    return place(model, site, recipe.compute)
+    return place(model, ctx, recipe.compute)
 
 
-def place(model: nn.Module, site: Site, compute: Compute) -> nn.Module:
+def place(model: nn.Module, ctx: NodeContext, compute: Compute) -> nn.Module:
     """On the device, in the memory layout."""
-    return layers.placed(model, torch.device(site.device), layout=compute.layout)
+    return layers.placed(model, torch.device(ctx.device), layout=compute.layout)
 
 
 def sample_of(images: loop.DeviceSplit) -> Tensor:
@@ -107,25 +109,25 @@ def sample_of(images: loop.DeviceSplit) -> Tensor:
     return images.images.whole(images.fit[:2]).images
 
 
-def load_model(name: str, recipe: Recipe, site: Site, fingerprint: str) -> nn.Module:
+def load_model(name: str, recipe: Recipe, ctx: NodeContext, fingerprint: str) -> nn.Module:
     """Return a trained network by its fingerprint."""
-    model = build(name, recipe, site, seed=0)
-    checkpoints.checked_load(model, site.weights(fingerprint), what=fingerprint)
+    model = build(name, recipe, ctx, seed=0)
+    checkpoints.checked_load(model, ctx.weights(fingerprint), what=fingerprint)
     return model
 
 
-def frozen_teacher(recipe: Recipe, site: Site) -> teacher.FrozenTeacher | None:
+def frozen_teacher(recipe: Recipe, ctx: NodeContext) -> teacher.FrozenTeacher | None:
     """Return the teacher of the recipe's stages, None where no stage needs one."""
     if not recipe.needs_teacher:
         return None
     training = training_stages(recipe.stages)
     levels = {lv for stage in training if "features" in stage.needs for lv in stage.levels}
-    model = load_model(recipe.teacher, recipe, site, recipe.teacher_model)
+    model = load_model(recipe.teacher, recipe, ctx, recipe.teacher_model)
     return teacher.FrozenTeacher(model, levels=sorted(levels), precision=recipe.compute.precision)
 
 
 def logit_cache(
-    recipe: Recipe, frozen: teacher.FrozenTeacher, images: loop.DeviceSplit, *, site: Site
+    recipe: Recipe, frozen: teacher.FrozenTeacher, images: loop.DeviceSplit, *, ctx: NodeContext
 ) -> teacher.LogitCache:
     """Return the teacher's logits for every view that training sees of the fitted images."""
 
@@ -136,6 +138,6 @@ def logit_cache(
         return torch.cat([frozen.outputs(seen(part).images)[0].cpu() for part in parts])
 
     name = teacher.key(
-        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(site.device).type
+        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type
     )  # fmt: skip
-    return teacher.LogitCache(site.cache / "logits", name, size=len(images.fit), compute=compute)
+    return teacher.LogitCache(ctx.cache / "logits", name, size=len(images.fit), compute=compute)

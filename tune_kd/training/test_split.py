@@ -18,20 +18,22 @@ SHOWN = 10  # images of the best and of the worst predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exam:
+class TestSplit:
     """The test split on the device, and what a reference teacher says of it."""
 
     images: loop.DeviceSplit  # all of them are `fit`, none is trained on
     decoded: tasks.Decoded
     reference: Tensor | None  # scores float16 [N, K, ...]
 
-    def take(self, model: nn.Module) -> scoring.Scores:
+    def evaluate(self, model: nn.Module) -> scoring.Scores:
         """Return a network's scores on all test images."""
         every = self.images.fit
         return loop.evaluate(model, self.images, every, reference=self.reference, each_image=True)
 
 
-def prepare(recipe: Recipe, where: context.Site, *, reference: tuple[str, str] | None) -> Exam:
+def prepare(
+    recipe: Recipe, where: context.NodeContext, *, reference: tuple[str, str] | None
+) -> TestSplit:
     """Open the test split. `reference` is a teacher's network and fingerprint, to agree with.
 
     Its scores are computed once a node and kept like a logit cache's.
@@ -46,11 +48,15 @@ def prepare(recipe: Recipe, where: context.Site, *, reference: tuple[str, str] |
     if reference:
         network, fingerprint = reference
         scores = _tape(recipe, images, where, model=(network, fingerprint, decoded.hash)).epoch(0)
-    return Exam(images=images, decoded=decoded, reference=scores)
+    return TestSplit(images=images, decoded=decoded, reference=scores)
 
 
 def _tape(
-    recipe: Recipe, images: loop.DeviceSplit, where: context.Site, *, model: tuple[str, str, str]
+    recipe: Recipe,
+    images: loop.DeviceSplit,
+    where: context.NodeContext,
+    *,
+    model: tuple[str, str, str],
 ) -> teacher.LogitCache:
     network, fingerprint, test_hash = model
 
@@ -94,13 +100,13 @@ def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
+def pictures(model: nn.Module, test: TestSplit) -> Mapping[str, np.ndarray]:
     """Return the worst and the best predicted test images of a dense task, the worst first.
 
     `images` uint8 [n, H, W, C], `labels` and `predicted` uint8 [n, H, W] (255: void), `iou` float64 [n]
     (mean over the classes of one image), `index` int64 [n]; `all_iou` float64 [N] of every test image.
     """
-    images, was_training = exam.images, model.training
+    images, was_training = test.images, model.training
     model.eval()
     found = []
     for part in loop.chunks(images.fit, images):
@@ -117,8 +123,8 @@ def pictures(model: nn.Module, exam: Exam) -> Mapping[str, np.ndarray]:
     model.train(was_training)
     at = chosen.numpy()
     return {
-        "images": np.asarray(exam.decoded.images[at]),
-        "labels": np.asarray(exam.decoded.labels[at]),
+        "images": np.asarray(test.decoded.images[at]),
+        "labels": np.asarray(test.decoded.labels[at]),
         "predicted": predicted.cpu().numpy().astype(np.uint8),
         "iou": iou[chosen].numpy(),
         "index": at,

@@ -12,7 +12,7 @@ from torch import nn
 from tune_kd.recipe import Recipe
 from tune_kd.study.results import EpochReport
 from tune_kd.training import context, students
-from tune_kd.training.context import Site as Site  # where callers find it
+from tune_kd.training.context import NodeContext as NodeContext  # where callers find it
 from tune_kd.training.stages import stage_kind
 from tune_kd.training.stages.base import Opening as Opening
 from tune_kd.training.stages.base import Resume as Resume
@@ -25,7 +25,7 @@ def run(
     recipe: Recipe,
     *,
     seed: int,
-    site: Site,
+    ctx: NodeContext,
     resume: Resume | Shared | None = None,
     opening: Opening | None = None,
 ) -> Iterator[EpochReport]:
@@ -36,14 +36,14 @@ def run(
     that it starts from: one report of epoch 0.
     """
     began = time.monotonic()
-    started = start_run(recipe, seed=seed, site=site, opening=opening)
+    started = start_run(recipe, seed=seed, ctx=ctx, opening=opening)
     model, number, step = enter_stage(started, resume)
     if not recipe.stages:
         yield _measure(started, model, began=began)
         return
     while number < len(recipe.stages):
         within = resume if isinstance(resume, Resume) and resume.goes_on(number) else None
-        kind = stage_kind(recipe.stages[number], code=site.code)
+        kind = stage_kind(recipe.stages[number], code=ctx.code)
         at_stage = started.at(number, step=step)
         for report, changed in kind.run(at_stage, model, resume=within):  # noqa: B007
             yield report
@@ -65,17 +65,17 @@ def _measure(run: Run, model: nn.Module, *, began: float) -> EpochReport:
 
 def enter_stage(run: Run, resume: Resume | Shared | None) -> tuple[nn.Module, int, int]:
     """Return the network, the stage that is next or goes on, and the rows before that stage."""
-    recipe, site, sample = run.recipe, run.site, run.sample
+    recipe, ctx, sample = run.recipe, run.ctx, run.sample
     if not isinstance(resume, Resume):
         shared = resume.stages if resume else 0
-        model = students.initial_student(recipe, site, sample=sample, seed=run.seed, shared=shared)
+        model = students.initial_student(recipe, ctx, sample=sample, seed=run.seed, shared=shared)
         return model, shared, 0
     before = planned_reports(recipe.stages[: resume.stage])
     step = resume.step or before + max(resume.epoch, 1)
     if not resume.is_over and stage_kind(recipe.stages[resume.stage]).has_own_state:
-        model = context.build(recipe.student, recipe, site, seed=0)
+        model = context.build(recipe.student, recipe, ctx, seed=0)
         return model, resume.stage, step - resume.epoch
     done = resume.stage + resume.is_over
     state = {k[6:]: v for k, v in resume.state.items() if k.startswith("model.")}
-    model = students.rebuild_student(recipe, state, stages=done, site=site, sample=sample)
+    model = students.rebuild_student(recipe, state, stages=done, ctx=ctx, sample=sample)
     return model, done, step if resume.is_over else step - resume.epoch

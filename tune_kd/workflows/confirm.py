@@ -171,7 +171,7 @@ def data_folder(known: Study, given: Path | None) -> Path | None:
     try:
         context.load_train(
             recipe_builder.images_of(known.manifest),
-            context.Site(cache=cache, data=folder, code=code),
+            context.NodeContext(cache=cache, data=folder, code=code),
         )
     except ValueError as error:
         raise UsageError(f"{error}; name the study's images by --data DIR") from None

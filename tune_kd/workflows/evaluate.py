@@ -95,14 +95,14 @@ def _request(options: EvaluateOptions, command: str) -> Request:
 
 def _wanted(asked: Request, images: Images, network: str | None) -> ExpectedModel:
     """Return what the weights are taken for, on a GPU where there is one."""
-    where = context.Site(
+    where = context.NodeContext(
         cache=files.cache_folder(),
         data=asked.data,
         code=asked.base,
         device="cuda:0" if hardware.gpus() else "cpu",
     )
     name = checkpoint.from_here(network) if network else ""
-    return checkpoint.ExpectedModel(space=asked.space, images=images, site=where, network=name)
+    return checkpoint.ExpectedModel(space=asked.space, images=images, ctx=where, network=name)
 
 
 def _record(storage: Storage, networks: list[LoadedModel], command: str) -> None:

@@ -13,7 +13,7 @@ from tune_kd.measure import profile
 from tune_kd.recipe import Recipe, Stage
 from tune_kd.study.results import EpochReport
 from tune_kd.training import context, loop, test_split
-from tune_kd.training.context import Site
+from tune_kd.training.context import NodeContext
 from tune_kd.training.teacher import FrozenTeacher
 
 
@@ -59,11 +59,11 @@ class Run:
 
     recipe: Recipe
     seed: int
-    site: Site
+    ctx: NodeContext
     images: loop.DeviceSplit
     teacher: FrozenTeacher | None
     opening: Opening | None  # None: the test split stays sealed
-    exam: test_split.Exam | None
+    test: test_split.TestSplit | None
     sample: Tensor  # two images as a network sees them, for its shapes
     number: int = 0  # of the stage
     step: int = 0  # rows before the stage
@@ -80,10 +80,10 @@ class Run:
 
     def seen_by(self, model: nn.Module) -> "Run":
         """Return the run with its images where the network is: int8 ones are on the CPU."""
-        if self.site.device == "cpu" or not int8.is_int8(model):
+        if self.ctx.device == "cpu" or not int8.is_int8(model):
             return self
-        site = replace(self.site, device="cpu")
-        return start_run(self.recipe, seed=self.seed, site=site, opening=self.opening)
+        ctx = replace(self.ctx, device="cpu")
+        return start_run(self.recipe, seed=self.seed, ctx=ctx, opening=self.opening)
 
     def scores(self, model: nn.Module) -> dict[str, Any]:
         """Return the columns of validation where there is one, and of the test split where it is open."""
@@ -93,8 +93,8 @@ class Run:
         if len(images.validation):
             scores = loop.evaluate(model, images, images.validation)
             values |= scores.values("val", dense=images.dense)
-        if run.exam:
-            values |= test_split.columns(run.exam.take(model), dense=images.dense)
+        if run.test:
+            values |= test_split.columns(run.test.evaluate(model), dense=images.dense)
         return values
 
     def footprint(self, model: nn.Module, *, before: nn.Module) -> dict[str, float]:
@@ -116,23 +116,23 @@ class Run:
     def pictures(self, model: nn.Module) -> Mapping[str, Any]:
         """Return the arrays of test pictures where every pixel has a label and the test split is open."""
         run = self.seen_by(model)
-        if run.exam is None or not run.images.dense:
+        if run.test is None or not run.images.dense:
             return {}
-        return test_split.pictures(model, run.exam)
+        return test_split.pictures(model, run.test)
 
 
-def start_run(recipe: Recipe, *, seed: int, site: Site, opening: Opening | None) -> Run:
+def start_run(recipe: Recipe, *, seed: int, ctx: NodeContext, opening: Opening | None) -> Run:
     """Return a recipe's run: its images on the device, its frozen teacher, its test split if it is opened."""
-    images = context.fold(recipe.images, site, recipe.compute.layout)
-    exam = test_split.prepare(recipe, site, reference=opening.reference) if opening else None
+    images = context.fold(recipe.images, ctx, recipe.compute.layout)
+    test = test_split.prepare(recipe, ctx, reference=opening.reference) if opening else None
     return Run(
         recipe=recipe,
         seed=seed,
-        site=site,
+        ctx=ctx,
         images=images,
-        teacher=context.frozen_teacher(recipe, site),
+        teacher=context.frozen_teacher(recipe, ctx),
         opening=opening,
-        exam=exam,
+        test=test,
         sample=context.sample_of(images),
     )
 

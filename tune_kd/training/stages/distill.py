@@ -63,7 +63,7 @@ def stage_inputs(run: Run, model: nn.Module, stage: Distill) -> loop.StageInputs
     recipe, teacher = run.recipe, run.teacher if stage.needs_teacher else None
     logit_cache = None
     if teacher and "logits" in stage.needs:
-        logit_cache = context.logit_cache(recipe, teacher, run.images, site=run.site)
+        logit_cache = context.logit_cache(recipe, teacher, run.images, ctx=run.ctx)
     earlier = recipe.stages[: run.number]
     return loop.StageInputs(
         stage=stage,
@@ -87,7 +87,7 @@ def planned_reports(stages: tuple[Any, ...]) -> int:
 
 def _terms(run: Run, stage: Distill) -> losses.LossOptions:
     """Return the stage's losses with their options."""
-    base = run.site.code
+    base = run.ctx.code
     return losses.LossOptions(
         logit_loss=losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base),
         feature_loss=losses.find_feature_loss(stage.feature_loss, stage.feature_options, base=base),
@@ -111,4 +111,4 @@ def build_projections(run: Run, model: nn.Module, stage: Distill) -> nn.Module:
     model.train(was_training)
     wanted = {level: wanted[level] for level in stage.levels}
     built = losses.Projections(features, wanted, seed=stream(run.seed, "projections"))
-    return context.place(built, run.site, run.recipe.compute)
+    return context.place(built, run.ctx, run.recipe.compute)

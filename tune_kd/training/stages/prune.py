@@ -26,7 +26,7 @@ class PruneKind:
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         """Prune, one report."""
         pruning.prune(model, self.stage, sample=run.sample)
-        changed = context.place(model, run.site, run.recipe.compute)
+        changed = context.place(model, run.ctx, run.recipe.compute)
         yield change_network(run, model, changed)
 
     def rebuild(

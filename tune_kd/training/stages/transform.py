@@ -26,7 +26,7 @@ class TransformKind:
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         """Transform, one report."""
         changed = self._transform().apply(model, sample=run.sample)
-        yield change_network(run, model, context.place(changed, run.site, run.recipe.compute))
+        yield change_network(run, model, context.place(changed, run.ctx, run.recipe.compute))
 
     def rebuild(
         self, model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor
