@@ -10,7 +10,7 @@ DROPPED = {"--repeats": 1, "--trials": 1, "--resume": 0}  # options and how many
 
 def confirm_command(study: Study) -> str:
     """Return what confirms a study; once it was looked at, with the same number of seeds."""
-    design = study.openings.design
+    design = study.test_access.design
     words = ["python", "-m", "tune_kd.confirm", study.address]
     if design.get("seeds"):
         words += ["--seeds", str(design["seeds"])]

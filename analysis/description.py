@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from analysis import selection
-from analysis.openings import Openings, read_openings
+from analysis.test_access import TestAccess, read_test_access
 from tune_kd import objectives as fronts
 from tune_kd.study.storage import Storage
 
@@ -84,16 +84,16 @@ class Description:
         return float(self.manifest.get("margin") or MARGIN)
 
     @cached_property
-    def openings(self) -> Openings:
+    def test_access(self) -> TestAccess:
         """How often the test split was opened."""
-        return read_openings(self.storage)
+        return read_test_access(self.storage)
 
     @property
     def looks(self) -> int:
         """How many designs were confirmed on the test split."""
-        return self.openings.looks
+        return self.test_access.looks
 
     @property
     def evaluations(self) -> int:
         """How often single networks were scored on it beside that."""
-        return self.openings.evaluations
+        return self.test_access.evaluations

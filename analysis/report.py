@@ -83,7 +83,7 @@ def details(study: "Study") -> dict[str, Any]:
             if row
         },
         "repeats": study.repeats,
-        "openings": {"looks": study.looks, "evaluations": study.evaluations},
+        "test_access": {"looks": study.looks, "evaluations": study.evaluations},
         "methods": {name: asdict(found) for name, found in methods.results(study).items()},
         f"tuned_{study.test_metric}_by_seed": {
             method: study.by_seed(method, "best") for method in study.methods

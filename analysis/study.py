@@ -67,7 +67,7 @@ class Study(Description):
 
     @cached_property
     def _chosen(self) -> dict[str, Row | None]:
-        seen = self.openings.design.get("repeats")
+        seen = self.test_access.design.get("repeats")
         rows = [r for r in self.rows if r["phase"] != "search" or not seen or r["repeat"] in seen]
         return {
             method: selection.recommended(rows, method, **self._rules) for method in self.methods

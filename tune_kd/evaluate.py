@@ -4,7 +4,7 @@
 
 The weights are a file that search, train_teacher or confirm wrote, a checkpoint of the space's student or
 teacher, or the best student of a study. Each run opens the test split once and leaves a file in
-`openings/`, so use `search` to choose and this to check what was chosen.
+`test_access/`, so use `search` to choose and this to check what was chosen.
 """
 
 import os
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     add("--against", metavar="FILE", help="another network to compare with, given like --weights, such as the float student of an int8 one")  # fmt: skip
     add("--data", type=Path, metavar="DIR", help="own images, as for a search [the task's]")
     add("--batch-size", type=cli.positive_int, default=100, metavar="N", help="images of a line of the results by batch [%(default)s]")  # fmt: skip
-    add("--out", metavar="DIR", help="for evaluation.json, confusion.png and openings/ [runs/<space>_evaluation]")  # fmt: skip
+    add("--out", metavar="DIR", help="for evaluation.json, confusion.png and test_access/ [runs/<space>_evaluation]")  # fmt: skip
     add("--quiet", action="store_true", help="results only")
     given = parser.parse(arguments)
 

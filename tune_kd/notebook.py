@@ -10,14 +10,13 @@ import contextlib
 import dis
 import hashlib
 import pickle
+import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
-
-import site
 
 from tune_kd import files
 from tune_kd.errors import UsageError, explain

@@ -84,8 +84,8 @@ def _simulated(known: world.World, asked: Asked, studies: int) -> pd.DataFrame:
     gc.freeze()  # statsmodels' multipletests collects garbage at each call: of what came after
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
-        opening = json.dumps({"design": asdict(asked.design)})
-        storage.write("openings/0001.json", opening.encode())
+        access = json.dumps({"design": asdict(asked.design)})
+        storage.write("test_access/0001.json", access.encode())
         for number in range(studies):
             searched = Simulation(known, asked, number=number).searched()
             found += outcomes.outcomes(searched, number=number, storage=storage)

@@ -220,8 +220,8 @@ def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **chan
     looks = any(row["phase"] == "confirm" for row in rows) if looks is None else looks
     for look in range(1, 1 + looks):
         design = {"repeats": [0, 1, 2], "seeds": 1 + look, "textbook": True}
-        opening = {"time": "", "command": "", "trials": [], "design": design}
-        storage.write(f"openings/{look:04d}.json", json.dumps(opening).encode())
+        access = {"time": "", "command": "", "trials": [], "design": design}
+        storage.write(f"test_access/{look:04d}.json", json.dumps(access).encode())
     storage.write("manifest.json", json.dumps(known).encode())
     schema = results.trial_schema(known["config_types"])
     storage.write("trials/all.parquet", results.encode(rows, schema))

@@ -82,5 +82,5 @@ def test_the_commands_keep_what_was_typed(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "y", [], command=""))
     assert search_command(study) == "python -m tune_kd.search --space digits_kd --resume"
     opened = b'{"design": {"repeats": [0], "seeds": 1, "textbook": false}}'
-    study.storage.write("openings/0001.json", opened)
+    study.storage.write("test_access/0001.json", opened)
     assert confirm_command(load(str(tmp_path / "y"))).endswith("y --seeds 1 --no-textbook")

@@ -104,12 +104,14 @@ def test_the_recommended_trial_is_of_the_repeats_that_were_looked_at(made_up, tm
 def test_looks_are_counted_by_design_and_evaluations_apart(made_up, tmp_path):
     address = made_up.put(tmp_path / "x", [], looks=2)
     storage = Storage(address)
-    storage.write("openings/0003.json", storage.read("openings/0002.json"))  # went on after a kill
-    storage.write("openings/0004.json", b'{"weights": []}')
-    storage.write("openings/0005.json", b"torn")
+    storage.write(
+        "test_access/0003.json", storage.read("test_access/0002.json")
+    )  # went on after a kill
+    storage.write("test_access/0004.json", b'{"weights": []}')
+    storage.write("test_access/0005.json", b"torn")
     study = load(address)
     assert (study.looks, study.evaluations) == (2, 2)
-    assert study.openings.design["seeds"] == 3
+    assert study.test_access.design["seeds"] == 3
     assert load(made_up.put(tmp_path / "y", [])).looks == 0
 
 

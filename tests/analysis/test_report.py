@@ -147,7 +147,7 @@ def test_details_hold_every_seed(done):
     assert response["textbook_difference"]["mean"] == pytest.approx(0.16 / 6)
     assert found["methods"]["no_kd"]["difference"] is None
     assert found["repeats"] == 3
-    assert found["openings"] == {"looks": 1, "evaluations": 0}
+    assert found["test_access"] == {"looks": 1, "evaluations": 0}
     assert found["configurations"]["response"]["config.lr"] == 0.1
     assert found["table"][1]["mean"] == pytest.approx(0.91, abs=1e-14)
     assert next(f["reason"] for f in found["failures"]) == "NaN\nin the loss"

@@ -165,7 +165,7 @@ def test_the_basis_says_what_the_intervals_hold(made_up, tmp_path, study):
 def test_looks_and_evaluations_are_told(made_up, tmp_path):
     address = made_up.put(tmp_path / "x", made_up.all_rows(), looks=3)
     study = load(address)
-    study.storage.write("openings/0004.json", b'{"weights": []}')
+    study.storage.write("test_access/0004.json", b'{"weights": []}')
     text = said.basis(load(address))
     assert "looked at 3 times: the verdicts of this look err in at most 0.25 % of studies" in text
     assert "Beside that it was opened 1 time to evaluate single networks" in text

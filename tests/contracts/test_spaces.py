@@ -318,10 +318,10 @@ def _ran(study: Study, proposal: Proposal, ctx: trial.NodeContext) -> str:
     recipe, seed = proposal.recipe, proposal.seed
     study.add(proposal)
     reference = (study.manifest["teacher"], study.manifest["teacher_model"])
-    opened = trial.Opening(reference=reference) if proposal.open_test else None
+    opened = trial.TestAccess(reference=reference) if proposal.open_test else None
     rows: list[results.Row] = []
     before: dict[str, float] = {}
-    for said in trial.run(recipe, seed=seed, ctx=ctx, opening=opened):
+    for said in trial.run(recipe, seed=seed, ctx=ctx, access=opened):
         row = worker._row(proposal, said, attempt="1-made", ctx=ctx, study_name=study.name)
         rows.append(worker._commit(study.storage, proposal, said, row, rows))
         study.hear(rows[-1])

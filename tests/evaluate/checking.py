@@ -95,8 +95,8 @@ class Ran:
         return [alarm["name"] for alarm in self.found["alarms"]]
 
     @property
-    def openings(self) -> list[str]:
-        return sorted(path.name for path in (self.folder / "openings").glob("*"))
+    def test_access(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "test_access").glob("*"))
 
 
 Run = Callable[..., Ran]

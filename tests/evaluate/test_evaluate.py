@@ -111,11 +111,13 @@ def test_each_opening_of_the_test_split_is_recorded(
     run: Run, student: Path, tmp_path: Path
 ) -> None:
     first = run(student)
-    assert first.openings == ["0001.json"]
+    assert first.test_access == ["0001.json"]
     teacher = checkpoint(tmp_path / "teacher.pt", "digits_teacher")
     second = run(teacher, "--against", str(student))
-    assert second.openings == ["0001.json", "0002.json"]
-    one, two = (json.loads((second.folder / "openings" / n).read_text()) for n in second.openings)
+    assert second.test_access == ["0001.json", "0002.json"]
+    one, two = (
+        json.loads((second.folder / "test_access" / n).read_text()) for n in second.test_access
+    )
     assert one["weights"] == [{"weights": str(student), "hash": ExternalCheckpoint(name="", data=written()).hash}]  # fmt: skip
     assert [given["weights"] for given in two["weights"]] == [str(teacher), str(student)]
     assert one["command"].startswith("python -m tune_kd.evaluate --space digits_kd --weights")
@@ -169,7 +171,7 @@ def test_another_network_must_be_named(run: Run, tmp_path: Path) -> None:
     assert "[8, 1, 3, 3] instead of [4, 1, 3, 3]" in ran.err
     assert "--network" in ran.err
     assert len(ran.err.strip().splitlines()) == 2
-    assert ran.openings == []  # the test split stayed sealed
+    assert ran.test_access == []  # the test split stayed sealed
     named = run(path, "--network", "digits_medium")
     assert (named.code, named.found["network"], named.found["role"]) == (0, "digits_medium", "")
 
@@ -288,7 +290,7 @@ def test_wrong_files_and_names_are_said_and_nothing_is_opened(
     assert code == 2
     assert said in error
     assert len(error.strip().splitlines()) <= 2
-    assert not (tmp_path / "out" / "openings").exists()
+    assert not (tmp_path / "out" / "test_access").exists()
 
 
 def test_a_network_for_other_images_is_refused(run: Run, student: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ class Bench:
 def bench(made: Recipe, ctx: trial.NodeContext, *, seed: int = 0) -> Bench:
     stage = made.stages[0]
     assert isinstance(stage, Distill)
-    run = start_run(made, seed=seed, ctx=ctx, opening=None)
+    run = start_run(made, seed=seed, ctx=ctx, access=None)
     model, _, _ = trial.enter_stage(run, None)
     work = stage_inputs(run, model, stage)
     projections = build_projections(run, model, stage)

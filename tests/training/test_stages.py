@@ -263,8 +263,8 @@ def test_mixed_images_are_learned_with_both_labels_by_their_shares(where, mix):
 
 def test_an_opened_test_split_is_scored_after_every_stage_with_its_teacher(where):
     made = RECIPES["channels"]
-    opening = trial.Opening(reference=("digits_teacher", making.TEACHER))
-    rows = making.run(made, where, opening=opening).rows
+    access = trial.TestAccess(reference=("digits_teacher", making.TEACHER))
+    rows = making.run(made, where, access=access).rows
     ends = [row for row in rows if "test_accuracy" in row]
     assert [row["stage"] for row in ends] == [0, 1, 2]
     prepared = test_split.prepare(made, where, reference=None)

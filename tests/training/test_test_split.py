@@ -65,12 +65,12 @@ def teacher(num_classes, channels):
 def test_agreement_is_with_the_code_that_the_teachers_file_has_now(tmp_path):
     """A teacher's test scores are kept; its weights alone do not say what they are."""
     ctx = making.context_in(tmp_path / "cache", code=tmp_path)
-    opening = trial.Opening(reference=("user.py:teacher", making.TEACHER))
+    access = trial.TestAccess(reference=("user.py:teacher", making.TEACHER))
     made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
     agreed = []
     for sign in ("1", "-1", "1"):
         (tmp_path / "user.py").write_text(USER.replace("SIGN", sign))
-        (row,) = making.run(made, ctx, opening=opening).rows
+        (row,) = making.run(made, ctx, access=access).rows
         agreed.append(row["test_agreement"])
     assert agreed[0] == agreed[2] == 1
     assert agreed[1] < 0.2
@@ -101,7 +101,7 @@ def _from_folder(folder, cache):
 
 def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
     made, ctx = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
-    sealed, opened = making.run(made, ctx), making.run(made, ctx, opening=trial.Opening())
+    sealed, opened = making.run(made, ctx), making.run(made, ctx, access=trial.TestAccess())
     assert "test_accuracy" not in opened.rows[0]
     last = dict(opened.rows[1])
     found = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
@@ -140,8 +140,8 @@ def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
     """Of another teacher than the one that is listened to, whatever that is."""
     ctx = making.context_in(tmp_path / "cache")
     made = making.recipe(student="digits_medium", epochs=4)
-    opening = trial.Opening(reference=("digits_teacher", making.TEACHER))
-    ran = making.run(made, ctx, opening=opening)
+    access = trial.TestAccess(reference=("digits_teacher", making.TEACHER))
+    ran = making.run(made, ctx, access=access)
     sealed = making.run(made, ctx)
     assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
 
@@ -159,7 +159,7 @@ def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
 
 def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(ctx):
     made = making.recipe(student="digits_teacher", epochs=1)
-    ran = making.run(made, ctx, opening=trial.Opening())
+    ran = making.run(made, ctx, access=trial.TestAccess())
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=ctx.cache)
     images = splits.resident(decoded, images=making.digits())
     model = places.build("digits_teacher", made, ctx, seed=0)

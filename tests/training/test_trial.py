@@ -297,7 +297,7 @@ def test_the_last_report_has_the_measurements_and_only_it(ctx):
 
 def test_a_recipe_without_stages_measures_what_it_starts_from(ctx):
     made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
-    (row,) = making.run(made, ctx, opening=trial.Opening()).rows
+    (row,) = making.run(made, ctx, access=trial.TestAccess()).rows
     assert (row["epoch"], row["step"], row["last"], row["stage_name"]) == (0, 0, True, "Measure")
     fold = places.fold(made.images, ctx, "contiguous")
     model = places.load_model("digits_teacher", made, ctx, making.TEACHER)
@@ -357,7 +357,7 @@ def test_a_search_never_opens_a_test_file(tmp_path):
     assert len(rows) == 2
     assert not list(ctx.cache.glob("data/*-test-*"))
     with pytest.raises(UsageError, match=r"test.*is not a readable image"):
-        making.run(made, ctx, opening=trial.Opening())
+        making.run(made, ctx, access=trial.TestAccess())
 
 
 # Which images
@@ -373,7 +373,7 @@ def test_confirming_fits_on_all_images_and_validates_on_none(ctx):
     parts = places.fold(making.digits(limit_train=300), ctx, "contiguous")
     assert limited.fit.tolist() == sorted([*parts.fit.tolist(), *parts.validation.tolist()])
     made = making.recipe("response", images=making.digits(fit_on="train+val", limit_train=300))
-    ran = making.run(made, ctx, seed=1000, opening=trial.Opening())
+    ran = making.run(made, ctx, seed=1000, access=trial.TestAccess())
     assert not any("val_accuracy" in row for row in ran.rows)
     assert ran.rows[-1]["test_accuracy"] > 0
 

@@ -364,17 +364,17 @@ def test_fresh_values_say_what_is_recommended_and_not_the_one_that_chose(known):
     assert {m: r["repeat"] for m, r in few.items()} == dict.fromkeys(METHODS, 0)
 
 
-# Openings
+# TestAccess
 
 
 def test_each_opening_of_the_test_split_leaves_a_file_with_its_design(known):
     first, second = _design(known, seeds=1), _design(known, seeds=3, textbook=False)
     planned = confirm_plan.confirmations(known, first)
-    confirm_plan.record_opening(known, planned, first, command="first command")
-    confirm_plan.record_opening(known, planned[:1], second, command="second command")
-    names = known.storage.names("openings", ".json")
+    confirm_plan.log_test_access(known, planned, first, command="first command")
+    confirm_plan.log_test_access(known, planned[:1], second, command="second command")
+    names = known.storage.names("test_access", ".json")
     assert names == ["0001.json", "0002.json"]
-    one, two = (json.loads(known.storage.read(f"openings/{name}")) for name in names)
+    one, two = (json.loads(known.storage.read(f"test_access/{name}")) for name in names)
     assert one["trials"] == [p.trial for p in planned]
     assert two["trials"] == ["confirm-teacher"]
     assert (one["command"], two["command"]) == ("first command", "second command")
@@ -417,8 +417,8 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
         model = known.storage.local / "models" / f"{known.manifest['teacher_model']}.safetensors"
         ctx = replace(ctx, model=lambda fingerprint, model=model: model)
         teacher = known.manifest["teacher"], known.manifest["teacher_model"]
-        opened = trial.Opening(reference=teacher)
-        again = making.run(proposal.recipe, ctx, seed=proposal.seed, opening=opened)
+        opened = trial.TestAccess(reference=teacher)
+        again = making.run(proposal.recipe, ctx, seed=proposal.seed, access=opened)
         columns = sorted(name for name in again.rows[-1] if name.startswith("test_"))
         assert columns == [
             "test_accuracy", "test_agreement", "test_confusion", "test_correct", "test_ece",
@@ -471,8 +471,8 @@ def _confirm(known, here, **options) -> list[list[str]]:
 
 
 def _openings(known):
-    names = known.storage.names("openings", ".json")
-    return [json.loads(known.storage.read(f"openings/{name}")) for name in names]
+    names = known.storage.names("test_access", ".json")
+    return [json.loads(known.storage.read(f"test_access/{name}")) for name in names]
 
 
 def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
@@ -553,7 +553,7 @@ def test_an_interrupted_confirmation_opens_for_what_is_left_with_the_same_design
     for proposal in confirm_plan.reevaluations(known, chosen):
         _put(known, proposal, val_accuracy=0.5)
     planned = confirm_plan.confirmations(known, chosen)
-    confirm_plan.record_opening(known, planned, chosen, command="made")  # and killed
+    confirm_plan.log_test_access(known, planned, chosen, command="made")  # and killed
     for proposal in planned[:-2]:
         known.add(proposal)
         _put(known, proposal, test_accuracy=0.5)
@@ -585,7 +585,7 @@ def test_a_search_that_has_not_ended_is_not_looked_at_by_accident(tmp_path):
     known = made_study.reopened(begun)
     with pytest.raises(UsageError, match=r"1 of 8 trials of the search have ended.*--unfinished"):
         confirm.confirm(confirm.ConfirmOptions(study=known.storage.uri), OPTIONS)
-    assert known.storage.names("openings", ".json") == []
+    assert known.storage.names("test_access", ".json") == []
     made_study.play(known, asked, made_study.uneven_score)
     confirm.check_finished(made_study.reopened(known))
 

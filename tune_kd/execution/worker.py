@@ -76,13 +76,13 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
         resume = _resume(storage, proposal.trial, rows)
         shared = trial.Shared(stages=proposal.shared) if proposal.shared else None
         name = f"{len({row['attempt'] for row in rows}) + 1}-{uuid.uuid4().hex[:6]}"
-        opening = trial.Opening(reference=_reference(config)) if proposal.open_test else None
+        access = trial.TestAccess(reference=_reference(config)) if proposal.open_test else None
         reports = trial.run(
             proposal.recipe,
             seed=proposal.seed,
             ctx=ctx,
             resume=resume or shared,
-            opening=opening,
+            access=access,
         )
         for report in reports:
             row = _row(proposal, report, attempt=name, ctx=ctx, study_name=config["name"])

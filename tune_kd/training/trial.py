@@ -14,10 +14,10 @@ from tune_kd.study.results import EpochReport
 from tune_kd.training import context, students
 from tune_kd.training.context import NodeContext as NodeContext  # where callers find it
 from tune_kd.training.stages import stage_kind
-from tune_kd.training.stages.base import Opening as Opening
 from tune_kd.training.stages.base import Resume as Resume
 from tune_kd.training.stages.base import Run, start_run
 from tune_kd.training.stages.base import Shared as Shared
+from tune_kd.training.stages.base import TestAccess as TestAccess
 from tune_kd.training.stages.distill import planned_reports
 
 
@@ -27,16 +27,16 @@ def run(
     seed: int,
     ctx: NodeContext,
     resume: Resume | Shared | None = None,
-    opening: Opening | None = None,
+    access: TestAccess | None = None,
 ) -> Iterator[EpochReport]:
     """Train the recipe's student, from `resume` on; the last report has all measurements.
 
-    With an `opening` the test split is
+    With an `access` the test split is
     evaluated after each stage; a search never gives one. A recipe without stages measures the model
     that it starts from: one report of epoch 0.
     """
     began = time.monotonic()
-    started = start_run(recipe, seed=seed, ctx=ctx, opening=opening)
+    started = start_run(recipe, seed=seed, ctx=ctx, access=access)
     model, number, step = enter_stage(started, resume)
     if not recipe.stages:
         yield _measure(started, model, began=began)

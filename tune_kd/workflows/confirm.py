@@ -155,7 +155,7 @@ def run(
         go_on("reevaluate", first)
     planned = confirm_plan.confirmations(known, chosen)
     if left := missing(known, planned):
-        confirm_plan.record_opening(known, left, chosen, command=driver.options.resume_command)
+        confirm_plan.log_test_access(known, left, chosen, command=driver.options.resume_command)
         progress.say(f"{len(planned)} confirming runs, each measured once on the test split")
         go_on("confirm", planned)
     unmeasured = confirm_plan.unmeasured(known, planned)

@@ -234,9 +234,9 @@ def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str
     )
 
 
-def record_opening(known: Study, missing: list[Proposal], chosen: Design, *, command: str) -> None:
+def log_test_access(known: Study, missing: list[Proposal], chosen: Design, *, command: str) -> None:
     """Each opening of the test split leaves a file in the study, with what was to be looked at."""
-    number = len(known.storage.names("openings")) + 1
+    number = len(known.storage.names("test_access")) + 1
     record: dict[str, Any] = {"time": now(), "command": command, "design": asdict(chosen)}
     record["trials"] = [proposal.trial for proposal in missing]
-    known.storage.write(f"openings/{number:04d}.json", json.dumps(record, indent=1).encode())
+    known.storage.write(f"test_access/{number:04d}.json", json.dumps(record, indent=1).encode())

@@ -70,7 +70,7 @@ def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
         result["alarms"] = [alarm._asdict() for alarm in diagnostics.alarms(result)]
         storage.write("confusion.png", summary.picture(result))
         storage.write("evaluation.json", json.dumps(result, indent=1).encode())
-    said.say(f"evaluation.json, confusion.png and openings in {storage.uri}")
+    said.say(f"evaluation.json, confusion.png and test_access/ in {storage.uri}")
     return result
 
 
@@ -107,10 +107,10 @@ def _wanted(asked: Request, images: Images, network: str | None) -> ExpectedMode
 
 def _record(storage: Storage, networks: list[LoadedModel], command: str) -> None:
     """Each opening of the test split leaves a file."""
-    number = len(storage.names("openings")) + 1
+    number = len(storage.names("test_access")) + 1
     weights = [{"weights": one.name, "hash": one.hash} for one in networks]
     record = {"time": results.now(), "command": command, "weights": weights}
-    storage.write(f"openings/{number:04d}.json", json.dumps(record, indent=1).encode())
+    storage.write(f"test_access/{number:04d}.json", json.dumps(record, indent=1).encode())
 
 
 def facts(one: LoadedModel, wanted: ExpectedModel) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Shared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
+class TestAccess:
     """The test split is to be opened; `reference` is a teacher's network and fingerprint to agree with."""
 
     reference: tuple[str, str] | None = None
@@ -62,7 +62,7 @@ class Run:
     ctx: NodeContext
     images: loop.DeviceSplit
     teacher: FrozenTeacher | None
-    opening: Opening | None  # None: the test split stays sealed
+    access: TestAccess | None  # None: the test split stays sealed
     test: test_split.TestSplit | None
     sample: Tensor  # two images as a network sees them, for its shapes
     number: int = 0  # of the stage
@@ -83,7 +83,7 @@ class Run:
         if self.ctx.device == "cpu" or not int8.is_int8(model):
             return self
         ctx = replace(self.ctx, device="cpu")
-        return start_run(self.recipe, seed=self.seed, ctx=ctx, opening=self.opening)
+        return start_run(self.recipe, seed=self.seed, ctx=ctx, access=self.access)
 
     def scores(self, model: nn.Module) -> dict[str, Any]:
         """Return the columns of validation where there is one, and of the test split where it is open."""
@@ -121,17 +121,17 @@ class Run:
         return test_split.pictures(model, run.test)
 
 
-def start_run(recipe: Recipe, *, seed: int, ctx: NodeContext, opening: Opening | None) -> Run:
+def start_run(recipe: Recipe, *, seed: int, ctx: NodeContext, access: TestAccess | None) -> Run:
     """Return a recipe's run: its images on the device, its frozen teacher, its test split if it is opened."""
     images = context.fold(recipe.images, ctx, recipe.compute.layout)
-    test = test_split.prepare(recipe, ctx, reference=opening.reference) if opening else None
+    test = test_split.prepare(recipe, ctx, reference=access.reference) if access else None
     return Run(
         recipe=recipe,
         seed=seed,
         ctx=ctx,
         images=images,
         teacher=context.frozen_teacher(recipe, ctx),
-        opening=opening,
+        access=access,
         test=test,
         sample=context.sample_of(images),
     )

@@ -1,4 +1,4 @@
-"""How often a study's test split was opened: each opening leaves a file in `openings/`."""
+"""How often a study's test split was opened: each opening leaves a file in `test_access/`."""
 
 import json
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ from typing import Any
 
 from tune_kd.study.storage import Storage
 
-FOLDER = "openings"
+FOLDER = "test_access"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Openings:
+class TestAccess:
     """`looks`: designs that were confirmed; `evaluations`: single networks that were scored.
 
     An interrupted confirmation that goes on has the same design and is the same look. Another number
@@ -24,12 +24,12 @@ class Openings:
     design: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_openings(storage: Storage) -> Openings:
-    """Count the openings of a study; both 0 where its test split was never opened."""
+def read_test_access(storage: Storage) -> TestAccess:
+    """Count the accesses to the test split of a study; both 0 where its test split was never opened."""
     files = (storage.read(f"{FOLDER}/{name}") for name in storage.names(FOLDER, ".json"))
     found = [_design(data) for data in files]
     designs = [design for design in found if design]
-    return Openings(
+    return TestAccess(
         looks=len({json.dumps(design, sort_keys=True) for design in designs}),
         evaluations=len(found) - len(designs),
         design=designs[-1] if designs else {},
