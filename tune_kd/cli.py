@@ -39,9 +39,9 @@ def positive_int(text: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a whole number is wanted, but got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected an integer, but got {text!r}") from None
     if value < 1:
-        raise argparse.ArgumentTypeError(f"at least 1 is wanted, but got {value}")
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
 
 

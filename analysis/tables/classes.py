@@ -47,7 +47,7 @@ def qualities(study: Study, method: str, name: str) -> dict[int, float]:
 
 def calibration(study: Study) -> Table:
     """Return the test metric, calibration error, agreement and class similarity, each with its difference."""
-    title = "Calibration and likeness to the teacher (test split)"
+    title = "Calibration and similarity to the teacher (test split)"
     methods = [m for m in study.methods if study.tuned(m)]
     values = {(m, name): qualities(study, m, name) for m in methods for _, name, _ in QUALITIES}
     if not any(values.values()):

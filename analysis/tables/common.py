@@ -122,7 +122,7 @@ def teacher(study: Study) -> Table:
     facts = {
         "Network": study.manifest.get("teacher") or NONE,
         "Weights": f"from the file {file}" if file else "trained by this project on train only",
-        **({"Came about": taught["reason"]} if taught and taught.get("reason") else {}),
+        **({"Origin": taught["reason"]} if taught and taught.get("reason") else {}),
         f"{heading(study.metric)} (n = 1)": metric(taught, study.metric),
         f"{heading(study.test_metric)} (n = 1)": metric(tested, study.test_metric),
         "Epochs": plain((taught or {}).get("epochs")),
@@ -190,7 +190,7 @@ def provenance(study: Study) -> Table:
         "Data hash": images.get("train_hash"),
         "Teacher, student": f"{known.get('teacher')}, {known.get('student')}",
         "Seed of the search": known.get("seed"),
-        "Seeds of confirming": sorted(seeds),
+        "Confirmation seeds": sorted(seeds),
         "Epochs": f"{plain(known.get('epochs'))} (teacher {plain(known.get('teacher_epochs'))})",
         **{
             name.replace("_", " ").capitalize(): plain(value)

@@ -48,14 +48,14 @@ def tuning(study: Study) -> Table:
                 "Textbook difference, pp [95 %]": gap(result.textbook_difference),
                 "Tuned, % (n repeats)": mean_sd(stats.summarise(result.tuned.values())),
                 "Tuned difference, pp [95 %]": gap(result.difference),
-                "What tuning bought, pp [95 %]": gap(result.bought),
+                "Gain from tuning, pp [95 %]": gap(result.bought),
             }
             for result in found
         ]
     )
     note = (
         "Differences are to the baseline treated alike: textbook settings paired by seed, with no choice in "
-        "them; tuned methods repeat by repeat. What tuning bought a method: tuned minus its own textbook "
+        "them; tuned methods repeat by repeat. Gain from tuning a method: tuned minus its own textbook "
         "setting, repeat by repeat."
     )
     return title, noted(frame, note)

@@ -200,7 +200,7 @@ def test_how_it_was_made(study):
     facts = dict(common.provenance(study)[1].itertuples(index=False, name=None))
     assert facts["Command"] == "python -m tune_kd.search --space digits_kd"
     seeds = "800, 801, 802, 803, 804, 1000, 1001, 2000, 2001, 3000, 3001"
-    assert facts["Seeds of confirming"] == seeds
+    assert facts["Confirmation seeds"] == seeds
     assert facts["Repeats, trials of each"] == "3, 3"
     assert facts["Validation rule"] == "max(n/10, min(2000, 3n/10))"
     assert facts["Images"] == "1300 training, 140 validation"

@@ -60,7 +60,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(module):
         [sys.executable, "-m", module, "--images", "0"], cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 2
-    assert "error: argument --images: at least 1 is wanted" in ran.stderr
+    assert "error: argument --images: must be at least 1" in ran.stderr
 
 
 def test_live_teacher_and_tape_see_the_same_images():

@@ -27,7 +27,7 @@ def says(words: str) -> Moment:
 
 # In the order in which a search comes to them.
 MOMENTS: dict[str, Moment] = {
-    "measuring, no manifest yet": says("measuring a training step"),
+    "measuring, no manifest yet": says("benchmarking a training step"),
     "in the teacher": there("epochs/teacher-*.parquet"),
     "after a first epoch": there("epochs/combined-r0-0000.*.parquet"),
     "in the last trial": there("epochs/combined-r0-0002.*.parquet"),

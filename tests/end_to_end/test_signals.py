@@ -53,16 +53,19 @@ def refused_meanwhile(desk: Desk, first: Command, words: tuple[object, ...], stu
 
 def test_a_signal_before_the_manifest(desk, tmp_path: Path) -> None:
     command = desk.search(*TINY, *ALONE, "--out", tmp_path / "runs")
-    command.until(lambda: "measuring a training step" in command.stderr)
+    command.until(lambda: "benchmarking a training step" in command.stderr)
     command.signal(signal.SIGINT)
     assert command.wait() == 130, command.said
     assert command.stderr.splitlines()[-1].endswith("--resume")
 
 
 CHANGED = {
-    "a forgotten --resume": ((), "add --resume to go on with it, or --name for another study"),
-    "another seed": (("--resume", "--seed", "1"), "seed is 0 there, but 1 is asked for"),
-    "other epochs": (("--resume", "--epochs", "7"), "epochs is 6 there, but 7 is asked for"),
+    "a forgotten --resume": ((), "add --resume to continue it, or --name for another study"),
+    "another seed": (("--resume", "--seed", "1"), "seed is 0 in the existing study, 1 requested"),
+    "other epochs": (
+        ("--resume", "--epochs", "7"),
+        "epochs is 6 in the existing study, 7 requested",
+    ),
     "fewer images": (("--resume", "--limit-train", "200"), "limit_train is 400 there, but 200"),
     "a pinned range": (("--resume", "--set", "temperature=4"), "temperature"),
     "a subset of the methods": (("--resume", "--methods", "no_kd"), "methods.combined"),
@@ -93,4 +96,4 @@ def test_another_space_is_refused(calm, desk, tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("misbehaving.py"), mine)
     command = desk.search("--space", mine, "--out", calm.study.parent, "--name", "digits_kd", "--resume")  # fmt: skip
     assert command.wait() == 2, command.said
-    assert "space is 'digits_kd' there, but 'misbehaving' is asked for" in command.stderr
+    assert "space is 'digits_kd' in the existing study, 'misbehaving' requested" in command.stderr

@@ -95,7 +95,7 @@ def test_what_is_printed_and_written(run: Run, student: Path) -> None:
     assert "1,030" in ran.out
     worst = min(found["batches"], key=lambda one: one["accuracy"])
     assert f"{100 * worst['accuracy']:.2f} % in the worst, number {worst['number']} of 9" in ran.out
-    assert ran.out.count("taken for") == 5
+    assert ran.out.count("predicted as") == 5
     assert profile["device"] in ran.out
     assert "scoring" in ran.err
     assert (ran.folder / "confusion.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

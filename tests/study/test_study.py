@@ -150,8 +150,8 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
     described = made_study.checks.described(asked, made_study.material())
     assert differences(known, described) == []
     for changes, says in [
-        ({"seed": 1}, "seed is 0 there, but 1 is asked for"),
-        ({"epochs": 8}, "settings.student.epochs is 9 there, but 8 is asked for"),
+        ({"seed": 1}, "seed is 0 in the existing study, 1 requested"),
+        ({"epochs": 8}, "settings.student.epochs is 9 in the existing study, 8 requested"),
         ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
         ({"space": overrides.change(asked.space, ["temperature=4"])}, "methods.combined"),
     ]:

@@ -55,7 +55,7 @@ def test_a_setting_that_a_newer_version_used_is_named(study: Study, tmp_path: Pa
     described = made_study.checks.described(asked, made_study.material())
     known = manifest.read(study.storage)
     assert manifest.differences(known, described) == [
-        "settings.novelty is 3 there, but not asked for"
+        "settings.novelty is 3 in the existing study, not requested"
     ]
 
 

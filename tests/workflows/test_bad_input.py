@@ -162,11 +162,11 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
     [
         (["--trials", 0], ("--trials", "at least 1", "0")),
         (["--trials", -3], ("--trials", "at least 1", "-3")),
-        (["--trials", "many"], ("--trials", "whole number", "'many'")),
+        (["--trials", "many"], ("--trials", "expected an integer", "'many'")),
         (["--repeats", 0], ("--repeats", "at least 1", "0")),
         (["--epochs", -1], ("--epochs", "at least 1", "-1")),
         (["--epochs", 0], ("--epochs", "at least 1", "0")),
-        (["--epochs", 1.5], ("--epochs", "whole number", "'1.5'")),
+        (["--epochs", 1.5], ("--epochs", "expected an integer", "'1.5'")),
         (["--seed", -1], ("--seed", "at least 0", "-1")),
         (["--max-concurrent", 0], ("--max-concurrent", "at least 1")),
         (["--time-budget", "soon"], ("--time-budget", "45m", "'soon'")),
@@ -416,14 +416,14 @@ def test_an_existing_study_names_both_ways_on(known):
     [
         (
             ["--epochs", 4, "--trials", 4],
-            ("settings.student.epochs is 3 there, but 4 is asked for",),
+            ("settings.student.epochs is 3 in the existing study, 4 requested",),
         ),
-        ([*SAME, "--seed", 1], ("seed is 0 there, but 1 is asked for",)),
+        ([*SAME, "--seed", 1], ("seed is 0 in the existing study, 1 requested",)),
         ([*SAME, "--methods", "no_kd"], ("methods.combined",)),
         ([*SAME, "--set", "lr=0.1"], ("methods.combined.",)),
         (
             [*SAME, "--set", "student.batch_size=32"],
-            ("settings.student.batch_size is 64 there, but 32",),
+            ("settings.student.batch_size is 64 in the existing study, 32",),
         ),
         ([*SAME, "--limit-train", 100], ("limit_train is 0 there, but 100",)),
         ([*SAME, "--sampler", "random"], ("sampler is 'tpe' there",)),
@@ -467,7 +467,7 @@ def test_repeats_are_no_field_that_is_set():
 
 def test_a_study_of_another_space(known):
     Path("mine.py").write_text(SPACE)
-    says = ("space is 'digits_kd' there, but 'mine' is asked for", "--name")
+    says = ("space is 'digits_kd' in the existing study, 'mine' requested", "--name")
     refused(search.main, "--space", "mine.py", "--name", "digits_kd", "--resume", says=says)
 
 
@@ -508,7 +508,11 @@ def test_confirm_of_a_study_without_a_finished_trial(known):
     (known / ".lock").touch()
     refused(confirm.main, known, says=("0 of 4 trials of the search have ended", "resume it with"))
     arguments = (known, "--unfinished")
-    refused(confirm.main, *arguments, says=("no finished trial to confirm", "run the search on"))
+    refused(
+        confirm.main,
+        *arguments,
+        says=("no finished trial to confirm", "run the search first (or resume it)"),
+    )
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])

@@ -170,7 +170,9 @@ def test_a_repeat_in_which_a_method_has_finished_nothing_has_no_run_of_it(known)
 
 def test_a_study_without_a_finished_trial_cannot_be_confirmed(tmp_path):
     begun = made_study.begin(_asked(tmp_path / "s"))
-    with pytest.raises(UsageError, match=r"no finished trial to confirm; run the search on"):
+    with pytest.raises(
+        UsageError, match=r"no finished trial to confirm; run the search first \(or resume it\)"
+    ):
         _design(begun)
 
 
@@ -591,7 +593,7 @@ def test_a_search_that_has_not_ended_is_not_looked_at_by_accident(tmp_path):
 
 
 def test_what_is_no_study_is_said(tmp_path):
-    with pytest.raises(UsageError, match=r"is no study.*manifest\.json"):
+    with pytest.raises(UsageError, match=r"is not a study folder \(no manifest\.json"):
         confirm.open_study(str(tmp_path))
 
 

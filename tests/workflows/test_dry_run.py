@@ -215,9 +215,9 @@ def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
 def test_an_existing_study_is_said(tmp_path):
     request = asked(tmp_path)
     made_study.begin(request)
-    assert lines(request)["study"].endswith("(gone on with)")
+    assert lines(request)["study"].endswith("(will be resumed)")
     again = replace(request, resume=False)
-    assert "add --resume or choose another --name" in lines(again)["study"]
+    assert "add --resume or use a new --name" in lines(again)["study"]
     model = prerequisites.model_of(request.storage)
     assert lines(request)["teacher"] == "digits_teacher, to be trained for 12 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")

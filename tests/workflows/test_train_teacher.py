@@ -75,14 +75,14 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
     # a search in another --out finds it in the cache
     searched = run("tune_kd.search", *SAME, *SEARCH, "--out", "second", **where)
     found = opened(tmp_path / "second" / "digits_kd")
-    assert f"teacher {model} found: trained by study digits_kd_teacher" in searched.stderr
+    assert f"teacher {model} reused from study digits_kd_teacher" in searched.stderr
     assert "training the teacher" not in searched.stderr
 
     # one beside it finds it in --out when the cache has forgotten it
     shutil.rmtree(cache / "models")
     beside = run("tune_kd.search", *SAME, *SEARCH, "--out", "first", **where)
     near = opened(first / "digits_kd")
-    assert f"teacher {model} found: trained by study digits_kd_teacher" in beside.stderr
+    assert f"teacher {model} reused from study digits_kd_teacher" in beside.stderr
 
     for one in (found, near):
         assert one.manifest["teacher_model"] == model

@@ -126,7 +126,7 @@ def _chance(found: Evaluation) -> str:
     if found["overall"]["accuracy"] > bound:
         return ""
     reached = _percent(found["overall"]["accuracy"])
-    return f"accuracy {reached} is not clearly above that of always saying the most frequent class, {_percent(guess)}"
+    return f"accuracy {reached} is not clearly above the majority-class baseline, {_percent(guess)}"
 
 
 def _never(found: Evaluation) -> str:
@@ -190,7 +190,7 @@ def _no_faster(found: Evaluation) -> str:
 
 def _not_quantised(found: Evaluation) -> str:
     wrong = found["profile"].get("wrong", "")
-    return f"this is hardly an int8 network: {wrong}" if wrong else ""
+    return f"fewer than half of the layers are int8: {wrong}" if wrong else ""
 
 
 def _operators(found: Evaluation) -> str:

@@ -25,7 +25,7 @@ def _percent(share: float | None) -> str:
 
 
 def _heading(found: Mapping[str, Any]) -> Iterator[str]:
-    made = " + ".join(found["stages"]) or "how it was trained is not known"
+    made = " + ".join(found["stages"]) or "training unknown"
     role = f", the {found['role']} of space {found['space']}" if found["role"] else ""
     yield f"{found['weights']}: {found['network']}{role}; {made}"
     yield f"test split of {found['task']}: {found['images']:,} images, {len(found['classes'])} classes; {found['profile']['device']}"
@@ -62,7 +62,7 @@ def _classes(found: Mapping[str, Any]) -> Iterator[str]:
 def _confused(found: Mapping[str, Any]) -> Iterator[str]:
     for number, pair in enumerate(found["confused"]):
         lead = "most confused" if number == 0 else ""
-        yield f"{lead:<20}{pair['true']} taken for {pair['predicted']}: {pair['count']:,} times, {_percent(pair['share'])} % of {pair['true']}"
+        yield f"{lead:<20}{pair['true']} predicted as {pair['predicted']}: {pair['count']:,} times, {_percent(pair['share'])} % of {pair['true']}"
 
 
 def _batches(found: Mapping[str, Any]) -> Iterator[str]:

@@ -56,7 +56,7 @@ def run(
         except RuntimeError as error:
             if ray_session.interrupt.stop_all():
                 raise StoppedError from None
-            progress.say(f"Ray failed ({errors.explain(error)}); going on with a fresh one")
+            progress.say(f"Ray failed ({errors.explain(error)}); restarting it and resuming")
             suspects.accuse(list(searcher.running.values()))
             left = RESTARTS if len(study.outcomes) > before else left - 1
             if left < 0:
@@ -85,7 +85,7 @@ class OomSuspects:
     def accuse(self, running: list[str]) -> None:
         """Remember the trials that ran when it happened."""
         if len(running) == 1 and running[0] in self.names:
-            self._study.end(running[0], "failed", "out of memory: it ended Ray while it ran alone")
+            self._study.end(running[0], "failed", "out of memory, even when run alone")
         self.names = [trial for trial in running if trial not in self._study.outcomes]
 
     def release(self) -> bool:

@@ -272,7 +272,9 @@ def _join(address: str, **quiet: Any) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--address {address}: cannot join: {errors.explain(error)}") from None
+        raise UsageError(
+            f"--address {address}: cannot connect to the Ray cluster: {errors.explain(error)}"
+        ) from None
 
 
 def check_address(address: str | None) -> None:

@@ -24,7 +24,7 @@ def read(storage: Storage) -> dict[str, Any]:
         schema = found["schema"]
     except (ValueError, TypeError, KeyError):
         raise UsageError(
-            f"{storage.uri}/manifest.json is not a study's; choose another --name"
+            f"{storage.uri}/manifest.json is not a study's; use a new --name"
         ) from None
     if schema != SCHEMA_VERSION:
         raise UsageError(
@@ -47,7 +47,7 @@ def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
     has not matters only where it is used.
 
     >>> differences({"seed": 0}, {"seed": 1})
-    ['seed is 0 there, but 1 is asked for']
+    ['seed is 0 in the existing study, 1 requested']
     """
     asked = json.loads(json.dumps(asked))
     return [line for key in COMPARED for line in _differences(key, known.get(key), asked.get(key))]
@@ -58,10 +58,10 @@ def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:
         for key in sorted({*known, *asked} - REPEATED):
             yield from _differences(f"{where}.{key}", known.get(key), asked.get(key))
     elif known != asked and (known is None or asked is None):
-        there = "at its default" if where.split(".")[0] in ("settings", "images") else "not there"
+        there = "at its default" if where.split(".")[0] in ("settings", "images") else "not set"
         if known is None:
-            yield f"{where} is {there}, but {asked!r} is asked for"
+            yield f"{where} is {there} in the existing study, {asked!r} requested"
         else:
-            yield f"{where} is {known!r} there, but not asked for"
+            yield f"{where} is {known!r} in the existing study, not requested"
     elif known != asked:
-        yield f"{where} is {known!r} there, but {asked!r} is asked for"
+        yield f"{where} is {known!r} in the existing study, {asked!r} requested"

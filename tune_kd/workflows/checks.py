@@ -242,7 +242,7 @@ def exists(request: Request, material: Material) -> bool:
         return False
     if not request.resume:
         raise UsageError(
-            f"{request.storage.uri} exists; add --resume to go on with it, or --name for another study"
+            f"{request.storage.uri} exists; add --resume to continue it, or --name for another study"
         )
     known = Study(request.storage)
     lines = manifest.differences(known.manifest, described(request, material))
@@ -250,7 +250,7 @@ def exists(request: Request, material: Material) -> bool:
         budget(request, known)
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        raise UsageError(f"{request.storage.uri} is another study: {lines[0]}{more}; choose another --name")  # fmt: skip
+        raise UsageError(f"{request.storage.uri} was created with other settings: {lines[0]}{more}; use a new --name")  # fmt: skip
     return True
 
 

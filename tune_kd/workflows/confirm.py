@@ -96,7 +96,7 @@ def open_study(address: str) -> Study:
         return Study(storage)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"{address} is no study: it has no manifest.json; name a folder that a search has written"
+            f"{address} is not a study folder (no manifest.json); name a folder that a search has written"
         ) from None
 
 

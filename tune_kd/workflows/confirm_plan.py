@@ -66,7 +66,9 @@ def design(known: Study, *, seeds: int, textbook: bool) -> Design:
     begun = sorted({p.repeat for p in known.of("search")})
     found = [repeat for repeat in begun if _is_whole(known, repeat)] or begun
     if not any(known.winners(method) for method in known.manifest["methods"]):
-        raise UsageError(f"{known.storage.uri} has no finished trial to confirm; run the search on")
+        raise UsageError(
+            f"{known.storage.uri} has no finished trial to confirm; run the search first (or resume it)"
+        )
     return Design(repeats=tuple(found), seeds=seeds, textbook=textbook)
 
 

@@ -85,7 +85,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
     files = user_files(request)
     for name, code in files.items():
         storage.write(f"space/{name}", code)
-    progress.say("measuring a training step, and both networks' latency, before the first trial")
+    progress.say("benchmarking a training step, and the latency of both networks")
     found = session.call(
         worker.prepare,
         {

@@ -59,7 +59,7 @@ def plan(request: Request, resources: Resources) -> str:
 def _state(request: Request) -> str:
     if not request.storage.exists("manifest.json"):
         return "new"
-    return "gone on with" if request.resume else "exists: add --resume or choose another --name"
+    return "will be resumed" if request.resume else "exists: add --resume or use a new --name"
 
 
 def _teacher(request: Request) -> str:

@@ -158,7 +158,7 @@ def add_search(parser: cli.Parser) -> None:
     add(
         "--trials",
         type=cli.positive_int,
-        help="a total, rounded up to equal counts a method and repeat; failed trials count [the space's]",
+        help="a total, rounded up to equal counts per method and repeat; failed trials count [the space's]",
     )
     add(
         "--repeats",
@@ -175,14 +175,14 @@ def add_search(parser: cli.Parser) -> None:
     add(
         "--resume",
         action="store_true",
-        help="go on with the study; start it where there is none",
+        help="resume the study, or start it if it does not exist",
     )
     add("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} [%(default)s]")
     add("--scheduler", default="asha", help=f"one of {', '.join(SCHEDULERS)} [%(default)s]")
     add(
         "--teacher",
         metavar="FILE",
-        help="an own checkpoint (safetensors or a state dict) as teacher, or runs/X[:METHOD]: the best student of another study [trained here]",
+        help="checkpoint (safetensors or a state dict) to use as the teacher, or runs/X[:METHOD]: the best student of another study [trained here]",
     )
     add("--dry-run", action="store_true", help="print the plan and run nothing")
 
@@ -211,7 +211,7 @@ def add_resources(parser: cli.Parser) -> None:
         "--time-budget",
         type=cli.duration,
         metavar="TIME",
-        help="stop after 90s, 45m or 2h, to be gone on with later [none]",
+        help="time limit such as 90s, 45m or 2h; continue later with --resume [none]",
     )
     add(
         "--address",
@@ -245,7 +245,7 @@ def _wanted_resources(options: ResourceOptions) -> "Resources":
 
     address, gpus, cpus = options.cluster, options.gpus_per_trial, options.cpus_per_trial
     if cpus <= 0:
-        raise UsageError(f"--cpus-per-trial {cpus:g}: more than 0 is wanted, such as 1 or 0.5")
+        raise UsageError(f"--cpus-per-trial {cpus:g}: must be positive, such as 1 or 0.5")
     if address:
         if gpus is None:
             raise UsageError(
