@@ -152,7 +152,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
     for changes, says in [
         ({"seed": 1}, "seed is 0 in the existing study, 1 requested"),
         ({"epochs": 8}, "settings.student.epochs is 9 in the existing study, 8 requested"),
-        ({"sampler": "gp"}, "sampler is 'tpe' there, but 'gp' is asked for"),
+        ({"sampler": "gp"}, "sampler is 'tpe' in the existing study, 'gp' requested"),
         ({"space": overrides.change(asked.space, ["temperature=4"])}, "methods.combined"),
     ]:
         other = made_study.checks.described(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.checks.described(replace(asked, **changes), made_study.material())  # fmt: skip
@@ -163,7 +163,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
     assert differences(known, made_study.checks.described(allowed, made_study.material())) == []
     images = replace(made_study.material(), images=replace(made_study.IMAGES, train_hash="other"))
     assert differences(known, made_study.checks.described(asked, images)) == [
-        "images.train_hash is 'made' there, but 'other' is asked for"
+        "images.train_hash is 'made' in the existing study, 'other' requested"
     ]
 
 

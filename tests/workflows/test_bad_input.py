@@ -425,14 +425,14 @@ def test_an_existing_study_names_both_ways_on(known):
             [*SAME, "--set", "student.batch_size=32"],
             ("settings.student.batch_size is 64 in the existing study, 32",),
         ),
-        ([*SAME, "--limit-train", 100], ("limit_train is 0 there, but 100",)),
+        ([*SAME, "--limit-train", 100], ("limit_train is 0 in the existing study, 100",)),
         ([*SAME, "--sampler", "random"], ("sampler is 'tpe' there",)),
         ([*SAME, "--scheduler", "none"], ("scheduler is 'asha' there",)),
         (["--epochs", 3, "--trials", 2, "--methods", "no_kd", "feature"], ("methods.combined",)),
     ],
 )
 def test_a_study_of_something_else_shows_the_difference(known, change, says):
-    digits(*change, "--resume", says=(*says, "another study", "--name"))
+    digits(*change, "--resume", says=(*says, "created with other settings", "--name"))
 
 
 def test_fewer_trials_than_the_study_has(known):
@@ -473,7 +473,7 @@ def test_a_study_of_another_space(known):
 
 def test_a_study_of_other_images(known):
     data = folder(classes=10)
-    digits(*SAME, "--data", data, "--resume", says=("images.", "there, but", "another study"))
+    digits(*SAME, "--data", data, "--resume", says=("images.", "in the existing study", "created with other settings"))
 
 
 def test_a_study_of_another_schema(known):
