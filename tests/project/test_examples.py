@@ -205,7 +205,7 @@ def test_the_readme_shows_every_command() -> None:
 
 def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     made = [name for name, code in FILES.items() if "SPACE = " in code]
-    assert made == ["my_kd.py", "leaves_kd.py", "squared_kd.py"]
+    assert made == ["my_kd.py", "leaves_kd.py", "squared_kd.py", "low_rank_kd.py"]
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     plain, _ = loader.load(str(tmp_path / "my_kd.py"))

@@ -7,6 +7,7 @@ from optuna.trial import TrialState
 
 from tests.helpers import made_study
 from tests.helpers.made_study import begin, heard, play, reopened, request, row
+from tune_kd.errors import UsageError
 from tune_kd.recipe import Distill, LossWeights, Prune
 from tune_kd.space import Method, distributions, methods
 from tune_kd.study import recipe_builder, refit
@@ -213,8 +214,9 @@ def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp
 def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
     asked = request(tmp_path / "s", trials=1, methods={"lightly": LIGHTLY})
     assert asked.space.needs_teacher
-    labels = {"lightly": LIGHTLY.pin("recover", "labels")}
-    assert not request(tmp_path / "s", trials=1, methods=labels).space.needs_teacher
+    undeclared = {"lightly": replace(LIGHTLY, needs=())}
+    with pytest.raises(UsageError, match=r"method lightly: .*logits.*Method\(needs=\('logits',\)"):
+        request(tmp_path / "s", trials=1, methods=undeclared).space.check()
 
 
 def test_each_repeat_begins_with_a_shared_stage_of_its_own(tmp_path):

@@ -252,7 +252,7 @@ def test_with_an_address_gpus_must_be_said(monkeypatch):
 
 
 def test_a_cpu_is_at_least_a_part(monkeypatch):
-    with pytest.raises(UsageError, match="more than 0"):
+    with pytest.raises(UsageError, match="must be positive"):
         resources("--cpus-per-trial", 0).wanted()
 
 

@@ -62,9 +62,9 @@ class Optimizer:
         demand("0 <= momentum < 1", 0 <= self.momentum < 1, momentum=self.momentum)
         ok = 0 <= self.warmup_epochs < math.inf
         demand("warmup_epochs >= 0", ok, warmup_epochs=self.warmup_epochs)
-        ok = all(0 < at < 1 for at in self.decay_at) and sorted(self.decay_at) == list(
-            self.decay_at
-        )
+        numbers = all(isinstance(at, int | float) for at in self.decay_at)
+        ok = numbers and all(0 < at < 1 for at in self.decay_at)
+        ok = ok and list(self.decay_at) == sorted(self.decay_at)
         demand("decay_at rises within (0, 1)", ok, decay_at=self.decay_at)
         demand("0 < decay_factor <= 1", 0 < self.decay_factor <= 1, decay_factor=self.decay_factor)
 
