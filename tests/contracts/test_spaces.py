@@ -28,7 +28,7 @@ from tune_kd.recipe import (
     from_json,
     to_json,
 )
-from tune_kd.space import distributions, loader
+from tune_kd.space import SearchSpace, distributions, loader, overrides
 from tune_kd.space.method import TRAINING
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
@@ -217,7 +217,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
     name, device, tmp_path, monkeypatch, capsys
 ):
     """All but the search: of that there are rows, made up, for each way of a method's settings."""
-    chosen = replace(SPACES[name], **FEW)
+    chosen = overrides.with_fields(SPACES[name], FEW)
     monkeypatch.setitem(tasks.TASKS, chosen.task, small(tasks.TASKS[chosen.task]))
     asked = made_study.request(
         tmp_path / name,
@@ -263,7 +263,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         assert title in page
 
 
-def _teacher(study: Study, chosen: distributions.SearchSpace) -> Proposal:
+def _teacher(study: Study, chosen: SearchSpace) -> Proposal:
     name = prerequisites.teacher_trial(study)
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
     assert recipe.fingerprint(0) == study.manifest["teacher_model"]
@@ -272,7 +272,7 @@ def _teacher(study: Study, chosen: distributions.SearchSpace) -> Proposal:
     )
 
 
-def _searched(study: Study, chosen: distributions.SearchSpace) -> Iterator[Proposal]:
+def _searched(study: Study, chosen: SearchSpace) -> Iterator[Proposal]:
     """Of each method the textbook's trial, and where a method prunes one for each other setting.
 
     Each stands for a repeat of its own, so that all of them are winners.
@@ -366,7 +366,7 @@ def _assert_loads(
     )
     where = replace(ctx, device="cpu") if int8.is_int8(network) else ctx
     if proposal.open_test:
-        found, split = test_split.prepare(recipe, where, reference=None).take(network), "test"
+        found, split = test_split.prepare(recipe, where, reference=None).evaluate(network), "test"
     else:
         found, split = loop.evaluate(network, fold, fold.validation), "val"
     values = found.values(split, dense=recipe.images.dense)

@@ -68,7 +68,8 @@ def request(folder: Path, **changes: Any) -> checks.Request:
     for name in list(changes):
         role, _, rest = name.partition("teacher_")
         path = f"teacher.{rest}" if rest and not role else f"student.{name}"
-        if found := next((p for p in (name, path) if p in known), None):
+        paths = (name, path, f"student.optimizer.{name}")
+        if found := next((p for p in paths if p in known), None):
             fields[found] = changes.pop(name)
     asked = {
         "space": overrides.with_fields(chosen, fields), "file": file, "storage": Storage(folder), "data": None,

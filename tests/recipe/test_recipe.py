@@ -33,6 +33,7 @@ STAGE = Distill(
     optimizer=Optimizer(schedule="step", decay_at=(0.5, 0.75)),
     weights=LossWeights(alpha=0.1, beta=0.9, gamma=0.5, temperature=4.0),
     levels=("low", "high"),
+    monitor="val_accuracy",
 )
 FULL = Recipe(
     images=IMAGES,
@@ -50,7 +51,7 @@ def other(value):
     """Another valid value of the same kind, for any field of a recipe."""
     named = {
         "sgd": "adamw", "step": "constant", "cosine": "step", "train": "train+val",
-        "float32": "bfloat16", "none": "mixup",
+        "float32": "bfloat16", "none": "mixup", "val_accuracy": "val_miou",
     }  # fmt: skip
     match value:
         case dict():

@@ -186,7 +186,7 @@ def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypat
     fold = places.folded(
         decoded, images, making.context_in(tmp_path), layout="contiguous", parts=(every, every[:0])
     )
-    taken = test_split.TestSplit(images=fold, decoded=decoded, reference=None).take(model)
+    taken = test_split.TestSplit(images=fold, decoded=decoded, reference=None).evaluate(model)
     found = test_split.columns(taken, dense=True)
     assert "test_correct" not in found
     counts = np.reshape(found["test_counts"], (5, 5, 3))

@@ -164,6 +164,7 @@ def stages_to_json(stages: tuple[Stage, ...]) -> str:
 def stages_from_json(text: str) -> tuple[Stage, ...]:
     """Return the stages that `stages_to_json` wrote.
 
+    >>> from tune_kd.recipe import Distill, Prune
     >>> stages_from_json(stages_to_json((Distill(epochs=1), Prune()))) == (Distill(epochs=1), Prune())
     True
     """

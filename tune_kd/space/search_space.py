@@ -29,6 +29,7 @@ class Training(TrainingOptions):
 
     `initial="imagenet"` begins with torchvision's weights for ImageNet, where the network has some.
 
+    >>> from tune_kd.recipe import Optimizer
     >>> Training("resnet8", epochs=60, optimizer=Optimizer(name="adamw", lr=0.001)).batch_size
     128
     """
