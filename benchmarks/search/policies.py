@@ -10,7 +10,7 @@ start lies around the textbook's and the literature's settings.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -76,17 +76,23 @@ class Trial:
     finished: bool
 
 
-def propose(  # noqa: PLR0913 - a proposal's circumstances
+class Length(NamedTuple):
+    """How long a search is: its trials, and the rungs at which they are compared."""
+
+    trials: int
+    rungs: int
+
+
+def propose(
     kind: str,
     heard: Sequence[Trial],
     surface: Surface,
     *,
-    trials: int,
-    rungs: int,
+    length: Length,
     seed: tuple[object, ...],
 ) -> dict[str, Any]:
     """Return the next setting of a search of so many trials and rungs, some of whose trials were heard."""
-    number, cube = len(heard), surface.cube
+    number, cube, (trials, rungs) = len(heard), surface.cube, length
     here = stream(*seed, number, "proposal")
     if kind == "prior" and number > 0:
         return mixture(heard, surface, rung=0 if rungs else 1, seed=here)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.policies import Stopping, Trial, propose
+from benchmarks.search.policies import Length, Stopping, Trial, propose
 from benchmarks.search.surface import Floats, Surface
 from tune_kd.recipe import stream
 
@@ -38,7 +38,7 @@ def search(
     rungs = stopping.rungs(surface.epochs)
 
     def ask(heard: Sequence[Trial]) -> dict[str, Any]:
-        return propose(sampler, heard, surface, trials=trials, rungs=len(rungs), seed=seed)
+        return propose(sampler, heard, surface, length=Length(trials, len(rungs)), seed=seed)
 
     def show(number: int, config: dict[str, Any]) -> Curve:
         random = np.random.default_rng(stream(*seed, number, "curve"))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.selection import BASELINE
-from benchmarks.search.policies import STOPPING, Trial, propose
+from benchmarks.search.policies import STOPPING, Length, Trial, propose
 from benchmarks.search.replay import Curve, run_trials
 from benchmarks.search.surface import Floats
 from benchmarks.verdict.world import Split, World
@@ -137,8 +137,7 @@ class Simulation:
                 asked.sampler,
                 heard,
                 surface,
-                trials=asked.trials,
-                rungs=len(stopping.rungs(surface.epochs)),
+                length=Length(asked.trials, len(stopping.rungs(surface.epochs))),
                 seed=("verdict", self._number, repeat, *own),
             )
 

@@ -190,7 +190,7 @@ def test_what_samplers_hear_of_a_stopped_trial(made_surface, monkeypatch):
     monkeypatch.setattr(policies.samplers, "sample", sample)
     scores = [{5: 0.4, 15: 0.8}, {5: 0.3}, {5: 0.2}]
     for kind, state in (("tpe", "PRUNED"), ("gp", "PRUNED"), ("gp+stopped", "COMPLETE")):
-        policies.propose(kind, heard, made_surface, trials=8, rungs=1, seed=("x",))
+        policies.propose(kind, heard, made_surface, length=policies.Length(8, 1), seed=("x",))
         values = [0.8, 0.3, 0.2] if state == "COMPLETE" else [0.8, None, None]
         expected = list(zip(["COMPLETE", state, state], values, scores, strict=True))
         assert told.pop(kind.partition("+")[0]) == expected

@@ -201,7 +201,7 @@ def prune_methods(training: Config) -> dict[str, Method]:
         first = space.distill(labels, **training)
         return (first, *pruned(space, cut, recover=labels, lr=finetune_lr))
 
-    def kd_prune(  # noqa: PLR0913 - a method's ranges
+    def kd_prune(
         space: SearchSpace, *, recover: str, prune_method: str, prune_ratio: float, prune_steps: int, finetune_lr: float
     ) -> tuple[Stage, ...]:  # fmt: skip
         cut = Cut(prune_method, prune_ratio, prune_steps)

@@ -8,7 +8,7 @@ would read (lr, loss weights, temperature, dropout) are 0-dim tensors on the dev
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,15 +143,23 @@ class Epoch:
     last: bool  # of the stage
 
 
+class _Tools(NamedTuple):
+    """The weights of the loss on the device, and the hooks on the student's features."""
+
+    weights: losses.Weights
+    taps: registry.Taps
+
+
 def train(work: StageInputs, learner: TrainState, *, done: int = 0) -> Iterator[Epoch]:
     """Train from epoch `done` + 1 on, and hand over each epoch."""
     stage, fold = work.stage, work.fold
     weights = losses.Weights(stage.weights, device=fold.fit.device)
     taps = registry.Taps(learner.model, stage.levels if weights.uses_features else ())
+    tools = _Tools(weights, taps)
     end = stage.stop_after or stage.epochs
     try:
         for number in range(done + 1, end + 1):
-            values = _epoch(work, learner, weights=weights, taps=taps, epoch=number)
+            values = _epoch(work, learner, tools, epoch=number)
             if len(fold.validation):
                 found = evaluate(learner.model, fold, fold.validation)
                 values |= found.values("val", dense=fold.dense)
@@ -178,15 +186,9 @@ def _out_of_patience(
     return epoch - int(learner.best[1]) >= work.stage.patience
 
 
-def _epoch(
-    work: StageInputs,
-    learner: TrainState,
-    *,
-    weights: losses.Weights,
-    taps: registry.Taps,
-    epoch: int,
-) -> dict[str, Any]:
-    """One pass over the fitted images; mean losses and the last lr."""
+def _epoch(work: StageInputs, learner: TrainState, tools: _Tools, *, epoch: int) -> dict[str, Any]:
+    """Pass once over the fitted images; return mean losses and the last lr."""
+    weights = tools.weights
     stage, fold, device = work.stage, work.fold, work.fold.fit.device
     seen = fold.seen(work.view_seed, work.first_step + epoch)
     soft = None
@@ -209,7 +211,7 @@ def _epoch(
         learner.lr.fill_(learning_rate(stage.optimizer, epochs=stage.epochs, at=at))
         teacher = soft[position].float() if soft is not None else None
         batch = seen(fold.fit[position])
-        parts = _step(work, learner, weights=weights, taps=taps, batch=batch, teacher=teacher)
+        parts = _step(work, learner, tools, batch=batch, teacher=teacher)
         sums += torch.stack([part.detach() for part in parts])
         if (step % FINITE_EVERY == 0 or step == steps - 1) and not bool(torch.isfinite(sums[0])):
             raise FloatingPointError(f"the loss is not finite in epoch {epoch}")
@@ -218,11 +220,11 @@ def _epoch(
     return {**means, "lr": float(learner.lr)}
 
 
-def _step(  # noqa: PLR0913 - a step's operands
-    work: StageInputs, learner: TrainState, *, weights: losses.Weights, taps: registry.Taps, batch: Batch, teacher: Tensor | None
-) -> losses.LossTerms:  # fmt: skip
+def _step(
+    work: StageInputs, learner: TrainState, tools: _Tools, *, batch: Batch, teacher: Tensor | None
+) -> losses.LossTerms:
     """Forward, losses in float32, backward, update."""
-    images = batch.images
+    images, (weights, taps) = batch.images, tools
     features: dict[str, Tensor] = {}
     if weights.uses_features:
         assert work.teacher is not None

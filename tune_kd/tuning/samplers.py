@@ -7,6 +7,7 @@ their numbers, so that a proposal is a pure function of them and of its seed.
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import optuna
@@ -91,20 +92,28 @@ def at_quantile(range_: BaseDistribution, share: float) -> Any:
     return int(value) if isinstance(range_, IntDistribution) else value
 
 
-def sample(  # noqa: PLR0913 - a proposal's circumstances
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a search is for: a direction of Optuna's for each objective, and whether there are constraints."""
+
+    directions: Sequence[str] = ("maximize",)
+    constrained: bool = False
+
+
+def sample(
     kind: str,
     trials: Sequence[FrozenTrial],
     ranges: dict[str, BaseDistribution],
     *,
     seed: int,
-    directions: Sequence[str] = ("maximize",),
-    constrained: bool = False,
+    goal: Goal = Goal(),
 ) -> Asked:
-    """Return the next values of a method, after hearing of all its trials, one value a direction each."""
+    """Return the next values of a method, after hearing of all its trials, one value per direction each."""
+    goal = goal or Goal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental arguments that newer versions make default
-        sampler = _sampler(kind, seed, constrained)
-        ways = [StudyDirection[direction.upper()] for direction in directions]
+        sampler = _sampler(kind, seed, goal.constrained)
+        ways = [StudyDirection[direction.upper()] for direction in goal.directions]
         study = optuna.create_study(directions=ways, sampler=sampler)
         study.add_trials(list(trials))
         params = dict(study.ask(ranges).params)

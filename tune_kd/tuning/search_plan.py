@@ -13,7 +13,7 @@ from tune_kd.recipe import Recipe, stream
 from tune_kd.space import SearchSpace
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
 from tune_kd.study.study import Study
-from tune_kd.tuning.samplers import LITERATURE_EVERY, Asked, origin, random_config, sample
+from tune_kd.tuning.samplers import LITERATURE_EVERY, Asked, Goal, origin, random_config, sample
 
 OPEN_TRIALS = 2  # of one search at once, where another search has trials left
 
@@ -135,6 +135,5 @@ class SearchPlan:
             study.optuna_trials(method, repeat=repeat),
             ranges,
             seed=stream(seed, method, repeat, number, "proposal"),
-            directions=study.directions,
-            constrained=bool(study.constraints),
+            goal=Goal(directions=study.directions, constrained=bool(study.constraints)),
         )

@@ -6,6 +6,7 @@ Each is imported, found beside earlier studies by its fingerprint, or trained on
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tune_kd import files
 from tune_kd.execution import runner
@@ -61,7 +62,7 @@ def ensure_teacher(
         made = replace(made, recipe=replace(recipe, initial=""), foreign=request.teacher)
     epochs = request.space.teacher.epochs
     said = f"training the teacher {request.space.teacher.network}, {epochs} epochs"
-    _ensure([made], study_, request, session=session, progress=progress, said=said)
+    _ensure([made], study_, request, workers=_Workers(session, progress), said=said)
 
 
 def is_ready(study_: Study, request: Request) -> bool:
@@ -76,7 +77,7 @@ def ensure_shared(study_: Study, request: Request, *, session: Session, progress
     made = _shared(study_, request)
     names = ", ".join(dict.fromkeys(m.method for m in made))
     said = f"training what all trials of a search begin with, once for each of: {names}"
-    _ensure(made, study_, request, session=session, progress=progress, said=said)
+    _ensure(made, study_, request, workers=_Workers(session, progress), said=said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +130,18 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
     return list(found.values())
 
 
-def _ensure(  # noqa: PLR0913 - a run's circumstances
-    wanted: Sequence[_Made],
-    study_: Study,
-    request: Request,
-    *,
-    session: Session,
-    progress: Progress,
-    said: str,
+class _Workers(NamedTuple):
+    """Where models are made, and where it is said."""
+
+    session: Session
+    progress: Progress
+
+
+def _ensure(
+    wanted: Sequence[_Made], study_: Study, request: Request, *, workers: _Workers, said: str
 ) -> None:
     """Import or find what is not there yet, run the rest side by side, keep it for later studies."""
+    session, progress = workers
     missing = [m for m in wanted if not _has(study_, m.trial, m.fingerprint)]
     missing = [m for m in missing if m.foreign or not _reuse(study_, m, progress)]
     if not missing:
