@@ -66,9 +66,9 @@ def _weak_teacher(study: Study) -> list[str]:
 
 
 def advice(study: Study) -> list[str]:
-    """Return what to do next: what to confirm, searches that gave nothing, what quantising cost."""
+    """Return what to do next: what to confirm, searches that gave nothing, what quantizing cost."""
     found = [*_unconfirmed(study), *_lost_repeats(study), *_unfinished(study)]
-    return found + _edges(study) + _quantised(study)
+    return found + _edges(study) + _quantized(study)
 
 
 def _edges(study: Study) -> list[str]:
@@ -120,7 +120,7 @@ def _lost_repeats(study: Study) -> list[str]:
     return found
 
 
-def _quantised(study: Study) -> list[str]:
+def _quantized(study: Study) -> list[str]:
     """int8 that costs much, or that is no faster than the float student; both compiled."""
     found = []
     plain = number(selection.student_footprint(study.rows), "compiled_latency_ms")
@@ -130,9 +130,9 @@ def _quantised(study: Study) -> list[str]:
             continue
         if made.difference and made.difference.mean < -COSTLY:
             found.append(
-                f"**{method}**: quantising changes {spoken(study.test_metric)} by "
+                f"**{method}**: quantizing changes {spoken(study.test_metric)} by "
                 f"{gap(made.difference)} percentage points: calibrate on more images, or train with "
-                "fake quantisation."
+                "fake quantization."
             )
         fast = number(study.footprint(study.chosen(method)), "compiled_latency_ms")
         if fast is not None and plain is not None and fast >= plain:

@@ -1,4 +1,4 @@
-"""Before and after: what pruning and quantising did to a method, as numbers.
+"""Before and after: what pruning and quantizing did to a method, as numbers.
 
 Both sides come from the same confirming runs, whose every stage was measured on the test split.
 """
@@ -72,7 +72,7 @@ def stages_of(row: Row | None) -> tuple[Stage, ...]:
     return from_json(text).stages if text else ()
 
 
-def quantised(study: Study, method: str) -> str:
+def quantized(study: Study, method: str) -> str:
     """How a method's students become int8: "static", "QAT", or "" where they stay float."""
     trial = study.chosen(method)
     if trial is None or not selection.compresses(study.stages[trial["trial"]], "Quantize"):

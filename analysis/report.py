@@ -30,7 +30,7 @@ def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]
 
     Students' are means over repeats of the tuned methods. Where mIoU is the study's metric they are
     mIoU. The method with distillation is the one whose winners are best on validation in the search, of
-    those that neither prune nor quantise where there are such.
+    those that neither prune nor quantize where there are such.
     Studies that share a family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)

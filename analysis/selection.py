@@ -87,7 +87,7 @@ def settled(rows: Iterable[Row]) -> Row:
 
 
 def compresses(rows: Iterable[Row], *names: str) -> bool:
-    """Whether a trial's rows have a stage that prunes or quantises, or one of the named stages."""
+    """Whether a trial's rows have a stage that prunes or quantizes, or one of the named stages."""
     return any(row.get("stage_name") in (names or COMPRESSING) for row in rows)
 
 

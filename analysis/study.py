@@ -172,7 +172,7 @@ class Study(Description):
     def footprint(self, trial: Row | None) -> Row | None:
         """How big and how fast a search trial's student is: as measured, else as its rows say.
 
-        A student that was cut or quantised and not timed yet has no latency.
+        A student that was cut or quantized and not timed yet has no latency.
         """
         plain = self._plain
         if trial is None or trial["trial"] not in self.stages:

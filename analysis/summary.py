@@ -70,7 +70,7 @@ def validation(study: Study, method: str, metric: str = "") -> stats.Summary | N
 def kd_winner(study: Study) -> str | None:
     """Return the method with distillation whose winners are best on validation, in the mean over repeats.
 
-    Of those that neither prune nor quantise, where there are such; one whose recommended trial breaks
+    Of those that neither prune nor quantize, where there are such; one whose recommended trial breaks
     a constraint counts only where there is no other. The test split has no part in it.
     """
     taught = [m for m in study.kd_methods if study.chosen(m) and distils(study, m)]
@@ -95,7 +95,7 @@ def distils(study: Study, method: str) -> bool:
 
 
 def is_compressed(study: Study, method: str) -> bool:
-    """Whether the trial that a method recommends prunes or quantises."""
+    """Whether the trial that a method recommends prunes or quantizes."""
     trial = study.chosen(method)
     return trial is not None and selection.compresses(study.stages[trial["trial"]])
 

@@ -2,7 +2,7 @@
 
     python -m tune_kd.search --space cifar10_mobilenet_quant
 
-`static` calibrates the distilled student on images, `qat` trains it with fake quantisation and the same
+`static` calibrates the distilled student on images, `qat` trains it with fake quantization and the same
 teacher; dropout is searched. torchao is needed (`pip install -e '.[compress]'`). Its lists of
 teacher learning rates are a study of their own, with the same network and no_kd alone, whose best trial
 is this study's teacher by `--teacher runs/X` (docs/guide.md).
@@ -38,7 +38,7 @@ SPACE = SearchSpace(
         "response": KD["response"],
         **quantized_methods(KD["response"]),
     },
-    tables=("quantisation", "results", "classes"),
+    tables=("quantization", "results", "classes"),
     expected_teacher=0.94,
     expected_student=0.88,
 )

@@ -277,7 +277,7 @@ TABLES: dict[str, Callable[[Study], Table]] = {
     "top_trials": top_trials,
     "comparison": comparison.comparison,
     "results": comparison.results,
-    "quantisation": compression.quantisation,
+    "quantization": compression.quantization,
     "pruning": compression.pruning,
     "calibration": classes.calibration,
     "classes": classes.classes,

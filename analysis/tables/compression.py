@@ -1,4 +1,4 @@
-"""What pruning and quantising did: two tables, and a file with every pruned trial."""
+"""What pruning and quantizing did: two tables, and a file with every pruned trial."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import escaping, selection
 from analysis.comparison import stats
-from analysis.compression import Change, change, quantised, sizes, stages_of
+from analysis.compression import Change, change, quantized, sizes, stages_of
 from analysis.formatting import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
 from analysis.selection import BASELINE
 from analysis.study import Study
@@ -25,10 +25,10 @@ COMPILED = "compiled_latency_ms"
 STUDENTS = "Of each method the recommended student, mean ± sd over n seeds."
 
 
-def quantisation(study: Study) -> Table:
+def quantization(study: Study) -> Table:
     """Teacher, float and int8 students as recommended: accuracy, size, compiled latency; test split."""
-    title = "Quantisation (test split)"
-    kinds = {method: kind for method in study.methods if (kind := quantised(study, method))}
+    title = "Quantization (test split)"
+    kinds = {method: kind for method in study.methods if (kind := quantized(study, method))}
     if not kinds:
         return title, ""
     taught = selection.teacher(study.rows, "measure")
@@ -41,14 +41,14 @@ def quantisation(study: Study) -> Table:
         found = change(study, method, "Quantize")
         before = found.before if found else None
         plain = selection.student_footprint(study.rows)
-        rows.append((f"Student, before quantising ({method})", before, plain))
+        rows.append((f"Student, before quantizing ({method})", before, plain))
     if BASELINE in study.methods and BASELINE not in kinds:
         rows.append(
             ("Baseline (no distillation)", _tested(study, BASELINE), _foot(study, BASELINE))
         )
     for kind in ("static", "QAT"):
         rows += [
-            (f"Quantised student, {kind} ({method})", _tested(study, method), _foot(study, method))
+            (f"Quantized student, {kind} ({method})", _tested(study, method), _foot(study, method))
             for method in kinds
             if kinds[method] == kind
         ]

@@ -1,4 +1,4 @@
-"""Studies of other kinds than the usual one: pruned and quantised, with a label a pixel, several objectives.
+"""Studies of other kinds than the usual one: pruned and quantized, with a label a pixel, several objectives.
 
 Each function gives what `made_up.put` wants: rows, and what the manifest has beside the usual.
 """

@@ -40,14 +40,14 @@ def test_the_change_of_a_stage_is_paired_by_seed(compressed):
     assert found.difference.mean == pytest.approx(-0.10)
     assert found.difference.n == 3
     assert compression.change(compressed, "response", "Prune") is None
-    assert [compression.quantised(compressed, m) for m in ("zeros", "static", "qat")] == [
+    assert [compression.quantized(compressed, m) for m in ("zeros", "static", "qat")] == [
         "",
         "static",
         "QAT",
     ]
 
 
-def test_pruned_then_quantised_counts_what_pruning_alone_did(made_up, tmp_path):
+def test_pruned_then_quantized_counts_what_pruning_alone_did(made_up, tmp_path):
     names = ("Distill", "Prune", "Distill", "Quantize")
     sizes = (kinds.PLAIN, kinds.CUT, {}, kinds.INT8 | {"num_params": 5_000.0})
     tests = (0.95, 0.60, 0.92, 0.90)
@@ -109,7 +109,7 @@ def test_int8_is_timed_on_a_cpu_whatever_the_study_ran_on(made_up, tmp_path):
     rows, changes = kinds.compressed(made_up)
     rows = [row | {"device": "cuda: NVIDIA H200"} for row in rows]
     changes["hardware"] = {"cpu": "cpu: Some EPYC", "cores": 16}
-    _, text = common.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    _, text = common.TABLES["quantization"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert "every network compiled, on cpu: Some EPYC." in text
 
 
@@ -135,8 +135,8 @@ def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
     ]  # fmt: skip
 
 
-def test_quantisation_by_hand(compressed):
-    _, text = common.TABLES["quantisation"](compressed)
+def test_quantization_by_hand(compressed):
+    _, text = common.TABLES["quantization"](compressed)
     assert headings(text) == [
         "Model Type", "Parameters", "Accuracy", "Size (MB)", "Inference Time", "Compression",
     ]  # fmt: skip
@@ -145,33 +145,33 @@ def test_quantisation_by_hand(compressed):
         "Teacher (digits_large)",
         "Student, distilled (response)",
         "Baseline (no distillation)",
-        "Quantised student, static (static)",
-        "Quantised student, QAT (qat)",
+        "Quantized student, static (static)",
+        "Quantized student, QAT (qat)",
     ]
     assert found["Teacher (digits_large)"][2:] == ["2.000", "1.000 ± 0.020 ms", "1.0x"]
     assert found["Student, distilled (response)"][3:] == [
         "0.250 ± 0.020 ms (4.0x faster)",
         "25.0x",
     ]
-    assert found["Quantised student, static (static)"] == [
+    assert found["Quantized student, static (static)"] == [
         "20,000", "84.00 ± 1.00 (n = 3)", "0.025", "0.100 ± 0.020 ms (10.0x faster)", "80.0x",
     ]  # fmt: skip
-    assert "(2.0x slower)" in found["Quantised student, QAT (qat)"][3]
+    assert "(2.0x slower)" in found["Quantized student, QAT (qat)"][3]
 
 
 def test_without_a_compiler_the_times_are_empty_and_the_reason_is_said(made_up, tmp_path):
     rows, changes = kinds.compressed(made_up, compiler=False)
-    _, text = common.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    _, text = common.TABLES["quantization"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert {row[4] for row in cells(text)} == {"-"}
     assert "Where there is none: no C++ compiler." in text
 
 
-def test_without_a_float_method_the_student_before_quantising_stands_for_it(made_up, tmp_path):
+def test_without_a_float_method_the_student_before_quantizing_stands_for_it(made_up, tmp_path):
     rows, changes = kinds.compressed(made_up)
     changes["methods"] = {"static": {}}
-    _, text = common.TABLES["quantisation"](load(made_up.put(tmp_path / "x", rows, **changes)))
+    _, text = common.TABLES["quantization"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert cells(text)[1][:4] == [
-        "Student, before quantising (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.080",
+        "Student, before quantizing (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.080",
     ]  # fmt: skip
 
 
@@ -220,9 +220,9 @@ def test_a_method_that_prunes_does_not_stand_for_plain_distillation(made_up, tmp
 
 def test_advice_on_int8_that_costs_much_or_is_slow(compressed):
     said = " ".join(advice(compressed))
-    assert "**static**: quantising changes test accuracy by -10.00 [-10.00, -10.00] (n = 3)" in said
+    assert "**static**: quantizing changes test accuracy by -10.00 [-10.00, -10.00] (n = 3)" in said
     assert "**qat**: int8 is no faster here than the float student (2.000 against 0.250 ms" in said
-    assert "**qat**: quantising" not in said
+    assert "**qat**: quantizing" not in said
 
 
 # ---------------------------------------------------------------- several objectives

@@ -1,4 +1,4 @@
-"""That networks really become int8, that training with fake quantisation trains, and that nothing is lost in a file."""
+"""That networks really become int8, that training with fake quantization trains, and that nothing is lost in a file."""
 
 import copy
 import functools
@@ -43,13 +43,13 @@ def _template() -> int8.Prepared:
     return int8.prepare(network(), sample=images(2), qat=True)
 
 
-def fake_quantised() -> int8.Prepared:
+def fake_quantized() -> int8.Prepared:
     """What `prepare` made of `network()` for training; it takes seconds, so each test has a copy."""
     return copy.deepcopy(_template())
 
 
 def trained(steps: int = 3) -> int8.Prepared:
-    prepared = fake_quantised()
+    prepared = fake_quantized()
     train(prepared, steps)
     return prepared
 
@@ -82,7 +82,7 @@ def test_static_int8_is_close_to_float_and_all_of_it_is_int8() -> None:
     assert int8.calibrate(prepared, images(64).split(20)) == 64
     assert int8.assert_active(prepared, before) == len(before) > 4
     converted = int8.convert(prepared)
-    assert int8.report(converted) == Int8Report(fused=3, quantised_ops=4, float_ops=0)
+    assert int8.report(converted) == Int8Report(fused=3, quantized_ops=4, float_ops=0)
     exact, rounded = scores(model, images(64)), scores(converted, images(64))
     error = (rounded - exact).std() / exact.std()
     assert 0 < error < 0.05
@@ -123,8 +123,8 @@ def test_any_batch_size_can_follow_and_images_do_not_meet(qat: bool) -> None:
     assert torch.allclose(together, alone, atol=1e-6)
 
 
-def test_training_with_fake_quantisation_trains() -> None:
-    prepared = fake_quantised()
+def test_training_with_fake_quantization_trains() -> None:
+    prepared = fake_quantized()
     before = int8.ranges(prepared)
     old = {name: p.detach().clone() for name, p in prepared.named_parameters()}
     with pytest.raises(ValueError, match=r"of \d+ observers have seen no images"):
@@ -133,14 +133,14 @@ def test_training_with_fake_quantisation_trains() -> None:
     assert int8.assert_active(prepared, before) == len(before)
     assert all(not torch.equal(p, old[name]) for name, p in prepared.named_parameters())
     converted = int8.convert(prepared)
-    assert int8.report(converted) == Int8Report(fused=3, quantised_ops=4, float_ops=0)
+    assert int8.report(converted) == Int8Report(fused=3, quantized_ops=4, float_ops=0)
     exact = scores(prepared.eval(), images(64))
     # The same rounding before and after; sums in another order move hardly a value by a step.
     assert (scores(converted, images(64)) - exact).std() < 0.002 * exact.std()
 
 
 def test_training_that_changed_no_weight_is_noticed() -> None:
-    prepared = fake_quantised()
+    prepared = fake_quantized()
     before, untrained = int8.ranges(prepared), int8.weights(prepared)
     prepared.train()(images(8))  # observers see images, nothing is learned
     assert int8.assert_active(prepared, before) == len(before)
@@ -150,13 +150,13 @@ def test_training_that_changed_no_weight_is_noticed() -> None:
     assert int8.assert_active(prepared, before, untrained=untrained) == len(before)
 
 
-def test_fake_quantisation_that_is_off_is_noticed() -> None:
-    prepared = fake_quantised()
+def test_fake_quantization_that_is_off_is_noticed() -> None:
+    prepared = fake_quantized()
     before = int8.ranges(prepared)
     train(prepared, 1)
     for observer in int8.observers(prepared).values():
         observer.enable_fake_quant(False)
-    with pytest.raises(ValueError, match="fake quantisation was off in"):
+    with pytest.raises(ValueError, match="fake quantization was off in"):
         int8.assert_active(prepared, before)
 
 
@@ -185,7 +185,7 @@ def test_evaluation_changes_nothing_and_training_goes_on_after_it() -> None:
 def test_training_that_was_resumed_equals_training_that_was_not() -> None:
     straight = trained(4)
     half = trained(2)
-    other = fake_quantised()
+    other = fake_quantized()
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.zero_()
@@ -320,7 +320,7 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         int8.restore(network(), network().state_dict(), sample=images(2))
 
 
-def test_a_module_that_is_called_twice_is_quantised_at_both_places() -> None:
+def test_a_module_that_is_called_twice_is_quantized_at_both_places() -> None:
     """As the one ReLU of a residual block."""
 
     class Block(nn.Module):
@@ -333,7 +333,7 @@ def test_a_module_that_is_called_twice_is_quantised_at_both_places() -> None:
             return self.relu(self.second(self.relu(self.first(x)))).flatten(1)
 
     converted = static(Block())
-    assert int8.report(converted) == Int8Report(fused=0, quantised_ops=2, float_ops=0)
+    assert int8.report(converted) == Int8Report(fused=0, quantized_ops=2, float_ops=0)
 
 
 def test_what_is_not_int8_is_said() -> None:
@@ -405,10 +405,10 @@ def test_compiled_networks_compute_the_same_with_int8_kernels() -> None:
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("mobilenet_v2", Int8Report(fused=52, quantised_ops=53, float_ops=0)),
-        ("mobilenet_v3_small", Int8Report(fused=34, quantised_ops=54, float_ops=0)),
-        ("resnet8", Int8Report(fused=9, quantised_ops=10, float_ops=0)),
-        ("resnet18", Int8Report(fused=20, quantised_ops=21, float_ops=0)),
+        ("mobilenet_v2", Int8Report(fused=52, quantized_ops=53, float_ops=0)),
+        ("mobilenet_v3_small", Int8Report(fused=34, quantized_ops=54, float_ops=0)),
+        ("resnet8", Int8Report(fused=9, quantized_ops=10, float_ops=0)),
+        ("resnet18", Int8Report(fused=20, quantized_ops=21, float_ops=0)),
     ],
 )
 def test_networks_of_many_layers(name: str, counts: Int8Report, qat: bool) -> None:

@@ -56,7 +56,7 @@ FEW = {
 
 
 def cost(name: str) -> pytest.MarkDecorator | tuple[()]:
-    """Spaces of bigger networks are slow, and those that export networks to quantise them."""
+    """Spaces of bigger networks are slow, and those that export networks to quantize them."""
     chosen = SPACES[name]
     stages = [
         stage
@@ -156,8 +156,8 @@ def test_stages_build_at_settings_corners_and_samples_and_survive_json(name, met
         _assert_weights(method, main.weights)
         assert main.epochs == chosen.student.epochs
         _assert_pruned(config, later, finetune=chosen.finetune_epochs)
-        quantised = [isinstance(stage, Quantize) for stage in stages]
-        assert quantised == [False] * (len(stages) - 1) + [method in ("static", "qat")]
+        quantized = [isinstance(stage, Quantize) for stage in stages]
+        assert quantized == [False] * (len(stages) - 1) + [method in ("static", "qat")]
         if method == "qat":
             assert later[-1].training.weights == main.weights
             assert later[-1].epochs == chosen.finetune_epochs
@@ -375,7 +375,7 @@ def _assert_loads(
 
 
 def _assert_smaller(stage, before: dict[str, float], now: dict[str, float]) -> None:
-    """What a stage of pruning or quantising does to the network."""
+    """What a stage of pruning or quantizing does to the network."""
     if isinstance(stage, Prune) and stage.method == "channel":
         assert now["num_params"] < before["num_params"]
         assert now["flops"] < before["flops"]

@@ -144,12 +144,12 @@ def _int8(**changes: Any) -> dict[str, Any]:
     }
     against = {
         "weights": "float",
-        "quantised": False,
+        "quantized": False,
         "difference": {"accuracy": -0.01, "size_mb": -1.0},
         "profile": {"compiled_latency_ms": 2.0, "compiled_latency_ms_sd": 0.1},
     }
     found = {
-        "space": "s", "images": 20, "role": "student", "expected": 0.0, "metric": "accuracy", "quantised": True,
+        "space": "s", "images": 20, "role": "student", "expected": 0.0, "metric": "accuracy", "quantized": True,
         "other_images": False, "not_finite": 0, "overall": {"accuracy": 1.0, "ece": 0.01},
         "classes": [fine, {**fine, "name": "b"}], "profile": own, "against": against,
     }  # fmt: skip
@@ -166,11 +166,11 @@ def _int8(**changes: Any) -> dict[str, Any]:
         ({"profile__compiled_latency_ms": 2.5}, "no_faster", "no speed-up from int8: 2.500 ± 0.100 ms against 2.000"),
         ({"profile__compiled_latency_ms": 1.85}, "no_faster", "1.850"),  # within both deviations
         ({"against__profile": {}}, "", ""),  # not compiled: nothing to compare with
-        ({"against__quantised": True, "profile__compiled_latency_ms": 2.5}, "", ""),  # int8 both
+        ({"against__quantized": True, "profile__compiled_latency_ms": 2.5}, "", ""),  # int8 both
         ({"against__difference": {"accuracy": -0.051, "size_mb": -1.0}}, "drop", "5.10 points below that of float"),
         ({"against__difference": {"accuracy": -0.049, "size_mb": -1.0}}, "", ""),
         ({"against__difference": {"accuracy": 0.2, "size_mb": 0.0}}, "no_smaller", "no smaller than float"),
-        ({"profile__wrong": "no int8 layer"}, "not_quantised", "no int8 layer"),
+        ({"profile__wrong": "no int8 layer"}, "not_quantized", "no int8 layer"),
     ],
 )  # fmt: skip
 def test_alarms_of_an_int8_network(changes: dict[str, Any], name: str, said: str) -> None:
@@ -183,11 +183,11 @@ def test_alarms_of_an_int8_network(changes: dict[str, Any], name: str, said: str
 
 def test_advice_says_how_much_is_int8() -> None:
     (alarm,) = diagnostics.alarms(_int8(profile__compiled_latency_ms=2.5))
-    assert "verify that the model is really quantised: 3 of 4 convolutions" in alarm.advice
+    assert "verify that the model is really quantized: 3 of 4 convolutions" in alarm.advice
     (alarm,) = diagnostics.alarms(_int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}))
     assert "review the calibration" in alarm.advice
     (alarm,) = diagnostics.alarms(
-        _int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}, quantised=False)
+        _int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}, quantized=False)
     )
     assert "check the distillation pipeline" in alarm.advice
 

@@ -414,7 +414,7 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(run: Run, stude
     ran = run(path, "--against", str(student))
     assert ran.code == 0, ran.err
     found = ran.found
-    assert (found["quantised"], found["against"]["quantised"]) == (True, False)
+    assert (found["quantized"], found["against"]["quantized"]) == (True, False)
     assert found["stages"] == ["Distill", "Quantize"]
     # the same integers, image by image, apart from the loop
     recipe = Recipe(images=digits(), student="digits_student")

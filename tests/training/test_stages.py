@@ -1,4 +1,4 @@
-"""Recipes of several stages: pruned, quantised, resumed after any row, begun from what was trained once."""
+"""Recipes of several stages: pruned, quantized, resumed after any row, begun from what was trained once."""
 
 from dataclasses import replace
 
@@ -95,7 +95,7 @@ def test_resumed_after_any_row_is_uninterrupted(tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTISED)
-def test_a_quantised_recipe_resumed_after_any_row_is_uninterrupted(tmp_path, name):
+def test_a_quantized_recipe_resumed_after_any_row_is_uninterrupted(tmp_path, name):
     made = QUANTISED[name]
     whole = making.run(made, making.context_in(tmp_path / "whole"))
     for after in range(1, len(whole.rows)):

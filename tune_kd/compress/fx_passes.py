@@ -1,6 +1,6 @@
 """What int8 changes in exported graphs, whose layers are operators: batch normalisation, unread tensors.
 
-Graphs for training with fake quantisation have the form that torchao's `prepare_qat_pt2e` gives them.
+Graphs for training with fake quantization have the form that torchao's `prepare_qat_pt2e` gives them.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ def fold(graph: fx.GraphModule) -> None:
         conv, bias = _convolution(norm), torch.zeros(())
         if norm.args[0].target is aten.add.Tensor:
             bias = graph.get_parameter(_path(norm.args[0].args[1].args[0]))
-        rounded = conv.args[1]  # the scaled weight, through its fake quantisation
+        rounded = conv.args[1]  # the scaled weight, through its fake quantization
         scaled = rounded.args[0] if rounded.op == "call_module" else rounded
         weight = graph.get_parameter(_path(scaled.args[0]))
         gamma, beta = (graph.get_parameter(_path(node)) for node in norm.args[1:3])

@@ -1,6 +1,6 @@
-"""Networks in int8 for x86 CPUs: quantised after training or trained so, kept as flat tensors.
+"""Networks in int8 for x86 CPUs: quantized after training or trained so, kept as flat tensors.
 
-torchao's PT2E with its X86 Inductor quantiser: activations uint8 per tensor, weights int8 per output
+torchao's PT2E with its X86 Inductor quantizer: activations uint8 per tensor, weights int8 per output
 channel, convolutions with the normalisation after them folded in. `prepare`, then `calibrate` or train,
 then `convert`: a graph that computes in float32 between rounding to and from int8, on any CPU. int8
 kernels come with `compiled.for_cpu`. Jacob et al. 2018 describes both ways. torchao comes with
@@ -32,7 +32,7 @@ ACTIVATIONS, TRAINED = (
 
 
 class Prepared(nn.Module):
-    """A network with observers, or with fake quantisation (`trained`), at each tensor that will be int8.
+    """A network with observers, or with fake quantization (`trained`), at each tensor that will be int8.
 
     Training and evaluation mode are those of batch normalisation, and of the observers: they look at
     what is trained on, never at what is evaluated. One that is only calibrated stays in evaluation
@@ -116,12 +116,12 @@ class Int8Report:
     """What became of a network's operators."""
 
     fused: int  # batch normalisations folded into the convolution before them
-    quantised_ops: int  # convolutions and linear layers whose input and weight are int8
+    quantized_ops: int  # convolutions and linear layers whose input and weight are int8
     float_ops: int  # those that are not
 
 
 def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
-    """Return a copy of the network, on the CPU, with observers, or for training with fake quantisation (`qat`).
+    """Return a copy of the network, on the CPU, with observers, or for training with fake quantization (`qat`).
 
     The network's own dropout is left out; it is otherwise exported as it is, so what its Python code
     decides, it decides now. Any batch size of 1 and more (2 and more in training) can follow.
@@ -129,7 +129,7 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     Args:
         model: the float network; it stays as it is.
         sample: images [B, C, H, W], B >= 2; only their shape matters.
-        qat: trained with fake quantisation, rather than calibrated.
+        qat: trained with fake quantization, rather than calibrated.
 
     Raises:
         UsageError: torchao is missing, or the network cannot be exported.
@@ -149,25 +149,25 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     graph = program.module(check_guards=False)
     fx_passes.name_calls(graph, copied)
     norms = sum(node.target in fx_passes.NORMS for node in graph.graph.nodes)
-    quantiser = x86.X86InductorQuantizer()
-    quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
     with fx_passes.quiet():
         if qat:
-            graph = quantize.prepare_qat_pt2e(graph, quantiser)
+            graph = quantize.prepare_qat_pt2e(graph, quantizer)
             fx_passes.own_normalisation(graph, copied)
         else:
-            graph = quantize.prepare_pt2e(graph, quantiser)
+            graph = quantize.prepare_pt2e(graph, quantizer)
     left = fx_passes.unfolded(graph)
     if left:
         raise UsageError(
             f"{type(model).__name__}: {left} of {norms} batch normalisations do not follow a convolution,"
-            " so that int8 cannot fold them into one; leave out the stage that quantises"
+            " so that int8 cannot fold them into one; leave out the stage that quantizes"
         )
     return Prepared(graph, trained=qat, norms=norms)
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """Dropout taken out, and our `Classifier` a linear layer: the quantiser looks for that very class."""
+    """Dropout taken out, and our `Classifier` a linear layer: the quantizer looks for that very class."""
     kinds = (registry.Dropout, nn.modules.dropout._DropoutNd)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -192,7 +192,7 @@ def calibrate(prepared: Prepared, batches: Iterable[Tensor]) -> int:
 
 
 def observers(prepared: nn.Module) -> dict[str, Any]:
-    """Observers, or modules of fake quantisation, by name."""
+    """Observers, or modules of fake quantization, by name."""
     _torchao()
     from torchao.quantization.pt2e import FakeQuantizeBase, ObserverBase
 
@@ -220,7 +220,7 @@ def assert_active(
     *,
     untrained: Mapping[str, Tensor] | None = None,
 ) -> int:
-    """How many observers there are, if all looked at images, fake quantisation was on and weights moved.
+    """How many observers there are, if all looked at images, fake quantization was on and weights moved.
 
     `before` is what `ranges` gave right after `prepare`, `untrained` what `weights` gave then (None: of
     weights nothing is asked).
@@ -230,7 +230,7 @@ def assert_active(
     """
     now = ranges(prepared)
     if not now:
-        raise ValueError("nothing is quantised: the network has no observers")
+        raise ValueError("nothing is quantized: the network has no observers")
     still = [name for name, seen in now.items() if torch.equal(seen, before[name])]
     blind = [name for name, seen in now.items() if not bool(torch.isfinite(seen).all())]
     if still or blind:
@@ -240,10 +240,10 @@ def assert_active(
         )
     off = [n for n, m in observers(prepared).items() if prepared.trained and not bool(m.fake_quant_enabled)]  # fmt: skip
     if off:
-        raise ValueError(f"fake quantisation was off in {len(off)} places, for example {off[0]}")
+        raise ValueError(f"fake quantization was off in {len(off)} places, for example {off[0]}")
     after = dict(prepared.named_parameters())
     if untrained and all(torch.equal(after[name], p) for name, p in untrained.items()):
-        raise ValueError("fake quantisation was on, but training has changed no weight")
+        raise ValueError("fake quantization was on, but training has changed no weight")
     return len(now)
 
 
@@ -277,15 +277,15 @@ def report(converted: Converted) -> Int8Report:
     nodes = list(converted.graph.graph.nodes)
     left = sum("batch_norm" in str(node.target) for node in nodes)
     multipliers = [node for node in nodes if node.target in MULTIPLIERS]
-    quantised = sum(all("dequantize" in str(a.target) for a in n.args[:2]) for n in multipliers)
+    quantized = sum(all("dequantize" in str(a.target) for a in n.args[:2]) for n in multipliers)
     if left:
         raise ValueError(f"{left} of {converted.norms} batch normalisations were not folded")
-    rest = len(multipliers) - quantised
-    if quantised <= rest:  # of whole networks all are; a graph that was taken apart has hardly any
+    rest = len(multipliers) - quantized
+    if quantized <= rest:  # of whole networks all are; a graph that was taken apart has hardly any
         raise ValueError(
-            f"{quantised} of {len(multipliers)} convolutions and linear layers of the int8 network are int8"
+            f"{quantized} of {len(multipliers)} convolutions and linear layers of the int8 network are int8"
         )
-    return Int8Report(fused=converted.norms, quantised_ops=quantised, float_ops=rest)
+    return Int8Report(fused=converted.norms, quantized_ops=quantized, float_ops=rest)
 
 
 def is_int8(model: nn.Module) -> TypeIs[Converted]:
@@ -302,7 +302,7 @@ def state_of(converted: Converted) -> dict[str, Tensor]:
     """All of an int8 network as flat tensors: those that its graph reads, by path, and two more.
 
     "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in the
-    graph's order; "int8.trained" says whether fake quantisation was trained.
+    graph's order; "int8.trained" says whether fake quantization was trained.
     """
     state = {name: t.clone().contiguous() for name, t in fx_passes.read(converted.graph).items()}
     rows = [node.args[1:3] for node in fx_passes.roundings(converted.graph)]
@@ -357,7 +357,7 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
 
 
 def _torchao() -> tuple[Any, Any]:
-    """Return the x86 quantiser's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
+    """Return the x86 quantizer's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
     try:
         with fx_passes.quiet():
             import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86

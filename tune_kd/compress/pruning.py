@@ -286,6 +286,6 @@ def check_installed(space: str) -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"space {space} prunes or quantises, which needs {' and '.join(missing)}; "
+            f"space {space} prunes or quantizes, which needs {' and '.join(missing)}; "
             "type: pip install -e '.[compress]'"
         )

@@ -40,7 +40,7 @@ class LoadedModel:
     not_finite: int  # numbers of its file that are infinite or none
 
     @property
-    def quantised(self) -> bool:
+    def quantized(self) -> bool:
         """Whether it computes with integers."""
         return int8.is_int8(self.model)
 
@@ -75,11 +75,11 @@ def load(given: ExternalCheckpoint, wanted: ExpectedModel) -> LoadedModel:
     recipe = _told(given, wanted)
     if recipe is None:
         recipe = _guessed(given, state, wanted)
-    quantised = recipe.quantizes or int8.ACTIVATIONS in state
-    where = replace(wanted.ctx, device="cpu") if quantised else wanted.ctx
+    quantized = recipe.quantizes or int8.ACTIVATIONS in state
+    where = replace(wanted.ctx, device="cpu") if quantized else wanted.ctx
     sample = torch.zeros((2, recipe.images.channels, *recipe.images.size), device=where.device)
     try:
-        if quantised and not recipe.quantizes:
+        if quantized and not recipe.quantizes:
             plain = context.build(recipe.student, recipe, where, seed=0)
             model: nn.Module = int8.restore(plain.eval(), state, sample=sample)
         else:
@@ -269,7 +269,7 @@ def profile(subject: LoadedModel, *, compiled: bool) -> dict[str, Any]:
         measured = measure.measure(subject.model, shape=subject.shape, device=subject.ctx.device)
         found |= {name: value for name, value in measured.items() if name != "num_params"}
         found["nonzero_params"] = pruning.nonzero_params(subject.model)
-    if not compiled and not subject.quantised:
+    if not compiled and not subject.quantized:
         return found
     return found | _compiled(subject)
 
@@ -290,4 +290,4 @@ def _operators(model: int8.Converted) -> dict[str, Any]:
         report = int8.report(model)
     except ValueError as error:
         return {"int8_operators": 0, "wrong": str(error)}
-    return {"int8_operators": report.quantised_ops, "float_operators": report.float_ops}
+    return {"int8_operators": report.quantized_ops, "float_operators": report.float_ops}

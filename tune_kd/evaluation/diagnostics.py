@@ -168,7 +168,7 @@ def _drop(found: Evaluation) -> str:
 
 def _no_smaller(found: Evaluation) -> str:
     against = found.get("against")
-    if not found["quantised"] or not against or against["difference"]["size_mb"] < 0:
+    if not found["quantized"] or not against or against["difference"]["size_mb"] < 0:
         return ""
     return f"int8 is no smaller than {against['weights']}"
 
@@ -176,10 +176,10 @@ def _no_smaller(found: Evaluation) -> str:
 def _no_faster(found: Evaluation) -> str:
     """Compiled against compiled; a gain within the sum of both deviations is none."""
     against, own = found.get("against"), found["profile"]
-    if not found["quantised"] or not against or "compiled_latency_ms" not in own:
+    if not found["quantized"] or not against or "compiled_latency_ms" not in own:
         return ""
     other = against["profile"]
-    if against["quantised"] or "compiled_latency_ms" not in other:
+    if against["quantized"] or "compiled_latency_ms" not in other:
         return ""
     noise = own["compiled_latency_ms_sd"] + other["compiled_latency_ms_sd"]
     if other["compiled_latency_ms"] - own["compiled_latency_ms"] > noise:
@@ -188,7 +188,7 @@ def _no_faster(found: Evaluation) -> str:
     return f"no speed-up from int8: {times[0]} ms against {times[1]} ms, both compiled"
 
 
-def _not_quantised(found: Evaluation) -> str:
+def _not_quantized(found: Evaluation) -> str:
     wrong = found["profile"].get("wrong", "")
     return f"fewer than half of the layers are int8: {wrong}" if wrong else ""
 
@@ -197,14 +197,14 @@ def _operators(found: Evaluation) -> str:
     own = found["profile"]
     whole = own["int8_operators"] + own.get("float_operators", 0)
     return (
-        f"verify that the model is really quantised: {own['int8_operators']} of {whole} convolutions and linear "
+        f"verify that the model is really quantized: {own['int8_operators']} of {whole} convolutions and linear "
         "layers are int8; a network this small or this CPU may gain nothing"
     )
 
 
 def _mend(found: Evaluation) -> str:
-    if found["quantised"]:
-        return "review the calibration: more images (--set calibration_images=N), or fake quantisation (method qat)"
+    if found["quantized"]:
+        return "review the calibration: more images (--set calibration_images=N), or fake quantization (method qat)"
     return (
         "check the distillation pipeline, and of a pruned network the ratio and the epochs after it"
     )
@@ -221,7 +221,7 @@ ALARMS: dict[str, tuple[Callable[[Evaluation], str], str | Callable[[Evaluation]
     "expected_teacher": (_below("teacher"), "check training epochs and learning rate"),
     "expected_student": (_below("student"), "check the distillation pipeline: teacher, loss weights, temperature, epochs"),
     "drop": (_drop, _mend),
-    "not_quantised": (_not_quantised, "quantise it again (method static or qat)"),
+    "not_quantized": (_not_quantized, "quantize it again (method static or qat)"),
     "no_smaller": (_no_smaller, _operators),
     "no_faster": (_no_faster, _operators),
 }  # fmt: skip

@@ -248,7 +248,7 @@ def static(
 def qat(
     space: SearchSpace, *, alpha: float, temperature: float, **training: float
 ) -> tuple[Stage, ...]:
-    """Response, then int8 with fake quantisation trained with the same teacher and weights."""
+    """Response, then int8 with fake quantization trained with the same teacher and weights."""
     stages = response(space, alpha=alpha, temperature=temperature, **training)
     weights = LossWeights(alpha=alpha, beta=1 - alpha, temperature=temperature)
     mend = space.finetune(weights, lr=space.qat_lr, epochs=space.finetune_epochs)

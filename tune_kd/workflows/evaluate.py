@@ -57,7 +57,7 @@ def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
     storage.check_writable()
     with locked(storage):
         _record(storage, [one for one in (chosen, against) if one], command)
-        integers = any(one.quantised for one in (chosen, against) if one)
+        integers = any(one.quantized for one in (chosen, against) if one)
         own, marks = _examined(chosen, options.batch_size, compiled=integers, said=said)
         result: dict[str, Any] = {"time": results.now(), "command": command}
         result |= {**facts(chosen, wanted), **own}
@@ -154,7 +154,7 @@ def scored(one: LoadedModel, batch_size: int) -> tuple[dict[str, Any], Evaluatio
         "network": one.recipe.student,
         "role": one.role,
         "stages": [type(stage).__name__ for stage in one.recipe.stages],
-        "quantised": one.quantised,
+        "quantized": one.quantized,
         "not_finite": one.not_finite,
         "images": len(marks.hits),
         "overall": overall,
