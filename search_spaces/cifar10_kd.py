@@ -2,7 +2,7 @@
 
     python -m tune_kd.search --space cifar10_kd
 
-The recipe's lr, batch size and epochs are those of the ResNet lab that asks for this pair; a trial of
+The recipe's lr, batch size and epochs are those of the CNN-ViT system of docs/reference-systems.md; a trial of
 100 epochs takes hours on a CPU core, where cifar10_small_kd is the space to use.
 """
 

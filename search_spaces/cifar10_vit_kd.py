@@ -3,7 +3,7 @@
     python -m tune_kd.search --space cifar10_vit_kd
     python -m analysis.report runs/cifar10_kd runs/cifar10_vit_kd
 
-AdamW with warm-up and cosine: the lab that asks for this pair trains both with SGD at lr 0.1, which
+AdamW with warm-up and cosine: the CNN-ViT system of docs/reference-systems.md trains both with SGD at lr 0.1, which
 left its teacher below its student. Beside cifar10_kd it fills the key `vit` of report.json.
 """
 
