@@ -18,12 +18,14 @@ NAMES = {
     "schema", "study", "trial", "source", "fingerprint", "teacher_model", "recipe", "checkpoint", "attempt",
     "attempts", "versions", "commit", "device", "host", "pid", "seconds", "started", "ended",
 }  # fmt: skip
+RENAMED = {"phase": {"teach": "teacher"}}  # values that older versions wrote
 ORDER = ["phase", "method", "repeat", "number", "seed", "stage"]
 
 
 def read(folder: Path, kind: str) -> pd.DataFrame:
     files = sorted((folder / kind).glob("*.parquet"))
     rows = pd.concat([pd.read_parquet(file) for file in files])
+    rows = rows.replace(RENAMED)
     rows = rows[rows["phase"] != "measure"]
     order = [*ORDER, *(["step"] if kind == "epochs" else [])]
     return rows.sort_values(order, kind="stable").reset_index(drop=True)
