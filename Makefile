@@ -1,6 +1,6 @@
 # make search     the demonstration: search, confirm and report on handwritten digits (no GPU, nothing
 #                 downloaded but the packages); the table and the report's path on stdout, the rest on stderr
-# make test       the fast tests;  make test-slow: the others;  make test-all: all of them
+# make test       the fast tests;  make test-slow: the others, but the longest;  make test-all: all of them
 # make check      lint, format, types, import rules
 # make clean      deletes .venv and caches, never runs/
 #
@@ -49,7 +49,7 @@ test: .venv/installed-dev
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: .venv/installed-dev
-	@$(BIN)/python -m pytest $(PARALLEL) -m slow
+	@$(BIN)/python -m pytest $(PARALLEL) -m "slow and not long"
 
 test-all: .venv/installed-dev
 	@$(BIN)/python -m pytest $(PARALLEL)

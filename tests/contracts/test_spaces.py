@@ -55,8 +55,11 @@ FEW = {
 }  # fmt: skip
 
 
-def cost(name: str) -> pytest.MarkDecorator | tuple[()]:
-    """Spaces of bigger networks are slow, and those that export networks to quantize them."""
+def cost(name: str) -> list[pytest.MarkDecorator]:
+    """Spaces of bigger networks are slow, and those that export networks to quantize them.
+
+    Those that compress a big one take minutes.
+    """
     chosen = SPACES[name]
     stages = [
         stage
@@ -64,7 +67,9 @@ def cost(name: str) -> pytest.MarkDecorator | tuple[()]:
         for stage in chosen.whole_stages(method, chosen.methods[method].settings()[0])
     ]
     light = {chosen.teacher.network, chosen.student.network} <= LIGHT
-    return () if light and not any(isinstance(s, Quantize) for s in stages) else pytest.mark.slow
+    if light and not any(isinstance(stage, Quantize) for stage in stages):
+        return []
+    return [pytest.mark.slow] + [pytest.mark.long] * (chosen.compresses and not light)
 
 
 def small(task: tasks.Task) -> tasks.Task:

@@ -27,7 +27,13 @@ def space_of(task: str) -> str:
     return next(n for n in loader.names() if loader.load(n)[0].task == task)
 
 
-@pytest.mark.parametrize("task", tasks.TASKS)
+BRIEF = ("digits", "cifar10", "camvid")  # a reader of each kind; the others take a minute each
+
+
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(t, marks=() if t in BRIEF else pytest.mark.long) for t in tasks.TASKS],
+)
 def test_a_study_of_each_task_is_searched(task, common_cache, tmp_path):
     known = tasks.find(task)
     folder = made_images.of_task(known, tmp_path / "set")
