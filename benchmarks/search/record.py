@@ -132,11 +132,11 @@ class Studio:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in _model_of(last).items()}, path)
         self._manifest["teacher_model"] = fingerprint
-        model = context.load_model(self._space.teacher, recipe, self._site, fingerprint)
+        model = context.load_model(self._space.teacher.network, recipe, self._site, fingerprint)
         fold = context.fold(recipe.images, self._site, recipe.compute.layout)
         opened = test_split.prepare(recipe, self._site, reference=None)
         return {
-            "network": self._space.teacher,
+            "network": self._space.teacher.network,
             "fingerprint": fingerprint,
             "seed": TEACHER_SEED,
             "epochs": self._space.teacher.epochs,
@@ -172,7 +172,7 @@ class Studio:
             recipe, _model_of(last), stages=count, ctx=self._site, sample=sample
         ).eval()
         val = loop.evaluate(model, self._fold, self._fold.validation, each_image=True)
-        test = self._exam.take(model)
+        test = self._exam.evaluate(model)
         assert val.accuracy == accuracy, "the network scored is not the one that was trained"
         return {
             "test_accuracy": test.accuracy,

@@ -229,7 +229,7 @@ def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
             [results.known_columns({**row, **taken}, results.TRIAL_COLUMNS) for row in rows],
         )
         what = "first stage" if made.method else "teacher"
-        progress.say(f"{what} {made.fingerprint} found: {taken['reason']}")
+        progress.say(f"{what} {made.fingerprint} reused from study {origin}")
         return True
     return False
 
