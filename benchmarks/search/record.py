@@ -141,7 +141,7 @@ class Studio:
             "seed": TEACHER_SEED,
             "epochs": self._space.teacher.epochs,
             "val_accuracy": loop.evaluate(model, fold, fold.validation).accuracy,
-            "test_accuracy": opened.take(model).accuracy,
+            "test_accuracy": opened.evaluate(model).accuracy,
         }
 
     def rows(self, run: Run) -> list[curves.Row]:
