@@ -46,7 +46,9 @@ def test_durations_that_are_none(text):
 def test_numbers(kind, good, bad):
     assert {text: kind(text) for text in good} == good
     for text in bad:
-        with pytest.raises(argparse.ArgumentTypeError, match="wanted, but got"):
+        with pytest.raises(
+            argparse.ArgumentTypeError, match=r"(must be at least|expected a).*, got"
+        ):
             kind(text)
 
 

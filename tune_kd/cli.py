@@ -39,7 +39,7 @@ def positive_int(text: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected an integer, but got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected an integer, got {text!r}") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
@@ -48,7 +48,7 @@ def positive_int(text: str) -> int:
 def whole(text: str) -> int:
     """Return a whole number of at least 0."""
     if text.strip().startswith("-"):
-        raise argparse.ArgumentTypeError(f"at least 0 is wanted, but got {text}")
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return 0 if text.strip() == "0" else positive_int(text)
 
 
@@ -57,9 +57,9 @@ def amount(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a number is wanted, but got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"at least 0 is wanted, but got {text}")
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return value
 
 
@@ -78,7 +78,7 @@ def duration(text: str) -> float:
         units = (86400, 3600, 60, 1)
         seconds = float(sum(int(g or 0) * u for g, u in zip(found.groups(), units, strict=True)))
     if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"more than 0 is wanted, but got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be more than 0, got {text!r}")
     return seconds
 
 

@@ -66,7 +66,10 @@ CHANGED = {
         ("--resume", "--epochs", "7"),
         "epochs is 6 in the existing study, 7 requested",
     ),
-    "fewer images": (("--resume", "--limit-train", "200"), "limit_train is 400 in the existing study, 200"),
+    "fewer images": (
+        ("--resume", "--limit-train", "200"),
+        "limit_train is 400 in the existing study, 200",
+    ),
     "a pinned range": (("--resume", "--set", "temperature=4"), "temperature"),
     "a subset of the methods": (("--resume", "--methods", "no_kd"), "methods.combined"),
     "another sampler": (
