@@ -1,7 +1,7 @@
 """Training on labels and, where its weights ask for it, with a teacher."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,11 @@ class DistillKind:
         self, run: Run, model: nn.Module, *, resume: Resume | None
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         """Train, one report per epoch."""
-        for epoch, state in train_epochs(run, model, self.stage, resume=resume):
-            if epoch.last:
-                sizes = run.footprint(model, before=model)
-                values = epoch.values | run.scores(model) | sizes
-                yield report_end(run, epoch.number, Finished(model=model, values=values)), model
-            else:
-                yield report_epoch(run, epoch.number, epoch.values, state), model
-            run = replace(run, began=time.monotonic())
+
+        def finish() -> Finished:
+            return Finished(model=model, values=run.footprint(model, before=model))
+
+        yield from train_stage(run, model, self.stage, resume=resume, finish=finish)
 
     def rebuild(
         self, model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor
@@ -46,16 +43,31 @@ class DistillKind:
         return model
 
 
-def train_epochs(
-    run: Run, model: nn.Module, stage: Distill, *, resume: Resume | None
-) -> Iterator[tuple[loop.Epoch, Mapping[str, Tensor]]]:
-    """Train a network in place as `stage` says; yield each epoch with the state that the next goes on from."""
+def train_stage(
+    run: Run,
+    model: nn.Module,
+    stage: Distill,
+    *,
+    resume: Resume | None,
+    finish: Callable[[], Finished],
+) -> Iterator[tuple[EpochReport, nn.Module]]:
+    """Train a network in place as `stage` says; yield one report per epoch.
+
+    After the last epoch `finish` gives the network that the stage leaves, with its sizes; its scores are added.
+    """
     learner = loop.TrainState(model, build_projections(run, model, stage), stage.optimizer)
     if resume:
         learner.load(resume.state)
     training = stage_inputs(run, model, stage)  # sees which weights are zero
     for epoch in loop.train(training, learner, done=resume.epoch if resume else 0):
-        yield epoch, learner.state()
+        if epoch.last:
+            done = finish()
+            values = epoch.values | run.scores(done.model) | dict(done.values)
+            end = replace(done, values=values)
+            yield report_end(run, epoch.number, end), done.model
+        else:
+            yield report_epoch(run, epoch.number, epoch.values, learner.state()), model
+        run = replace(run, began=time.monotonic())
 
 
 def stage_inputs(run: Run, model: nn.Module, stage: Distill) -> loop.StageInputs:

@@ -1,8 +1,7 @@
 """Int8, calibrated on images or trained with fake quantization."""
 
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,10 +16,8 @@ from tune_kd.training.stages.base import (
     Resume,
     Run,
     change_network,
-    report_end,
-    report_epoch,
 )
-from tune_kd.training.stages.distill import train_epochs
+from tune_kd.training.stages.distill import train_stage
 
 
 @dataclass(frozen=True)
@@ -62,16 +59,13 @@ class QuantizeKind:
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         fake = int8.prepare(model, sample=run.sample.cpu(), qat=True).to(run.sample.device)
         unseen, untrained = int8.ranges(fake), int8.weights(fake)
-        for epoch, state in train_epochs(run, fake, training, resume=resume):
-            if epoch.last:
-                int8.assert_active(fake, unseen, untrained=untrained)
-                done = _converted(fake)
-                sizes = run.footprint(done, before=model)
-                values = epoch.values | run.scores(done) | sizes
-                yield report_end(run, epoch.number, Finished(model=done, values=values)), done
-            else:
-                yield report_epoch(run, epoch.number, epoch.values, state), fake
-            run = replace(run, began=time.monotonic())
+
+        def finish() -> Finished:
+            int8.assert_active(fake, unseen, untrained=untrained)
+            done = _converted(fake)
+            return Finished(model=done, values=run.footprint(done, before=model))
+
+        yield from train_stage(run, fake, training, resume=resume, finish=finish)
 
 
 def _converted(prepared: int8.Prepared) -> int8.Converted:
