@@ -160,12 +160,7 @@ def look_up(key: str, *, file: Path, compute: Callable[[], dict[str, Any]]) -> d
 def measure_once(
     model: nn.Module, *, name: str, shape: Sequence[int], device: torch.device | str, cache: Path
 ) -> dict[str, float]:
-    """`measure`, kept in `cache`/measure.json; `name` names the network, its classes and a user's source.
-
-    >>> from tune_kd import probes
-    >>> probes.timing_key("resnet8, 10 classes", shape=(3, 32, 32), device="cpu: x", threads=1)[:31]
-    'resnet8, 10 classes | 3x32x32 |'
-    """
+    """`measure`, kept in `cache`/measure.json; `name` names the network, its classes and a user's source."""
     key = timing_name(name, shape=shape, device=device)
 
     def compute() -> dict[str, float]:
