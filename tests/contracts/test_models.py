@@ -9,6 +9,7 @@ from torch import nn
 from tune_kd import losses
 from tune_kd.models import checkpoints, registry, segmentation
 from tune_kd.models.registry import MODELS, Shape
+from tune_kd.models.taps import Taps
 
 NAMES = sorted(MODELS)
 # Every network takes any size (a ViT the one that it is built for); small, so that the deep ones are quick.
@@ -53,7 +54,7 @@ def test_which_networks_score_every_pixel() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gives_scores_and_features_of_falling_size(name: str) -> None:
     model = built(name).eval()
-    with torch.no_grad(), registry.Taps(model, tuple(model.taps)) as taps:
+    with torch.no_grad(), Taps(model, tuple(model.taps)) as taps:
         scores = model(images(name, 2))
     assert scores.shape == expected(name, 2)
     assert {"low", "mid", "high"} <= taps.features.keys()

@@ -1,4 +1,4 @@
-"""Parameter counts, taps, users' networks and ImageNet weights."""
+"""Parameter counts, users' networks and ImageNet weights."""
 
 import urllib.error
 from pathlib import Path
@@ -11,7 +11,8 @@ from torchvision.models import WeightsEnum, get_model, resnet18
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
 from tune_kd.models.checkpoints import fingerprint
-from tune_kd.models.registry import Shape, Taps, build
+from tune_kd.models.registry import Shape, build
+from tune_kd.models.taps import Taps
 
 TEN = Shape(num_classes=10)
 GREY = Shape(num_classes=10, channels=1)
@@ -53,29 +54,6 @@ def test_the_digits_student_is_far_smaller_than_its_teacher() -> None:
     assert 1_000 <= sizes[1] <= 2_000
 
 
-def test_shapes_of_taps_at_32_pixels() -> None:
-    expected = {
-        "resnet8_wide": {
-            "lowest": (1, 64, 32, 32),
-            "low": (1, 128, 16, 16),
-            "mid": (1, 256, 8, 8),
-            "high": (1, 512, 4, 4),
-            "pooled": (1, 512, 1, 1),
-        },
-        "resnet20": {
-            "low": (1, 16, 32, 32),
-            "mid": (1, 32, 16, 16),
-            "high": (1, 64, 8, 8),
-            "pooled": (1, 64, 1, 1),
-        },
-    }
-    for name, shapes in expected.items():
-        model = build(name, shape=TEN)
-        with torch.no_grad(), Taps(model, list(shapes)) as taps:
-            model(torch.zeros(1, 3, 32, 32))
-        assert {level: tuple(map_.shape) for level, map_ in taps.features.items()} == shapes
-
-
 def test_keys_are_torchvisions() -> None:
     assert list(build("resnet18", shape=TEN).state_dict()) == list(resnet18().state_dict())
 
@@ -86,45 +64,6 @@ def test_convolutions_start_as_he_et_al_say() -> None:
         fan_out = conv.out_channels * conv.kernel_size[0] ** 2
         variance = float(conv.weight.detach().var())
         assert variance == pytest.approx(2 / fan_out, rel=0.2)
-
-
-def test_taps_hold_the_last_forward_and_go_without_trace() -> None:
-    model = small().eval()
-    image = torch.randn(2, 1, 8, 8, generator=generator())
-    plain = model(image)
-    with Taps(model, ["high", "low"]) as taps:
-        assert taps.features == {}
-        assert torch.equal(model(image), plain)
-        first = taps.features
-        assert set(first) == {"low", "high"}
-        model(image * 2)
-        assert not torch.equal(taps.features["high"], first["high"])
-        taps.features["high"].sum().backward()
-        assert model.stage1[0].weight.grad is not None
-    model(image)
-    assert not torch.equal(taps.features["high"], first["high"])
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-    assert set(hooks) == {0}
-
-
-def test_taps_of_no_level_need_no_taps() -> None:
-    model = nn.Linear(2, 2)
-    with Taps(model, ()) as taps:
-        model(torch.zeros(1, 2))
-    assert taps.features == {}
-
-
-def test_unknown_levels_are_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"did you mean 'high'.*SmallCNN has: high, low, mid, pooled"
-    ):
-        Taps(small(), ["hihg"])
-    with pytest.raises(UsageError, match="Linear has no taps for level 'high'"):
-        Taps(nn.Linear(2, 2), ["high"])
-    model = small()
-    model.taps = {"high": "layer9"}  # type: ignore[assignment]
-    with pytest.raises(UsageError, match="level 'high' of SmallCNN: there is no module 'layer9'"):
-        Taps(model, ["high"])
 
 
 USER = """

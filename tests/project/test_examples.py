@@ -19,6 +19,7 @@ from tune_kd.data import splits, tasks
 from tune_kd.data.batch import Batch
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
+from tune_kd.models.taps import Taps
 from tune_kd.recipe import Images, Recipe
 from tune_kd.space import SearchSpace, loader, overrides
 from tune_kd.training import context, trial
@@ -224,7 +225,7 @@ def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     for network in (found.teacher.network, found.student.network):
         shape = registry.Shape(num_classes=5, channels=task.channels)
         model = registry.build(network, shape=shape, dropout=0.1, base=file.parent).eval()
-        with torch.no_grad(), registry.Taps(model, found.levels) as taps:
+        with torch.no_grad(), Taps(model, found.levels) as taps:
             assert model(images).shape == (2, 5)
         assert list(taps.features) == list(found.levels)
     with pytest.raises(UsageError, match="--data DIR"):

@@ -10,7 +10,8 @@ import torch
 from tests.helpers import making
 from tune_kd import losses
 from tune_kd.execution import worker
-from tune_kd.models import checkpoints, registry
+from tune_kd.models import checkpoints
+from tune_kd.models.taps import Taps
 from tune_kd.recipe import Compute, LossWeights, Optimizer
 from tune_kd.training import context as places
 from tune_kd.training import loop
@@ -350,7 +351,7 @@ def test_a_users_feature_loss_gets_both_networks_and_the_batch(tmp_path):
         assert student.features["high"].shape == teacher.features["high"].shape
         assert torch.equal(batch.images, seen(batch.index).images)
         assert torch.equal(batch.labels, bench.work.fold.images.labels[batch.index])
-        with torch.no_grad(), registry.Taps(network, ["high"]) as taps:
+        with torch.no_grad(), Taps(network, ["high"]) as taps:
             assert torch.equal(
                 teacher.logits, network(batch.images)
             )  # live, not from a logit cache

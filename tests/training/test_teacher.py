@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers import making
 from tune_kd.data import tasks
 from tune_kd.models import checkpoints, registry
+from tune_kd.models.taps import Taps
 from tune_kd.recipe import Compute, Images, Optimizer
 from tune_kd.training import context as places
 from tune_kd.training import loop, teacher, trial
@@ -44,7 +45,7 @@ def test_a_frozen_teacher_says_what_its_network_says_in_evaluation_mode(frozen, 
     model = places.load_model("digits_teacher", making.recipe("response"), ctx, making.TEACHER)
     model.eval()
     scores, features = frozen.outputs(_sample())
-    with torch.no_grad(), registry.Taps(model, ["low", "mid", "high"]) as taps:
+    with torch.no_grad(), Taps(model, ["low", "mid", "high"]) as taps:
         expected = model(_sample())
     assert torch.equal(scores, expected)
     assert features.keys() == taps.features.keys()

@@ -18,6 +18,7 @@ from tune_kd.data import splits
 from tune_kd.data.batch import Batch
 from tune_kd.metrics import default_objective
 from tune_kd.models import registry, segmentation
+from tune_kd.models.taps import Taps
 from tune_kd.recipe import Compute, Distill, Optimizer, stream
 from tune_kd.training import scoring
 from tune_kd.training.teacher import FrozenTeacher, LogitCache, autocast
@@ -147,14 +148,14 @@ class _Tools(NamedTuple):
     """The weights of the loss on the device, and the hooks on the student's features."""
 
     weights: losses.Weights
-    taps: registry.Taps
+    taps: Taps
 
 
 def train(work: StageInputs, learner: TrainState, *, done: int = 0) -> Iterator[Epoch]:
     """Train from epoch `done` + 1 on, and hand over each epoch."""
     stage, fold = work.stage, work.fold
     weights = losses.Weights(stage.weights, device=fold.fit.device)
-    taps = registry.Taps(learner.model, stage.levels if weights.uses_features else ())
+    taps = Taps(learner.model, stage.levels if weights.uses_features else ())
     tools = _Tools(weights, taps)
     end = stage.stop_after or stage.epochs
     try:

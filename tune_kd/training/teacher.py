@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from tune_kd import files
-from tune_kd.models import checkpoints, registry
+from tune_kd.models import checkpoints
+from tune_kd.models.taps import Taps
 from tune_kd.recipe import digest
 
 SHARD = 4096  # images; small enough that two workers share an epoch of 20,000 evenly
@@ -42,7 +43,7 @@ class FrozenTeacher:
         self.model = model.requires_grad_(False).eval()
         self.precision = precision
         self.fingerprint = checkpoints.fingerprint(model)
-        self._taps = registry.Taps(model, levels) if levels else None
+        self._taps = Taps(model, levels) if levels else None
         self._device = next(model.parameters()).device
 
     def outputs(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

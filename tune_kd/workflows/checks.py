@@ -13,6 +13,7 @@ from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.metrics import METRICS, default_objective
 from tune_kd.models import checkpoints, registry
+from tune_kd.models.taps import Taps
 from tune_kd.recipe import Images, digest, plain, training_stages
 from tune_kd.space import SearchSpace, distributions, loader, plain_fields, search_space
 from tune_kd.study import manifest, recipe_builder, results
@@ -275,7 +276,7 @@ def check_networks(request: Request, material: Material) -> None:
         _check_kind(role.network, model, material.images)
         if role.initial == "imagenet":
             registry.check_imagenet(role.network)
-        registry.Taps(model, chosen.levels if "features" in chosen.needs else ()).remove()
+        Taps(model, chosen.levels if "features" in chosen.needs else ()).remove()
     if request.teacher is not None:
         checkpoints.checked_load(
             teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}"

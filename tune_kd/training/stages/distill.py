@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tune_kd import losses
 from tune_kd.compress import pruning
-from tune_kd.models import registry
+from tune_kd.models.taps import Taps
 from tune_kd.recipe import Distill, stream
 from tune_kd.study.results import EpochReport
 from tune_kd.training import context, loop
@@ -114,7 +114,7 @@ def build_projections(run: Run, model: nn.Module, stage: Distill) -> nn.Module:
         return nn.Module()
     _, wanted = run.teacher.outputs(run.sample)
     was_training = model.training
-    taps = registry.Taps(model, stage.levels)
+    taps = Taps(model, stage.levels)
     model.eval()
     with torch.no_grad():
         model(run.sample)
