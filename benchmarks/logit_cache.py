@@ -28,6 +28,7 @@ from tune_kd.data.tasks import Decoded
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, LossWeights, Optimizer, Recipe, stream
 from tune_kd.training import context, loop, teacher
+from tune_kd.training.logit_cache import LogitCache
 
 SEED = 0
 
@@ -120,7 +121,7 @@ class Bench:
     def _network(self, name: str) -> nn.Module:
         return context.build(name, self.recipe, self._site, seed=stream(SEED, name))
 
-    def logit_cache(self, cache: Path) -> teacher.LogitCache:
+    def logit_cache(self, cache: Path) -> LogitCache:
         """Return a logit cache below a folder."""
         there = replace(self._site, cache=cache)
         return context.logit_cache(self.recipe, self.frozen, self.fold, ctx=there)

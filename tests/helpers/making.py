@@ -18,7 +18,8 @@ from tune_kd.execution import worker
 from tune_kd.models import registry
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimizer, Recipe
 from tune_kd.study.results import EpochReport
-from tune_kd.training import loop, teacher, trial
+from tune_kd.training import loop, trial
+from tune_kd.training.logit_cache import LogitCache
 from tune_kd.training.stages.base import start_run
 from tune_kd.training.stages.distill import build_projections, stage_inputs
 
@@ -228,7 +229,7 @@ def untrained(name: str, shape: registry.Shape, path: Path) -> Path:
     return path
 
 
-def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None = None, before: Any = None) -> teacher.LogitCache:  # fmt: skip
+def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None = None, before: Any = None) -> LogitCache:  # fmt: skip
     """A logit_cache of numbers that say where they belong; `log` gets a line for each that is computed."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
@@ -239,7 +240,7 @@ def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None 
                 file.write("".join(f"{epoch} {position}\n" for position in positions))
         return numbers(epoch, positions)
 
-    return teacher.LogitCache(folder, key, size=size, compute=compute)
+    return LogitCache(folder, key, size=size, compute=compute)
 
 
 def numbers(epoch: int, positions: np.ndarray) -> Tensor:

@@ -19,6 +19,7 @@ from tune_kd.recipe import (
     training_stages,
 )
 from tune_kd.training import loop, teacher
+from tune_kd.training.logit_cache import LogitCache, cache_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def frozen_teacher(recipe: Recipe, ctx: NodeContext) -> teacher.FrozenTeacher | 
 
 def logit_cache(
     recipe: Recipe, frozen: teacher.FrozenTeacher, images: loop.DeviceSplit, *, ctx: NodeContext
-) -> teacher.LogitCache:
+) -> LogitCache:
     """Return the teacher's logits for every view that training sees of the fitted images."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
@@ -137,7 +138,7 @@ def logit_cache(
         parts = loop.chunks(index, images)
         return torch.cat([frozen.outputs(seen(part).images)[0].cpu() for part in parts])
 
-    name = teacher.key(
+    name = cache_key(
         frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type
     )  # fmt: skip
-    return teacher.LogitCache(ctx.cache / "logits", name, size=len(images.fit), compute=compute)
+    return LogitCache(ctx.cache / "logits", name, size=len(images.fit), compute=compute)

@@ -21,7 +21,8 @@ from tune_kd.models import registry, segmentation
 from tune_kd.models.taps import Taps
 from tune_kd.recipe import Compute, Distill, Optimizer, stream
 from tune_kd.training import scoring
-from tune_kd.training.teacher import FrozenTeacher, LogitCache, autocast
+from tune_kd.training.logit_cache import LogitCache
+from tune_kd.training.teacher import FrozenTeacher, autocast
 
 EVALUATION_PIXELS = 512 * 32 * 32  # of a batch of images that is scored
 FINITE_EVERY = 64  # steps between looks at the loss: each look waits for the device

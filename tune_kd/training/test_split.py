@@ -13,6 +13,7 @@ from tune_kd.data import tasks
 from tune_kd.models import segmentation
 from tune_kd.recipe import RECIPE_VERSION, Recipe, digest, to_json
 from tune_kd.training import context, loop, scoring, teacher
+from tune_kd.training.logit_cache import LogitCache, cache_key
 
 SHOWN = 10  # images of the best and of the worst predictions
 
@@ -57,7 +58,7 @@ def _tape(
     where: context.NodeContext,
     *,
     model: tuple[str, str, str],
-) -> teacher.LogitCache:
+) -> LogitCache:
     network, fingerprint, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
@@ -70,7 +71,7 @@ def _tape(
     code = b""
     if plugins.is_reference(network):  # weights of a file say nothing of the code that runs them
         code = plugins.path_of(network, base=where.code).read_bytes()
-    key = teacher.key(
+    key = cache_key(
         "test",
         test_hash,
         network,
@@ -80,7 +81,7 @@ def _tape(
         to_json(recipe.images),
         where.device,
     )
-    return teacher.LogitCache(where.cache / "logits", key, size=len(images.fit), compute=compute)
+    return LogitCache(where.cache / "logits", key, size=len(images.fit), compute=compute)
 
 
 def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:
