@@ -121,7 +121,7 @@ def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
 class Beside:
     """In place of a Ray session: the worker's function, called here."""
 
-    resources = made_study.session.Resources()
+    resources = made_study.Resources()
 
     def call(self, function, *arguments, progress):
         return function(*arguments)

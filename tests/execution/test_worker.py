@@ -43,7 +43,7 @@ def study(tmp_path):
 
 
 def config(study, trial: str = "no_kd-r0-0000", **changes) -> dict:
-    from tune_kd.execution.session import Resources
+    from tune_kd.execution.resources import Resources
     from tune_kd.study.proposal import dump
 
     base = create_study.base_config(study, None, Resources())

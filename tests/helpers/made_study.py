@@ -20,8 +20,9 @@ with mock.patch.dict(
     os.environ
 ):  # what Ray reads when imported; later tests start Rays of their own
     environment.prepare(None)
-    from tune_kd.execution import ray_adapters, session
+    from tune_kd.execution import ray_adapters
     from tune_kd.execution.progress import Progress
+    from tune_kd.execution.resources import Resources
     from tune_kd.tuning import asha, search_plan
     from tune_kd.workflows import checks, create_study
 
@@ -40,7 +41,7 @@ IMAGES = Images(
 class Here:
     """In place of a Ray session: what a worker would have measured."""
 
-    resources = session.Resources()
+    resources = Resources()
 
     def call(self, function: Any, *arguments: Any, progress: Progress) -> dict[str, Any]:
         measured = {"num_params": 7.0, "size_mb": 0.1, "latency_ms": 0.2, "latency_ms_sd": 0.01}

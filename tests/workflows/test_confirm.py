@@ -29,9 +29,7 @@ from tune_kd.workflows.confirm_plan import COMMON_SEEDS, REEVALUATION_SEEDS, Des
 
 METHODS = ("no_kd", "response", "feature")
 REPEATS = 4
-OPTIONS = driver.RunOptions(
-    resources=made_study.session.Resources(), resume_command="made", quiet=True
-)
+OPTIONS = driver.RunOptions(resources=made_study.Resources(), resume_command="made", quiet=True)
 BEST = {"no_kd": 1, "response": 4, "feature": 0}  # the number of the winner in each repeat
 ORDER = (2, 0, 3, 1)  # repeats, best on validation first
 
@@ -390,7 +388,7 @@ def test_each_opening_of_the_test_split_leaves_a_file_with_its_design(known):
 
 def _attempt(known: Study, proposal):
     """What Ray would run, without Ray; the verdict as the driver writes it."""
-    from tune_kd.execution.session import Resources
+    from tune_kd.execution.resources import Resources
 
     if proposal.trial not in known.proposals:
         known.add(proposal)

@@ -11,7 +11,7 @@ import ray
 
 from tests.helpers import made_study
 from tune_kd import cli, search
-from tune_kd.execution.session import Resources
+from tune_kd.execution.resources import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.space.overrides import with_fields
 from tune_kd.training.external_weights import ExternalCheckpoint

@@ -14,9 +14,10 @@ from ray import tune
 from tune_kd import errors
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
+from tune_kd.execution.interrupt import CannotGoOnError, StoppedError
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.ray_adapters import AshaScheduler, PlanSearcher
-from tune_kd.execution.session import RETRIES, WAIT, CannotGoOnError, Session, StoppedError
+from tune_kd.execution.session import RETRIES, WAIT, Session
 from tune_kd.study.study import Study
 from tune_kd.tuning.asha import AshaRule
 from tune_kd.tuning.search_plan import FixedPlan, Plan

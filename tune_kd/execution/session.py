@@ -1,123 +1,36 @@
-"""Ray, started or joined, and what ends it: a signal, the time budget, the loss of all nodes.
+"""Ray, started or joined, and what is called on its workers.
 
 `environment.prepare` must have been called before this module is imported.
 """
 
-import _thread
 import contextlib
-import ctypes
 import logging
 import math
 import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
-from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_kd import errors
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
+from tune_kd.execution.interrupt import Interrupt, StoppedError
 from tune_kd.execution.progress import Progress
+from tune_kd.execution.resources import Resources
 from tune_kd.study.study import Study
-from tune_kd.tuning.asha import AshaRule
 
 RETRIES = 2  # of a trial whose worker or node died
-GRACE = 10.0  # seconds from a signal to the end, at most
 WAIT = 30.0  # seconds between two lines that say what is waited for
 WORKERS_TO_COME = 8  # trials at once on a cluster that has no room yet, so that it grows
 WATCH = 15.0  # seconds between two looks at whether any node is alive
-
-
-class CannotGoOnError(Exception):
-    """Ray died again and again, or there is no teacher to listen to: exit code 1."""
-
-
-class StoppedError(Exception):
-    """A signal came, or the time budget is over: what is on disk is gone on from later."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a trial needs and how many run at once."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-    max_concurrent: int = 1  # 0: what the cluster has room for when a run starts
-    address: str | None = None
-
-    def bundle(self) -> dict[str, float]:
-        """For Ray."""
-        return {"cpu": self.cpus, "gpu": self.gpus} if self.gpus else {"cpu": self.cpus}
-
-
-class Interrupt(tune.Stopper):
-    """Ends a run between two of Ray's events: a signal, the end of the time budget, a fatal error."""
-
-    def __init__(self, *, deadline: float, resume_command: str, is_command: bool = True) -> None:
-        self.signals: list[int] = []
-        self.deadline, self._command = deadline, resume_command
-        self._is_command = is_command
-        self._caller = threading.get_ident()
-        self.lost = False  # whether all nodes of Ray are gone
-        self.rule: AshaRule | None = None
-
-    def listen(self) -> None:
-        """Take SIGINT and SIGTERM where this is a command; a caller's handlers are left alone."""
-        if self._is_command:
-            signal.signal(signal.SIGINT, self._hear)
-            signal.signal(signal.SIGTERM, self._hear)
-
-    def give_up(self) -> None:
-        """End the run from another thread when all nodes are gone, as Ray would wait for ever."""
-        self.lost = True
-        if self._is_command:
-            print("Ray's nodes are gone; run the same command with --resume", file=sys.stderr, flush=True)  # fmt: skip
-            os._exit(1)
-        if self._caller == threading.main_thread().ident:
-            _thread.interrupt_main()
-        else:  # raised where the search waits, at its next line of Python
-            caller = ctypes.c_ulong(self._caller)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(caller, ctypes.py_object(KeyboardInterrupt))
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.signals.append(number)
-        # Ray may have died of the same signal, so do not rely on it to return
-        timer = threading.Timer(GRACE if len(self.signals) == 1 else 0, self._leave)
-        timer.daemon = True
-        timer.start()
-
-    def _leave(self) -> None:
-        print(f"interrupted; resume with: {self._command}", file=sys.stderr, flush=True)
-        os._exit(130)
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the time budget is over."""
-        return time.monotonic() >= self.deadline
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles it at the start; nothing ever reads that."""
-        return {}
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No single trial is stopped here."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether everything stops now."""
-        return bool(self.signals) or self.out_of_time or bool(self.rule and self.rule.fatal)
 
 
 @contextlib.contextmanager

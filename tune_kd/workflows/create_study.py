@@ -16,7 +16,8 @@ import tune_kd
 from tune_kd.data import splits
 from tune_kd.execution import worker
 from tune_kd.execution.progress import Progress
-from tune_kd.execution.session import Resources, Session
+from tune_kd.execution.resources import Resources
+from tune_kd.execution.session import Session
 from tune_kd.metrics import default_objective
 from tune_kd.recipe import Images
 from tune_kd.space import SearchSpace, distributions, search_space

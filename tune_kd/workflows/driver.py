@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from tune_kd.errors import SearchAborted
 from tune_kd.execution import session
+from tune_kd.execution.interrupt import CannotGoOnError, Interrupt, StoppedError
 from tune_kd.execution.progress import Progress
-from tune_kd.execution.session import Interrupt, Resources, Session
+from tune_kd.execution.resources import Resources
+from tune_kd.execution.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Driver:
         try:
             with session.session(self.options.resources, self.interrupt) as started:
                 yield started
-        except session.CannotGoOnError as error:
+        except CannotGoOnError as error:
             raise SearchAborted(f"{error}; resume with: {self.options.resume_command}") from None
         except KeyboardInterrupt:
             if self.interrupt.lost:  # nobody typed it: the thread that watches Ray's nodes did
@@ -62,5 +64,5 @@ class Driver:
                     f"Ray's nodes are gone; resume with: {self.options.resume_command}"
                 ) from None
             raise
-        except session.StoppedError:
+        except StoppedError:
             pass

@@ -4,7 +4,7 @@ from tune_kd import files
 from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.execution.progress import duration_text
-from tune_kd.execution.session import Resources
+from tune_kd.execution.resources import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.space import distributions
 from tune_kd.study.storage import Storage

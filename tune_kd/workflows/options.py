@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tune_kd import cli
 from tune_kd.errors import UsageError
+from tune_kd.execution.resources import Resources
 
 if TYPE_CHECKING:  # heavy: --help answers without them
-    from tune_kd.execution.session import Resources
     from tune_kd.space import SearchSpace
     from tune_kd.workflows.checks import Request
     from tune_kd.workflows.driver import RunOptions
@@ -91,7 +91,7 @@ class ResourceOptions:
             is_command=is_command,
         )
 
-    def wanted(self) -> "Resources":
+    def wanted(self) -> Resources:
         """Return a trial's resources and how many run at once; UsageError where there are not so many."""
         return _wanted_resources(self)
 
@@ -239,8 +239,7 @@ def chosen_space(options: SearchOptions) -> "tuple[SearchSpace, Path | None]":
     return space, file
 
 
-def _wanted_resources(options: ResourceOptions) -> "Resources":
-    from tune_kd.execution.session import Resources
+def _wanted_resources(options: ResourceOptions) -> Resources:
     from tune_kd.measure import hardware
 
     address, gpus, cpus = options.cluster, options.gpus_per_trial, options.cpus_per_trial

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from tune_kd import files
 from tune_kd.execution import runner
+from tune_kd.execution.interrupt import CannotGoOnError
 from tune_kd.execution.progress import Progress
-from tune_kd.execution.session import CannotGoOnError, Session
+from tune_kd.execution.session import Session
 from tune_kd.recipe import Recipe
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed
