@@ -31,9 +31,9 @@ from tune_kd.errors import UsageError
 from tune_kd.recipe import Recipe, stream
 from tune_kd.space import SearchSpace, loader, overrides
 from tune_kd.study import recipe_builder
-from tune_kd.study.results import EpochReport
 from tune_kd.study.storage import Storage
 from tune_kd.training import context, loop, students, test_split, trial
+from tune_kd.training.report import EpochReport
 from tune_kd.training.scoring import Scores
 from tune_kd.workflows import checks, create_study
 

@@ -17,9 +17,9 @@ from tune_kd.data import splits, tasks
 from tune_kd.execution import worker
 from tune_kd.models import registry
 from tune_kd.recipe import Compute, Distill, Images, LossWeights, Optimizer, Recipe
-from tune_kd.study.results import EpochReport
 from tune_kd.training import loop, trial
 from tune_kd.training.logit_cache import LogitCache
+from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import start_run
 from tune_kd.training.stages.distill import build_projections, stage_inputs
 

@@ -19,8 +19,9 @@ from tune_kd.errors import explain
 from tune_kd.recipe import digest, to_json
 from tune_kd.study import node_files, results
 from tune_kd.study.proposal import Proposal, parse
-from tune_kd.study.results import EpochReport, Row
+from tune_kd.study.results import Row
 from tune_kd.study.storage import Storage
+from tune_kd.training.report import EpochReport
 
 if TYPE_CHECKING:
     from tune_kd.training.trial import NodeContext, Resume

@@ -10,7 +10,6 @@ import datetime
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -99,24 +98,6 @@ TRIAL_COLUMNS = {
     "started": TEXT,  # ISO 8601, UTC
     "ended": TEXT,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochReport:
-    """What `trial.run` yields after each epoch; `state` is what the next epoch goes on from.
-
-    A measurement of a finished model is one report with epoch 0. `state` maps names to tensors.
-    """
-
-    stage: int
-    stage_name: str
-    epoch: int
-    step: int
-    last: bool
-    values: Mapping[str, Any]  # lr, losses and metrics by column name
-    seconds: float
-    state: Mapping[str, Any] = field(repr=False, default_factory=dict)
-    arrays: Mapping[str, Any] = field(repr=False, default_factory=dict)  # of pictures, by name
 
 
 def epoch_schema() -> pa.Schema:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from torch import nn
 
 from tune_kd.recipe import Recipe
-from tune_kd.study.results import EpochReport
 from tune_kd.training import context, students
 from tune_kd.training.context import NodeContext as NodeContext  # where callers find it
+from tune_kd.training.report import EpochReport
 from tune_kd.training.stages import stage_kind
 from tune_kd.training.stages.base import Resume as Resume
 from tune_kd.training.stages.base import Run, start_run

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tune_kd.compress import int8, pruning
 from tune_kd.measure import profile
 from tune_kd.recipe import Recipe, Stage
-from tune_kd.study.results import EpochReport
 from tune_kd.training import context, loop, test_split
 from tune_kd.training.context import NodeContext
+from tune_kd.training.report import EpochReport
 from tune_kd.training.teacher import FrozenTeacher
 
 

@@ -13,8 +13,8 @@ from tune_kd import losses
 from tune_kd.compress import pruning
 from tune_kd.models.taps import Taps
 from tune_kd.recipe import Distill, stream
-from tune_kd.study.results import EpochReport
 from tune_kd.training import context, loop
+from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import Finished, Resume, Run, report_end, report_epoch
 
 

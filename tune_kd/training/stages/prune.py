@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tune_kd.compress import pruning
 from tune_kd.recipe import Prune
-from tune_kd.study.results import EpochReport
 from tune_kd.training import context
+from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import Resume, Run, change_network
 
 

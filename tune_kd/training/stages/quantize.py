@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tune_kd.compress import int8
 from tune_kd.recipe import Distill, Quantize, stream
-from tune_kd.study.results import EpochReport
 from tune_kd.training import loop
+from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import (
     Finished,
     Resume,

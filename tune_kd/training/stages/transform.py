@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tune_kd.compress import transforms
 from tune_kd.recipe import Transform
-from tune_kd.study.results import EpochReport
 from tune_kd.training import context
+from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import Resume, Run, change_network
 
 
