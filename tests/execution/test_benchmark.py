@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tests.helpers import made_study, making
 from tune_kd.errors import UsageError
 from tune_kd.execution import benchmark
-from tune_kd.measure import profile
+from tune_kd.measure import profile, training_step
 from tune_kd.models import registry
 from tune_kd.recipe import Prune, recipe
 from tune_kd.study import recipe_builder
@@ -31,7 +31,7 @@ def config():
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
     """Timings are not what is tested here: three rounds instead of fifteen, a twentieth of the time."""
-    monkeypatch.setattr(profile.step_seconds, "__kwdefaults__", {"rounds": 3, "budget_s": 0.1})
+    monkeypatch.setattr(training_step.step_seconds, "__kwdefaults__", {"rounds": 3, "budget_s": 0.1})
     forward = profile.forward_seconds
     monkeypatch.setattr(
         profile,
@@ -58,8 +58,8 @@ def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatc
     def never(*args, **kwargs):
         raise AssertionError("timed again")
 
-    for name in ("step_seconds", "measure"):
-        monkeypatch.setattr(profile, name, never)
+    monkeypatch.setattr(training_step, "step_seconds", never)
+    monkeypatch.setattr(profile, "measure", never)
     assert benchmark.prepare(config, ctx) == found
     with pytest.raises(AssertionError, match="timed again"):
         benchmark.prepare({**config, "batch_size": 9}, ctx)
@@ -69,13 +69,13 @@ def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
     """Another source under the same name is another network."""
     ctx = making.context_in(tmp_path / "cache")
     timed = []
-    seconds = profile.step_seconds
+    seconds = training_step.step_seconds
 
     def count(build, *, step):
         timed.append(step.network)
         return seconds(build, step=step)
 
-    monkeypatch.setattr(profile, "step_seconds", count)
+    monkeypatch.setattr(training_step, "step_seconds", count)
     for sources in (["one"], ["one"], ["two"]):
         benchmark.prepare({**config, "sources": sources}, ctx)
     assert len(timed) == len(set(timed)) == 2

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tune_kd.compress import int8, pruning
-from tune_kd.measure import hardware, inductor, profile
+from tune_kd.measure import hardware, inductor, profile, timing_cache, training_step
 from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Compute, Images, Recipe, digest, rebuild
 from tune_kd.training.context import NodeContext, shape_of
@@ -30,14 +30,16 @@ def prepare(config: dict[str, Any], ctx: NodeContext) -> dict[str, Any]:
         parts = [name, f"{images.num_classes} classes", *config["sources"]]
         return ", ".join(parts)
 
-    step = profile.Step(
+    step = training_step.Step(
         network=label(config["student"]),
         shape=shape,
         batch_size=config["batch_size"],
         device=device,
         dense=images.dense,
     )
-    compute: Compute = profile.probe(lambda: network(config["student"]), step=step, cache=ctx.cache)
+    compute: Compute = training_step.probe(
+        lambda: network(config["student"]), step=step, cache=ctx.cache
+    )
     measured = {}
     for role in ("teacher", "student"):
         name = config[role]
@@ -96,7 +98,7 @@ def _compiled(
     if why := inductor.why_no_compiler():
         return {"reason": why}
     name = profile.timing_name(key, shape=shape, device="cpu")  # what int8 runs on, and its rivals
-    return profile.look_up(
+    return timing_cache.look_up(
         name,
         file=ctx.cache / "measure.json",
         compute=lambda: inductor.latency(model.eval(), shape=shape),

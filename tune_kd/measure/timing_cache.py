@@ -7,9 +7,11 @@ a timing depends on, so that two studies on one machine find the same answer.
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tune_kd import files
 
 
 def timing_key(
@@ -68,3 +70,21 @@ def read_all(file: Path) -> dict[str, dict[str, Any]]:
 def read_probe(cache: Path, key: str) -> dict[str, Any] | None:
     """Return what the probe of that key chose: precision, layout, train_step_s; None where never probed."""
     return read_all(cache / "probe.json").get(key)
+
+
+def look_up(key: str, *, file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of that key in a cache file, computed and kept where there is none.
+
+    A lock beside the file, which ends with its process, lets one compute at a time: two studies that
+    start together get one answer, and their timings do not disturb each other.
+    """
+    found = read_all(file).get(key)
+    if found is not None:
+        return found
+    with files.lock(file.with_suffix(".lock")):
+        found = read_all(file).get(key)
+        if found is None:
+            found = compute()
+            kept = {**read_all(file), key: found}
+            files.write_whole(file, json.dumps(kept, indent=1, sort_keys=True).encode())
+    return found
