@@ -36,6 +36,7 @@ from tune_kd.training import context, loop, students, test_split, trial
 from tune_kd.training.report import EpochReport
 from tune_kd.training.scoring import Scores
 from tune_kd.workflows import checks, create_study
+from tune_kd.workflows.request import SearchRequest
 
 TEACHER_SEED = 0
 SPLIT_SEED = 0
@@ -86,7 +87,7 @@ class Studio:
     def __init__(self, space: SearchSpace, file: Path, *, folder: Path | None, limit: int) -> None:
         """Trains the teacher, unless the cache has it."""
         cache = files.cache_folder()
-        request = checks.Request(
+        request = SearchRequest(
             space=space,
             file=file,
             storage=Storage(cache / "recording"),

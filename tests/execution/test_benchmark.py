@@ -31,7 +31,9 @@ def config():
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
     """Timings are not what is tested here: three rounds instead of fifteen, a twentieth of the time."""
-    monkeypatch.setattr(training_step.step_seconds, "__kwdefaults__", {"rounds": 3, "budget_s": 0.1})
+    monkeypatch.setattr(
+        training_step.step_seconds, "__kwdefaults__", {"rounds": 3, "budget_s": 0.1}
+    )
     forward = profile.forward_seconds
     monkeypatch.setattr(
         profile,

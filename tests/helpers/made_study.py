@@ -25,6 +25,7 @@ with mock.patch.dict(
     from tune_kd.execution.resources import Resources
     from tune_kd.tuning import asha, search_plan
     from tune_kd.workflows import checks, create_study
+    from tune_kd.workflows.request import DatasetInfo, SearchRequest
 
 Score = Callable[[Proposal, int], float | None]
 IMAGES = Images(
@@ -54,7 +55,7 @@ class Here:
         }
 
 
-def request(folder: Path, **changes: Any) -> checks.Request:
+def request(folder: Path, **changes: Any) -> SearchRequest:
     """What `python -m tune_kd.search --space digits_kd --epochs 9` asks for, with changes.
 
     A change of a field of the space goes into the space; `epochs` and other fields of training are the
@@ -77,24 +78,24 @@ def request(folder: Path, **changes: Any) -> checks.Request:
         "limit_train": 0, "seed": 0, "sampler": "tpe", "scheduler": "asha", "teacher": None,
         "start": None, "resume": True, "command": "made",
     }  # fmt: skip
-    return checks.Request(**(asked | changes))
+    return SearchRequest(**(asked | changes))
 
 
-def material() -> checks.Material:
+def material() -> DatasetInfo:
     names = tuple(map(str, range(10)))
-    return checks.Material(
+    return DatasetInfo(
         images=IMAGES, num_train=900, num_val=100, own_validation=False, class_names=names
     )
 
 
-def begin(asked: checks.Request, images: checks.Material | None = None) -> Study:
+def begin(asked: SearchRequest, images: DatasetInfo | None = None) -> Study:
     """The study as a search begins it, of those images or of made ones."""
     return create_study.begin(
         asked, images or material(), session=Here(), progress=Progress(quiet=True)
     )
 
 
-def plan(study: Study, asked: checks.Request) -> search_plan.SearchPlan:
+def plan(study: Study, asked: SearchRequest) -> search_plan.SearchPlan:
     """The plan of a search."""
     return search_plan.SearchPlan(
         study,
@@ -129,9 +130,7 @@ def heard(row: dict) -> dict[str, Any]:
     return {"row": json.dumps(row)}
 
 
-def play(
-    study: Study, asked: checks.Request, score: Score, *, trials: int = 10**6
-) -> asha.AshaRule:
+def play(study: Study, asked: SearchRequest, score: Score, *, trials: int = 10**6) -> asha.AshaRule:
     """Run so many trials one after the other, through the searcher and the rule that Ray sees.
 
     A score of None is an exception in that epoch.

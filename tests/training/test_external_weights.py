@@ -18,6 +18,7 @@ from tune_kd.study.proposal import Proposal, search_trial
 from tune_kd.study.study import Study
 from tune_kd.training import external_weights, trial
 from tune_kd.workflows import checks, confirm_plan, create_study
+from tune_kd.workflows.request import SearchRequest
 
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0}
 PRUNE = methods.prune_methods(RECIPE)
@@ -190,7 +191,7 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
 
 def starting(
     folder, given: external_weights.ExternalCheckpoint, *, names=tuple(PRUNE)
-) -> tuple[Study, checks.Request]:
+) -> tuple[Study, SearchRequest]:
     """A study whose methods prune what was given."""
     asked = request(
         folder, epochs=2, trials=4, methods={name: PRUNE[name] for name in names},

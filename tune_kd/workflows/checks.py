@@ -1,7 +1,7 @@
-"""What is asked for, and what can be wrong with it before Ray starts: images, networks, an existing study."""
+"""What can be wrong with a request before Ray starts: images, networks, an existing study."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +17,17 @@ from tune_kd.models.taps import Taps
 from tune_kd.recipe import Images, digest, plain, training_stages
 from tune_kd.space import SearchSpace, distributions, loader, plain_fields, search_space
 from tune_kd.study import manifest, recipe_builder, results
-from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.training import context
-from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning.search_plan import Budget
+from tune_kd.workflows.request import DatasetInfo, SearchRequest
 
 # fields of a space that change no trial
 TOLD_LATER = ("trials", "repeats", "margin", "tables", "expected_teacher", "expected_student")
 MIN_TRIALS = 5  # of a repeat: its textbook setting and four more
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked for, checked as far as that goes without data."""
-
-    space: SearchSpace
-    file: Path | None  # that defines the space
-    storage: Storage
-    data: Path | None
-    limit_train: int
-    seed: int
-    sampler: str
-    scheduler: str
-    teacher: ExternalCheckpoint | None  # a checkpoint, or a student of another study
-    start: ExternalCheckpoint | None  # the like, in place of shared stages
-    resume: bool
-    command: str
-    repeats: int | None = None  # as asked for by name
-    trials: int | None = None  # the like
-
-    @property
-    def base(self) -> Path:
-        """The folder that names of files in the space are relative to."""
-        return self.file.parent if self.file else Path.cwd()
-
-
-def budget(request: Request, known: Study | None = None) -> Budget:
+def budget(request: SearchRequest, known: Study | None = None) -> Budget:
     """How many searches of every method, and of how many trials each.
 
     Of a study that is there, the trials of a search stay what they were, and the searches may become
@@ -66,7 +40,7 @@ def budget(request: Request, known: Study | None = None) -> Budget:
     return _grown(request, known) if known else _fresh(request)
 
 
-def _fresh(request: Request) -> Budget:
+def _fresh(request: SearchRequest) -> Budget:
     methods = len(request.space.methods)
     of_method = -(-request.space.trials // methods)
     repeats = request.repeats
@@ -81,7 +55,7 @@ def _fresh(request: Request) -> Budget:
     return Budget(repeats=repeats, each=-(-of_method // repeats))
 
 
-def _grown(request: Request, known: Study) -> Budget:
+def _grown(request: SearchRequest, known: Study) -> Budget:
     each, there = known.manifest["trials_per_repeat"], known.repeats
     of_repeat = each * len(request.space.methods)
     repeats, fewer = request.repeats, False
@@ -104,18 +78,7 @@ def _grown(request: Request, known: Study) -> Budget:
     return Budget(repeats=repeats, each=each)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """The images of a request, decoded into this node's cache."""
-
-    images: Images
-    num_train: int
-    num_val: int
-    own_validation: bool  # whether the data set says which images these are
-    class_names: tuple[str, ...]
-
-
-def look_at_data(request: Request) -> Material:
+def look_at_data(request: SearchRequest) -> DatasetInfo:
     """Decode the train split here, so that its errors come before anything else is started."""
     base = request.base
     task = tasks.find(request.space.task, base=base)
@@ -150,7 +113,7 @@ def look_at_data(request: Request) -> Material:
         mix=request.space.mix,
         mix_alpha=request.space.mix_alpha,
     )
-    return Material(
+    return DatasetInfo(
         images=images,
         num_train=len(fit),
         num_val=len(validation),
@@ -159,7 +122,7 @@ def look_at_data(request: Request) -> Material:
     )
 
 
-def user_files(request: Request) -> dict[str, bytes]:
+def user_files(request: SearchRequest) -> dict[str, bytes]:
     """Return a user's own files by name: the space's, and those that its strings refer to."""
     chosen = request.space
     references = [plain_fields(chosen)[name] for name in loader.REFERENCES]
@@ -181,7 +144,7 @@ def source_hash(name: str, code: bytes) -> str:
 
 
 def described(
-    request: Request, material: Material, *, code: Mapping[str, bytes] | None = None
+    request: SearchRequest, material: DatasetInfo, *, code: Mapping[str, bytes] | None = None
 ) -> dict[str, Any]:
     """Return the manifest as far as a resumed study must agree with it; `code`: the user's files, read already."""
     chosen = request.space
@@ -225,7 +188,7 @@ def described(
     }
 
 
-def needs_teacher(request: Request) -> bool:
+def needs_teacher(request: SearchRequest) -> bool:
     """Whether any method needs one, or the student of another study that its trials begin from did.
 
     That student is trained again when the study is confirmed.
@@ -235,7 +198,7 @@ def needs_teacher(request: Request) -> bool:
     return chosen.needs_teacher or (began and any(map(chosen.starts, chosen.methods)))
 
 
-def exists(request: Request, material: Material) -> bool:
+def exists(request: SearchRequest, material: DatasetInfo) -> bool:
     """Whether the study is there already; UsageError where it may not be gone on with, or not begun."""
     request.storage.check_writable()
     if not request.storage.exists("manifest.json"):
@@ -255,7 +218,7 @@ def exists(request: Request, material: Material) -> bool:
     return True
 
 
-def check_networks(request: Request, material: Material) -> None:
+def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
     """Networks, taps, losses and a foreign checkpoint must fit the space; said before Ray starts.
 
     Raises:

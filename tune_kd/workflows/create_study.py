@@ -28,14 +28,13 @@ from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning import asha, samplers
 from tune_kd.workflows.checks import (
     TOLD_LATER,
-    Material,
-    Request,
     budget,
     described,
     needs_teacher,
     source_hash,
     user_files,
 )
+from tune_kd.workflows.request import DatasetInfo, SearchRequest
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas")
 
@@ -80,7 +79,9 @@ def _worker_config(folder: Path | None, resources: Resources) -> dict[str, Any]:
     }
 
 
-def begin(request: Request, material: Material, *, session: Session, progress: Progress) -> Study:
+def begin(
+    request: SearchRequest, material: DatasetInfo, *, session: Session, progress: Progress
+) -> Study:
     """Measure on a worker, then write the study's first files, the manifest last."""
     storage, chosen = request.storage, request.space
     files = user_files(request)
@@ -200,7 +201,7 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
     }
 
 
-def validation_rule(chosen: SearchSpace, material: Material) -> str:
+def validation_rule(chosen: SearchSpace, material: DatasetInfo) -> str:
     """How many images are held out and why, in words."""
     if material.own_validation:
         return "the data set's own validation images"

@@ -12,10 +12,10 @@ from tune_kd.study.study import Study
 from tune_kd.tuning import samplers
 from tune_kd.tuning.search_plan import Budget
 from tune_kd.workflows import checks, confirm_plan, create_study, prerequisites
-from tune_kd.workflows.checks import Request
+from tune_kd.workflows.request import SearchRequest
 
 
-def plan(request: Request, resources: Resources) -> str:
+def plan(request: SearchRequest, resources: Resources) -> str:
     """Methods, ranges, budget, teacher, device and expected time, as text."""
     chosen, budget = request.space, planned(request)
     lines = [
@@ -56,13 +56,13 @@ def plan(request: Request, resources: Resources) -> str:
     return "\n".join(lines)
 
 
-def _state(request: Request) -> str:
+def _state(request: SearchRequest) -> str:
     if not request.storage.exists("manifest.json"):
         return "new"
     return "will be resumed" if request.resume else "exists: add --resume or use a new --name"
 
 
-def _teacher(request: Request) -> str:
+def _teacher(request: SearchRequest) -> str:
     chosen = request.space
     if not checks.needs_teacher(request):
         return "none: no method needs one"
@@ -89,7 +89,7 @@ def _share(resources: Resources) -> str:
     return f"{resources.cpus:g} CPU{gpus} a trial"
 
 
-def planned(request: Request) -> Budget:
+def planned(request: SearchRequest) -> Budget:
     """Return the searches of the study: as it began where it is there."""
     there = request.storage.exists("manifest.json")
     return checks.budget(request, Study(request.storage) if there else None)
@@ -101,7 +101,7 @@ def _verdict(budget: Budget) -> str:
     return f"{what} for a statement about a method (at least {confirm_plan.MIN_REPEATS})"
 
 
-def _proposals(request: Request, budget: Budget) -> str:
+def _proposals(request: SearchRequest, budget: Budget) -> str:
     start = samplers.random_start(budget.each)
     parts: dict[str, int] = {}
     for method in request.space.methods.values():
@@ -114,7 +114,7 @@ def _proposals(request: Request, budget: Budget) -> str:
     return f"{named}, {proposed} proposed by {request.sampler}"
 
 
-def _stopping(request: Request) -> str:
+def _stopping(request: SearchRequest) -> str:
     rungs = create_study.study_rungs(request.space, request.scheduler)
     if not rungs:
         return "none: every trial runs to the end"
@@ -122,7 +122,7 @@ def _stopping(request: Request) -> str:
     return f"{request.scheduler}: after epoch {at} the best third of a search's trials goes on"
 
 
-def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
+def _costs(request: SearchRequest, resources: Resources, budget: Budget) -> list[str]:
     """Return runs, epochs and time of searching and of confirming, apart."""
     methods, epochs = len(request.space.methods), request.space.student.epochs
     chosen = confirm_plan.Design(
@@ -139,7 +139,7 @@ def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
     return lines
 
 
-def _epoch_seconds(request: Request, resources: Resources) -> float | None:
+def _epoch_seconds(request: SearchRequest, resources: Resources) -> float | None:
     """Seconds of a student's epoch by the cached probe of a training step; None where there is none."""
     chosen = request.space
     try:

@@ -20,7 +20,7 @@ from tune_kd.study import results
 from tune_kd.study.storage import Storage, locked
 from tune_kd.training import context, external_weights
 from tune_kd.workflows import checks
-from tune_kd.workflows.checks import Request
+from tune_kd.workflows.request import SearchRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,10 @@ def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
     return result
 
 
-def _request(options: EvaluateOptions, command: str) -> Request:
+def _request(options: EvaluateOptions, command: str) -> SearchRequest:
     space, file = loader.find(options.space)
     space.check()
-    return Request(
+    return SearchRequest(
         space=space,
         file=file,
         storage=Storage(options.out or f"runs/{space.name}_evaluation"),
@@ -93,7 +93,7 @@ def _request(options: EvaluateOptions, command: str) -> Request:
     )
 
 
-def _wanted(asked: Request, images: Images, network: str | None) -> ExpectedModel:
+def _wanted(asked: SearchRequest, images: Images, network: str | None) -> ExpectedModel:
     """Return what the weights are taken for, on a GPU where there is one."""
     where = context.NodeContext(
         cache=files.cache_folder(),

@@ -12,8 +12,8 @@ from tune_kd.execution.resources import Resources
 
 if TYPE_CHECKING:  # heavy: --help answers without them
     from tune_kd.space import SearchSpace
-    from tune_kd.workflows.checks import Request
     from tune_kd.workflows.driver import RunOptions
+    from tune_kd.workflows.request import SearchRequest
 
 SAMPLERS, SCHEDULERS = ("tpe", "random", "gp", "nsga2"), ("asha", "none")
 Options = TypeVar("Options")
@@ -266,12 +266,13 @@ def _wanted_resources(options: ResourceOptions) -> Resources:
     return Resources(cpus=cpus, gpus=gpus, max_concurrent=options.max_concurrent or slots)
 
 
-def request(options: SearchOptions, *, command: str, name: str = "") -> "Request":
+def request(options: SearchOptions, *, command: str, name: str = "") -> "SearchRequest":
     """Return what is asked for, as one value; `name` is the study's where --name says nothing."""
     from tune_kd.space import loader
     from tune_kd.study.storage import Storage
     from tune_kd.training import external_weights
-    from tune_kd.workflows.checks import Request, budget
+    from tune_kd.workflows.checks import budget
+    from tune_kd.workflows.request import SearchRequest
 
     space, file = chosen_space(options)
     asked_trials = space.trials != loader.find(options.space)[0].trials
@@ -281,7 +282,7 @@ def request(options: SearchOptions, *, command: str, name: str = "") -> "Request
             f"--name {name}: a plain name is wanted; --out is the folder that holds studies"
         )
     teacher = options.teacher
-    asked = Request(
+    asked = SearchRequest(
         space=space,
         file=file,
         storage=Storage(options.out).at(name),

@@ -22,8 +22,8 @@ from tune_kd.study.study import Study
 from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning import search_plan
 from tune_kd.workflows import checks
-from tune_kd.workflows.checks import Request
 from tune_kd.workflows.create_study import base_config
+from tune_kd.workflows.request import SearchRequest
 
 
 def model_of(storage: Storage) -> str:
@@ -52,7 +52,7 @@ def _has(study_: Study, trial: str, fingerprint: str) -> bool:
 
 
 def ensure_teacher(
-    study_: Study, request: Request, *, session: Session, progress: Progress
+    study_: Study, request: SearchRequest, *, session: Session, progress: Progress
 ) -> None:
     """Import, reuse or train the teacher. CannotGoOnError where that failed."""
     recipe = recipe_builder.teacher_recipe(study_.manifest, request.space)
@@ -66,14 +66,16 @@ def ensure_teacher(
     _ensure([made], study_, request, workers=_Workers(session, progress), said=said)
 
 
-def is_ready(study_: Study, request: Request) -> bool:
+def is_ready(study_: Study, request: SearchRequest) -> bool:
     """Whether nothing is left to be made before the first trial."""
     teacher = not study_.manifest["needs_teacher"] or has_teacher(study_)
     shared = _shared(study_, request)
     return teacher and all(_has(study_, m.trial, m.fingerprint) for m in shared)
 
 
-def ensure_shared(study_: Study, request: Request, *, session: Session, progress: Progress) -> None:
+def ensure_shared(
+    study_: Study, request: SearchRequest, *, session: Session, progress: Progress
+) -> None:
     """Import, reuse or train the first stages that the trials of a search have in common."""
     made = _shared(study_, request)
     names = ", ".join(dict.fromkeys(m.method for m in made))
@@ -100,7 +102,7 @@ class _Made:
         return "shared" if self.method else "textbook"
 
 
-def _shared(study_: Study, request: Request) -> list[_Made]:
+def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
     """Shared first stages, each once, and what is given in their place."""
     chosen, repeats = request.space, checks.budget(request, study_).repeats
     found: dict[str, _Made] = {}
@@ -139,7 +141,7 @@ class _Workers(NamedTuple):
 
 
 def _ensure(
-    wanted: Sequence[_Made], study_: Study, request: Request, *, workers: _Workers, said: str
+    wanted: Sequence[_Made], study_: Study, request: SearchRequest, *, workers: _Workers, said: str
 ) -> None:
     """Import or find what is not there yet, run the rest side by side, keep it for later studies."""
     session, progress = workers

@@ -13,9 +13,9 @@ from tune_kd.study.storage import locked
 from tune_kd.study.study import Study
 from tune_kd.tuning import search_plan
 from tune_kd.workflows import checks, create_study, prerequisites
-from tune_kd.workflows.checks import Request
 from tune_kd.workflows.confirm_plan import MIN_REPEATS
 from tune_kd.workflows.driver import Driver, RunOptions
+from tune_kd.workflows.request import SearchRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class SearchOutcome:
         return self.study is not None and self.study.counts("search")["finished"] > 0
 
 
-def search(request: Request, options: RunOptions) -> SearchOutcome:
+def search(request: SearchRequest, options: RunOptions) -> SearchOutcome:
     """Open or create the study, train its teacher and run the trials that are missing.
 
     Raises:
@@ -65,7 +65,7 @@ def search(request: Request, options: RunOptions) -> SearchOutcome:
     )
 
 
-def planned_is_done(study: Study, request: Request) -> bool:
+def planned_is_done(study: Study, request: SearchRequest) -> bool:
     """Whether every planned trial has its row already, so that Ray is not needed."""
     planned = checks.budget(request, study)
     proposed = [len(study.of("search", method)) for method in request.space.methods]
@@ -74,7 +74,7 @@ def planned_is_done(study: Study, request: Request) -> bool:
     return done and not (len(study.objectives) > 1 and _unmeasured(study, request))
 
 
-def _run(study: Study, request: Request, *, session: Session, progress: Progress) -> None:
+def _run(study: Study, request: SearchRequest, *, session: Session, progress: Progress) -> None:
     """Run the teacher, then the trials that are missing."""
     study.clean()
     if session.resources.address:
@@ -107,7 +107,7 @@ def _run(study: Study, request: Request, *, session: Session, progress: Progress
         _measure_front(study, request, session=session)
 
 
-def _unmeasured(study: Study, request: Request) -> dict[str, Proposal]:
+def _unmeasured(study: Study, request: SearchRequest) -> dict[str, Proposal]:
     """Trials of the front with an architecture of their own that has no latency yet."""
     rows = [row for method in request.space.methods for row in study.front(method)]
     found = {row["trial"]: study.proposals[row["trial"]] for row in rows}
@@ -118,7 +118,7 @@ def _unmeasured(study: Study, request: Request) -> dict[str, Proposal]:
     }
 
 
-def _measure_front(study: Study, request: Request, *, session: Session) -> None:
+def _measure_front(study: Study, request: SearchRequest, *, session: Session) -> None:
     """Latencies of what no other trial beats, now that nothing else runs."""
     config = create_study.base_config(study, request.data, session.resources)
     create_study.measure_students(
@@ -126,7 +126,7 @@ def _measure_front(study: Study, request: Request, *, session: Session) -> None:
     )
 
 
-def summary(study: Study, request: Request, resume_command: str) -> Iterator[str]:
+def summary(study: Study, request: SearchRequest, resume_command: str) -> Iterator[str]:
     """Yield the best of each method, and as the last line counts and how to go on."""
     budget = checks.budget(request, study)
     for method in request.space.methods:

@@ -4,12 +4,12 @@ from tune_kd.metrics import shown
 from tune_kd.study.storage import locked
 from tune_kd.study.study import Study
 from tune_kd.workflows import checks, create_study, prerequisites
-from tune_kd.workflows.checks import Request
 from tune_kd.workflows.driver import Driver, RunOptions
+from tune_kd.workflows.request import SearchRequest
 from tune_kd.workflows.search import SearchOutcome
 
 
-def train_teacher(request: Request, options: RunOptions) -> SearchOutcome:
+def train_teacher(request: SearchRequest, options: RunOptions) -> SearchOutcome:
     """Train the teacher of a space, unless the study has it already.
 
     Raises:
