@@ -64,7 +64,7 @@ class Remembered:
 class Live:
     """In place of a logit cache: the teacher's forward for each batch, on the images that are trained on."""
 
-    def __init__(self, frozen: teacher.FrozenTeacher, fold: loop.DeviceSplit) -> None:
+    def __init__(self, frozen: teacher.FrozenTeacher, fold: splits.DeviceSplit) -> None:
         self._frozen, self._fold = frozen, fold
         self._seen = fold.seen(SEED, 0)
 
@@ -109,7 +109,7 @@ class Bench:
         count = len(decoded.labels)
         images = splits.resident(decoded, images=recipe.images)
         self.recipe, self._site = recipe, context.NodeContext(cache=Path())
-        self.fold = loop.DeviceSplit(
+        self.fold = splits.DeviceSplit(
             images=images,
             fit=torch.arange(count),
             validation=torch.arange(0),

@@ -32,7 +32,7 @@ from tune_kd.recipe import Recipe, stream
 from tune_kd.space import SearchSpace, loader, overrides
 from tune_kd.study import recipe_builder
 from tune_kd.study.storage import Storage
-from tune_kd.training import context, loop, students, test_split, trial
+from tune_kd.training import context, inference, students, test_split, trial
 from tune_kd.training.report import EpochReport
 from tune_kd.training.scoring import Scores
 from tune_kd.workflows import checks, create_study
@@ -119,7 +119,7 @@ class Studio:
         }
         self.images = {"fitted": material.num_train, "validation": material.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}
-        self._fold: loop.DeviceSplit | None = None
+        self._fold: splits.DeviceSplit | None = None
         self._exam: test_split.TestSplit | None = None
 
     def _teacher(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Studio:
             "fingerprint": fingerprint,
             "seed": TEACHER_SEED,
             "epochs": self._space.teacher.epochs,
-            "val_accuracy": loop.evaluate(model, fold, fold.validation).accuracy,
+            "val_accuracy": inference.evaluate(model, fold, fold.validation).accuracy,
             "test_accuracy": opened.evaluate(model).accuracy,
         }
 
@@ -172,7 +172,7 @@ class Studio:
         model = students.rebuild_student(
             recipe, _model_of(last), stages=count, ctx=self._site, sample=sample
         ).eval()
-        val = loop.evaluate(model, self._fold, self._fold.validation, each_image=True)
+        val = inference.evaluate(model, self._fold, self._fold.validation, each_image=True)
         test = self._exam.evaluate(model)
         assert val.accuracy == accuracy, "the network scored is not the one that was trained"
         return {

@@ -34,7 +34,7 @@ from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
 from tune_kd.study.study import Study
 from tune_kd.training import context as places
-from tune_kd.training import loop, students, test_split, trial
+from tune_kd.training import inference, students, test_split, trial
 from tune_kd.tuning.samplers import random_config, sample
 from tune_kd.workflows import checks, confirm_plan, prerequisites
 from tune_kd.workflows.options import SAMPLERS
@@ -373,7 +373,7 @@ def _assert_loads(
     if proposal.open_test:
         found, split = test_split.prepare(recipe, where, reference=None).evaluate(network), "test"
     else:
-        found, split = loop.evaluate(network, fold, fold.validation), "val"
+        found, split = inference.evaluate(network, fold, fold.validation), "val"
     values = found.values(split, dense=recipe.images.dense)
     assert values.pop(f"{split}_loss") == pytest.approx(last[f"{split}_loss"], rel=1e-6)
     assert values == {name: last[name] for name in values}

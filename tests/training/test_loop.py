@@ -10,7 +10,6 @@ import torch
 from tests.helpers import making
 from tune_kd import losses
 from tune_kd.execution import worker
-from tune_kd.models import checkpoints
 from tune_kd.models.taps import Taps
 from tune_kd.recipe import Compute, LossWeights, Optimizer
 from tune_kd.training import context as places
@@ -409,37 +408,3 @@ def test_a_state_is_that_of_its_epoch_once_it_is_saved(ctx):
     first = worker._save(bench.learner.state())
     next(work)
     assert worker._save(bench.learner.state()) != first
-
-
-# Evaluation
-
-
-def test_evaluation_is_in_evaluation_mode_over_every_image_once(ctx):
-    bench = making.bench(making.recipe(epochs=1, dropout=0.5), ctx)
-    model, fold = bench.learner.model, bench.work.fold
-    _trained(bench)
-    model.train()
-    before = checkpoints.fingerprint(model)
-    found = loop.evaluate(model, fold, fold.validation)
-    assert model.training
-    assert checkpoints.fingerprint(model) == before
-    model.eval()
-    with torch.no_grad():
-        scores = torch.cat([model(fold.images.whole(i[None]).images) for i in fold.validation])
-    labels = fold.images.labels[fold.validation]
-    assert found.accuracy == pytest.approx((scores.argmax(1) == labels).float().mean().item())
-    expected = torch.nn.functional.cross_entropy(scores, labels).item()
-    assert found.loss == pytest.approx(expected, rel=1e-5)
-
-
-def test_evaluation_in_several_chunks_weighs_images_alike(ctx, monkeypatch):
-    bench = making.bench(making.recipe(epochs=1), ctx)
-    _trained(bench)
-    fold = bench.work.fold
-    whole = loop.evaluate(bench.learner.model, fold, fold.fit)
-    monkeypatch.setattr(loop, "EVALUATION_PIXELS", 64 * 8 * 8)
-    assert [len(part) for part in loop.chunks(fold.fit, fold)] == [64, 64, 64, 64, 14]
-    parts = loop.evaluate(bench.learner.model, fold, fold.fit)
-    assert torch.equal(parts.confusion, whole.confusion)
-    assert parts.accuracy == whole.accuracy
-    assert (parts.loss, parts.ece) == pytest.approx((whole.loss, whole.ece), rel=1e-5)

@@ -10,7 +10,7 @@ from tune_kd.data import splits, tasks
 from tune_kd.models import registry
 from tune_kd.recipe import Recipe
 from tune_kd.training import context as places
-from tune_kd.training import loop, test_split, trial
+from tune_kd.training import test_split, trial
 
 
 def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_worst(tmp_path):
@@ -177,7 +177,7 @@ def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(ctx):
 @pytest.mark.parametrize("pixels", [1, 2 * 32 * 32, 10**9])
 def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypatch, pixels):
     """Whatever the chunks are in which the images are scored."""
-    monkeypatch.setattr(loop, "EVALUATION_PIXELS", pixels)
+    monkeypatch.setattr(splits, "EVALUATION_PIXELS", pixels)
     decoded = made_images.scenes(5, size=(32, 32))
     decoded.labels[3] = 255  # nothing counts in it
     images = made_images.seen(decoded)

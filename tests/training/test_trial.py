@@ -19,7 +19,7 @@ from tune_kd.recipe import Compute, LossWeights, Optimizer, Recipe
 from tune_kd.space import loader
 from tune_kd.study import recipe_builder
 from tune_kd.training import context as places
-from tune_kd.training import loop, trial
+from tune_kd.training import inference, trial
 
 METHODS = list(making.WEIGHTS)
 OPTIMISERS = {
@@ -301,7 +301,7 @@ def test_a_recipe_without_stages_measures_what_it_starts_from(ctx):
     assert (row["epoch"], row["step"], row["last"], row["stage_name"]) == (0, 0, True, "Measure")
     fold = places.fold(made.images, ctx, "contiguous")
     model = places.load_model("digits_teacher", made, ctx, making.TEACHER)
-    expected = loop.evaluate(model, fold, fold.validation)
+    expected = inference.evaluate(model, fold, fold.validation)
     assert (row["val_accuracy"], row["val_loss"]) == (expected.accuracy, expected.loss)
     assert 0.5 < row["test_accuracy"] < 1
     assert row["nonzero_params"] == row["num_params"]

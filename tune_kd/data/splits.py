@@ -4,7 +4,8 @@ An image is known by its index in the whole decoded train split. What training s
 a pure function of (seed, epoch, index) (`views`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ Moments = tuple[tuple[float, ...], tuple[float, ...]]
 MIN_TRAIN, MIN_VALIDATION = 2, 2  # images a class; in all, where every pixel has a label
 TABLE_TOLERANCE = 0.01  # of published statistics against the data, in units of 0..1
 CHUNK = 1 << 22  # pixels that are counted at once
+EVALUATION_PIXELS = 512 * 32 * 32  # of a batch for inference
 
 
 VALIDATION_RULE = "max(n / 10, min(2,000, 3 n / 10)) of n training images"
@@ -187,6 +189,33 @@ class DeviceImages(Protocol):
 
     def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """How training sees images int64 [B] in an epoch; `among` [M] are those to mix with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSplit:
+    """Images on the device and which of them are fitted on and validated on, by index in the set."""
+
+    images: DeviceImages
+    fit: Tensor  # int64, sorted
+    validation: Tensor  # int64, may be empty
+    num_classes: int
+    sides: tuple[int, int]  # height and width
+    dense: bool = False
+
+    def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
+        """How training sees images in an epoch: batches by index, the same for every trial."""
+        return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
+
+    def batches(
+        self, index: Tensor, *, view: Callable[[Tensor], Batch] | None = None
+    ) -> Iterator[Batch]:
+        """Yield the images `index` int64 [N] in batches for inference: fewer at once where they are bigger.
+
+        `view`: how they are seen; left out, as they are.
+        """
+        height, width = self.sides
+        for part in index.split(max(1, EVALUATION_PIXELS // (height * width))):
+            yield (view or self.images.whole)(part)
 
 
 def resident(

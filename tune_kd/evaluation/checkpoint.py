@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tune_kd import files, plugins
 from tune_kd.compress import int8, pruning
-from tune_kd.data.batch import IGNORE
+from tune_kd.data.batch import IGNORE, Batch
 from tune_kd.errors import UsageError
 from tune_kd.losses import hard_loss
 from tune_kd.measure import inductor
@@ -21,8 +21,7 @@ from tune_kd.recipe import Images, Recipe, from_json
 from tune_kd.space import SearchSpace
 from tune_kd.study import node_files, recipe_builder
 from tune_kd.study.storage import Storage
-from tune_kd.training import context, external_weights, scoring, students, test_split
-from tune_kd.training import loop as training
+from tune_kd.training import context, external_weights, inference, scoring, students, test_split
 from tune_kd.training.external_weights import ExternalCheckpoint
 
 
@@ -206,7 +205,6 @@ class EvaluationResult:
     class_names: tuple[str, ...]
 
 
-@torch.no_grad()
 def mark(subject: LoadedModel, *, batch_size: int) -> EvaluationResult:
     """Open the test split and score all its images, `batch_size` of them a line of `batches`."""
     opened = test_split.prepare(subject.recipe, subject.ctx, reference=None)
@@ -216,7 +214,8 @@ def mark(subject: LoadedModel, *, batch_size: int) -> EvaluationResult:
     for number, index in enumerate(images.fit.split(batch_size), 1):
         began = time.perf_counter()
         parts = [
-            _scored(subject.model, images, part, tally) for part in training.chunks(index, images)
+            _scored(logits, batch, tally)
+            for logits, batch in inference.predict(subject.model, images.batches(index))
         ]
         right, counted, loss = (
             torch.cat(found).double().cpu() for found in zip(*parts, strict=True)
@@ -240,17 +239,13 @@ def mark(subject: LoadedModel, *, batch_size: int) -> EvaluationResult:
     )
 
 
-def _scored(
-    model: nn.Module, images: training.DeviceSplit, index: Tensor, tally: scoring.Tally
-) -> tuple[Tensor, Tensor, Tensor]:
+def _scored(logits: Tensor, batch: Batch, tally: scoring.Tally) -> tuple[Tensor, Tensor, Tensor]:
     """Of some images: right positions and those that count, [B] each; the sum of their losses, [1]."""
-    batch = images.images.whole(index)
-    scores = model(batch.images).float()
-    tally.add(scores, batch.labels)
+    tally.add(logits, batch.labels)
     valid = batch.labels != IGNORE
-    right = (scores.argmax(1) == batch.labels) & valid
-    loss = hard_loss(scores, batch.labels).double() * valid.sum()
-    size = len(index)
+    right = (logits.argmax(1) == batch.labels) & valid
+    loss = hard_loss(logits, batch.labels).double() * valid.sum()
+    size = len(logits)
     return right.view(size, -1).sum(1), valid.view(size, -1).sum(1), loss.view(1)
 
 

@@ -18,7 +18,7 @@ from tune_kd.recipe import (
     to_json,
     training_stages,
 )
-from tune_kd.training import loop, teacher
+from tune_kd.training import teacher
 from tune_kd.training.logit_cache import LogitCache, cache_key
 
 
@@ -49,7 +49,7 @@ def load_train(images: Images, ctx: NodeContext) -> tasks.Decoded:
     return decoded
 
 
-def fold(images: Images, ctx: NodeContext, layout: str) -> loop.DeviceSplit:
+def fold(images: Images, ctx: NodeContext, layout: str) -> splits.DeviceSplit:
     """Return the images that a recipe is fitted and validated on, on its device."""
     decoded = load_train(images, ctx)
     fit, validation = splits.split(
@@ -67,12 +67,12 @@ def folded(
     *,
     layout: str,
     parts: tuple[splits.Ints, splits.Ints],
-) -> loop.DeviceSplit:
+) -> splits.DeviceSplit:
     """Return a decoded split on the device, with the images to fit and those to validate on."""
     device = torch.device(ctx.device)
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
-    return loop.DeviceSplit(
+    return splits.DeviceSplit(
         images=splits.resident(decoded, images=images, device=device, layout=layout),
         fit=fit,
         validation=validation,
@@ -105,7 +105,7 @@ def place(model: nn.Module, ctx: NodeContext, compute: Compute) -> nn.Module:
     return layers.placed(model, torch.device(ctx.device), layout=compute.layout)
 
 
-def sample_of(images: loop.DeviceSplit) -> Tensor:
+def sample_of(images: splits.DeviceSplit) -> Tensor:
     """Two images as a network sees them, for its shapes."""
     return images.images.whole(images.fit[:2]).images
 
@@ -128,15 +128,14 @@ def frozen_teacher(recipe: Recipe, ctx: NodeContext) -> teacher.FrozenTeacher | 
 
 
 def logit_cache(
-    recipe: Recipe, frozen: teacher.FrozenTeacher, images: loop.DeviceSplit, *, ctx: NodeContext
+    recipe: Recipe, frozen: teacher.FrozenTeacher, images: splits.DeviceSplit, *, ctx: NodeContext
 ) -> LogitCache:
     """Return the teacher's logits for every view that training sees of the fitted images."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         seen = images.seen(recipe.images.view_seed, epoch)
         index = images.fit[torch.from_numpy(positions).to(images.fit.device)]
-        parts = loop.chunks(index, images)
-        return torch.cat([frozen.outputs(seen(part).images)[0].cpu() for part in parts])
+        return frozen.logits(images.batches(index, view=seen))
 
     name = cache_key(
         frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type

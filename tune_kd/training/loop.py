@@ -20,28 +20,11 @@ from tune_kd.metrics import default_objective
 from tune_kd.models import registry, segmentation
 from tune_kd.models.taps import Taps
 from tune_kd.recipe import Compute, Distill, Optimizer, stream
-from tune_kd.training import scoring
+from tune_kd.training import inference
 from tune_kd.training.logit_cache import LogitCache
 from tune_kd.training.teacher import FrozenTeacher, autocast
 
-EVALUATION_PIXELS = 512 * 32 * 32  # of a batch of images that is scored
 FINITE_EVERY = 64  # steps between looks at the loss: each look waits for the device
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceSplit:
-    """Images on the device and which of them are fitted on and validated on, by index in the set."""
-
-    images: splits.DeviceImages
-    fit: Tensor  # int64, sorted
-    validation: Tensor  # int64, may be empty
-    num_classes: int
-    sides: tuple[int, int]  # height and width
-    dense: bool = False
-
-    def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
-        """How training sees images in an epoch: batches by index, the same for every trial."""
-        return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
 
 
 class TrainState:
@@ -108,7 +91,7 @@ class StageInputs:
     first_step: int  # reports of earlier stages
     seed: int  # of dropout
     view_seed: int  # of what is seen of the images, and of the order of batches
-    fold: DeviceSplit
+    fold: splits.DeviceSplit
     compute: Compute
     teacher: FrozenTeacher | None
     logit_cache: LogitCache | None
@@ -163,7 +146,7 @@ def train(work: StageInputs, learner: TrainState, *, done: int = 0) -> Iterator[
         for number in range(done + 1, end + 1):
             values = _epoch(work, learner, tools, epoch=number)
             if len(fold.validation):
-                found = evaluate(learner.model, fold, fold.validation)
+                found = inference.evaluate(learner.model, fold, fold.validation)
                 values |= found.values("val", dense=fold.dense)
             last = number == end or _out_of_patience(work, learner, values, number)
             if last and work.teacher:
@@ -270,40 +253,3 @@ def _generator(
     """Return the stream of an epoch: the order of batches is all trials' alike, dropout a trial's own."""
     seed = work.view_seed if purpose == "order" else work.seed
     return torch.Generator(device=device).manual_seed(stream(seed, work.number, epoch, purpose))
-
-
-def chunks(index: Tensor, fold: DeviceSplit) -> tuple[Tensor, ...]:
-    """Return the images `index` in batches that a network is scored in: fewer where they are bigger."""
-    height, width = fold.sides
-    return tuple(index.split(max(1, EVALUATION_PIXELS // (height * width))))
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    fold: DeviceSplit,
-    index: Tensor,
-    *,
-    reference: Tensor | None = None,
-    each_image: bool = False,
-) -> scoring.Scores:
-    """Return what a network reaches on the images `index` as they are, in float32.
-
-    `reference`: scores of a teacher for these images, in this order, to agree with. `each_image`: what
-    it reaches on single images is kept as well.
-    """
-    was_training = model.training
-    model.eval()
-    tally = scoring.Tally(fold.num_classes, device=index.device, each_image=each_image)
-    start = 0
-    for chunk in chunks(index, fold):
-        batch = fold.images.whole(chunk)
-        scores = model(batch.images).float()
-        teacher = None
-        if reference is not None:
-            teacher = reference[start : start + len(chunk)].to(index.device).float()
-            teacher = segmentation.resize(teacher, scores.shape[2:]) if fold.dense else teacher
-        tally.add(scores, batch.labels, teacher=teacher)
-        start += len(chunk)
-    model.train(was_training)
-    return tally.scores()

@@ -1,12 +1,13 @@
 """The frozen teacher, and the precision that it and its student compute in."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tune_kd.data.batch import Batch
 from tune_kd.models import checkpoints
 from tune_kd.models.taps import Taps
 
@@ -37,6 +38,10 @@ class FrozenTeacher:
             coarse = getattr(self.model, "coarse", self.model)
             scores = coarse(images)
         return scores.float(), dict(self._taps.features) if self._taps else {}
+
+    def logits(self, batches: Iterable[Batch]) -> Tensor:
+        """Return the scores of batches, one after another, on the CPU: what a logit cache keeps."""
+        return torch.cat([self.outputs(batch.images)[0].cpu() for batch in batches])
 
     def assert_unchanged(self) -> None:
         """Weights and buffers are those it came with; AssertionError else."""

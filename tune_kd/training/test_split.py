@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tune_kd import plugins
-from tune_kd.data import tasks
+from tune_kd.data import splits, tasks
 from tune_kd.models import segmentation
 from tune_kd.recipe import RECIPE_VERSION, Recipe, digest, to_json
-from tune_kd.training import context, loop, scoring, teacher
+from tune_kd.training import context, inference, scoring, teacher
 from tune_kd.training.logit_cache import LogitCache, cache_key
 
 SHOWN = 10  # images of the best and of the worst predictions
@@ -22,14 +22,16 @@ SHOWN = 10  # images of the best and of the worst predictions
 class TestSplit:
     """The test split on the device, and what a reference teacher says of it."""
 
-    images: loop.DeviceSplit  # all of them are `fit`, none is trained on
+    images: splits.DeviceSplit  # all of them are `fit`, none is trained on
     decoded: tasks.Decoded
     reference: Tensor | None  # scores float16 [N, K, ...]
 
     def evaluate(self, model: nn.Module) -> scoring.Scores:
         """Return a network's scores on all test images."""
         every = self.images.fit
-        return loop.evaluate(model, self.images, every, reference=self.reference, each_image=True)
+        return inference.evaluate(
+            model, self.images, every, reference=self.reference, each_image=True
+        )
 
 
 def prepare(
@@ -54,7 +56,7 @@ def prepare(
 
 def _tape(
     recipe: Recipe,
-    images: loop.DeviceSplit,
+    images: splits.DeviceSplit,
     where: context.NodeContext,
     *,
     model: tuple[str, str, str],
@@ -64,9 +66,7 @@ def _tape(
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         loaded = context.load_model(network, recipe, where, fingerprint)
         frozen = teacher.FrozenTeacher(loaded, precision="float32")
-        parts = loop.chunks(torch.from_numpy(positions).to(images.fit.device), images)
-        whole = images.images.whole
-        return torch.cat([frozen.outputs(whole(part).images)[0].cpu() for part in parts])
+        return frozen.logits(images.batches(images.fit[torch.from_numpy(positions)]))
 
     code = b""
     if plugins.is_reference(network):  # weights of a file say nothing of the code that runs them
@@ -100,28 +100,24 @@ def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:
     return values
 
 
-@torch.no_grad()
 def pictures(model: nn.Module, test: TestSplit) -> Mapping[str, np.ndarray]:
     """Return the worst and the best predicted test images of a dense task, the worst first.
 
     `images` uint8 [n, H, W, C], `labels` and `predicted` uint8 [n, H, W] (255: void), `iou` float64 [n]
     (mean over the classes of one image), `index` int64 [n]; `all_iou` float64 [N] of every test image.
     """
-    images, was_training = test.images, model.training
-    model.eval()
-    found = []
-    for part in loop.chunks(images.fit, images):
-        batch = images.images.whole(part)
-        scores = segmentation.resize(model(batch.images).float(), images.sides)
-        found.append(scoring.image_ious(scores, batch.labels).cpu())
+    images = test.images
+    found = [
+        scoring.image_ious(segmentation.resize(logits, images.sides), batch.labels).cpu()
+        for logits, batch in inference.predict(model, images.batches(images.fit))
+    ]
     iou = torch.cat(found).double()
     order = iou.argsort(stable=True)
     order = order[~iou[order].isnan()]  # an image of nothing but void is neither
     few = min(SHOWN, -(-len(order) // 2))
     chosen = torch.cat([order[:few], order[len(order) - few :]])
-    shown = images.images.whole(chosen.to(images.fit.device))
-    predicted = torch.cat([model(image[None]).argmax(1) for image in shown.images])
-    model.train(was_training)
+    shown = (images.images.whole(one) for one in chosen.to(images.fit.device).split(1))
+    predicted = torch.cat([logits.argmax(1) for logits, _ in inference.predict(model, shown)])
     at = chosen.numpy()
     return {
         "images": np.asarray(test.decoded.images[at]),

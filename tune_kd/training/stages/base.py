@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tune_kd.compress import int8, pruning
+from tune_kd.data.splits import DeviceSplit
 from tune_kd.measure import profile
 from tune_kd.recipe import Recipe, Stage
-from tune_kd.training import context, loop, test_split
+from tune_kd.training import context, inference, test_split
 from tune_kd.training.context import NodeContext
 from tune_kd.training.report import EpochReport
 from tune_kd.training.teacher import FrozenTeacher
@@ -60,7 +61,7 @@ class Run:
     recipe: Recipe
     seed: int
     ctx: NodeContext
-    images: loop.DeviceSplit
+    images: DeviceSplit
     teacher: FrozenTeacher | None
     access: TestAccess | None  # None: the test split stays sealed
     test: test_split.TestSplit | None
@@ -91,7 +92,7 @@ class Run:
         run = self.seen_by(model)
         images = run.images
         if len(images.validation):
-            scores = loop.evaluate(model, images, images.validation)
+            scores = inference.evaluate(model, images, images.validation)
             values |= scores.values("val", dense=images.dense)
         if run.test:
             values |= test_split.columns(run.test.evaluate(model), dense=images.dense)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tune_kd.compress import int8
 from tune_kd.recipe import Distill, Quantize, stream
-from tune_kd.training import loop
 from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import (
     Finished,
@@ -48,9 +47,9 @@ class QuantizeKind:
         generator = torch.Generator().manual_seed(stream(run.seed, "calibration"))
         fit = run.images.fit
         order = torch.randperm(len(fit), generator=generator)[: self.stage.calibration_images]
-        parts = loop.chunks(fit[order.to(fit.device)], run.images)
+        batches = run.images.batches(fit[order.to(fit.device)])
         unseen = int8.ranges(prepared)
-        int8.calibrate(prepared, (run.images.images.whole(part).images.cpu() for part in parts))
+        int8.calibrate(prepared, (batch.images.cpu() for batch in batches))
         int8.assert_active(prepared, unseen)
         return _converted(prepared)
 
