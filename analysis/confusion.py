@@ -3,15 +3,12 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 import scipy.stats
 
 from analysis import selection
 from analysis.study import Study
+from tune_kd.evaluation.confusion_matrix import Floats, Matrix, divided, shares
 from tune_kd.study.results import Row
-
-Matrix = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 def matrix(row: Row | None) -> Matrix | None:
@@ -35,11 +32,6 @@ def of_method(study: Study, method: str) -> dict[int, Matrix]:
     return {seed: cells for seed, cells in found.items() if cells is not None}
 
 
-def shares(cells: Matrix) -> Floats:
-    """Each row divided by its sum, float64 [K, K]; NaN for a class without images."""
-    return divided(cells, cells.sum(axis=1, keepdims=True))
-
-
 def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
     """Accuracy of each class (intersection over union where `dense`), float64 [K]; NaN if absent.
 
@@ -51,14 +43,6 @@ def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
     right = np.diagonal(cells).astype(float)
     whole = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
     return divided(right, whole)
-
-
-def divided(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
-    """`part` / `whole`, NaN where `whole` is 0."""
-    above, below = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
-    found: Floats = np.full(above.shape, np.nan)
-    np.divide(above, below, out=found, where=below > 0)
-    return found
 
 
 def similarity(first: Matrix, second: Matrix) -> float | None:

@@ -2,14 +2,15 @@
 
 import io
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from tune_kd.metrics import METRICS, SHARES, shown
 
 FEW = 20  # up to so many classes all are listed, of more the WORST and the best
 WORST = 10
-NAMED, WRITTEN = 24, 10  # classes with their names at the axes, with the shares in the cells
 PROFILE = ("size_mb", "flops", "latency_ms", "throughput_per_s", "compiled_latency_ms")
 
 
@@ -129,38 +130,18 @@ def _alarms(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def picture(found: Mapping[str, Any]) -> bytes:
-    """Return the confusion matrix as a PNG, rows divided by their sums; the colour shows small shares too."""
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
+    """Return the confusion matrix as a PNG, rows divided by their sums."""
+    import matplotlib
 
-    names = [one["name"] for one in found["classes"]]
-    size, norm = len(names), PowerNorm(0.4, vmin=0, vmax=100)
-    shares = [[100 * cell / max(sum(row), 1) for cell in row] for row in found["confusion"]]
-    figure = Figure(figsize=(7.0, 6.2), layout="constrained")
-    axes = figure.add_subplot()
-    shown_ = axes.imshow(shares, cmap="Blues", norm=norm)
-    axes.set_title(f"{found['network']}: confusion on the test split, % of the true class", loc="left", fontsize=10)  # fmt: skip
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    if size <= NAMED:
-        turned = 0 if max(map(len, names)) <= 2 else 90
-        axes.set_xticks(range(size), names, rotation=turned, fontsize=8)
-        axes.set_yticks(range(size), names, fontsize=8)
-    for row, column, share in _written(shares) if size <= WRITTEN else ():
-        ink = "white" if float(norm(share)) > 0.6 else "black"
-        axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    bar = figure.colorbar(shown_, shrink=0.7, ticks=[0, 1, 10, 50, 100])
-    bar.outline.set_visible(False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
+    from tune_kd.evaluation import confusion_matrix
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+        figure = confusion_matrix.draw(
+            {found["network"]: np.asarray(found["confusion"])},
+            names=[one["name"] for one in found["classes"]],
+            title="Confusion on the test split, % of the true class",
+            side=6.0,
+        )
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150)
     return file.getvalue()
-
-
-def _written(shares: Sequence[Sequence[float]]) -> Iterator[tuple[int, int, float]]:
-    """Yield the cells whose share is not rounded to nothing."""
-    for row, line in enumerate(shares):
-        for column, share in enumerate(line):
-            if share >= 0.5:
-                yield row, column, share
