@@ -85,7 +85,7 @@ def cache_key(*parts: str) -> str:
 def bound(root: Path, *, keep: Path) -> None:
     """Delete the epochs that were read longest ago, beyond TUNE_KD_TAPE_GB (10) of disk, but `keep`.
 
-    Other tapes go first: the epochs of the one in use are read again by its other trials.
+    Other caches go first: the epochs of the one in use are read again by its other trials.
     """
     limit = float(os.environ.get("TUNE_KD_TAPE_GB", "10")) * 1e9
     found = []

@@ -50,11 +50,13 @@ def prepare(
     scores = None
     if reference:
         network, fingerprint = reference
-        scores = _tape(recipe, images, where, model=(network, fingerprint, decoded.hash)).epoch(0)
+        scores = _reference_cache(
+            recipe, images, where, model=(network, fingerprint, decoded.hash)
+        ).epoch(0)
     return TestSplit(images=images, decoded=decoded, reference=scores)
 
 
-def _tape(
+def _reference_cache(
     recipe: Recipe,
     images: splits.DeviceSplit,
     where: context.NodeContext,
