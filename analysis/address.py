@@ -3,17 +3,15 @@
 import json
 import urllib.parse
 from pathlib import PurePath
-from typing import Any
 
 from tune_kd.errors import UsageError
-from tune_kd.study import results
+from tune_kd.study import manifest
+from tune_kd.study.manifest import Manifest
+from tune_kd.study.results import SCHEMA_VERSION
 from tune_kd.study.storage import Storage
 
-MANIFEST = "manifest.json"
-_REQUIRED = ("study", "family", "methods")
 
-
-def manifest(address: str) -> dict[str, Any]:
+def read_manifest(address: str) -> Manifest:
     """Return the checked manifest; gives up soon on a bucket that does not answer.
 
     Raises:
@@ -21,27 +19,28 @@ def manifest(address: str) -> dict[str, Any]:
     """
     storage = Storage(address, patient=False)
     try:
-        text = storage.read(MANIFEST)
+        text = storage.read(manifest.FILE)
     except FileNotFoundError:
         raise UsageError(_no_study(address, storage)) from None
     except OSError as error:
         raise UsageError(f"cannot read {address}: {' '.join(str(error).split())[:300]}") from None
+    file = f"{address}/{manifest.FILE}"
     try:
-        found = json.loads(text)
-    except ValueError:
-        raise UsageError(f"{address}/{MANIFEST} is not JSON; is this a study's folder?") from None
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != results.SCHEMA_VERSION:
+        found = manifest.from_json(json.loads(text))
+    except manifest.SchemaError as error:
         raise UsageError(
-            f"{address} was written with schema {schema}, this version reads schema "
-            f"{results.SCHEMA_VERSION}; report it with the version that wrote it, or search again"
-        )
-    missing = [key for key in _REQUIRED if key not in found]
-    if missing:
-        raise UsageError(f"{address}/{MANIFEST} lacks {', '.join(missing)}; was it edited?")
-    if not found["methods"]:
-        raise UsageError(f"{address}/{MANIFEST} names no method; was it edited?")
-    return dict(found)
+            f"{address} was written with schema {error.schema}, this version reads schema "
+            f"{SCHEMA_VERSION}; report it with the version that wrote it, or search again"
+        ) from None
+    except manifest.MissingKeysError as error:
+        raise UsageError(f"{file} lacks {', '.join(error.keys)}; was it edited?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UsageError(f"{file} is not JSON; is this a study's folder?") from None
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}; report it with the version that wrote it") from None
+    if not found.methods:
+        raise UsageError(f"{file} names no method; was it edited?")
+    return found
 
 
 def _no_study(address: str, storage: Storage) -> str:
@@ -54,12 +53,12 @@ def _no_study(address: str, storage: Storage) -> str:
     there = (
         f"{parent} has: {', '.join(beside)}" if beside else f"{parent or address} has no studies"
     )
-    return f"no study at {address} ({MANIFEST} is missing); {there}"
+    return f"no study at {address} ({manifest.FILE} is missing); {there}"
 
 
 def _studies(storage: Storage) -> list[str]:
     try:
-        return [name for name in storage.names("") if storage.exists(f"{name}/{MANIFEST}")]
+        return [name for name in storage.names("") if manifest.exists(storage.at(name))]
     except (OSError, ValueError):
         return []  # a file, or not to be listed: there is nothing to say
 

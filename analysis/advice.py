@@ -19,12 +19,12 @@ COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
 def warnings(study: Study) -> list[str]:
     """Return what a reader must know before the numbers."""
     found = _weak_teacher(study)
-    if file := study.manifest.get("teacher_file"):
+    if file := study.manifest.teacher_file:
         found.append(
             f"The teacher came from the file {file}: it may have seen this study's validation "
             "images, so validation values of methods that distil may be too good."
         )
-    if file := study.manifest.get("start_file"):
+    if file := study.manifest.start_file:
         found.append(
             f"Students began from the file {file}: it may have seen this study's validation images, and its "
             "training could not be repeated with other seeds, so the spreads of methods that began from it are "
@@ -75,7 +75,7 @@ def _edges(study: Study) -> list[str]:
     """Ranges at whose end the best trials of several searches stand, beyond chance."""
     return [
         f"**{method}**: the best trials of its searches (n = {edge.n}) stand at the {edge.end} end of the range of "
-        f"`{edge.parameter}` ({study.manifest['methods'][method]['ranges'][edge.parameter]}; by chance so near in "
+        f"`{edge.parameter}` ({study.manifest.methods[method].ranges[edge.parameter]}; by chance so near in "
         f"{edge.p * 100:.2g} % of studies): widen it there."
         for method in study.methods
         for edge in edges(study, method)

@@ -1,18 +1,13 @@
 """What a study was asked to be: its manifest by name, and how often its test split was opened."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from analysis import selection
 from analysis.test_access import TestAccess, read_test_access
 from tune_kd import objectives as fronts
+from tune_kd.study.manifest import Manifest
 from tune_kd.study.storage import Storage
-
-MARGIN = (
-    0.005  # a difference below half a point matters to nobody, where the space says nothing else
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,22 +16,22 @@ class Description:
 
     address: str  # as the user typed it
     storage: Storage = field(repr=False)
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def name(self) -> str:
         """The study's name."""
-        return str(self.manifest["study"])
+        return self.manifest.study
 
     @property
     def family(self) -> str:
         """Its key in report.json."""
-        return str(self.manifest["family"])
+        return self.manifest.family
 
     @property
     def methods(self) -> list[str]:
         """Names in the table's order, the baseline first where the study has it."""
-        return sorted(self.manifest["methods"], key=lambda name: name != selection.BASELINE)
+        return sorted(self.manifest.methods, key=lambda name: name != selection.BASELINE)
 
     @property
     def kd_methods(self) -> list[str]:
@@ -46,7 +41,7 @@ class Description:
     @property
     def metric(self) -> str:
         """The validation metric that the search ranked by."""
-        return str(self.manifest.get("metric", "val_accuracy"))
+        return self.manifest.metric
 
     @property
     def test_metric(self) -> str:
@@ -56,32 +51,32 @@ class Description:
     @property
     def dense(self) -> bool:
         """Whether every pixel has a label."""
-        return bool(self.manifest.get("dense"))
+        return self.manifest.dense
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes in the order of their numbers; empty where nobody named them."""
-        return [str(name) for name in self.manifest.get("class_names") or ()]
+        return list(self.manifest.class_names)
 
     @property
     def objectives(self) -> list[str]:
         """What the search was for, the metric that it ranks and stops by first."""
-        return [str(name) for name in self.manifest.get("objectives") or (self.metric,)]
+        return list(self.manifest.objectives)
 
     @cached_property
     def constraints(self) -> list[fronts.Constraint]:
         """What a student must keep, such as `size_mb <= 3`."""
-        return [fronts.parse(text) for text in self.manifest.get("constraints") or ()]
+        return [fronts.parse(text) for text in self.manifest.constraints]
 
     @property
     def trials_per_repeat(self) -> int:
-        """How many trials each search of a method has, 1 where the manifest does not say."""
-        return int(self.manifest.get("trials_per_repeat") or 1)
+        """How many trials each search of a method has."""
+        return self.manifest.trials_per_repeat
 
     @property
     def margin(self) -> float:
         """A difference of the test metric that is too small to matter, a fraction."""
-        return float(self.manifest.get("margin") or MARGIN)
+        return self.manifest.margin
 
     @cached_property
     def test_access(self) -> TestAccess:

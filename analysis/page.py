@@ -66,7 +66,7 @@ def _often(study: Study) -> list[str]:
 
 def extra(study: Study) -> list[str]:
     """Return the tables that the space asks for beside the common ones; UsageError names an unknown one."""
-    asked = study.manifest.get("tables", [])
+    asked = study.manifest.tables
     if strangers := [name for name in asked if name not in TABLES]:
         raise unknown("table", strangers[0], TABLES)
     return [name for name in asked if name not in SHOWN]
@@ -94,7 +94,7 @@ def _paragraph(text: str) -> str:
 
 
 def _rung_note(study: Study) -> str:
-    rungs = study.manifest.get("rungs") or ()
+    rungs = study.manifest.rungs
     if not rungs:
         return ""
     return (

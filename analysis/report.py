@@ -66,6 +66,7 @@ def details(study: "Study") -> dict[str, Any]:
     from analysis.comparison import methods
     from analysis.comparison.verdicts import verdicts
     from analysis.tables import common
+    from tune_kd.study import manifest
 
     chosen = {method: study.chosen(method) for method in study.methods}
     return {
@@ -96,7 +97,7 @@ def details(study: "Study") -> dict[str, Any]:
             for row in study.rows
             if row["status"] == "failed"
         ],
-        "manifest": dict(study.manifest),
+        "manifest": manifest.to_json(study.manifest),
     }
 
 

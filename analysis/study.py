@@ -32,7 +32,7 @@ class Study(Description):
     def repeats(self) -> int:
         """K: how many independent searches of each method were asked for or begun."""
         begun = [int(row["repeat"]) + 1 for row in self.rows if row["phase"] == "search"]
-        return max([int(self.manifest.get("repeats") or 1), *begun])
+        return max([self.manifest.repeats, *begun])
 
     def winners(self, method: str) -> dict[int, Row]:
         """Return the search trial that each repeat of a method chose, by repeat.
@@ -75,8 +75,7 @@ class Study(Description):
 
     @property
     def _rules(self) -> dict[str, Any]:
-        constraints = [str(text) for text in self.manifest.get("constraints") or ()]
-        return {"metric": self.metric, "constraints": constraints}
+        return {"metric": self.metric, "constraints": self.manifest.constraints}
 
     def rechecked(self, method: str) -> dict[str, float]:
         """Mean validation over fresh seeds of the winners that were trained again, by search trial."""
@@ -221,7 +220,7 @@ def _verdicts(runs: Mapping[int, Sequence[Row]]) -> dict[int, Row]:
 
 def load(address: str) -> Study:
     """Read a study; UsageError where there is none or where another version wrote it."""
-    manifest = places.manifest(address)
+    manifest = places.read_manifest(address)
     storage = Storage(address)
     return Study(
         address=address,

@@ -180,9 +180,7 @@ class Study:
 
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel, of images in 0 to 1."""
-        from tune_kd.recipe import Images, rebuild
-
-        images = rebuild(Images, self._read().manifest["images"])
+        images = self._read().manifest.images
         return images.mean, images.std
 
 

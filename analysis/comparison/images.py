@@ -39,7 +39,7 @@ def image_error(study: Study, treated: Runs, control: Runs) -> float | None:
     """
     if not has_image_error(study):
         return None
-    classes = int((study.manifest.get("images") or {}).get("num_classes") or 0)
+    classes = study.manifest.images.num_classes
     read = partial(counts, classes=classes) if study.dense else correct
     common = sorted(treated.keys() & control.keys())
     first, second = (_arrays([runs[key] for key in common], read) for runs in (treated, control))

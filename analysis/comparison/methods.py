@@ -172,7 +172,7 @@ def curse(study: Study, method: str) -> Curse | None:
 
 def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
     """Whether the first rung knew how trials would end; None for fewer than three, or all alike."""
-    rungs = study.manifest.get("rungs") or ()
+    rungs = study.manifest.rungs
     ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
     if not rungs:
         return None
@@ -180,13 +180,13 @@ def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
         (early, late)
         for row in ended
         if (late := number(row, study.metric)) is not None
-        and (early := _at(study, row, int(rungs[0]))) is not None
+        and (early := _at(study, row, rungs[0])) is not None
     ]
     columns = list(zip(*pairs, strict=True))
     if len(pairs) < FEWEST or any(len(set(column)) == 1 for column in columns):
         return None
     value = float(scipy.stats.spearmanr(*columns).statistic)
-    return RungCorrelation(epoch=int(rungs[0]), value=value, n=len(pairs))
+    return RungCorrelation(epoch=rungs[0], value=value, n=len(pairs))
 
 
 def _at(study: Study, trial: Row, epoch: int) -> float | None:

@@ -125,7 +125,7 @@ def basis(study: Study, method: str) -> Basis:
     """
     points = search_points(study, method)
     ended = [(point, point.final) for point in points if point.final is not None]
-    rungs = study.manifest.get("rungs") or ()
+    rungs = study.manifest.rungs
     if len(ended) >= MIN_FINAL or not rungs:
         kept, values = zip(*ended, strict=True) if ended else ((), ())
         return Basis(points=kept, values=values, name="final values")

@@ -32,7 +32,6 @@ MIN_FINISHED = 15  # trials, below which nothing is said
 # studies; where parameters make half of the variance, in 92 % with 40 trials and 40 to 50 % with 16.
 MIN_EXPLAINED = 0.1
 UNEXPLAINED = "{n} trials have finished, from which their parameters' effect on validation cannot be predicted"
-MARGIN = 0.005  # no difference, where a study's manifest has no margin
 POINTS = 2048  # a power of two, as Sobol's sequence asks for
 ENOUGH = 256  # points inside the region before it is described
 ZOOMS = 6  # boxes that are looked at, one inside the other
@@ -101,7 +100,7 @@ def landscape(study: Study, method: str) -> Landscape:
     fitted = surrogate.fit(_features(places, known), values)
     if fitted is None or fitted.explained < MIN_EXPLAINED:
         return Landscape(method=method, reason=UNEXPLAINED.format(n=len(points)))
-    margin = float(study.manifest.get("margin") or MARGIN)
+    margin = study.margin
     region = _describe(_Surface(fitted, known), places, method=method, margin=margin)
     return Landscape(method=method, region=region)
 

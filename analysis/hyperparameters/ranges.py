@@ -49,7 +49,7 @@ def ranges(study: Study, method: str) -> dict[str, BaseDistribution]:
 
     From the manifest. A range of one value is none.
     """
-    known = study.manifest["methods"][method].get("distributions", {})
+    known = study.manifest.methods[method].distributions
     found = {name: json_to_distribution(text) for name, text in known.items()}
     return {name: distribution for name, distribution in found.items() if not distribution.single()}
 

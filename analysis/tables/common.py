@@ -5,7 +5,7 @@ add a table, write a function, give it a key in `TABLES`, and name the key in th
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 
@@ -60,7 +60,7 @@ def configuration(study: Study) -> Table:
     for method, row in trials.items():
         if row is None:
             continue
-        fixed = study.manifest["methods"][method].get("fixed", {})
+        fixed = study.manifest.methods[method].fixed
         cells = {"Method": label(method), "Trial": str(row["trial"])}
         cells["Validation that chose it, % (n = 1)"] = metric(row, study.metric)
         cells |= {name: plain(row[name]) for name in WEIGHTS}
@@ -118,9 +118,9 @@ def teacher(study: Study) -> Table:
     """Return what is known of the teacher."""
     taught, tested = (selection.teacher(study.rows, phase) for phase in ("teacher", "confirm"))
     size = selection.teacher(study.rows, "measure")
-    file = study.manifest.get("teacher_file")
+    file = study.manifest.teacher_file
     facts = {
-        "Network": study.manifest.get("teacher") or NONE,
+        "Network": study.manifest.teacher or NONE,
         "Weights": f"from the file {file}" if file else "trained by this project on train only",
         **({"Origin": taught["reason"]} if taught and taught.get("reason") else {}),
         f"{heading(study.metric)} (n = 1)": metric(taught, study.metric),
@@ -131,7 +131,7 @@ def teacher(study: Study) -> Table:
         "Size, MB": metric(size, "size_mb"),
         "Latency, ms": latency(size),
         **_cost(teacher_cost(study)),
-        "Fingerprint": study.manifest.get("teacher_model") or NONE,
+        "Fingerprint": study.manifest.teacher_model or NONE,
     }
     return "Teacher", _facts(facts)
 
@@ -174,45 +174,43 @@ def failures(study: Study) -> Table:
 
 def provenance(study: Study) -> Table:
     """How the numbers were made: command, seeds, hardware, software, data."""
-    known, fields = study.manifest, study.manifest.get("fields", {})
-    images, compute = known.get("images", {}), known.get("compute", {})
-    versions = dict(known.get("versions") or {})
-    system = next((versions.pop(k) for k in ("platform", "os", "system") if k in versions), None)
+    known = study.manifest
+    versions = dict(known.versions)
+    system = versions.pop("system", "")
     seeds = {row["seed"] for row in selection.trials(study.rows, "confirm") if row["method"]}
     facts = {
-        "Command": known.get("command"),
-        "Study, space": f"{study.name}, {known.get('space', NONE)}",
-        "Task": f"{known.get('task')}, {plain(images.get('num_classes'))} classes",
-        "Images": f"{plain(known.get('num_train'))} training, "
-        f"{plain(known.get('num_val'))} validation",
-        "Validation rule": known.get("validation_rule"),
+        "Command": known.command,
+        "Study, space": f"{study.name}, {known.space}",
+        "Task": f"{known.task}, {plain(known.images.num_classes)} classes",
+        "Images": f"{plain(known.num_train)} training, {plain(known.num_val)} validation",
+        "Validation rule": known.validation_rule,
         "Repeats, trials of each": f"{study.repeats}, {study.trials_per_repeat}",
-        "Data hash": images.get("train_hash"),
-        "Teacher, student": f"{known.get('teacher')}, {known.get('student')}",
-        "Seed of the search": known.get("seed"),
+        "Data hash": known.images.train_hash,
+        "Teacher, student": f"{known.teacher}, {known.student}",
+        "Seed of the search": known.seed,
         "Confirmation seeds": sorted(seeds),
-        "Epochs": f"{plain(known.get('epochs'))} (teacher {plain(known.get('teacher_epochs'))})",
+        "Epochs": f"{plain(known.epochs)} (teacher {plain(known.teacher_epochs)})",
         **{
             name.replace("_", " ").capitalize(): plain(value)
-            for name, value in fields.items()
+            for name, value in known.fields.items()
             if not name.endswith("epochs")
         },
-        "Precision, layout": f"{compute.get('precision')}, {compute.get('layout')}",
-        "Sampler, random trials": f"{known.get('sampler')}, {plain(known.get('random_start'))}",
-        "Scheduler, rungs": f"{known.get('scheduler')}, epochs {plain(known.get('rungs'))}",
-        "Devices": _distinct(study.rows, "device") or known.get("device"),
-        **({"Hardware": known["hardware"]} if known.get("hardware") else {}),
+        "Precision, layout": f"{known.compute.precision}, {known.compute.layout}",
+        "Sampler, random trials": f"{known.sampler}, {plain(known.random_start)}",
+        "Scheduler, rungs": f"{known.scheduler}, epochs {plain(known.rungs)}",
+        "Devices": _distinct(study.rows, "device") or known.device,
+        **({"Hardware": known.hardware} if known.hardware else {}),
         "Hosts": _distinct(study.rows, "host"),
         "Operating system": system or "not recorded",
         "Versions": versions,
-        "Commit": _distinct(study.rows, "commit") or known.get("commit"),
+        "Commit": _distinct(study.rows, "commit") or known.commit,
         "From, to (UTC)": _distinct(study.rows, "started")[:1]
         + _distinct(study.rows, "ended")[-1:],
     }
     return "How it was made", _facts(facts)
 
 
-def _facts(facts: dict[str, object]) -> pd.DataFrame:
+def _facts(facts: Mapping[str, object]) -> pd.DataFrame:
     return pd.DataFrame({"": list(facts), "Value": [plain(v) for v in facts.values()]})
 
 

@@ -139,7 +139,7 @@ def results(study: Study) -> Table:
         return title, pd.DataFrame()
     best = kd_winner(study)
     names = {
-        "teacher": f"Teacher ({study.manifest.get('teacher') or 'unknown'})",
+        "teacher": f"Teacher ({study.manifest.teacher})",
         BASELINE: "Student baseline",
         **({best: f"Student + KD ({best})"} if best else {}),
     }

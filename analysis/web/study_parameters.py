@@ -163,7 +163,7 @@ def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
     """Return the widest range of each hyperparameter over the methods that search it."""
     found: dict[str, tuple[float, float, bool]] = {}
     for method in study.methods:
-        for name, (low, high, log) in study.manifest["methods"][method].get("bounds", {}).items():
+        for name, (low, high, log) in study.manifest.methods[method].bounds.items():
             known = found.get(name, (low, high, log))
             found[name] = (min(low, known[0]), max(high, known[1]), bool(log))
     return {name: ends for name, ends in found.items() if ends[0] < ends[1]}
@@ -194,7 +194,7 @@ def pairs(study: Study) -> Pairs | None:
     found = []
     for method in study.methods:
         plane = pair(study, known_importances(study, method))
-        ends = study.manifest["methods"][method].get("bounds", {})
+        ends = study.manifest.methods[method].bounds
         if plane is None or not {plane.x, plane.y} <= ends.keys():
             continue
         points = tuple(
@@ -219,7 +219,7 @@ def parallel(study: Study, method: str) -> Parallel | None:
     rows = sorted(
         (r for r in ended if number(r, study.metric) is not None), key=lambda r: -r[study.metric]
     )
-    bounds = study.manifest["methods"][method].get("bounds", {})
+    bounds = study.manifest.methods[method].bounds
     if len(rows) < 3 or len(bounds) < 2:
         return None
     chosen, colour = study.chosen(method), colour_of(study, method)

@@ -109,14 +109,12 @@ class Studio:
             code=file.parent,
             model=lambda fingerprint: cache / "models" / f"{fingerprint}.safetensors",
         )
-        self._manifest: dict[str, Any] = {
-            "images": dataclasses.asdict(material.images),
-            "compute": {},
-            "sources": {},
-            "seed": TEACHER_SEED,
-            "teacher_hash": "",
-            "teacher_model": "",
-        }
+        self._manifest = create_study.manifest_of(
+            request,
+            material,
+            specification=checks.described(request, material),
+            measured={"precision": "float32", "layout": "contiguous", "device": "", "hardware": {}},
+        )
         self.images = {"fitted": material.num_train, "validation": material.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}
         self._fold: splits.DeviceSplit | None = None
@@ -124,7 +122,9 @@ class Studio:
 
     def _teacher(self) -> dict[str, Any]:
         """Train the teacher or find it; its fingerprint and what it reaches."""
-        recipe = recipe_builder.teacher_recipe(self._manifest, self._space)
+        recipe = recipe_builder.teacher_recipe(
+            self._manifest, self._space, compute=self._manifest.compute
+        )
         fingerprint = recipe.fingerprint(TEACHER_SEED)
         assert self._site.model is not None
         path = self._site.model(fingerprint)
@@ -132,7 +132,7 @@ class Studio:
             *_, last = trial.run(recipe, seed=TEACHER_SEED, ctx=self._site)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in _model_of(last).items()}, path)
-        self._manifest["teacher_model"] = fingerprint
+        self._manifest = dataclasses.replace(self._manifest, teacher_model=fingerprint)
         model = context.load_model(self._space.teacher.network, recipe, self._site, fingerprint)
         fold = context.fold(recipe.images, self._site, recipe.compute.layout)
         opened = test_split.prepare(recipe, self._site, reference=None)

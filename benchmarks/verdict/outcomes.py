@@ -6,12 +6,14 @@ seeds as the repeats have together, an interval over these seeds, and no correct
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from analysis.comparison import methods, stats
 from analysis.selection import BASELINE
 from analysis.study import Study
 from benchmarks.verdict.studies import METHODS, METRIC, Searched
+from tune_kd.recipe import Compute, Images
+from tune_kd.study.manifest import Manifest, SearchedMethod
 from tune_kd.study.results import Row, ranked
 from tune_kd.study.storage import Storage
 
@@ -38,6 +40,14 @@ SCENARIOS = {
     "+4 points, m 4": Scenario(effects=_all(0.04), margin=0.04),
 }
 
+MANIFEST = Manifest(
+    study="", space="", family="", task="", teacher="", student="", settings={},
+    methods=dict.fromkeys(METHODS, SearchedMethod()), seed=0, limit_train=0, sampler="", scheduler="",
+    images=Images(task="", train_hash="", num_classes=2), trials=0, repeats=1, trials_per_repeat=1, epochs=1,
+    teacher_epochs=1, num_train=0, num_val=0, compute=Compute(), rungs=(), random_start=0, metric=METRIC,
+    objectives=(METRIC,), needs_teacher=True, config_types={}, teacher_model="", marker="",
+)  # fmt: skip
+
 
 def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[dict[str, object]]:
     """Yield what is said of each method in each scenario: a row of the table that tally.py counts.
@@ -49,12 +59,7 @@ def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[d
         study = Study(
             address="",
             storage=storage,
-            manifest={
-                "study": str(number),
-                "methods": list(METHODS),
-                "metric": METRIC,
-                "margin": scenario.margin,
-            },
+            manifest=replace(MANIFEST, study=str(number), margin=scenario.margin),
             rows=[*searched.rows, *(row for row in confirmed if row["origin"] != "single")],
             curves={},
         )

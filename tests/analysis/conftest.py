@@ -9,10 +9,10 @@ import pytest
 
 from analysis.study import load
 from tests.analysis import kinds
-from tune_kd.study import results
+from tests.helpers import made_manifest
+from tune_kd.study import manifest, results
 from tune_kd.study.storage import Storage
 
-METHODS = ("no_kd", "response", "feature", "combined")
 WEIGHTS = {
     "no_kd": (1.0, 0.0, 0.0, None),
     "response": (0.5, 0.5, 0.0, 4.0),
@@ -20,28 +20,6 @@ WEIGHTS = {
     "combined": (1.0, 0.7, 0.5, 4.0),
 }
 Row = dict[str, Any]
-
-
-def manifest(**changes: Any) -> dict[str, Any]:
-    """A manifest as `tune_kd.search` writes it."""
-    lr = {"ranges": {"lr": "0.01 .. 1 log"}, "bounds": {"lr": [0.01, 1.0, True]}}
-    known = {
-        "schema": results.SCHEMA_VERSION, "study": "made_up", "space": "digits_kd", "family": "cnn",
-        "task": "digits", "teacher": "digits_large", "student": "digits_small",
-        "methods": {m: {**lr, "fixed": {}, "textbook": {"lr": 0.1}} for m in METHODS},
-        "fields": {"epochs": 6, "batch_size": 64, "optimizer": {"name": "sgd", "momentum": 0.9}},
-        "repeats": 3, "trials_per_repeat": 3, "margin": 0.005,
-        "validation_rule": "max(n/10, min(2000, 3n/10))",
-        "seed": 0, "epochs": 6, "teacher_epochs": 8, "limit_train": 0,
-        "images": {"task": "digits", "train_hash": "feedbeef", "num_classes": 10},
-        "num_train": 1300, "num_val": 140, "rungs": [2], "sampler": "tpe", "scheduler": "asha",
-        "compute": {"precision": "float32", "layout": "contiguous"}, "random_start": 3,
-        "metric": "val_accuracy", "tables": [], "config_types": {"lr": "float64"},
-        "versions": {"python": "3.12", "torch": "2.15.0", "platform": "Linux 6.1"},
-        "commit": "abc1234", "teacher_model": "f00d", "teacher_file": "", "device": "cpu",
-        "command": "python -m tune_kd.search --space digits_kd",
-    }  # fmt: skip
-    return known | changes
 
 
 def row(**values: Any) -> Row:
@@ -216,14 +194,14 @@ def curves(rows: list[Row]) -> list[Row]:
 
 def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **changes: Any) -> str:
     """Write a study and give its address; its test split was looked at once if it is confirmed."""
-    storage, known = Storage(folder), manifest(**changes)
+    storage, known = Storage(folder), made_manifest.manifest(**changes)
     looks = any(row["phase"] == "confirm" for row in rows) if looks is None else looks
     for look in range(1, 1 + looks):
         design = {"repeats": [0, 1, 2], "seeds": 1 + look, "textbook": True}
         access = {"time": "", "command": "", "trials": [], "design": design}
         storage.write(f"test_access/{look:04d}.json", json.dumps(access).encode())
-    storage.write("manifest.json", json.dumps(known).encode())
-    schema = results.trial_schema(known["config_types"])
+    manifest.write(storage, known)
+    schema = results.trial_schema(known.config_types)
     storage.write("trials/all.parquet", results.encode(rows, schema))
     epochs = results.encode(curves(rows), results.epoch_schema())
     storage.write("epochs/all.parquet", epochs)
@@ -235,8 +213,8 @@ class MadeUp:
 
     search, confirm = SEARCH, CONFIRM
     trial, row, teacher = staticmethod(trial), staticmethod(row), staticmethod(teacher_rows)
-    confirmation, manifest = staticmethod(confirmation), staticmethod(manifest)
-    reevaluation, name = staticmethod(reevaluation), staticmethod(name)
+    confirmation, reevaluation = staticmethod(confirmation), staticmethod(reevaluation)
+    name = staticmethod(name)
     put: Callable[..., str] = staticmethod(put)
 
     @staticmethod

@@ -8,6 +8,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, distributi
 
 from analysis.hyperparameters.ranges import values_at
 from analysis.study import Study
+from tests.helpers.made_manifest import manifest
 from tune_kd.study.storage import Storage
 
 Row = dict[str, Any]
@@ -24,16 +25,16 @@ def study(
     *,
     ranges: Mapping[str, BaseDistribution] = RANGES,
     curves: Mapping[str, Sequence[Row]] | None = None,
-    **manifest: Any,
+    **changes: Any,
 ) -> Study:
     """A study of these search rows; methods are those that the rows name, all with the same ranges."""
     told = {name: distribution_to_json(d) for name, d in ranges.items()}
     methods = {row["method"]: {"distributions": told} for row in rows} or {"response": {"distributions": told}}  # fmt: skip
-    known = {"study": "surfaces", "family": "cnn", "methods": methods, "metric": "val_accuracy", "rungs": []}  # fmt: skip
+    usual = {"study": "surfaces", "methods": methods, "rungs": (), "config_types": dict.fromkeys(ranges, "double")}  # fmt: skip
     return Study(
         address="surfaces",
         storage=Storage("/nowhere"),
-        manifest=known | manifest,
+        manifest=manifest(**(usual | changes)),
         rows=rows,
         curves=curves or {},
     )

@@ -134,8 +134,8 @@ def test_the_images_of_a_dense_study_count(made_up, dense, tmp_path):
         r | {"test_counts": counts(r)} if r["phase"] == "confirm" and r["method"] else r
         for r in dense.rows
     ]
-    changes = {**dense.manifest, "images": {"num_classes": 2}}
-    study = load(made_up.put(tmp_path / "y", rows, **changes))
+    known = replace(dense.manifest, images=replace(dense.manifest.images, num_classes=2))
+    study = load(made_up.put(tmp_path / "y", rows, **vars(known)))
     assert images.are_known(study)
     assert methods.results(study)["response"].difference.image_se > 0.01
 

@@ -1,9 +1,13 @@
 """A study is read whole, or refused in one line that says what is there."""
 
+import json
+
 import pytest
 
 from analysis.study import load
+from tests.helpers.made_manifest import manifest
 from tune_kd.errors import UsageError
+from tune_kd.study.manifest import to_json
 from tune_kd.study.storage import Storage
 
 
@@ -148,8 +152,9 @@ def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
         ("{", "not JSON"),
         ("[]", "schema None"),
         ('{"schema": 2}', "schema 2, this version reads schema 4; report it with the version that"),
-        ('{"schema": 4, "study": "x"}', "family, methods"),
-        ('{"schema": 4, "study": "x", "family": "x", "methods": {}}', "names no method"),
+        ('{"schema": 4, "study": "x"}', "lacks space, .*, methods, .*, family, .*; was it edited"),
+        (json.dumps(to_json(manifest(methods={}))), "names no method"),
+        (json.dumps(to_json(manifest()) | {"seed": "x"}), "invalid literal for int.*'x'"),
     ],
 )
 def test_a_broken_manifest_is_named(tmp_path, text, said):

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -8,7 +6,7 @@ from analysis.hyperparameters.landscape import landscape
 from analysis.hyperparameters.ranges import position, ranges, search_points, value_at
 from analysis.study import load
 from tests.analysis.surfaces import RANGES, drawn, row, study
-from tune_kd.study import results
+from tune_kd.study import manifest, results
 from tune_kd.study.storage import Storage
 
 
@@ -69,10 +67,9 @@ def test_choices_of_several_kinds_are_read_from_their_text():
 def test_a_study_on_disk_says_what_its_rows_say(tmp_path):
     made = study(drawn(lambda p: 0.9 - 0.3 * abs(p[0] - 0.5), noise_sd=0.003))
     known = {"schema": results.SCHEMA_VERSION, "study": "surfaces", "seed": 0}
-    types = results.trial_schema(dict.fromkeys(RANGES, "float64"))
+    types = results.trial_schema(made.manifest.config_types)
     storage = Storage(tmp_path)
-    manifest = {**made.manifest, "schema": results.SCHEMA_VERSION}
-    storage.write("manifest.json", json.dumps(manifest).encode())
+    manifest.write(storage, made.manifest)
     rows = [{**one, **known} for one in made.rows]
     storage.write("trials/all.parquet", results.encode(rows, types))
     read = load(str(tmp_path))

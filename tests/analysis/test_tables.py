@@ -204,7 +204,7 @@ def test_how_it_was_made(study):
     assert facts["Repeats, trials of each"] == "3, 3"
     assert facts["Validation rule"] == "max(n/10, min(2000, 3n/10))"
     assert facts["Images"] == "1300 training, 140 validation"
-    assert facts["Optimizer"] == "name sgd, momentum 0.9"
+    assert facts["Student.optimizer.name"] == "sgd"
     assert facts["Operating system"] == "Linux 6.1"
     assert facts["Versions"] == "python 3.12, torch 2.15.0"
     assert facts["Devices"] == "Some CPU"

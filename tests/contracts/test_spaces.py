@@ -270,8 +270,8 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
 
 def _teacher(study: Study, chosen: SearchSpace) -> Proposal:
     name = prerequisites.teacher_trial(study)
-    recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
-    assert recipe.fingerprint(0) == study.manifest["teacher_model"]
+    recipe = recipe_builder.teacher_recipe(study.manifest, chosen, compute=study.manifest.compute)
+    assert recipe.fingerprint(0) == study.manifest.teacher_model
     return Proposal(
         trial=name, phase="teacher", method="", number=0, seed=0, origin="textbook", recipe=recipe
     )
@@ -322,7 +322,7 @@ def _ran(study: Study, proposal: Proposal, ctx: trial.NodeContext) -> str:
     """Run a proposal as a worker does, its rows and weights kept; a hash of the last stage's state."""
     recipe, seed = proposal.recipe, proposal.seed
     study.add(proposal)
-    reference = (study.manifest["teacher"], study.manifest["teacher_model"])
+    reference = (study.manifest.teacher, study.manifest.teacher_model)
     opened = trial.TestAccess(reference=reference) if proposal.open_test else None
     rows: list[results.Row] = []
     before: dict[str, float] = {}

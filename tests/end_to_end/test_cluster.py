@@ -114,7 +114,7 @@ def test_a_lost_node_changes_no_row(cluster: TwoNodes, desk: Desk, tmp_path: Pat
 def forget(storage: Storage, trial: str) -> None:
     """A study whose search is not over: the verdict of one trial is missing."""
     rows = [row for row in results.read_trials(storage) if row["trial"] != trial]
-    schema = results.trial_schema(Study(storage).manifest["config_types"])
+    schema = results.trial_schema(Study(storage).manifest.config_types)
     (file,) = storage.names("trials", ".parquet")
     storage.write(f"trials/{file}", results.encode(rows, schema))
 

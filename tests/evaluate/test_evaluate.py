@@ -21,11 +21,12 @@ from tests.evaluate.checking import (
     session_cache,
     written,
 )
+from tests.helpers import made_manifest
 from tune_kd import cli, evaluate
 from tune_kd.data import splits, tasks
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Prune, Quantize, Recipe, from_json, to_json
-from tune_kd.study import results
+from tune_kd.study import manifest
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
@@ -219,15 +220,8 @@ def test_weights_set_to_zero_are_told(run: Run, tmp_path: Path) -> None:
 def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -> None:
     """Two methods of one trial each, of which the second is better on validation."""
     storage = Storage(tmp_path / "runs" / "mine")
-    kept = {"schema": results.SCHEMA_VERSION, "study": "mine", "metric": "val_accuracy", "objectives": ["val_accuracy"]}  # fmt: skip
-    kept |= {
-        "constraints": [],
-        "start": {},
-        "config_types": {},
-        "methods": {"no_kd": {}, "response": {}},
-        "images": {"task": "digits", "train_hash": "x", "num_classes": 10},
-    }
-    storage.write("manifest.json", json.dumps(kept).encode())
+    methods = {"no_kd": {}, "response": {}}
+    manifest.write(storage, made_manifest.manifest(study="mine", methods=methods, config_types={}))
     known = Study(storage)
     for method, epochs, reached in (("no_kd", 3, 0.5), ("response", 30, 0.9)):
         content = written(epochs=epochs)

@@ -140,15 +140,17 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
         session=Beside(),
         progress=made_study.Progress(quiet=True),
     )
-    compute = recipe.rebuild(recipe.Compute, study.manifest["compute"])
+    compute = study.manifest.compute
     kept = json.loads((cache / "probe.json").read_text())
     ((_, chosen),) = kept.items()
     assert compute == recipe.Compute(precision=chosen["precision"], layout=chosen["layout"])
-    assert study.manifest["device"] == profile.device_name("cpu")
+    assert study.manifest.device == profile.device_name("cpu")
     measured = {name: rows[0] for name, rows in study.outcomes.items()}
     assert measured.keys() == {"measure-teacher", "measure-student"}
     assert measured["measure-student"]["num_params"] == 1030
     assert measured["measure-teacher"]["latency_ms"] > 0
-    made = recipe_builder.teacher_recipe(study.manifest, asked.space)
+    made = recipe_builder.teacher_recipe(
+        study.manifest, asked.space, compute=study.manifest.compute
+    )
     assert made.compute == compute
     assert len(making.run(made, making.context_in(cache)).rows) == made.epochs

@@ -128,7 +128,7 @@ def test_a_node_that_does_not_see_the_study_is_told_by_its_marker(study, tmp_pat
         next(worker.attempt(config(study, marker="other")))
     with pytest.raises(worker.MarkerMissingError, match="--out"):
         worker.check_marker(Storage(tmp_path / "nowhere"), "x")
-    worker.check_marker(study.storage, study.manifest["marker"])
+    worker.check_marker(study.storage, study.manifest.marker)
 
 
 def test_reports_of_misfortune(study, monkeypatch):

@@ -135,7 +135,7 @@ def play(study: Study, asked: SearchRequest, score: Score, *, trials: int = 10**
 
     A score of None is an exception in that epoch.
     """
-    rule = asha.AshaRule(study, at=study.manifest["rungs"])
+    rule = asha.AshaRule(study, at=study.manifest.rungs)
     searcher = ray_adapters.PlanSearcher(study, plan(study, asked), base={})
     for number in range(trials):
         config = searcher.suggest(str(number))

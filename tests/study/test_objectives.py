@@ -1,11 +1,11 @@
 """Several objectives, constraints, and stages that trials share: what is proposed, kept and ranked."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
 
-from tests.helpers import made_study
+from tests.helpers import made_manifest, made_study
 from tests.helpers.made_study import begin, heard, play, reopened, request, row
 from tune_kd.errors import UsageError
 from tune_kd.recipe import Distill, LossWeights, Prune
@@ -152,7 +152,7 @@ def test_shared_stages_are_one_recipe_for_all_trials_of_a_method(tmp_path):
     shared = recipe_builder.shared_recipes(begun.manifest, asked.space)
     assert shared.keys() == {"prune", "kd+prune"}
     assert [r.needs_teacher for r in shared.values()] == [False, True]
-    assert [r.teacher_model for r in shared.values()] == ["", begun.manifest["teacher_model"]]
+    assert [r.teacher_model for r in shared.values()] == ["", begun.manifest.teacher_model]
     plan = made_study.plan(begun, asked)
     for proposal in (plan.next() for _ in range(12)):
         assert proposal.shared == 1
@@ -160,14 +160,14 @@ def test_shared_stages_are_one_recipe_for_all_trials_of_a_method(tmp_path):
         assert isinstance(proposal.recipe.stages[1], Prune)
         # found by workers under the name that the driver trained it by
         name = proposal.recipe.first(1).fingerprint(proposal.seed)
-        assert name == shared[proposal.method].fingerprint(begun.manifest["seed"])
+        assert name == shared[proposal.method].fingerprint(begun.manifest.seed)
 
 
 def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
     """Rungs are epochs of the first stage; those of a later one are other epochs."""
     asked = request(tmp_path / "s", trials=9, methods={"no_kd": request(tmp_path).space.methods["no_kd"], "prune": PRUNE["prune"]})  # fmt: skip
     begun = begin(asked)
-    assert begun.manifest["rungs"] == [5]
+    assert begun.manifest.rungs == (5,)
     rule = AshaRule(begun, at=[3])
     plan = made_study.plan(begun, asked)
     proposals = [p for p in (plan.next() for _ in range(8)) if p.method == "prune"]
@@ -198,14 +198,11 @@ def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp
     """With a teacher in a file of its own, too."""
     (tmp_path / "nets.py").write_text("def big(): ...")
     asked = request(tmp_path / "s", trials=1, methods={"lightly": LIGHTLY}, teacher="nets.py:big")
-    manifest = {
-        "images": asdict(made_study.IMAGES), "compute": {}, "teacher_model": "f00d", "start": {},
-        "sources": {"nets.py": "h"}, "teacher_hash": "",
-    }  # fmt: skip
-    (shared,) = recipe_builder.shared_recipes(manifest, asked.space).values()
+    known = made_manifest.manifest(sources={"nets.py": "h"})
+    (shared,) = recipe_builder.shared_recipes(known, asked.space).values()
     for value in ("labels", "teacher"):
         whole = recipe_builder.student_recipe(
-            manifest, asked.space, method="lightly", config={"recover": value}
+            known, asked.space, method="lightly", config={"recover": value}
         )
         assert whole.needs_teacher == (value == "teacher")
         assert whole.first(1).fingerprint(0) == shared.fingerprint(0)
@@ -238,7 +235,7 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
     asked = request(tmp_path / "s", methods={"prune": PRUNE["prune"]}, trials=10, patience=2)
     begun = begin(asked)
     (shared,) = recipe_builder.shared_recipes(begun.manifest, asked.space).values()
-    plan, seed = made_study.plan(begun, asked), repeat_seed(begun.manifest["seed"], repeat)
+    plan, seed = made_study.plan(begun, asked), repeat_seed(begun.manifest.seed, repeat)
     name = refit.shared_trial(begun, shared.fingerprint(seed))
     begun.add(
         Proposal(

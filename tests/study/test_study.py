@@ -13,8 +13,9 @@ from tests.helpers import made_images, made_study, making
 from tests.helpers.made_study import begin, play, reopened, request, row
 from tune_kd.data import tasks
 from tune_kd.errors import UsageError
+from tune_kd.recipe import Compute
 from tune_kd.space import Method, distributions, loader, methods, overrides
-from tune_kd.study import results, study
+from tune_kd.study import manifest, results, study
 from tune_kd.study.manifest import differences
 from tune_kd.study.proposal import dump, parse
 from tune_kd.study.storage import Storage, locked
@@ -69,29 +70,29 @@ def known_rows(found: Study) -> dict[str, list[dict]]:
 
 
 def test_the_manifest_says_what_was_asked_for(asked):
-    manifest = begin(asked).manifest
-    assert manifest["schema"] == results.SCHEMA_VERSION
-    assert (manifest["study"], manifest["space"], manifest["seed"]) == ("s", "digits_kd", 0)
-    assert (manifest["epochs"], manifest["trials"], manifest["rungs"]) == (9, 24, [5])
-    assert (manifest["repeats"], manifest["trials_per_repeat"]) == (1, 6)
-    assert (manifest["margin"], manifest["random_start"]) == (0.005, 2)
-    assert manifest["methods"]["response"]["textbook"] == asked.space.methods["response"].settings()[0]  # fmt: skip
-    assert manifest["methods"]["response"]["bounds"]["temperature"] == [1.0, 20.0, True]
-    assert manifest["methods"]["no_kd"]["ranges"]["lr"] == "0.01 .. 0.5 log"
-    assert manifest["compute"] == {"precision": "float32", "layout": "contiguous"}
-    assert asked.storage.read("marker").decode() == manifest["marker"]
-    assert set(manifest["config_types"]) == {
+    known = begin(asked).manifest
+    assert known.schema == results.SCHEMA_VERSION
+    assert (known.study, known.space, known.seed) == ("s", "digits_kd", 0)
+    assert (known.epochs, known.trials, known.rungs) == (9, 24, (5,))
+    assert (known.repeats, known.trials_per_repeat) == (1, 6)
+    assert (known.margin, known.random_start) == (0.005, 2)
+    assert known.methods["response"].textbook == asked.space.methods["response"].settings()[0]  # fmt: skip
+    assert known.methods["response"].bounds["temperature"] == (1.0, 20.0, True)
+    assert known.methods["no_kd"].ranges["lr"] == "0.01 .. 0.5 log"
+    assert known.compute == Compute(precision="float32", layout="contiguous")
+    assert asked.storage.read("marker").decode() == known.marker
+    assert set(known.config_types) == {
         "lr", "weight_decay", "dropout", "alpha", "beta", "gamma", "temperature",
     }  # fmt: skip
     assert reopened(begin(asked)).outcomes.keys() == {"measure-teacher", "measure-student"}
 
 
 def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_path):
-    manifest = begin(request(tmp_path / "s", trials=97, margin=0.01)).manifest
-    assert (manifest["repeats"], manifest["trials_per_repeat"], manifest["trials"]) == (5, 5, 100)
-    assert (manifest["margin"], manifest["random_start"]) == (0.01, 2)
+    known = begin(request(tmp_path / "s", trials=97, margin=0.01)).manifest
+    assert (known.repeats, known.trials_per_repeat, known.trials) == (5, 5, 100)
+    assert (known.margin, known.random_start) == (0.01, 2)
     more = checks.described(request(tmp_path / "s", trials=400, margin=0.02), made_study.material())
-    assert differences(manifest, more) == []  # neither changes a trial
+    assert differences(known, more) == []  # neither changes a trial
 
 
 @pytest.mark.parametrize(
@@ -109,12 +110,12 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
         images = checks.look_at_data(asked)
         assert images.images.val_share == share
         assert len(context.fold(images.images, making.context_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
-    manifest = begin(asked, images).manifest
-    assert manifest["validation_rule"] == rule
-    assert manifest["num_val"] == held_out
+    known = begin(asked, images).manifest
+    assert known.validation_rule == rule
+    assert known.num_val == held_out
     # another share is another study
     other = checks.described(request(tmp_path / "s", val_share=0.25), images)
-    assert any("val_share" in line for line in differences(manifest, other))
+    assert any("val_share" in line for line in differences(known, other))
 
 
 def test_a_share_is_not_taken_where_the_data_set_says_which_images_validate(tmp_path):
@@ -123,9 +124,7 @@ def test_a_share_is_not_taken_where_the_data_set_says_which_images_validate(tmp_
     asked = request(tmp_path / "s", space=chosen, file=file, data=folder)
     images = checks.look_at_data(asked)
     assert images.own_validation
-    assert (
-        begin(asked, images).manifest["validation_rule"] == "the data set's own validation images"
-    )
+    assert begin(asked, images).manifest.validation_rule == "the data set's own validation images"
     asked = replace(asked, space=replace(chosen, val_share=0.2))
     with pytest.raises(UsageError, match=r"val_share=0.2: task camvid .* of its own.* val_share=0"):
         checks.look_at_data(asked)
@@ -139,8 +138,7 @@ def test_ranges_survive_the_manifest(asked):
 
 def test_a_study_of_another_schema_is_refused(asked):
     begun = begin(asked)
-    text = json.dumps(begun.manifest | {"schema": 1})
-    asked.storage.write("manifest.json", text.encode())
+    manifest.write(asked.storage, replace(begun.manifest, schema=1))
     with pytest.raises(UsageError, match="schema 1, this program writes 4"):
         reopened(begun)
 
@@ -192,7 +190,7 @@ def test_a_trial_that_listens_to_no_teacher_does_not_name_it(asked):
     assert (recipes["no_kd"].teacher, recipes["no_kd"].teacher_model) == ("", "")
     for name in ("response", "feature", "combined"):
         assert recipes[name].teacher == "digits_teacher"
-        assert recipes[name].teacher_model == begun.manifest["teacher_model"]
+        assert recipes[name].teacher_model == begun.manifest.teacher_model
 
 
 # Verdicts
@@ -205,7 +203,7 @@ def test_everything_is_read_again_from_disk(played):
     assert again.counts("search") == played.counts("search")
     assert again.counts("search").total() == 24
     assert again.judged == played.judged
-    for method in played.manifest["methods"]:
+    for method in played.manifest.methods:
         assert again.best(method)["trial"] == played.best(method)["trial"]
 
 

@@ -63,8 +63,8 @@ def test_a_file_is_its_bytes_and_nothing_else_is_known(tmp_path):
         state = given.state()
         assert all(torch.equal(state[key], value) for key, value in student(0).items())
         described = given.described()
-        assert (described["name"], described["model"]) == (str(tmp_path / name), given.model)
-        assert described["stages"] == ""
+        assert (described.name, described.model) == (str(tmp_path / name), given.model)
+        assert described.stages == ""
         assert given.model == checkpoints.file_fingerprint(given.hash)
 
 
@@ -167,23 +167,23 @@ def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
     save_file(student(0, "digits_teacher"), tmp_path / "big")
     given = external_weights.find(str(tmp_path / "big"), what="--teacher")
     begun = begin(replace(request(tmp_path / "s"), teacher=given))
-    assert begun.manifest["teacher_hash"] == given.hash
-    assert begun.manifest["teacher_model"] == given.model
-    assert begun.manifest["teacher_source"] == given.name
-    assert begun.manifest["teacher_file"] == given.name  # it may have seen validation images
+    assert begun.manifest.teacher_hash == given.hash
+    assert begun.manifest.teacher_model == given.model
+    assert begun.manifest.teacher_source == given.name
+    assert begun.manifest.teacher_file == given.name  # it may have seen validation images
 
 
 def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_path):
     given = found(earlier)
     begun = begin(replace(request(tmp_path / "s", teacher="digits_medium"), teacher=given))
-    assert begun.manifest["teacher_file"] == ""
-    assert begun.manifest["teacher_source"] == given.name
+    assert begun.manifest.teacher_file == ""
+    assert begun.manifest.teacher_source == given.name
     other = replace(made_study.material(), images=replace(made_study.IMAGES, split_seed=1))
     asked = replace(request(tmp_path / "t"), teacher=given)
     begun = create_study.begin(
         asked, other, session=made_study.Here(), progress=made_study.Progress(quiet=True)
     )
-    assert begun.manifest["teacher_file"] == given.name
+    assert begun.manifest.teacher_file == given.name
 
 
 # In place of shared stages
@@ -204,7 +204,7 @@ def starting(
 def test_trials_begin_with_what_was_given_instead_of_the_shared_stages(earlier, tmp_path):
     given = found(earlier)
     begun, asked = starting(tmp_path / "p", given)
-    assert begun.manifest["start_hash"] == given.hash
+    assert begun.manifest.start_hash == given.hash
     assert recipe_builder.shared_recipes(begun.manifest, asked.space) == {}
     plan = made_study.plan(begun, asked)
     for proposal in (plan.next() for _ in range(4)):
@@ -230,18 +230,18 @@ def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(e
     assert anew.start == ""
     assert anew.stages == (*lead.stages, *proposal.recipe.stages)
     # the first stages listen: to this study's teacher, under the name that its workers know
-    assert (anew.teacher, anew.teacher_model) == ("digits_teacher", begun.manifest["teacher_model"])
+    assert (anew.teacher, anew.teacher_model) == ("digits_teacher", begun.manifest.teacher_model)
 
 
 def test_a_teacher_is_needed_where_what_is_trained_anew_listened_to_one(earlier, tmp_path):
     begun, asked = starting(tmp_path / "p", found(earlier), names=("prune",))
     assert not asked.space.needs_teacher  # no stage of its own listens
-    assert begun.manifest["needs_teacher"]
+    assert begun.manifest.needs_teacher
     file = tmp_path / "mine"
     save_file(student(0), file)
     given = external_weights.find(str(file), what="--set start")
     begun, _ = starting(tmp_path / "q", given, names=("prune",))
-    assert not begun.manifest["needs_teacher"]
+    assert not begun.manifest.needs_teacher
 
 
 def test_an_earlier_student_is_trained_anew_for_as_long_as_it_was(tmp_path):
@@ -268,7 +268,7 @@ def test_what_began_from_a_student_that_began_from_a_student_is_trained_from_the
     middle, asked = starting(tmp_path / "p", found(earlier))
     pruned = _ended(middle, asked)
     middle.storage.write(f"students/{pruned.trial}.safetensors", safetensors.torch.save(student(0)))
-    lead = stages_from_json(found(middle).described()["stages"])
+    lead = stages_from_json(found(middle).described().stages)
     assert lead == (*earlier.proposals["response-r0-0001"].recipe.stages, *pruned.recipe.stages)
 
 
@@ -278,14 +278,14 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
     begun, asked = starting(tmp_path / "p", given)
     proposal = _ended(begun, asked)
     assert refit.refit_recipe(begun, proposal) == proposal.recipe
-    assert begun.manifest["start_file"] == given.name
+    assert begun.manifest.start_file == given.name
     # so does what began from a student that began from a file
     begun.storage.write(
         f"students/{proposal.trial}.safetensors", safetensors.torch.save(student(1))
     )
     later, asked = starting(tmp_path / "q", found(begun))
-    assert later.manifest["start"]["stages"] == ""
-    assert later.manifest["start_file"] == found(begun).name
+    assert later.manifest.start.stages == ""
+    assert later.manifest.start_file == found(begun).name
     next_ = _ended(later, asked)
     assert refit.refit_recipe(later, next_) == next_.recipe
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from tests.helpers import making
+from tests.helpers import made_manifest, making
 from tune_kd.data import classification, tasks
 from tune_kd.errors import UsageError
 from tune_kd.measure import profile
@@ -197,15 +197,10 @@ def test_a_searchs_baseline_names_no_teacher_so_its_fingerprint_is_the_same_for_
     chosen, _ = loader.load("digits_kd")
     found = {}
     for teacher in ("aaaa", "bbbb"):
-        manifest = {
-            "images": {"task": "digits", "train_hash": "x", "num_classes": 10},
-            "compute": {},
-            "sources": {},
-            "teacher_model": teacher,
-        }
+        known = made_manifest.manifest(teacher_model=teacher)
         for method in chosen.methods:
             config = chosen.methods[method].settings()[0]
-            made = recipe_builder.student_recipe(manifest, chosen, method=method, config=config)
+            made = recipe_builder.student_recipe(known, chosen, method=method, config=config)
             found.setdefault(method, set()).add(made.fingerprint(0))
     assert {method: len(names) for method, names in found.items()} == {
         "no_kd": 1,

@@ -35,7 +35,7 @@ def judged(tmp_path, **changes):
     asked = request(tmp_path / "s", **{"repeats": 1, "epochs": 6, **changes})
     study = begin(asked)
     plan = made_study.plan(study, asked)
-    return study, plan, AshaRule(study, at=study.manifest["rungs"])
+    return study, plan, AshaRule(study, at=study.manifest.rungs)
 
 
 def run(study, rule, proposal, score, *, upto=3):
@@ -171,9 +171,9 @@ def test_rungs_rebuilt_from_disk_equal_those_in_memory(tmp_path):
     study = begin(asked)
     rule = play(study, asked, uneven_score)
     again = reopened(study)
-    assert dict(AshaRule(again, at=study.manifest["rungs"])._rungs) == dict(rule._rungs)
+    assert dict(AshaRule(again, at=study.manifest.rungs)._rungs) == dict(rule._rungs)
     assert {repeat for _, repeat, _ in rule._rungs} == {0, 1}
     states = {t.state.name for t in study.optuna_trials("response", repeat=1)}
     assert states == {"PRUNED", "COMPLETE", "FAIL"}
     study.merge()
-    assert dict(AshaRule(reopened(study), at=study.manifest["rungs"])._rungs) == dict(rule._rungs)
+    assert dict(AshaRule(reopened(study), at=study.manifest.rungs)._rungs) == dict(rule._rungs)

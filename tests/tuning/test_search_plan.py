@@ -48,7 +48,7 @@ def test_repeats_are_searched_in_order(tmp_path):
         for number in range(5)
         for method in asked.space.methods
     ]
-    assert study.counts("search").total() == study.manifest["trials"] == 30
+    assert study.counts("search").total() == study.manifest.trials == 30
 
 
 def test_a_search_that_waits_for_two_trials_is_passed_over_and_no_slot_is_idle(tmp_path):
@@ -170,11 +170,11 @@ def test_repeats_propose_other_values_and_begin_with_other_weights(tmp_path):
         assert len({tuple(p.config.items()) for p in by_origin[kind]}) == 1
     seeds = {p.repeat: p.seed for p in study.of("search")}
     assert len(set(seeds.values())) == 3
-    assert seeds[0] == study.manifest["seed"]
+    assert seeds[0] == study.manifest.seed
     assert all(p.seed == seeds[p.repeat] for p in study.of("search"))
     # views and batch order are the study's
     images = {p.recipe.images for p in study.of("search")}
-    assert {i.view_seed for i in images} == {study.manifest["seed"]}
+    assert {i.view_seed for i in images} == {study.manifest.seed}
     assert len(images) == 1
 
 

@@ -76,7 +76,7 @@ def known(searched, tmp_path) -> Study:
 
 
 def _put_teacher(study, asked):
-    fingerprint = study.manifest["teacher_model"]
+    fingerprint = study.manifest.teacher_model
     study.storage.write(f"models/{fingerprint}.safetensors", making.teacher_file().read_bytes())
     proposal = Proposal(
         trial=prerequisites.teacher_trial(study),
@@ -85,7 +85,9 @@ def _put_teacher(study, asked):
         number=0,
         seed=0,
         origin="textbook",
-        recipe=recipe_builder.teacher_recipe(study.manifest, asked.space),
+        recipe=recipe_builder.teacher_recipe(
+            study.manifest, asked.space, compute=study.manifest.compute
+        ),
     )
     study.write_outcome(proposal.trial, [{**study.describe(proposal, stage=0), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
 
@@ -203,7 +205,7 @@ def test_all_methods_of_a_repeat_have_its_seeds(known, seeds):
         textbook = [p.seed for p in planned if p.method == method and "textbook" in _roles(p)]
         assert len(textbook) == len(set(textbook)) == REPEATS * seeds
         configs = {tuple(p.config.items()) for p in planned if p.method == method and "textbook" in _roles(p)}  # fmt: skip
-        book = known.manifest["methods"][method]["textbook"]
+        book = known.manifest.methods[method].textbook
         assert [dict(config) for config in configs] == [book]
 
 
@@ -286,7 +288,7 @@ def test_a_confirmed_recipe_is_the_searched_one_on_train_and_validation(known):
             proposal.recipe.images, fit_on="train", view_seed=source.recipe.images.view_seed
         )
         assert replace(proposal.recipe, images=images) == source.recipe
-        assert proposal.recipe.epochs == known.manifest["epochs"] == 2
+        assert proposal.recipe.epochs == known.manifest.epochs == 2
 
 
 def test_all_methods_see_the_same_with_one_seed(known):
@@ -301,7 +303,7 @@ def test_seeds_draw_other_views_and_weights_and_the_search_none_of_them(known):
     source = known.proposals["response-r0-0004"].recipe
     ctx = making.context_in(files.cache_folder())
     fold = places.fold(source.images, ctx, "contiguous")
-    seeds = [known.manifest["seed"], 700, 701, 800, 1000, 1001, 2000]
+    seeds = [known.manifest.seed, 700, 701, 800, 1000, 1001, 2000]
     views = [fold.seen(seed, 1)(fold.fit).images.tolist() for seed in seeds]
     weights = [stream(seed, "weights") for seed in seeds]
     for found in (views, weights):
@@ -312,13 +314,13 @@ def test_the_teacher_is_the_searchs_and_is_measured_as_it_is(known):
     teacher, *students = confirm_plan.confirmations(known, _design(known))
     assert (teacher.trial, teacher.method, teacher.phase) == ("confirm-teacher", "", "confirm")
     assert teacher.recipe.stages == ()
-    assert teacher.recipe.start == known.manifest["teacher_model"]
+    assert teacher.recipe.start == known.manifest.teacher_model
     assert teacher.recipe.student == "digits_teacher"
-    assert teacher.recipe.images == recipe_builder.images_of(known.manifest)
+    assert teacher.recipe.images == known.manifest.images
     assert teacher.open_test
-    assert teacher.seed == known.manifest["seed"]
+    assert teacher.seed == known.manifest.seed
     models = {p.method: p.recipe.teacher_model for p in students}
-    assert models == {"no_kd": ""} | dict.fromkeys(METHODS[1:], known.manifest["teacher_model"])
+    assert models == {"no_kd": ""} | dict.fromkeys(METHODS[1:], known.manifest.teacher_model)
 
 
 # Re-evaluations, and what is recommended
@@ -414,9 +416,9 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
         assert ("val_accuracy" in rows[-1]) == (not proposal.method)
         # the same as the recipe run by hand
         ctx = making.context_in(files.cache_folder())
-        model = known.storage.local / "models" / f"{known.manifest['teacher_model']}.safetensors"
+        model = known.storage.local / "models" / f"{known.manifest.teacher_model}.safetensors"
         ctx = replace(ctx, model=lambda fingerprint, model=model: model)
-        teacher = known.manifest["teacher"], known.manifest["teacher_model"]
+        teacher = known.manifest.teacher, known.manifest.teacher_model
         opened = trial.TestAccess(reference=teacher)
         again = making.run(proposal.recipe, ctx, seed=proposal.seed, access=opened)
         columns = sorted(name for name in again.rows[-1] if name.startswith("test_"))

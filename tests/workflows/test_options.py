@@ -122,8 +122,8 @@ def begun(folder, **changes):
     """Three repeats of six for each of four methods, and what asked for them."""
     asked = made_study.request(folder, trials=72, repeats=3, **changes)
     study = made_study.begin(asked)
-    assert (study.manifest["repeats"], study.manifest["trials_per_repeat"]) == (3, 6)
-    assert study.manifest["trials"] == 72
+    assert (study.manifest.repeats, study.manifest.trials_per_repeat) == (3, 6)
+    assert study.manifest.trials == 72
     return asked, study
 
 
@@ -157,7 +157,7 @@ def test_a_study_that_has_grown_stays_so(tmp_path):
     asked, study = begun(tmp_path, epochs=1)
     made_study.play(study, replace(asked, repeats=4), lambda p, step: 0.5)
     grown = made_study.reopened(study)
-    assert grown.manifest["repeats"] == 3
+    assert grown.manifest.repeats == 3
     assert grown.repeats == 4
     for same in (asked, replace(asked, trials=72)):  # the command that began it
         assert checks.budget(same, grown) == Budget(repeats=4, each=6)

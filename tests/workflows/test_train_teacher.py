@@ -47,7 +47,7 @@ def opened(folder: Path) -> Study:
 
 
 def teacher_rows(found: Study) -> list[dict]:
-    trial = f"teacher-{found.manifest['teacher_model'][:8]}"
+    trial = f"teacher-{found.manifest.teacher_model[:8]}"
     return found.rows[trial]
 
 
@@ -57,7 +57,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
     where = {"folder": tmp_path, "cache": cache}
     done = run("tune_kd.train_teacher", *SAME, "--out", "first", **where)
     known = opened(first / "digits_kd_teacher")
-    model = known.manifest["teacher_model"]
+    model = known.manifest.teacher_model
     rows = teacher_rows(known)
     assert [r["step"] for r in rows] == [1, 2]
     assert re.fullmatch(
@@ -85,7 +85,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
     assert f"teacher {model} reused from study digits_kd_teacher" in beside.stderr
 
     for one in (found, near):
-        assert one.manifest["teacher_model"] == model
+        assert one.manifest.teacher_model == model
         taken = {"study": "digits_kd"}
         assert teacher_rows(one) == [{**row, **taken} for row in rows]
         (verdict,) = one.outcomes[f"teacher-{model[:8]}"]
@@ -109,7 +109,7 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
     asked = made_study.request(tmp_path / "s")
     begun = made_study.begin(asked)
     plan = made_study.plan(begun, asked)
-    trial = f"teacher-{begun.manifest['teacher_model'][:8]}"
+    trial = f"teacher-{begun.manifest.teacher_model[:8]}"
     begun.add(replace(plan.next(), trial=trial, phase="teacher", method="", number=0))
     for step in (1, 2):
         row = made_study.row(begun, begun.proposals[trial], step, 0.4 * step)
@@ -117,4 +117,4 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
     begun.end(trial, "finished")
     said = train_teacher.summary(begun)
     assert said.startswith("teacher digits_teacher: val_accuracy 80.00 %, 2 epochs, ")
-    assert said.endswith(f"/models/{begun.manifest['teacher_model']}.safetensors")
+    assert said.endswith(f"/models/{begun.manifest.teacher_model}.safetensors")

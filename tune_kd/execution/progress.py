@@ -101,7 +101,7 @@ class Progress:
             table.add_column(heading, justify="left" if left else "right")
         rows = [v[-1] for v in study.outcomes.values() if v[-1]["phase"] == self._phase]
         known = {p.method for p in study.of(self._phase)}
-        for method in ("", *study.manifest["methods"]):
+        for method in ("", *study.manifest.methods):
             if method in known:
                 mine = [row["status"] for row in rows if row["method"] == method]
                 counted = [mine.count(s) for s in ("finished", "stopped", "failed")]

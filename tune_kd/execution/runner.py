@@ -46,7 +46,7 @@ def run(
     left, suspects = RESTARTS, OomSuspects(study)
     while True:
         before = len(study.outcomes)
-        rule = ray_session.interrupt.rule = AshaRule(study, at=study.manifest["rungs"])
+        rule = ray_session.interrupt.rule = AshaRule(study, at=study.manifest.rungs)
         suspected = [study.proposals[name] for name in suspects.names]
         searcher = PlanSearcher(
             study, FixedPlan(study, suspected) if suspected else plan(), base=base

@@ -153,7 +153,7 @@ class Session:
             if node["Alive"]:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 chosen = seen.options(num_cpus=0, scheduling_strategy=there)
-                tasks.append(chosen.remote(study.storage.uri, study.manifest["marker"]))
+                tasks.append(chosen.remote(study.storage.uri, study.manifest.marker))
         for problem in ray.get(tasks):
             if problem:
                 raise UsageError(problem)

@@ -1,56 +1,257 @@
 """The manifest: what a study is, written once when it begins; read, and compared with what is asked for."""
 
+import dataclasses
 import json
+import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tune_kd.errors import UsageError
-from tune_kd.recipe import Images, rebuild
+from tune_kd.recipe import Compute, Images, plain, rebuild
 from tune_kd.study.results import SCHEMA_VERSION
 from tune_kd.study.storage import Storage
 
-COMPARED = ("schema", "space", "settings", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
+FILE = "manifest.json"
 REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
+Scalar = str | int | float | bool | None
+Setting = Scalar | tuple[Scalar, ...]
 
 
-def read(storage: Storage) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SearchedMethod:
+    """What a study searches of one method."""
+
+    ranges: Mapping[str, str] = field(default_factory=dict)  # in words
+    bounds: Mapping[str, tuple[float, float, bool]] = field(default_factory=dict)  # low, high, log
+    distributions: Mapping[str, str] = field(default_factory=dict)  # as Optuna writes them
+    fixed: Mapping[str, Scalar] = field(default_factory=dict)  # pinned by --set
+    textbook: Mapping[str, Scalar] = field(default_factory=dict)
+    settings: tuple[Mapping[str, Scalar], ...] = ()  # the textbook's first, then the literature's
+    code: str = ""  # hash of the function that builds its stages, where no file has it
+    unknown: Mapping[str, Any] = field(default_factory=dict)  # entries that a newer version wrote
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartWeights:
+    """Where weights came from that trials begin with in place of shared stages; empty where none were given."""
+
+    name: str = ""
+    model: str = ""  # the fingerprint that they have in the study
+    stages: str = ""  # the stages that made them, as JSON, where all are known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specification:
+    """The part of a manifest that a resumed study must agree with.
+
+    Settings and images leave out on disk what equals its default, so that a field that one version has and the
+    other has not matters only where it is used. References to a user's files are as workers find them.
+    """
+
+    schema: int = SCHEMA_VERSION
+    space: str
+    settings: Mapping[str, Setting]
+    methods: Mapping[str, SearchedMethod]
+    seed: int
+    limit_train: int
+    sampler: str
+    scheduler: str
+    teacher_hash: str = ""  # of the bytes of a given checkpoint
+    start_hash: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)  # hashes of the user's files by name
+    images: Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Specification):
+    """What a study is: its specification, and what was decided and measured when it began.
+
+    What has a default is only shown, or may be missing in a study of another version.
+    """
+
+    study: str
+    fields: Mapping[str, Setting] = field(
+        default_factory=dict
+    )  # all that change trials, to be shown
+    family: str
+    task: str  # as the user named it, like both networks
+    teacher: str
+    student: str
+    trials: int  # of all methods and repeats
+    repeats: int  # as planned when it began
+    trials_per_repeat: int  # of each method
+    margin: float = 0.005  # a difference of the test metric that is too small to matter, a fraction
+    epochs: int
+    teacher_epochs: int
+    num_train: int
+    num_val: int
+    validation_rule: str = ""
+    class_names: tuple[str, ...] = ()
+    compute: Compute
+    rungs: tuple[int, ...]
+    random_start: int
+    metric: str  # of validation, that the search ranks and stops by
+    objectives: tuple[str, ...]  # the metric first
+    constraints: tuple[str, ...] = ()
+    dense: bool = False  # whether every pixel has a label
+    needs_teacher: bool
+    tables: tuple[str, ...] = ()
+    config_types: Mapping[str, str]  # Arrow types of all values that the methods sample
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    device: str = ""
+    hardware: Mapping[str, Scalar] = field(default_factory=dict)
+    host: str = ""
+    teacher_file: str = ""  # a given teacher that may have seen validation images
+    teacher_source: str = ""  # any given teacher
+    teacher_model: str
+    start: StartWeights = field(default_factory=StartWeights)
+    start_file: str = ""  # given weights that may have seen validation images
+    marker: str
+    data: str = ""
+    command: str = ""
+    created: str = ""
+
+    @property
+    def trials_of_each_repeat(self) -> int:
+        """How many trials one repeat has, those of all methods."""
+        return self.trials_per_repeat * len(self.methods)
+
+
+class SchemaError(ValueError):
+    """A manifest of another schema; None where it names none, or is no manifest at all."""
+
+    def __init__(self, schema: object) -> None:
+        super().__init__(f"schema {schema}")
+        self.schema = schema
+
+
+class MissingKeysError(ValueError):
+    """A manifest lacks keys that have no default."""
+
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__(f"it lacks {', '.join(keys)}")
+        self.keys = keys
+
+
+def to_json(given: Specification) -> dict[str, Any]:
+    """Return a manifest, or its specification alone, as JSON data."""
+    found = asdict(given)
+    found["methods"] = {name: _method_to_json(method) for name, method in given.methods.items()}
+    found["images"] = plain(given.images)
+    if isinstance(given, Manifest) and given.start == StartWeights():
+        found["start"] = {}
+    return found
+
+
+def _method_to_json(method: SearchedMethod) -> dict[str, Any]:
+    found: dict[str, Any] = asdict(method)
+    unknown: dict[str, Any] = found.pop("unknown")
+    if not found["code"]:
+        del found["code"]
+    return found | unknown
+
+
+def from_json(found: object) -> Manifest:
+    """Return the manifest of JSON data; keys that a newer version added are left out.
+
+    Raises:
+        SchemaError: rows of another schema, or no manifest.
+        MissingKeysError: keys without a default are missing.
+        ValueError: a value is not what its key asks for.
+    """
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or schema != SCHEMA_VERSION:
+        raise SchemaError(schema)
+    hints = typing.get_type_hints(Manifest)
+    parts = fields(Manifest)
+    given = {part.name: found[part.name] for part in parts if found.get(part.name) is not None}
+    if missing := [
+        part.name for part in parts if part.name not in given and not _has_default(part)
+    ]:
+        raise MissingKeysError(missing)
+    try:
+        return Manifest(**{name: _value(name, hints[name], value) for name, value in given.items()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _has_default(part: "dataclasses.Field[Any]") -> bool:
+    missing = dataclasses.MISSING
+    return part.default is not missing or part.default_factory is not missing
+
+
+def _value(name: str, kind: Any, value: Any) -> Any:
+    if name == "methods":
+        return {method: _method(entry) for method, entry in value.items()}
+    if typing.get_origin(kind) is Mapping:
+        return _mapping(value)
+    return rebuild(kind, value)
+
+
+def _method(entry: Mapping[str, Any]) -> SearchedMethod:
+    names = {part.name for part in fields(SearchedMethod)} - {"unknown", "settings", "code"}
+    return SearchedMethod(
+        **{name: _mapping(entry[name]) for name in names & entry.keys()},
+        settings=tuple(map(_mapping, entry.get("settings", ()))),
+        code=entry.get("code", ""),
+        unknown={k: v for k, v in entry.items() if k not in {*names, "settings", "code"}},
+    )
+
+
+def _mapping(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by name, JSON's lists as tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+
+def write(storage: Storage, given: Manifest) -> None:
+    """Write the manifest; a study is there from then on."""
+    storage.write(FILE, json.dumps(to_json(given), indent=1).encode())
+
+
+def exists(storage: Storage) -> bool:
+    """Whether there is a study."""
+    return storage.exists(FILE)
+
+
+def read(storage: Storage) -> Manifest:
     """Return the manifest of a study.
 
     Raises:
         UsageError: It is not one, or its rows are of another schema.
     """
     try:
-        found = json.loads(storage.read("manifest.json"))
-        schema = found["schema"]
-    except (ValueError, TypeError, KeyError):
+        return from_json(json.loads(storage.read(FILE)))
+    except SchemaError as error:
+        if error.schema is not None:
+            raise UsageError(
+                f"{storage.uri} has rows of schema {error.schema}, this program writes {SCHEMA_VERSION}; "
+                "choose another --name"
+            ) from None
+    except json.JSONDecodeError:
+        pass
+    except ValueError as error:
         raise UsageError(
-            f"{storage.uri}/manifest.json is not a study's; use a new --name"
+            f"{storage.uri}/{FILE}: {error}; take the version that wrote it, or another --name"
         ) from None
-    if schema != SCHEMA_VERSION:
-        raise UsageError(
-            f"{storage.uri} has rows of schema {schema}, this program writes {SCHEMA_VERSION}; "
-            "choose another --name"
-        )
-    try:
-        rebuild(Images, found["images"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{storage.uri}/manifest.json: {error}; take the version that wrote it, or another --name"
-        ) from None
-    return dict(found)
+    raise UsageError(f"{storage.uri}/{FILE} is not a study's; use a new --name")
 
 
-def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def differences(known: Specification, asked: Specification) -> list[str]:
     """Return what differs between the study on disk and the one asked for, in words.
 
-    Settings and images leave out what equals its default, so that a field that one version has and the other
-    has not matters only where it is used.
-
-    >>> differences({"seed": 0}, {"seed": 1})
+    >>> images = Images(task="digits", train_hash="", num_classes=10)
+    >>> known = Specification(
+    ...     space="digits_kd", settings={}, methods={}, seed=0, limit_train=0, sampler="tpe",
+    ...     scheduler="asha", images=images,
+    ... )
+    >>> differences(known, dataclasses.replace(known, seed=1))
     ['seed is 0 in the existing study, 1 requested']
     """
-    asked = json.loads(json.dumps(asked))
-    return [line for key in COMPARED for line in _differences(key, known.get(key), asked.get(key))]
+    before, after = (json.loads(json.dumps(to_json(one))) for one in (known, asked))
+    names = [part.name for part in fields(Specification)]
+    return [line for name in names for line in _differences(name, before[name], after[name])]
 
 
 def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:

@@ -1,20 +1,13 @@
 """The recipes of a study: pure functions of its manifest, its space and a trial's sampled values."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tune_kd import plugins
-from tune_kd.recipe import (
-    Compute,
-    Images,
-    Recipe,
-    Stage,
-    digest,
-    rebuild,
-)
+from tune_kd.recipe import Compute, Recipe, Stage, digest
 from tune_kd.space import SearchSpace, Training
+from tune_kd.study.manifest import Manifest, Specification
 
 
 def staged_reference(reference: str) -> str:
@@ -25,48 +18,47 @@ def staged_reference(reference: str) -> str:
     return f"{Path(file).name}:{function}"
 
 
-def images_of(manifest: Mapping[str, Any]) -> Images:
-    """Return the images of a study, its task named as workers find it."""
-    found: Images = rebuild(Images, manifest["images"])
-    return replace(found, task=staged_reference(found.task))
-
-
-def _compute(manifest: Mapping[str, Any]) -> Compute:
-    found: Compute = rebuild(Compute, manifest["compute"])
-    return found
-
-
-def _sources(manifest: Mapping[str, Any], *references: str) -> tuple[str, ...]:
+def _sources(specification: Specification, *references: str) -> tuple[str, ...]:
     """Hashes of the user's files that these references name: a recipe covers what it uses."""
     names = {Path(r.rpartition(":")[0]).name for r in references if plugins.is_reference(r)}
-    return tuple(sorted(manifest["sources"][name] for name in names))
+    return tuple(sorted(specification.sources[name] for name in names))
 
 
 def _initial(training: Training) -> str:
     return "" if training.initial == "none" else training.initial
 
 
-def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
+def teacher_recipe(
+    specification: Specification, chosen: SearchSpace, *, compute: Compute
+) -> Recipe:
     """How a study's own teacher is trained: a recipe without a teacher."""
     return Recipe(
-        images=images_of(manifest),
+        images=specification.images,
         student=staged_reference(chosen.teacher.network),
         stages=chosen.teacher_stages(),
         initial=_initial(chosen.teacher),
-        compute=_compute(manifest),
-        sources=_sources(manifest, chosen.task, chosen.teacher.network),
+        compute=compute,
+        sources=_sources(specification, chosen.task, chosen.teacher.network),
     )
 
 
-def teacher_fingerprint(manifest: Mapping[str, Any], chosen: SearchSpace) -> str:
+def teacher_fingerprint(
+    specification: Specification, chosen: SearchSpace, *, compute: Compute
+) -> str:
     """Return the name of the model that a study's trials listen to."""
-    if manifest["teacher_hash"]:
-        return digest("file", str(manifest["teacher_hash"]))  # as weights.file_fingerprint
-    return teacher_recipe(manifest, chosen).fingerprint(manifest["seed"])
+    if specification.teacher_hash:
+        return digest("file", specification.teacher_hash)  # as checkpoints.file_fingerprint
+    recipe = teacher_recipe(specification, chosen, compute=compute)
+    return recipe.fingerprint(specification.seed)
+
+
+def teacher_of(manifest: Manifest) -> tuple[str, str]:
+    """Return a study's teacher: the network as workers find it, and the fingerprint of the trained model."""
+    return staged_reference(manifest.teacher), manifest.teacher_model
 
 
 def student_recipe(
-    manifest: Mapping[str, Any], chosen: SearchSpace, *, method: str, config: Mapping[str, Any]
+    manifest: Manifest, chosen: SearchSpace, *, method: str, config: Mapping[str, Any]
 ) -> Recipe:
     """Return the recipe of a trial; one that needs no teacher does not name it."""
     stages = chosen.stages(method, config)
@@ -76,14 +68,14 @@ def student_recipe(
     used = (chosen.task, student, teacher, chosen.feature_loss, *references(stages))
     stages = tuple(stage.with_references(staged_reference) for stage in stages)
     return Recipe(
-        images=images_of(manifest),
+        images=manifest.images,
         student=staged_reference(student),
         stages=stages,
         teacher=staged_reference(teacher) if needs_teacher else "",
-        teacher_model=manifest["teacher_model"] if needs_teacher else "",
-        start=manifest["start"]["model"] if chosen.starts(method) else "",
+        teacher_model=manifest.teacher_model if needs_teacher else "",
+        start=manifest.start.model if chosen.starts(method) else "",
         initial=_initial(chosen.student),
-        compute=_compute(manifest),
+        compute=manifest.compute,
         sources=_sources(manifest, *used),
     )
 
@@ -114,7 +106,7 @@ def _options(stage: Stage) -> tuple[Mapping[str, Any], ...]:
     return (training.logit_options, training.feature_options) if training else ()
 
 
-def shared_recipes(manifest: Mapping[str, Any], chosen: SearchSpace) -> dict[str, Recipe]:
+def shared_recipes(manifest: Manifest, chosen: SearchSpace) -> dict[str, Recipe]:
     """Return what is trained once for all trials of a method, by method: its first stages."""
     found = {}
     for name, method in chosen.methods.items():

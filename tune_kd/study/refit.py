@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tune_kd.recipe import Recipe, Stage, stages_from_json
 from tune_kd.study.proposal import Proposal
-from tune_kd.study.recipe_builder import staged_reference
+from tune_kd.study.recipe_builder import teacher_of
 from tune_kd.study.study import Study
 
 
@@ -32,15 +32,12 @@ def refit_recipe(known: Study, source: Proposal) -> Recipe:
     """
     recipe = source.recipe
     stages = _as_long(recipe.stages, _epochs(known, source))
-    lead = known.manifest["start"].get("stages", "") if recipe.start else ""
+    lead = known.manifest.start.stages if recipe.start else ""
     if not lead:
         return replace(recipe, stages=stages)
     first = stages_from_json(lead)
     if any(stage.needs_teacher for stage in first):
-        teacher, model = (
-            staged_reference(known.manifest["teacher"]),
-            known.manifest["teacher_model"],
-        )
+        teacher, model = teacher_of(known.manifest)
         recipe = replace(recipe, teacher=teacher, teacher_model=model)
     return replace(recipe, start="", stages=(*first, *stages))
 

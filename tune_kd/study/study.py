@@ -8,7 +8,6 @@ Resuming is opening the folder again. Rows become Optuna trials here, and nowher
 import dataclasses
 import json
 from collections import Counter
-from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -30,13 +29,13 @@ class Study:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.manifest: dict[str, Any] = manifest.read(storage)
-        self.name: str = self.manifest["study"]
-        self.metric: str = self.manifest["metric"]
-        self.test_metric = test_twin(self.manifest["metric"])
-        self.objectives: list[str] = self.manifest["objectives"]
-        self.constraints: list[str] = self.manifest["constraints"]
-        self._schema = results.trial_schema(self.manifest["config_types"])
+        self.manifest = manifest.read(storage)
+        self.name = self.manifest.study
+        self.metric = self.manifest.metric
+        self.test_metric = test_twin(self.metric)
+        self.objectives = list(self.manifest.objectives)
+        self.constraints = list(self.manifest.constraints)
+        self._schema = results.trial_schema(self.manifest.config_types)
         self.proposals: dict[str, Proposal] = {}
         for name in storage.names("proposals", ".json"):
             proposal = parse(storage.read(f"proposals/{name}"))
@@ -80,7 +79,7 @@ class Study:
     def repeats(self) -> int:
         """How many independent searches there are: as planned at first, or as begun since."""
         begun = (p.repeat + 1 for p in self.proposals.values() if p.phase == "search")
-        return max(int(self.manifest["repeats"]), *begun, 0)
+        return max(self.manifest.repeats, *begun, 0)
 
     def open_trials(self, phase: str) -> list[Proposal]:
         """Proposals of a phase that have no verdict yet."""
@@ -177,8 +176,8 @@ class Study:
         return {
             "schema": SCHEMA_VERSION,
             "study": self.name,
-            "space": self.manifest["space"],
-            "family": self.manifest["family"],
+            "space": self.manifest.space,
+            "family": self.manifest.family,
             "phase": proposal.phase,
             "method": proposal.method,
             "repeat": proposal.repeat,
@@ -188,8 +187,8 @@ class Study:
             "origin": proposal.origin,
             "source": proposal.source,
             **_canonical(proposal.recipe, stage),
-            "versions": json.dumps(self.manifest["versions"], sort_keys=True),
-            "commit": self.manifest["commit"],
+            "versions": json.dumps(self.manifest.versions, sort_keys=True),
+            "commit": self.manifest.commit,
             "fingerprint": proposal.fingerprint,
             "teacher_model": proposal.recipe.teacher_model,
             "recipe": to_json(proposal.recipe),
@@ -291,7 +290,7 @@ class Study:
 
     def distributions(self, method: str) -> dict[str, BaseDistribution]:
         """Return the sampled ranges of a method, as they were when the study began."""
-        known = self.manifest["methods"][method]["distributions"]
+        known = self.manifest.methods[method].distributions
         return {name: json_to_distribution(text) for name, text in known.items()}
 
     def optuna_trials(self, method: str, *, repeat: int) -> list[FrozenTrial]:

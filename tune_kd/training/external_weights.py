@@ -3,13 +3,14 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from tune_kd.errors import UsageError, unknown
 from tune_kd.models import checkpoints
 from tune_kd.recipe import Recipe, stages_to_json
+from tune_kd.study import manifest
+from tune_kd.study.manifest import StartWeights
 from tune_kd.study.refit import refit_recipe
 from tune_kd.study.results import Row
 from tune_kd.study.storage import Storage
@@ -38,11 +39,11 @@ class ExternalCheckpoint:
         """Its tensors; UsageError where it is no checkpoint."""
         return checkpoints.parse(self.data, what=self.name)
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> StartWeights:
         """For the manifest: where it came from, and the stages that made it, where all are known."""
         whole = self.recipe is not None and not self.recipe.start
         stages = stages_to_json(self.recipe.stages) if self.recipe and whole else ""
-        return {"name": self.name, "model": self.model, "stages": stages}
+        return StartWeights(name=self.name, model=self.model, stages=stages)
 
 
 def find(given: str, *, what: str, confirmed: bool = False) -> ExternalCheckpoint:
@@ -62,7 +63,7 @@ def find(given: str, *, what: str, confirmed: bool = False) -> ExternalCheckpoin
     if not colon or "/" in method:
         address, method = given, ""
     storage = Storage(address)
-    if not storage.exists("manifest.json"):
+    if not manifest.exists(storage):
         raise UsageError(
             f"{what} {given}: there is no such file and no such study; name a checkpoint, or a study "
             "as runs/NAME or runs/NAME:METHOD"
@@ -74,7 +75,7 @@ def find(given: str, *, what: str, confirmed: bool = False) -> ExternalCheckpoin
 
 def _recommended(known: Study, method: str, *, given: str, what: str) -> Row:
     """Return the search trial that stands for a method, or of all methods the best on validation."""
-    methods = list(known.manifest["methods"])
+    methods = list(known.manifest.methods)
     if method and method not in methods:
         raise unknown("method", method, methods, where=f"{known.storage.uri} has")
     found = [row for name in ([method] if method else methods) if (row := known.recommended(name))]

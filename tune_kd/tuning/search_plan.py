@@ -103,7 +103,7 @@ class SearchPlan:
     def _propose(self, method: str, repeat: int, number: int) -> Proposal:
         study = self._study
         settings = self._space.methods[method].settings()
-        kind = origin(number, settings=len(settings), start=study.manifest["random_start"])
+        kind = origin(number, settings=len(settings), start=study.manifest.random_start)
         asked = self._ask(kind, settings, method=method, repeat=repeat, number=number)
         return study.add(
             Proposal(
@@ -112,7 +112,7 @@ class SearchPlan:
                 method=method,
                 repeat=repeat,
                 number=number,
-                seed=repeat_seed(study.manifest["seed"], repeat),
+                seed=repeat_seed(study.manifest.seed, repeat),
                 origin=kind,
                 config=asked.config,
                 recipe=self._recipe(method, asked.config),
@@ -127,11 +127,11 @@ class SearchPlan:
         if kind in ("textbook", "literature"):
             return Asked(settings[number // LITERATURE_EVERY], {})
         study, ranges = self._study, self._study.distributions(method)
-        seed = study.manifest["seed"]
-        if "random" in (kind, study.manifest["sampler"]):
+        seed = study.manifest.seed
+        if "random" in (kind, study.manifest.sampler):
             return Asked(random_config(ranges, seed=stream(seed, repeat, number, "random")), {})
         return sample(
-            study.manifest["sampler"],
+            study.manifest.sampler,
             study.optuna_trials(method, repeat=repeat),
             ranges,
             seed=stream(seed, method, repeat, number, "proposal"),

@@ -1,9 +1,7 @@
 """What can be wrong with a request before Ray starts: images, networks, an existing study."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -14,9 +12,10 @@ from tune_kd.errors import UsageError
 from tune_kd.metrics import METRICS, default_objective
 from tune_kd.models import checkpoints, registry
 from tune_kd.models.taps import Taps
-from tune_kd.recipe import Images, digest, plain, training_stages
-from tune_kd.space import SearchSpace, distributions, loader, plain_fields, search_space
-from tune_kd.study import manifest, recipe_builder, results
+from tune_kd.recipe import Images, digest, training_stages
+from tune_kd.space import Method, SearchSpace, distributions, loader, plain_fields, search_space
+from tune_kd.study import manifest, recipe_builder
+from tune_kd.study.manifest import SearchedMethod, Setting, Specification
 from tune_kd.study.study import Study
 from tune_kd.training import context
 from tune_kd.tuning.search_plan import Budget
@@ -56,12 +55,12 @@ def _fresh(request: SearchRequest) -> Budget:
 
 
 def _grown(request: SearchRequest, known: Study) -> Budget:
-    each, there = known.manifest["trials_per_repeat"], known.repeats
-    of_repeat = each * len(request.space.methods)
+    each, there = known.manifest.trials_per_repeat, known.repeats
+    of_repeat = known.manifest.trials_of_each_repeat
     repeats, fewer = request.repeats, False
     if repeats is None and request.trials is not None:
         total = _fresh(request).of_method * len(request.space.methods)
-        if total != known.manifest["trials"]:  # not the very command that began it
+        if total != known.manifest.trials:  # not the very command that began it
             repeats, fewer = -(-total // of_repeat), total < there * of_repeat
     repeats = there if repeats is None else repeats
     if repeats < there or fewer:
@@ -122,32 +121,35 @@ def look_at_data(request: SearchRequest) -> DatasetInfo:
     )
 
 
-def user_files(request: SearchRequest) -> dict[str, bytes]:
-    """Return a user's own files by name: the space's, and those that its strings refer to."""
-    chosen = request.space
-    references = [plain_fields(chosen)[name] for name in loader.REFERENCES]
-    references += recipe_builder.references(recipe_builder.checked_stages(chosen))
-    paths = [plugins.path_of(r, base=request.base) for r in references if plugins.is_reference(r)]  # fmt: skip
-    if request.file and request.base != loader.folder():
-        paths.append(request.file)
-    found: dict[str, bytes] = {}
-    for path in dict.fromkeys(paths):
-        if path.name in found:
-            raise UsageError(f"two files are called {path.name}; rename one of them")
-        found[path.name] = path.read_bytes()
-    return found
-
-
 def source_hash(name: str, code: bytes) -> str:
     """Return the hash of a user's file; that of a notebook's function is in its name already."""
     return digest(name if name.endswith(".pkl") else code)
 
 
-def described(
-    request: SearchRequest, material: DatasetInfo, *, code: Mapping[str, bytes] | None = None
-) -> dict[str, Any]:
-    """Return the manifest as far as a resumed study must agree with it; `code`: the user's files, read already."""
+def described(request: SearchRequest, material: DatasetInfo) -> Specification:
+    """Return the part of the manifest that a resumed study must agree with."""
     chosen = request.space
+    images = replace(material.images, task=recipe_builder.staged_reference(material.images.task))
+    return Specification(
+        space=chosen.name,
+        settings=_settings(chosen),
+        methods={
+            name: _searched(method, code_is_shipped=request.file is not None)
+            for name, method in chosen.methods.items()
+        },
+        seed=request.seed,
+        limit_train=request.limit_train,
+        sampler=request.sampler,
+        scheduler=request.scheduler,
+        teacher_hash=request.teacher.hash if request.teacher else "",
+        start_hash=request.start.hash if request.start else "",
+        sources={name: source_hash(name, code) for name, code in request.user_files.items()},
+        images=images,
+    )
+
+
+def _settings(chosen: SearchSpace) -> dict[str, Setting]:
+    """Return the fields of a space that change trials and differ from their defaults."""
     defaults = search_space.default_fields()
     settings = {
         name: value
@@ -157,35 +159,21 @@ def described(
     for name in loader.REFERENCES:  # by content, wherever the file lies
         if name in settings:
             settings[name] = recipe_builder.staged_reference(settings[name])
-    images = replace(material.images, task=recipe_builder.staged_reference(material.images.task))
-    methods = {
-        name: {
-            "ranges": {k: distributions.shown(d) for k, d in method.ranges.items()},
-            "bounds": distributions.bounds(method.ranges),
-            "distributions": {k: distributions.to_json(d) for k, d in method.ranges.items()},
-            "fixed": dict(method.fixed),
-            "textbook": method.settings()[0],
-            "settings": method.settings(),
-            # of a file's methods the hash of the file speaks
-            **({} if request.file else {"code": notebook.fingerprint(method.stages)}),
-        }
-        for name, method in chosen.methods.items()
-    }
-    code = user_files(request) if code is None else code
-    return {
-        "schema": results.SCHEMA_VERSION,
-        "space": chosen.name,
-        "settings": settings,
-        "methods": methods,
-        "seed": request.seed,
-        "limit_train": request.limit_train,
-        "sampler": request.sampler,
-        "scheduler": request.scheduler,
-        "teacher_hash": request.teacher.hash if request.teacher else "",
-        "start_hash": request.start.hash if request.start else "",
-        "sources": {name: source_hash(name, content) for name, content in code.items()},
-        "images": plain(images),
-    }
+    return settings
+
+
+def _searched(method: Method, *, code_is_shipped: bool) -> SearchedMethod:
+    """Return what is searched of a method; of a file's methods the hash of the file speaks."""
+    settings = tuple(method.settings())
+    return SearchedMethod(
+        ranges={name: distributions.shown(d) for name, d in method.ranges.items()},
+        bounds=distributions.bounds(method.ranges),
+        distributions={name: distributions.to_json(d) for name, d in method.ranges.items()},
+        fixed=dict(method.fixed),
+        textbook=settings[0],
+        settings=settings,
+        code="" if code_is_shipped else notebook.fingerprint(method.stages),
+    )
 
 
 def needs_teacher(request: SearchRequest) -> bool:
@@ -201,7 +189,7 @@ def needs_teacher(request: SearchRequest) -> bool:
 def exists(request: SearchRequest, material: DatasetInfo) -> bool:
     """Whether the study is there already; UsageError where it may not be gone on with, or not begun."""
     request.storage.check_writable()
-    if not request.storage.exists("manifest.json"):
+    if not manifest.exists(request.storage):
         budget(request)
         return False
     if not request.resume:

@@ -10,7 +10,7 @@ from tune_kd.errors import UsageError
 from tune_kd.execution import runner
 from tune_kd.execution.session import Session
 from tune_kd.metrics import shown
-from tune_kd.study import node_files, recipe_builder
+from tune_kd.study import node_files
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.storage import Storage, locked
 from tune_kd.study.study import Study
@@ -106,11 +106,10 @@ def check_finished(study: Study) -> None:
     Raises:
         UsageError: trials are missing in a study of which nothing was confirmed yet.
     """
-    each, methods = study.manifest["trials_per_repeat"], study.manifest["methods"]
-    planned = each * study.repeats * len(methods)
+    planned = study.repeats * study.manifest.trials_of_each_repeat
     ended = study.counts("search").total()
     if ended < planned and not study.of("confirm"):
-        command = study.manifest["command"]
+        command = study.manifest.command
         if command.startswith("python ") and "--resume" not in command.split():
             command += " --resume"
         raise UsageError(
@@ -164,13 +163,13 @@ def run(
 
 def data_folder(known: Study, given: Path | None) -> Path | None:
     """Where the images are now; they must be the study's, which is told by their hash."""
-    recorded = known.manifest["data"]
+    recorded = known.manifest.data
     folder = given.expanduser().absolute() if given else Path(recorded) if recorded else None
     cache = files.cache_folder()
     code = node_files.local_code(known.storage, cache)
     try:
         context.load_train(
-            recipe_builder.images_of(known.manifest),
+            known.manifest.images,
             context.NodeContext(cache=cache, data=folder, code=code),
         )
     except ValueError as error:
@@ -186,7 +185,7 @@ def summary(outcome: ConfirmOutcome, resume_command: str) -> Iterator[str]:
     planned = confirm_plan.confirmations(study, design)
     ended = [study.outcomes[p.trial][-1] for p in planned if p.trial in study.outcomes]
     for role in ROLES:
-        for method in study.manifest["methods"]:
+        for method in study.manifest.methods:
             rows = [r for r in ended if r["method"] == method and role in r["origin"].split(", ")[0].split("+")]  # fmt: skip
             values = [r[metric] for r in rows if r[metric] is not None]
             if values:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tune_kd.errors import UsageError
-from tune_kd.recipe import Compute, Recipe, rebuild
+from tune_kd.recipe import Recipe
 from tune_kd.study import recipe_builder, selection
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.refit import refit_recipe
@@ -65,7 +65,7 @@ def design(known: Study, *, seeds: int, textbook: bool) -> Design:
     """
     begun = sorted({p.repeat for p in known.of("search")})
     found = [repeat for repeat in begun if _is_whole(known, repeat)] or begun
-    if not any(known.winners(method) for method in known.manifest["methods"]):
+    if not any(known.winners(method) for method in known.manifest.methods):
         raise UsageError(
             f"{known.storage.uri} has no finished trial to confirm; run the search first (or resume it)"
         )
@@ -74,10 +74,10 @@ def design(known: Study, *, seeds: int, textbook: bool) -> Design:
 
 def _is_whole(known: Study, repeat: int) -> bool:
     """Whether every method has all trials of a repeat, whatever became of them."""
-    each = known.manifest["trials_per_repeat"]
+    each = known.manifest.trials_per_repeat
     ended = [
         [p for p in known.of("search", method, repeat=repeat) if p.trial in known.outcomes]
-        for method in known.manifest["methods"]
+        for method in known.manifest.methods
     ]
     return all(len(trials) >= each for trials in ended)
 
@@ -92,7 +92,7 @@ def reevaluations(known: Study, chosen: Design) -> list[Proposal]:
     rows = _rows(known, chosen)
     sources = [
         row
-        for method in known.manifest["methods"]
+        for method in known.manifest.methods
         for row in selection.candidates(
             rows, method, metric=known.metric, constraints=known.constraints
         )
@@ -127,7 +127,7 @@ def recommended(known: Study, chosen: Design) -> dict[str, Row]:
         method: selection.recommended(
             rows, method, metric=known.metric, constraints=known.constraints
         )
-        for method in known.manifest["methods"]
+        for method in known.manifest.methods
     }
     return {method: row for method, row in found.items() if row}
 
@@ -137,7 +137,7 @@ def _of_repeat(known: Study, repeat: int, *, textbook: bool) -> Iterator[tuple[R
 
     The roles of a run are the same whatever else is confirmed: `textbook` may be asked for later.
     """
-    for method in known.manifest["methods"]:
+    for method in known.manifest.methods:
         best = known.winners(method).get(repeat)
         book = _textbook(known, method, repeat)
         same = best is not None and book is not None and book["trial"] == best["trial"]
@@ -201,34 +201,34 @@ def _teacher(known: Study) -> list[Proposal]:
     """Return the study's teacher measured as it is: a recipe without stages."""
     if not prerequisites.has_teacher(known):
         return []
-    network, model = known.manifest["teacher"], known.manifest["teacher_model"]
+    network, model = known.manifest.teacher, known.manifest.teacher_model
     source = prerequisites.teacher_trial(known)
     return [_as_it_is(known, "confirm-teacher", network=network, model=model, source=source)]
 
 
 def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
     """Return the file that students begin from measured as it is: what was there before they were cut."""
-    given = known.manifest["start"].get("model")
-    if given is None or all(proposal.recipe.start != given for proposal in students):
+    given = known.manifest.start.model
+    if not given or all(proposal.recipe.start != given for proposal in students):
         return []
-    network, source = known.manifest["student"], prerequisites.start_trial(known)
+    network, source = known.manifest.student, prerequisites.start_trial(known)
     return [_as_it_is(known, "confirm-start", network=network, model=given, source=source)]
 
 
 def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str) -> Proposal:
     """One of the study's models measured on the test split: a recipe without stages."""
     recipe = Recipe(
-        images=recipe_builder.images_of(known.manifest),
+        images=known.manifest.images,
         student=recipe_builder.staged_reference(network),
         start=model,
-        compute=rebuild(Compute, known.manifest["compute"]),
+        compute=known.manifest.compute,
     )
     return Proposal(
         trial=trial,
         phase="confirm",
         method="",  # of none: only what a method's own runs gave is counted as its own
         number=0,
-        seed=known.manifest["seed"],
+        seed=known.manifest.seed,
         origin="best",
         source=source,
         recipe=recipe,

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from tune_kd.execution.progress import Progress
 from tune_kd.execution.resources import Resources
 from tune_kd.execution.session import Session
 from tune_kd.metrics import default_objective
-from tune_kd.recipe import Images
+from tune_kd.recipe import Compute, Images
 from tune_kd.space import SearchSpace, distributions, search_space
-from tune_kd.study import recipe_builder, results
+from tune_kd.study import manifest, recipe_builder, results
+from tune_kd.study.manifest import Manifest, Specification, StartWeights
 from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
 from tune_kd.training.external_weights import ExternalCheckpoint
@@ -31,8 +32,6 @@ from tune_kd.workflows.checks import (
     budget,
     described,
     needs_teacher,
-    source_hash,
-    user_files,
 )
 from tune_kd.workflows.request import DatasetInfo, SearchRequest
 
@@ -44,7 +43,7 @@ def base_config(study_: Study, request_data: Path | None, resources: Resources) 
     return {
         "study": study_.storage.uri,
         "name": study_.name,
-        "marker": study_.manifest["marker"],
+        "marker": study_.manifest.marker,
         "reference": _reference(study_.manifest),
         **_worker_config(request_data, resources),
     }
@@ -62,10 +61,10 @@ def _seen_file(given: ExternalCheckpoint | None, images: Images) -> str:
     return "" if same else given.name
 
 
-def _reference(manifest: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the teacher that confirmed students are compared with; nothing where a study has none."""
-    model = manifest["teacher_model"] if manifest["needs_teacher"] else ""
-    return recipe_builder.staged_reference(manifest["teacher"]), model
+def _reference(manifest: Manifest) -> tuple[str, str]:
+    """Return the teacher that confirmed students are compared with; no model where a study has none."""
+    network, model = recipe_builder.teacher_of(manifest)
+    return network, model if manifest.needs_teacher else ""
 
 
 def _worker_config(folder: Path | None, resources: Resources) -> dict[str, Any]:
@@ -84,79 +83,88 @@ def begin(
 ) -> Study:
     """Measure on a worker, then write the study's first files, the manifest last."""
     storage, chosen = request.storage, request.space
-    files = user_files(request)
-    for name, code in files.items():
+    specification = described(request, material)
+    for name, code in request.user_files.items():
         storage.write(f"space/{name}", code)
     progress.say("benchmarking a training step, and the latency of both networks")
     found = session.call(
         worker.prepare,
         {
             "study": storage.uri,
-            "images": asdict(
-                replace(material.images, task=recipe_builder.staged_reference(chosen.task))
-            ),
+            "images": asdict(specification.images),
             "teacher": recipe_builder.staged_reference(chosen.teacher.network),
             "student": recipe_builder.staged_reference(chosen.student.network),
             "batch_size": chosen.student.batch_size,
             "compiled": "integers" in chosen.needs,
-            "sources": [source_hash(name, code) for name, code in files.items()],
+            "sources": list(specification.sources.values()),
             **_worker_config(request.data, session.resources),
         },
         progress=progress,
     )
-    objectives = list(chosen.objectives) or [default_objective(material.images.task_kind)]
-    marker, planned = uuid.uuid4().hex, budget(request)
-    storage.write("marker", marker.encode())
-    manifest = {
-        **described(request, material, code=files),  # of what was shipped, though it be edited now
-        "study": storage.name,
-        "fields": fields_of(chosen),
-        "family": chosen.family,
-        "task": chosen.task,
-        "teacher": chosen.teacher.network,
-        "student": chosen.student.network,
-        "trials": planned.of_method * len(chosen.methods),
-        "repeats": planned.repeats,
-        "trials_per_repeat": planned.each,
-        "margin": chosen.margin,
-        "epochs": chosen.student.epochs,
-        "teacher_epochs": chosen.teacher.epochs,
-        "num_train": material.num_train,
-        "num_val": material.num_val,
-        "validation_rule": validation_rule(chosen, material),
-        "class_names": material.class_names,
-        "compute": {"precision": found["precision"], "layout": found["layout"]},
-        "rungs": study_rungs(chosen, request.scheduler),
-        "random_start": samplers.random_start(planned.each),
-        "metric": objectives[0],
-        "objectives": objectives,
-        "constraints": list(chosen.constraints),
-        "dense": material.images.dense,
-        "needs_teacher": needs_teacher(request),
-        "tables": list(chosen.tables),
-        "config_types": config_types(chosen),
-        "versions": versions(),
-        "commit": commit(),
-        "device": found["device"],
-        "hardware": found["hardware"],
-        "host": socket.gethostname(),
-        "teacher_file": _seen_file(request.teacher, material.images),
-        "teacher_source": request.teacher.name if request.teacher else "",
-        "teacher_model": "",
-        "start": request.start.described() if request.start else {},
-        "start_file": _seen_file(request.start, material.images),
-        "marker": marker,
-        "data": str(request.data.absolute()) if request.data else "",
-        "command": request.command,
-        "created": results.now(),
-    }
-    manifest["teacher_model"] = recipe_builder.teacher_fingerprint(manifest, chosen)
-    storage.write("manifest.json", json.dumps(manifest, indent=1).encode())
+    made = manifest_of(request, material, specification=specification, measured=found)
+    storage.write("marker", made.marker.encode())
+    manifest.write(storage, made)
     begun = Study(storage)
     for role, values in found["measured"].items():
         row = _measure_row(begun, role, {"device": found["device"], **values})
         begun.write_outcome(f"measure-{role}", [row])
     return begun
+
+
+def manifest_of(
+    request: SearchRequest,
+    material: DatasetInfo,
+    *,
+    specification: Specification,
+    measured: Mapping[str, Any],
+) -> Manifest:
+    """Return the manifest of a new study; `measured` is what `worker.prepare` gave."""
+    chosen, planned = request.space, budget(request)
+    compute = Compute(precision=measured["precision"], layout=measured["layout"])
+    objectives = tuple(chosen.objectives) or (default_objective(material.images.task_kind),)
+    return Manifest(
+        **vars(specification),
+        study=request.storage.name,
+        fields=fields_of(chosen),
+        family=chosen.family,
+        task=chosen.task,
+        teacher=chosen.teacher.network,
+        student=chosen.student.network,
+        trials=planned.of_method * len(chosen.methods),
+        repeats=planned.repeats,
+        trials_per_repeat=planned.each,
+        margin=chosen.margin,
+        epochs=chosen.student.epochs,
+        teacher_epochs=chosen.teacher.epochs,
+        num_train=material.num_train,
+        num_val=material.num_val,
+        validation_rule=validation_rule(chosen, material),
+        class_names=material.class_names,
+        compute=compute,
+        rungs=tuple(study_rungs(chosen, request.scheduler)),
+        random_start=samplers.random_start(planned.each),
+        metric=objectives[0],
+        objectives=objectives,
+        constraints=tuple(chosen.constraints),
+        dense=material.images.dense,
+        needs_teacher=needs_teacher(request),
+        tables=tuple(chosen.tables),
+        config_types=config_types(chosen),
+        versions=versions(),
+        commit=commit(),
+        device=measured["device"],
+        hardware=measured["hardware"],
+        host=socket.gethostname(),
+        teacher_file=_seen_file(request.teacher, material.images),
+        teacher_source=request.teacher.name if request.teacher else "",
+        teacher_model=recipe_builder.teacher_fingerprint(specification, chosen, compute=compute),
+        start=request.start.described() if request.start else StartWeights(),
+        start_file=_seen_file(request.start, material.images),
+        marker=uuid.uuid4().hex,
+        data=str(request.data.absolute()) if request.data else "",
+        command=request.command,
+        created=results.now(),
+    )
 
 
 def measure_students(
@@ -179,15 +187,15 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
     return {
         "schema": results.SCHEMA_VERSION,
         "study": known.name,
-        "space": known.manifest["space"],
-        "family": known.manifest["family"],
+        "space": known.manifest.space,
+        "family": known.manifest.family,
         "phase": "measure",
         "method": "",
         "repeat": 0,
         "trial": f"measure-{role}",
         "number": 0,
         "seed": 0,
-        "origin": known.manifest.get(role, known.manifest["student"]),
+        "origin": known.manifest.teacher if role == "teacher" else known.manifest.student,
         "stage": 0,
         "status": "finished",
         "reason": "",
@@ -195,8 +203,8 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
         "seconds": 0.0,
         **values,
         "host": socket.gethostname(),
-        "versions": json.dumps(known.manifest["versions"], sort_keys=True),
-        "commit": known.manifest["commit"],
+        "versions": json.dumps(known.manifest.versions, sort_keys=True),
+        "commit": known.manifest.commit,
         "ended": results.now(),
     }
 

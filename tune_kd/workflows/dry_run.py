@@ -7,11 +7,12 @@ from tune_kd.execution.progress import duration_text
 from tune_kd.execution.resources import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.space import distributions
+from tune_kd.study import manifest
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 from tune_kd.tuning import samplers
 from tune_kd.tuning.search_plan import Budget
-from tune_kd.workflows import checks, confirm_plan, create_study, prerequisites
+from tune_kd.workflows import checks, confirm_plan, create_study
 from tune_kd.workflows.request import SearchRequest
 
 
@@ -57,7 +58,7 @@ def plan(request: SearchRequest, resources: Resources) -> str:
 
 
 def _state(request: SearchRequest) -> str:
-    if not request.storage.exists("manifest.json"):
+    if not manifest.exists(request.storage):
         return "new"
     return "will be resumed" if request.resume else "exists: add --resume or use a new --name"
 
@@ -68,8 +69,8 @@ def _teacher(request: SearchRequest) -> str:
         return "none: no method needs one"
     if request.teacher:
         return f"{chosen.teacher.network} from {request.teacher.name}"
-    if request.storage.exists("manifest.json"):
-        model = prerequisites.model_of(request.storage)
+    if manifest.exists(request.storage):
+        model = manifest.read(request.storage).teacher_model
         if request.storage.exists(f"models/{model}.safetensors"):
             return f"{chosen.teacher.network}, found: {model}"
     kept = Storage(files.cache_folder()).names("models", ".trials.parquet")
@@ -91,7 +92,7 @@ def _share(resources: Resources) -> str:
 
 def planned(request: SearchRequest) -> Budget:
     """Return the searches of the study: as it began where it is there."""
-    there = request.storage.exists("manifest.json")
+    there = manifest.exists(request.storage)
     return checks.budget(request, Study(request.storage) if there else None)
 
 
@@ -149,7 +150,7 @@ def _epoch_seconds(request: SearchRequest, resources: Resources) -> float | None
     images = request.limit_train or (task.num_train if request.data is None else None)
     if not images or task.num_classes is None:
         return None
-    hashes = [checks.source_hash(n, c) for n, c in checks.user_files(request).items()]
+    hashes = [checks.source_hash(n, c) for n, c in request.user_files.items()]
     key = timing_cache.timing_key(
         ", ".join([chosen.student.network, f"{task.num_classes} classes", *hashes]),
         shape=(task.channels, *task.sides),

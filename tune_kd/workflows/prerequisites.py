@@ -3,7 +3,6 @@
 Each is imported, found beside earlier studies by its fingerprint, or trained on a worker.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -26,24 +25,19 @@ from tune_kd.workflows.create_study import base_config
 from tune_kd.workflows.request import SearchRequest
 
 
-def model_of(storage: Storage) -> str:
-    """Return the fingerprint of an existing study's teacher."""
-    return str(json.loads(storage.read("manifest.json"))["teacher_model"])
-
-
 def teacher_trial(study_: Study) -> str:
     """Return the name of the trial that made the study's teacher, or of the next try at it."""
-    return producing_trial(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
+    return producing_trial(study_, f"teacher-{study_.manifest.teacher_model[:8]}")
 
 
 def start_trial(study_: Study) -> str:
     """Return the name of the trial that measured what is given in place of shared stages."""
-    return producing_trial(study_, f"start-{study_.manifest['start']['model'][:8]}")
+    return producing_trial(study_, f"start-{study_.manifest.start.model[:8]}")
 
 
 def has_teacher(study_: Study) -> bool:
     """Whether the study has its teacher's weights and rows."""
-    return _has(study_, teacher_trial(study_), study_.manifest["teacher_model"])
+    return _has(study_, teacher_trial(study_), study_.manifest.teacher_model)
 
 
 def _has(study_: Study, trial: str, fingerprint: str) -> bool:
@@ -55,9 +49,11 @@ def ensure_teacher(
     study_: Study, request: SearchRequest, *, session: Session, progress: Progress
 ) -> None:
     """Import, reuse or train the teacher. CannotGoOnError where that failed."""
-    recipe = recipe_builder.teacher_recipe(study_.manifest, request.space)
-    fingerprint = study_.manifest["teacher_model"]
-    seed, trial = study_.manifest["seed"], teacher_trial(study_)
+    recipe = recipe_builder.teacher_recipe(
+        study_.manifest, request.space, compute=study_.manifest.compute
+    )
+    fingerprint = study_.manifest.teacher_model
+    seed, trial = study_.manifest.seed, teacher_trial(study_)
     made = _Made(trial=trial, method="", seed=seed, recipe=recipe, fingerprint=fingerprint)
     if request.teacher:
         made = replace(made, recipe=replace(recipe, initial=""), foreign=request.teacher)
@@ -68,7 +64,7 @@ def ensure_teacher(
 
 def is_ready(study_: Study, request: SearchRequest) -> bool:
     """Whether nothing is left to be made before the first trial."""
-    teacher = not study_.manifest["needs_teacher"] or has_teacher(study_)
+    teacher = not study_.manifest.needs_teacher or has_teacher(study_)
     shared = _shared(study_, request)
     return teacher and all(_has(study_, m.trial, m.fingerprint) for m in shared)
 
@@ -108,7 +104,7 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
     found: dict[str, _Made] = {}
     for method, recipe in recipe_builder.shared_recipes(study_.manifest, chosen).items():
         for repeat in range(repeats):
-            seed = repeat_seed(study_.manifest["seed"], repeat)
+            seed = repeat_seed(study_.manifest.seed, repeat)
             fingerprint = recipe.fingerprint(seed)
             trial = shared_trial(study_, fingerprint)
             made = _Made(
@@ -117,7 +113,7 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
             found.setdefault(fingerprint, made)
     starting = [method for method in chosen.methods if chosen.starts(method)]
     if request.start and starting:
-        model = study_.manifest["start"]["model"]
+        model = study_.manifest.start.model
         book = chosen.methods[starting[0]].settings()[0]
         recipe = recipe_builder.student_recipe(
             study_.manifest, chosen, method=starting[0], config=book
@@ -125,7 +121,7 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
         found[model] = _Made(
             trial=start_trial(study_),
             method=starting[0],
-            seed=study_.manifest["seed"],
+            seed=study_.manifest.seed,
             recipe=replace(recipe, teacher="", teacher_model=""),
             fingerprint=model,
             foreign=request.start,

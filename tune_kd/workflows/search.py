@@ -79,7 +79,7 @@ def _run(study: Study, request: SearchRequest, *, session: Session, progress: Pr
     study.clean()
     if session.resources.address:
         session.check_nodes(study)
-    if study.manifest["needs_teacher"]:
+    if study.manifest.needs_teacher:
         prerequisites.ensure_teacher(study, request, session=session, progress=progress)
     prerequisites.ensure_shared(study, request, session=session, progress=progress)
     space, budget = request.space, checks.budget(request, study)
@@ -132,7 +132,7 @@ def summary(study: Study, request: SearchRequest, resume_command: str) -> Iterat
     for method in request.space.methods:
         best = study.best(method)
         if best:
-            named = [_value(best, name) for name in study.manifest["config_types"]]
+            named = [_value(best, name) for name in study.manifest.config_types]
             values = ", ".join(value for value in named if value)
             score = shown(study.metric, best[study.metric])
             yield f"{method}: {study.metric} {score} % in trial {best['trial']} ({values})"

@@ -48,5 +48,5 @@ def summary(study: Study) -> str:
     row = study.outcomes[prerequisites.teacher_trial(study)][-1]
     score = study.score(row)
     reached = f"{study.metric} {shown(study.metric, score)} %, " if score is not None else ""
-    model = study.manifest["teacher_model"]
-    return f"teacher {study.manifest['teacher']}: {reached}{row['epochs']} epochs, {study.storage.uri}/models/{model}.safetensors"
+    model = study.manifest.teacher_model
+    return f"teacher {study.manifest.teacher}: {reached}{row['epochs']} epochs, {study.storage.uri}/models/{model}.safetensors"
