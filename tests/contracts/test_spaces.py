@@ -31,8 +31,9 @@ from tune_kd.recipe import (
 from tune_kd.space import SearchSpace, distributions, loader, overrides
 from tune_kd.space.method import TRAINING
 from tune_kd.study import recipe_builder, results
-from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
+from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import search_trial
 from tune_kd.training import context as places
 from tune_kd.training import loop, students, test_split, trial
 from tune_kd.tuning.samplers import random_config, sample
@@ -269,7 +270,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
 
 
 def _teacher(study: Study, chosen: SearchSpace) -> Proposal:
-    name = prerequisites.teacher_trial(study)
+    name = prerequisites.teacher_trial_of(study)
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
     assert recipe.fingerprint(0) == study.manifest["teacher_model"]
     return Proposal(

@@ -13,6 +13,7 @@ from tune_kd.space import Method, distributions, methods
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import shared_trial
 from tune_kd.tuning.asha import AshaRule
 from tune_kd.workflows import prerequisites
 from tune_kd.workflows.options import SAMPLERS
@@ -239,7 +240,7 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
     begun = begin(asked)
     (shared,) = recipe_builder.shared_recipes(begun.manifest, asked.space).values()
     plan, seed = made_study.plan(begun, asked), repeat_seed(begun.manifest["seed"], repeat)
-    name = refit.shared_trial(begun, shared.fingerprint(seed))
+    name = refit.producing_trial(begun, shared_trial(shared.fingerprint(seed)))
     begun.add(
         Proposal(
             trial=name, phase="teacher", method="prune", number=0, seed=seed,

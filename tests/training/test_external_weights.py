@@ -14,8 +14,9 @@ from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Distill, Prune, stages_from_json
 from tune_kd.space import methods
 from tune_kd.study import recipe_builder, refit
-from tune_kd.study.proposal import Proposal, search_trial
+from tune_kd.study.proposal import Proposal
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import search_trial, start_trial
 from tune_kd.training import external_weights, trial
 from tune_kd.workflows import checks, confirm_plan, create_study
 
@@ -305,7 +306,7 @@ def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path
     assert (start.trial, start.method, start.open_test) == ("confirm-start", "", True)
     assert (start.recipe.start, start.recipe.stages) == (given.model, ())
     assert start.recipe.student == "digits_medium"
-    assert start.source == f"start-{given.model[:8]}"
+    assert start.source == start_trial(given.model)
     assert [s.trial for s in students] == [
         f"confirm-prune-r0-0000-s{seed}" for seed in (1000, 1001, 800, 801, 802, 803, 804)
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from tune_kd.study import storage
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import teacher_trial
 from tune_kd.workflows import train_teacher
 
 ROOT = str(Path(storage.__file__).parents[2])
@@ -47,7 +48,7 @@ def opened(folder: Path) -> Study:
 
 
 def teacher_rows(found: Study) -> list[dict]:
-    trial = f"teacher-{found.manifest['teacher_model'][:8]}"
+    trial = teacher_trial(found.manifest["teacher_model"])
     return found.rows[trial]
 
 
@@ -88,7 +89,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
         assert one.manifest["teacher_model"] == model
         taken = {"study": "digits_kd"}
         assert teacher_rows(one) == [{**row, **taken} for row in rows]
-        (verdict,) = one.outcomes[f"teacher-{model[:8]}"]
+        (verdict,) = one.outcomes[teacher_trial(model)]
         assert verdict["reason"] == "trained by study digits_kd_teacher"
         assert (verdict["phase"], verdict["method"], verdict["epochs"]) == ("teacher", "", 2)
         copies = {
@@ -109,7 +110,7 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
     asked = made_study.request(tmp_path / "s")
     begun = made_study.begin(asked)
     plan = made_study.plan(begun, asked)
-    trial = f"teacher-{begun.manifest['teacher_model'][:8]}"
+    trial = teacher_trial(begun.manifest["teacher_model"])
     begun.add(replace(plan.next(), trial=trial, phase="teacher", method="", number=0))
     for step in (1, 2):
         row = made_study.row(begun, begun.proposals[trial], step, 0.4 * step)

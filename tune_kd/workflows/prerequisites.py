@@ -15,9 +15,10 @@ from tune_kd.execution.session import CannotGoOnError, Session
 from tune_kd.recipe import Recipe
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed
-from tune_kd.study.refit import producing_trial, shared_trial
+from tune_kd.study.refit import producing_trial
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import shared_trial, start_trial, teacher_trial
 from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning import search_plan
 from tune_kd.workflows import checks
@@ -30,19 +31,19 @@ def model_of(storage: Storage) -> str:
     return str(json.loads(storage.read("manifest.json"))["teacher_model"])
 
 
-def teacher_trial(study_: Study) -> str:
+def teacher_trial_of(study_: Study) -> str:
     """Return the name of the trial that made the study's teacher, or of the next try at it."""
-    return producing_trial(study_, f"teacher-{study_.manifest['teacher_model'][:8]}")
+    return producing_trial(study_, teacher_trial(study_.manifest["teacher_model"]))
 
 
-def start_trial(study_: Study) -> str:
+def start_trial_of(study_: Study) -> str:
     """Return the name of the trial that measured what is given in place of shared stages."""
-    return producing_trial(study_, f"start-{study_.manifest['start']['model'][:8]}")
+    return producing_trial(study_, start_trial(study_.manifest["start"]["model"]))
 
 
 def has_teacher(study_: Study) -> bool:
     """Whether the study has its teacher's weights and rows."""
-    return _has(study_, teacher_trial(study_), study_.manifest["teacher_model"])
+    return _has(study_, teacher_trial_of(study_), study_.manifest["teacher_model"])
 
 
 def _has(study_: Study, trial: str, fingerprint: str) -> bool:
@@ -56,7 +57,7 @@ def ensure_teacher(
     """Import, reuse or train the teacher. CannotGoOnError where that failed."""
     recipe = recipe_builder.teacher_recipe(study_.manifest, request.space)
     fingerprint = study_.manifest["teacher_model"]
-    seed, trial = study_.manifest["seed"], teacher_trial(study_)
+    seed, trial = study_.manifest["seed"], teacher_trial_of(study_)
     made = _Made(trial=trial, method="", seed=seed, recipe=recipe, fingerprint=fingerprint)
     if request.teacher:
         made = replace(made, recipe=replace(recipe, initial=""), foreign=request.teacher)
@@ -107,7 +108,7 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
         for repeat in range(repeats):
             seed = repeat_seed(study_.manifest["seed"], repeat)
             fingerprint = recipe.fingerprint(seed)
-            trial = shared_trial(study_, fingerprint)
+            trial = producing_trial(study_, shared_trial(fingerprint))
             made = _Made(
                 trial=trial, method=method, repeat=repeat, seed=seed, recipe=recipe, fingerprint=fingerprint
             )  # fmt: skip
@@ -120,7 +121,7 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
             study_.manifest, chosen, method=starting[0], config=book
         )
         found[model] = _Made(
-            trial=start_trial(study_),
+            trial=start_trial_of(study_),
             method=starting[0],
             seed=study_.manifest["seed"],
             recipe=replace(recipe, teacher="", teacher_model=""),
