@@ -237,7 +237,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         cache=tmp_path / "cache",
         data=asked.data,
         device=device,
-        model=lambda fingerprint: folder / f"models/{fingerprint}.safetensors",
+        model=lambda model_id: folder / f"models/{model_id}.safetensors",
     )
     _ran(study, _teacher(study, chosen), ctx)
     for proposal in _searched(study, chosen):
@@ -272,7 +272,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
 def _teacher(study: Study, chosen: SearchSpace) -> Proposal:
     name = prerequisites.teacher_trial_of(study)
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen)
-    assert recipe.fingerprint(0) == study.manifest["teacher_model"]
+    assert recipe.recipe_id(0) == study.manifest["teacher_model"]
     return Proposal(
         trial=name, phase="teacher", method="", number=0, seed=0, origin="textbook", recipe=recipe
     )

@@ -160,8 +160,8 @@ def test_shared_stages_are_one_recipe_for_all_trials_of_a_method(tmp_path):
         assert isinstance(proposal.recipe.stages[0], Distill)
         assert isinstance(proposal.recipe.stages[1], Prune)
         # found by workers under the name that the driver trained it by
-        name = proposal.recipe.first(1).fingerprint(proposal.seed)
-        assert name == shared[proposal.method].fingerprint(begun.manifest["seed"])
+        name = proposal.recipe.first(1).recipe_id(proposal.seed)
+        assert name == shared[proposal.method].recipe_id(begun.manifest["seed"])
 
 
 def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
@@ -209,7 +209,7 @@ def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp
             manifest, asked.space, method="lightly", config={"recover": value}
         )
         assert whole.needs_teacher == (value == "teacher")
-        assert whole.first(1).fingerprint(0) == shared.fingerprint(0)
+        assert whole.first(1).recipe_id(0) == shared.recipe_id(0)
 
 
 def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
@@ -225,11 +225,11 @@ def test_each_repeat_begins_with_a_shared_stage_of_its_own(tmp_path):
     begun = begin(asked)
     shared = prerequisites._shared(begun, asked)
     assert [made.repeat for made in shared] == [0, 1, 2]
-    assert len({made.fingerprint for made in shared}) == 3
+    assert len({made.model_id for made in shared}) == 3
     plan = made_study.plan(begun, asked)
     for proposal in [plan.next() for _ in range(15)]:
-        wanted = proposal.recipe.first(proposal.shared).fingerprint(proposal.seed)
-        (mine,) = [made for made in shared if made.fingerprint == wanted]
+        wanted = proposal.recipe.first(proposal.shared).recipe_id(proposal.seed)
+        (mine,) = [made for made in shared if made.model_id == wanted]
         assert (mine.repeat, mine.seed) == (proposal.repeat, proposal.seed)
 
 
@@ -240,7 +240,7 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
     begun = begin(asked)
     (shared,) = recipe_builder.shared_recipes(begun.manifest, asked.space).values()
     plan, seed = made_study.plan(begun, asked), repeat_seed(begun.manifest["seed"], repeat)
-    name = refit.producing_trial(begun, shared_trial(shared.fingerprint(seed)))
+    name = refit.producing_trial(begun, shared_trial(shared.recipe_id(seed)))
     begun.add(
         Proposal(
             trial=name, phase="teacher", method="prune", number=0, seed=seed,

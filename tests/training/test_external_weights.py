@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tests.helpers import made_study, making
 from tests.helpers.made_study import begin, play, request
 from tune_kd.errors import UsageError
-from tune_kd.models import checkpoints, registry
-from tune_kd.recipe import Distill, Prune, stages_from_json
+from tune_kd.models import registry
+from tune_kd.recipe import Distill, Prune, external_model_id, stages_from_json
 from tune_kd.space import methods
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal
@@ -63,9 +63,9 @@ def test_a_file_is_its_bytes_and_nothing_else_is_known(tmp_path):
         state = given.state()
         assert all(torch.equal(state[key], value) for key, value in student(0).items())
         described = given.described()
-        assert (described["name"], described["model"]) == (str(tmp_path / name), given.model)
+        assert (described["name"], described["model"]) == (str(tmp_path / name), given.model_id)
         assert described["stages"] == ""
-        assert given.model == checkpoints.file_fingerprint(given.hash)
+        assert given.model_id == external_model_id(given.file_id)
 
 
 def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):
@@ -73,7 +73,7 @@ def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):
     save_file(student(1), tmp_path / "b")
     (tmp_path / "c").write_bytes((tmp_path / "a").read_bytes())
     one, other, same = (external_weights.find(str(tmp_path / n), what="--teacher") for n in "abc")
-    assert one.model == same.model != other.model
+    assert one.model_id == same.model_id != other.model_id
 
 
 @pytest.mark.parametrize("method", ["", ":response"])
@@ -167,8 +167,8 @@ def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
     save_file(student(0, "digits_teacher"), tmp_path / "big")
     given = external_weights.find(str(tmp_path / "big"), what="--teacher")
     begun = begin(replace(request(tmp_path / "s"), teacher=given))
-    assert begun.manifest["teacher_hash"] == given.hash
-    assert begun.manifest["teacher_model"] == given.model
+    assert begun.manifest["teacher_hash"] == given.file_id
+    assert begun.manifest["teacher_model"] == given.model_id
     assert begun.manifest["teacher_source"] == given.name
     assert begun.manifest["teacher_file"] == given.name  # it may have seen validation images
 
@@ -204,12 +204,12 @@ def starting(
 def test_trials_begin_with_what_was_given_instead_of_the_shared_stages(earlier, tmp_path):
     given = found(earlier)
     begun, asked = starting(tmp_path / "p", given)
-    assert begun.manifest["start_hash"] == given.hash
+    assert begun.manifest["start_hash"] == given.file_id
     assert recipe_builder.shared_recipes(begun.manifest, asked.space) == {}
     plan = made_study.plan(begun, asked)
     for proposal in (plan.next() for _ in range(4)):
         assert proposal.shared == 0
-        assert proposal.recipe.start == given.model
+        assert proposal.recipe.start == given.model_id
         assert [type(s) for s in proposal.recipe.stages[:2]] == [Prune, Distill]
 
 
@@ -304,9 +304,9 @@ def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path
     _ended(begun, request_)
     start, *students = confirmed(begun)
     assert (start.trial, start.method, start.open_test) == ("confirm-start", "", True)
-    assert (start.recipe.start, start.recipe.stages) == (given.model, ())
+    assert (start.recipe.start, start.recipe.stages) == (given.model_id, ())
     assert start.recipe.student == "digits_medium"
-    assert start.source == start_trial(given.model)
+    assert start.source == start_trial(given.model_id)
     assert [s.trial for s in students] == [
         f"confirm-prune-r0-0000-s{seed}" for seed in (1000, 1001, 800, 801, 802, 803, 804)
     ]
@@ -328,7 +328,7 @@ def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
     ran = making.run(cut, making.context_in(tmp_path / "first"))
     kept = tmp_path / "pruned.safetensors"
     save_file({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")}, kept)
-    ctx = making.context_in(tmp_path / "again", model=lambda fingerprint: kept)
+    ctx = making.context_in(tmp_path / "again", model=lambda model_id: kept)
     again = making.run(replace(made, start="pruned"), ctx)
     assert again.rows[-1]["num_params"] == ran.rows[-1]["num_params"] < ran.rows[0]["num_params"]
     # in its second stage as well, where it is built anew from its state

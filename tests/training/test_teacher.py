@@ -88,9 +88,9 @@ def test_training_leaves_the_teacher_as_it_was(ctx, monkeypatch, method):
     (frozen,) = kept
     fresh = places.load_model("digits_teacher", making.recipe("response"), ctx, making.TEACHER)
     assert (
-        checkpoints.fingerprint(frozen.model)
-        == frozen.fingerprint
-        == checkpoints.fingerprint(fresh)
+        checkpoints.tensor_hash(frozen.model)
+        == frozen.tensor_hash
+        == checkpoints.tensor_hash(fresh)
     )
     assert not any(module.training for module in frozen.model.modules())
     assert all(p.grad is None for p in frozen.model.parameters())
@@ -172,7 +172,7 @@ def _noise_site(folder):
     file = making.untrained(
         "resnet8", registry.Shape(num_classes=3), folder / "teacher.safetensors"
     )
-    return trial.NodeContext(cache=folder, code=folder, model=lambda fingerprint: file)
+    return trial.NodeContext(cache=folder, code=folder, model=lambda model_id: file)
 
 
 def test_a_view_is_the_same_whatever_the_subset(tmp_path):
@@ -228,7 +228,7 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
 
 
 def _keys(tmp_path, recipe, *, name="one", file=None):
-    changes = {"model": lambda fingerprint: file} if file else {}
+    changes = {"model": lambda model_id: file} if file else {}
     ctx = making.context_in(tmp_path / name, **changes)
     frozen = places.frozen_teacher(recipe, ctx)
     fold = places.fold(recipe.images, ctx, recipe.compute.layout)

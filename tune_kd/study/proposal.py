@@ -45,9 +45,9 @@ class Proposal:
         return self.phase in ("teacher", "search") or "recommended" in self.origin
 
     @property
-    def fingerprint(self) -> str:
-        """Of the model that this proposal gives."""
-        return self.recipe.fingerprint(self.seed)
+    def recipe_id(self) -> str:
+        """The id of its recipe and seed, which names the model that it gives."""
+        return self.recipe.recipe_id(self.seed)
 
 
 def dump(proposal: Proposal) -> str:

@@ -11,7 +11,7 @@ from tune_kd.recipe import (
     Images,
     Recipe,
     Stage,
-    digest,
+    external_model_id,
     rebuild,
 )
 from tune_kd.space import SearchSpace, Training
@@ -58,11 +58,11 @@ def teacher_recipe(manifest: Mapping[str, Any], chosen: SearchSpace) -> Recipe:
     )
 
 
-def teacher_fingerprint(manifest: Mapping[str, Any], chosen: SearchSpace) -> str:
+def teacher_model_id(manifest: Mapping[str, Any], chosen: SearchSpace) -> str:
     """Return the name of the model that a study's trials listen to."""
     if manifest["teacher_hash"]:
-        return digest("file", str(manifest["teacher_hash"]))  # as weights.file_fingerprint
-    return teacher_recipe(manifest, chosen).fingerprint(manifest["seed"])
+        return external_model_id(str(manifest["teacher_hash"]))
+    return teacher_recipe(manifest, chosen).recipe_id(manifest["seed"])
 
 
 def student_recipe(

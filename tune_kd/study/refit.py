@@ -45,7 +45,7 @@ def _epochs(known: Study, source: Proposal) -> dict[int, int]:
     """How many epochs each stage of a search trial took, those that it shared with others included."""
     trials = [source.trial]
     if source.shared:
-        first = source.recipe.first(source.shared).fingerprint(source.seed)
+        first = source.recipe.first(source.shared).recipe_id(source.seed)
         trials = [producing_trial(known, shared_trial(first)), *trials]
     took = {}
     for trial in trials:

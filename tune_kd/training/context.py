@@ -29,12 +29,12 @@ class NodeContext:
     data: Path | None = None  # --data; None = the task's own
     code: Path | None = None  # the folder of a user's own files
     device: str = "cpu"
-    model: Callable[[str], Path] | None = None  # a trained model's weights by fingerprint
+    model: Callable[[str], Path] | None = None  # a trained model's weights by its id
 
-    def weights(self, fingerprint: str) -> dict[str, Tensor]:
+    def weights(self, model_id: str) -> dict[str, Tensor]:
         """Return a trained model's tensors."""
         assert self.model is not None, "this recipe needs a trained model"
-        return checkpoints.load_weights(self.model(fingerprint))
+        return checkpoints.load_weights(self.model(model_id))
 
 
 def load_train(images: Images, ctx: NodeContext) -> tasks.Decoded:
@@ -109,10 +109,10 @@ def sample_of(images: loop.DeviceSplit) -> Tensor:
     return images.images.whole(images.fit[:2]).images
 
 
-def load_model(name: str, recipe: Recipe, ctx: NodeContext, fingerprint: str) -> nn.Module:
-    """Return a trained network by its fingerprint."""
+def load_model(name: str, recipe: Recipe, ctx: NodeContext, model_id: str) -> nn.Module:
+    """Return a trained network by its model id."""
     model = build(name, recipe, ctx, seed=0)
-    checkpoints.checked_load(model, ctx.weights(fingerprint), what=fingerprint)
+    checkpoints.checked_load(model, ctx.weights(model_id), what=model_id)
     return model
 
 
@@ -138,6 +138,6 @@ def logit_cache(
         return torch.cat([frozen.outputs(seen(part).images)[0].cpu() for part in parts])
 
     name = teacher.key(
-        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type
+        frozen.tensor_hash, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type
     )  # fmt: skip
     return teacher.LogitCache(ctx.cache / "logits", name, size=len(images.fit), compute=compute)

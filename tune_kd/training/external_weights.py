@@ -1,6 +1,5 @@
 """Weights that a study did not train itself: somebody's file, or a student of an earlier study."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from tune_kd.errors import UsageError, unknown
 from tune_kd.models import checkpoints
-from tune_kd.recipe import Recipe, stages_to_json
+from tune_kd.recipe import Recipe, external_model_id, file_id, stages_to_json
 from tune_kd.study.refit import refit_recipe
 from tune_kd.study.results import Row
 from tune_kd.study.storage import Storage
@@ -25,14 +24,14 @@ class ExternalCheckpoint:
     recipe: Recipe | None = None  # from fresh weights on
 
     @property
-    def hash(self) -> str:
-        """Of the bytes."""
-        return hashlib.sha256(self.data).hexdigest()[:16]
+    def file_id(self) -> str:
+        """The hash of its bytes."""
+        return file_id(self.data)
 
     @property
-    def model(self) -> str:
-        """The fingerprint that it has in a study."""
-        return checkpoints.file_fingerprint(self.hash)
+    def model_id(self) -> str:
+        """The name that its model has in a study."""
+        return external_model_id(self.file_id)
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors; UsageError where it is no checkpoint."""
@@ -42,7 +41,7 @@ class ExternalCheckpoint:
         """For the manifest: where it came from, and the stages that made it, where all are known."""
         whole = self.recipe is not None and not self.recipe.start
         stages = stages_to_json(self.recipe.stages) if self.recipe and whole else ""
-        return {"name": self.name, "model": self.model, "stages": stages}
+        return {"name": self.name, "model": self.model_id, "stages": stages}
 
 
 def find(given: str, *, what: str, confirmed: bool = False) -> ExternalCheckpoint:

@@ -34,7 +34,7 @@ class TestSplit:
 def prepare(
     recipe: Recipe, where: context.NodeContext, *, reference: tuple[str, str] | None
 ) -> TestSplit:
-    """Open the test split. `reference` is a teacher's network and fingerprint, to agree with.
+    """Open the test split. `reference` is a teacher's network and model id, to agree with.
 
     Its scores are computed once a node and kept like a logit cache's.
     """
@@ -46,8 +46,8 @@ def prepare(
     )
     scores = None
     if reference:
-        network, fingerprint = reference
-        scores = _tape(recipe, images, where, model=(network, fingerprint, decoded.hash)).epoch(0)
+        network, model_id = reference
+        scores = _tape(recipe, images, where, model=(network, model_id, decoded.hash)).epoch(0)
     return TestSplit(images=images, decoded=decoded, reference=scores)
 
 
@@ -58,10 +58,10 @@ def _tape(
     *,
     model: tuple[str, str, str],
 ) -> teacher.LogitCache:
-    network, fingerprint, test_hash = model
+    network, model_id, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        loaded = context.load_model(network, recipe, where, fingerprint)
+        loaded = context.load_model(network, recipe, where, model_id)
         frozen = teacher.FrozenTeacher(loaded, precision="float32")
         parts = loop.chunks(torch.from_numpy(positions).to(images.fit.device), images)
         whole = images.images.whole
@@ -75,7 +75,7 @@ def _tape(
         test_hash,
         network,
         digest(code),
-        fingerprint,
+        model_id,
         str(RECIPE_VERSION),
         to_json(recipe.images),
         where.device,

@@ -203,7 +203,7 @@ def described(
             "textbook": method.settings()[0],
             "settings": method.settings(),
             # of a file's methods the hash of the file speaks
-            **({} if request.file else {"code": notebook.fingerprint(method.stages)}),
+            **({} if request.file else {"code": notebook.code_hash(method.stages)}),
         }
         for name, method in chosen.methods.items()
     }
@@ -217,8 +217,8 @@ def described(
         "limit_train": request.limit_train,
         "sampler": request.sampler,
         "scheduler": request.scheduler,
-        "teacher_hash": request.teacher.hash if request.teacher else "",
-        "start_hash": request.start.hash if request.start else "",
+        "teacher_hash": request.teacher.file_id if request.teacher else "",
+        "start_hash": request.start.file_id if request.start else "",
         "sources": {name: source_hash(name, content) for name, content in code.items()},
         "images": plain(images),
     }

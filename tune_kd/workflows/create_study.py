@@ -149,7 +149,7 @@ def begin(request: Request, material: Material, *, session: Session, progress: P
         "command": request.command,
         "created": results.now(),
     }
-    manifest["teacher_model"] = recipe_builder.teacher_fingerprint(manifest, chosen)
+    manifest["teacher_model"] = recipe_builder.teacher_model_id(manifest, chosen)
     storage.write("manifest.json", json.dumps(manifest, indent=1).encode())
     begun = Study(storage)
     for role, values in found["measured"].items():
