@@ -120,12 +120,12 @@ def test_modes_gradients_layout_and_random_numbers_stay() -> None:
 
 @pytest.mark.parametrize("method", ["channel", "magnitude"])
 def test_the_same_network_loses_the_same(method: str) -> None:
-    prints = set()
+    hashes = set()
     for _ in range(2):
         model = network("resnet8")
         pruning.prune(model, Prune(method=method, ratio=0.37), sample=images("resnet8"))
-        prints.add(checkpoints.tensor_hash(model))
-    assert len(prints) == 1
+        hashes.add(checkpoints.tensor_hash(model))
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize(
