@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tune_kd.metrics import number
 from tune_kd.study.results import Row, ranked
+from tune_kd.study.trial_names import confirm_trial, measure_trial
 
 BASELINE = "no_kd"  # the method with beta = gamma = 0
 
@@ -60,7 +61,7 @@ def values(runs: Mapping[int, Row], metric: str) -> dict[int, float]:
 
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:
     """Return the teacher's finished row of a phase: teacher (validation), measure or confirm (test)."""
-    name = {"measure": "measure-teacher", "confirm": "confirm-teacher"}.get(phase)
+    name = {"measure": measure_trial("teacher"), "confirm": confirm_trial("teacher")}.get(phase)
     found = [
         row
         for row in trials(rows, phase, "")
@@ -71,7 +72,8 @@ def teacher(rows: Iterable[Row], phase: str) -> Row | None:
 
 def student_footprint(rows: Iterable[Row]) -> Row | None:
     """Return the measured student: parameters, size, FLOPs, latency."""
-    return next((r for r in trials(rows, "measure", "") if r["trial"] == "measure-student"), None)
+    name = measure_trial("student")
+    return next((r for r in trials(rows, "measure", "") if r["trial"] == name), None)
 
 
 SIZES = ("num_params", "nonzero_params", "size_mb", "flops")

@@ -15,6 +15,7 @@ from tune_kd import objectives
 from tune_kd.study import results, selection
 from tune_kd.study.results import Row
 from tune_kd.study.storage import Storage
+from tune_kd.study.trial_names import confirm_trial, is_start_trial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,10 +164,10 @@ class Study(Description):
 
         Phase teacher: on validation; confirm: on test, where its training could not be repeated.
         """
-        rows = select.trials(self.rows, phase)
-        named = {"teacher": "start-", "confirm": "confirm-start"}[phase]
-        found = (r for r in rows if r["trial"].startswith(named) and r["status"] == "finished")
-        return next(found, None)
+        rows = [r for r in select.trials(self.rows, phase) if r["status"] == "finished"]
+        if phase == "confirm":
+            return next((r for r in rows if r["trial"] == confirm_trial("start")), None)
+        return next((r for r in rows if is_start_trial(r["trial"])), None)
 
     def footprint(self, trial: Row | None) -> Row | None:
         """How big and how fast a search trial's student is: as measured, else as its rows say.

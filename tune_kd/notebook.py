@@ -1,14 +1,13 @@
 """Functions and classes that were defined in a notebook or script, named like those of a file.
 
 They have no file to be imported from, so they are pickled by value, with the globals and helper functions
-that they use, into `<name>_<fingerprint>.pkl` of the node's cache. `file.pkl:name` refers to them, and a study
-ships that file to its workers like any other. The fingerprint is of all that they consist of, so that a new
+that they use, into `<name>_<code_hash>.pkl` of the node's cache. `file.pkl:name` refers to them, and a study
+ships that file to its workers like any other. The hash is of all that they consist of, so that a new
 kernel which runs the same cells goes on with the same study, and an edited one does not.
 """
 
 import contextlib
 import dis
-import hashlib
 import pickle
 import site
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from tune_kd import files
 from tune_kd.errors import UsageError, explain
+from tune_kd.recipe import bytes_hash
 
 Seen = dict[int, tuple[int, Any]]  # id -> order and the value, kept so that no other gets its id
 _LOADED: dict[str, Callable[..., Any]] = {}  # by file name
@@ -78,7 +78,7 @@ def _saved(function: Callable[..., Any], name: str) -> Path:
     """Return the file of the cache that holds it by value."""
     import cloudpickle
 
-    path = files.cache_folder() / "code" / f"{name}_{fingerprint(function)}.pkl"
+    path = files.cache_folder() / "code" / f"{name}_{code_hash(function)}.pkl"
     own = [m for n, m in list(sys.modules.items()) if n != "__main__" and m and _own_file(n)]
     try:
         with contextlib.ExitStack() as stack:
@@ -112,10 +112,10 @@ def load(path: Path, name: str) -> Callable[..., Any]:
     return _LOADED[path.name]
 
 
-def fingerprint(function: Callable[..., Any]) -> str:
+def code_hash(function: Callable[..., Any]) -> str:
     """Return a hash of what a function or class consists of: code, defaults, attributes, what it uses."""
     text = "\0".join(_parts(function, seen={}))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return bytes_hash([text.encode()], length=12)
 
 
 def _parts(value: Any, *, seen: Seen) -> Iterator[str]:

@@ -3,7 +3,6 @@
 One that was defined in a notebook has no such file: `notebook.py` pickles it into one.
 """
 
-import hashlib
 import importlib.util
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import Any
 
 from tune_kd import notebook
 from tune_kd.errors import UsageError, unknown
+from tune_kd.recipe import bytes_hash, file_id
 
 
 def is_reference(name: str) -> bool:
@@ -34,8 +34,8 @@ def path_of(reference: str, *, base: Path | None = None) -> Path:
     return (base or Path()) / Path(reference.rpartition(":")[0]).expanduser()
 
 
-def source_hash(reference: str, *, base: Path | None = None) -> str:
-    """Return a hash of the file that a reference names, for `Recipe.sources`.
+def file_id_of(reference: str, *, base: Path | None = None) -> str:
+    """Return the `file_id` of the file that a reference names.
 
     Raises:
         UsageError: there is no such file.
@@ -43,7 +43,7 @@ def source_hash(reference: str, *, base: Path | None = None) -> str:
     path = path_of(reference, base=base)
     if not path.is_file():
         raise UsageError(f"'{reference}': there is no file {path.absolute()}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return file_id(path.read_bytes())
 
 
 def load_function(reference: str, *, base: Path | None = None) -> Callable[..., Any]:
@@ -75,7 +75,7 @@ def load_function(reference: str, *, base: Path | None = None) -> Callable[..., 
 def _module(path: Path, reference: str) -> ModuleType:
     """Return the file as a module, kept in sys.modules so that what it defines can be pickled."""
     content = path.read_bytes()
-    unique = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:16]
+    unique = bytes_hash([str(path).encode(), b"\0", content])
     name = f"tune_kd_user_{path.stem}_{unique}"
     if name in sys.modules:
         return sys.modules[name]

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.formatting import label
 from analysis.plots.style import GREY, bare, colour_of
 from analysis.study import Study
+from tune_kd.study.trial_names import confirm_trial
 
 VOID = 255
 VOID_COLOUR = (224, 224, 224)  # lighter than any class's grey
@@ -40,7 +41,7 @@ class Predictions:
 
 def predictions(study: Study) -> dict[str, Predictions]:
     """Return what is kept of the teacher and of each method's recommended student, by method (or "teacher")."""
-    wanted = {"confirm-teacher": "teacher"}
+    wanted = {confirm_trial("teacher"): "teacher"}
     for method in study.methods:
         for rows in study.runs(study.chosen(method)).values():
             wanted[rows[-1]["trial"]] = method

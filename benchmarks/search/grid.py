@@ -89,7 +89,7 @@ class Task:
         epochs = int(self.about["epochs"])
         looked_at = {e for stopping in STOPPING.values() for e in stopping.rungs(epochs)}
         self.name, self.rows = name, rows
-        self.fingerprint = digest(recording.read_bytes(), length=8)
+        self.recording_hash = digest(recording.read_bytes(), length=8)
         self.surfaces: dict[str, Surface] = {
             method: surface.fit(
                 rows[rows["method"] == method],
@@ -120,7 +120,7 @@ class Task:
 
 def run(task: Task, wanted: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, pd.DataFrame]]:
     """Yield the outcomes of all cells, read where an earlier run left them; progress on stderr."""
-    place = folder / f"{task.name}-{task.fingerprint}"
+    place = folder / f"{task.name}-{task.recording_hash}"
     began, made = time.monotonic(), 0
     missing = sum(not (place / cell.file).exists() for cell in wanted)
     for cell in wanted:

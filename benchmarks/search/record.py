@@ -107,7 +107,7 @@ class Studio:
             cache=cache,
             data=folder,
             code=file.parent,
-            model=lambda fingerprint: cache / "models" / f"{fingerprint}.safetensors",
+            model=lambda model_id: cache / "models" / f"{model_id}.safetensors",
         )
         self._manifest = create_study.manifest_of(
             request,
@@ -127,7 +127,7 @@ class Studio:
         )
         fingerprint = recipe.fingerprint(TEACHER_SEED)
         assert self._site.model is not None
-        path = self._site.model(fingerprint)
+        path = self._site.model(model_id)
         if not path.exists():
             *_, last = trial.run(recipe, seed=TEACHER_SEED, ctx=self._site)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ class Studio:
         opened = test_split.prepare(recipe, self._site, reference=None)
         return {
             "network": self._space.teacher.network,
-            "fingerprint": fingerprint,
+            "fingerprint": model_id,
             "seed": TEACHER_SEED,
             "epochs": self._space.teacher.epochs,
             "val_accuracy": inference.evaluate(model, fold, fold.validation).accuracy,

@@ -26,6 +26,7 @@ from benchmarks.verdict.world import Split, World
 from tune_kd.recipe import stream
 from tune_kd.study import selection
 from tune_kd.study.results import Row
+from tune_kd.study.trial_names import refit_trial, search_trial
 from tune_kd.tuning import samplers
 from tune_kd.workflows.confirm_plan import COMMON_SEEDS, REEVALUATION_SEEDS, Design
 
@@ -142,7 +143,7 @@ class Simulation:
             )
 
         def show(number: int, config: dict[str, Any]) -> Curve:
-            name = _name(method, repeat, number)
+            name = search_trial(method, repeat, number)
             self._points[name] = surface.cube.point(config)
             curve = surface.curve(self._points[name], self._random)
             return {**curve, surface.epochs: self._validated(name, method, seed=repeat)}
@@ -152,7 +153,7 @@ class Simulation:
 
     def _reevaluated(self, source: Row, seed: int) -> Row:
         value = self._validated(source["trial"], source["method"], seed=seed)
-        name = f"reevaluate-{source['trial']}-s{seed}"
+        name = refit_trial("reevaluate", source=source["trial"], seed=seed)
         again = {"phase": "reevaluate", "trial": name, "source": source["trial"], "seed": seed}
         return {**source, **again, METRIC: value}
 
@@ -161,7 +162,7 @@ class Simulation:
         winners = selection.winners(rows, method, metric=METRIC)
         design, found = self._asked.design, []
         for repeat, best in winners.items():
-            book = next(r for r in rows if r["trial"] == _name(method, repeat, 0))
+            book = next(r for r in rows if r["trial"] == search_trial(method, repeat, 0))
             roles = (
                 [(best, "best+textbook")] if best is book else [(best, "best"), (book, "textbook")]
             )
@@ -202,10 +203,6 @@ class Simulation:
         return self._world.features(self._points[name][None])
 
 
-def _name(method: str, repeat: int, number: int) -> str:
-    return f"{method}-r{repeat}-{number:04d}"
-
-
 def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
     """Return the verdict of a search trial."""
     return {
@@ -213,7 +210,7 @@ def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
         "method": method,
         "repeat": repeat,
         "number": number,
-        "trial": _name(method, repeat, number),
+        "trial": search_trial(method, repeat, number),
         "origin": "sampled" if number else "textbook",
         "source": None,
         "seed": repeat,
@@ -230,7 +227,7 @@ def _confirmed(run: Run, correct: npt.NDArray[np.bool_]) -> Row:
     return {
         **run.source,
         "phase": "confirm",
-        "trial": f"confirm-{source}-s{run.seed}",
+        "trial": refit_trial("confirm", source=source, seed=run.seed),
         "origin": run.role,
         "source": source,
         "seed": run.seed,

@@ -12,6 +12,7 @@ from tests.analysis import kinds
 from tests.helpers import made_manifest
 from tune_kd.study import manifest, results
 from tune_kd.study.storage import Storage
+from tune_kd.study.trial_names import parse_search_trial, refit_trial, search_trial
 
 WEIGHTS = {
     "no_kd": (1.0, 0.0, 0.0, None),
@@ -39,7 +40,7 @@ def name(method: str, repeat: int, number: int) -> str:
     >>> name("no_kd", 1, 2)
     'no_kd-r1-0002'
     """
-    return f"{method}-r{repeat}-{number:04d}"
+    return search_trial(method, repeat, number)
 
 
 def trial(method: str, number: int, value: float | None, *, repeat: int = 0, **values: Any) -> Row:
@@ -63,12 +64,13 @@ def confirmation(
 
     Seeds begin at 800 for a recommended trial and at those of its repeat for others.
     """
-    method, repeat, _ = source.rsplit("-", 2)
-    own = 800 if origin == "recommended" else 1000 * (int(repeat[1:]) + 1)
+    method, repeat, _ = parse_search_trial(source)
+    own = 800 if origin == "recommended" else 1000 * (repeat + 1)
     return [
         row(
-            phase="confirm", method=method, repeat=int(repeat[1:]),
-            trial=f"confirm-{source}-s{seed}", seed=seed, source=source, origin=origin,
+            phase="confirm", method=method, repeat=repeat,
+            trial=refit_trial("confirm", source=source, seed=seed),
+            seed=seed, source=source, origin=origin,
             test_accuracy=test, status="failed" if test is None else "finished",
             reason="out of memory" if test is None else None,
         )
@@ -78,11 +80,12 @@ def confirmation(
 
 def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
     """A winner trained again with seeds 700, 701, ... and scored on validation."""
-    method, repeat, _ = source.rsplit("-", 2)
+    method, repeat, _ = parse_search_trial(source)
     return [
         row(
-            phase="reevaluate", method=method, repeat=int(repeat[1:]),
-            trial=f"reevaluate-{source}-s{seed}", seed=seed, source=source, val_accuracy=value,
+            phase="reevaluate", method=method, repeat=repeat,
+            trial=refit_trial("reevaluate", source=source, seed=seed),
+            seed=seed, source=source, val_accuracy=value,
             status="failed" if value is None else "finished",
         )
         for seed, value in enumerate(values, 700)

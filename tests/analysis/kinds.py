@@ -11,6 +11,7 @@ import numpy as np
 
 from tune_kd.recipe import Distill, Images, LossWeights, Prune, Quantize, Recipe, Stage, to_json
 from tune_kd.study.storage import Storage
+from tune_kd.study.trial_names import measure_trial
 
 Row = dict[str, Any]
 IMAGES = Images(task="digits", train_hash="made", num_classes=2)
@@ -81,7 +82,7 @@ def compressed(made: Any, *, compiler: bool = True) -> tuple[list[Row], dict[str
 
     def measure(trial: str, latency: float, compiled: float, sizes: Row, **who: Any) -> Row:
         return made.row(
-            phase="measure", trial=f"measure-{trial}", latency_ms=latency, latency_ms_sd=0.01,
+            phase="measure", trial=measure_trial(trial), latency_ms=latency, latency_ms_sd=0.01,
             compiled_latency_ms=compiled if compiler else None,
             compiled_latency_ms_sd=0.02 if compiler else None, reason=why, **sizes, **who,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from analysis.hyperparameters.ranges import values_at
 from analysis.study import Study
 from tests.helpers.made_manifest import manifest
 from tune_kd.study.storage import Storage
+from tune_kd.study.trial_names import search_trial
 
 Row = dict[str, Any]
 RANGES: dict[str, BaseDistribution] = {
@@ -44,7 +45,7 @@ def row(method: str, repeat: int, number: int, value: float | None, **values: An
     """A finished search trial with sampled `values` by parameter."""
     usual = {
         "phase": "search", "method": method, "repeat": repeat, "number": number, "stage": 0,
-        "trial": f"{method}-r{repeat}-{number:04d}", "status": "finished", "origin": "random",
+        "trial": search_trial(method, repeat, number), "status": "finished", "origin": "random",
         "epochs": 15, "val_accuracy": value, "val_loss": 0.5,
     }  # fmt: skip
     return usual | {f"config.{name}": v for name, v in values.items()}

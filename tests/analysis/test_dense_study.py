@@ -14,6 +14,7 @@ from analysis.study import load
 from analysis.tables import common, comparison
 from tests.analysis import kinds
 from tests.analysis.kinds import cells, headings
+from tune_kd.study.trial_names import measure_trial
 
 T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
 
@@ -71,7 +72,7 @@ def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
         rows.append(row | {"test_miou": value})
         if method in times:
             mean, sd = times[method]
-            rows.append(made_up.row(phase="measure", method=method, trial=f"measure-{source}",
+            rows.append(made_up.row(phase="measure", method=method, trial=measure_trial(source),
                                     source=source, latency_ms=mean, latency_ms_sd=sd,
                                     **foot))  # fmt: skip
     methods = {m: {} for m in ("no_kd", "response", "feature")}

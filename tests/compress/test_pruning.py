@@ -78,9 +78,9 @@ def test_a_fresh_network_takes_the_shapes_and_gives_the_same_scores(name: str) -
 
 def test_an_unpruned_checkpoint_changes_nothing() -> None:
     model = network("resnet8")
-    before = checkpoints.fingerprint(model)
+    before = checkpoints.tensor_hash(model)
     pruning.reshape(model, network("resnet8").state_dict())
-    assert checkpoints.fingerprint(model) == before
+    assert checkpoints.tensor_hash(model) == before
 
 
 def test_what_a_channel_held_goes_or_stays_whole() -> None:
@@ -120,12 +120,12 @@ def test_modes_gradients_layout_and_random_numbers_stay() -> None:
 
 @pytest.mark.parametrize("method", ["channel", "magnitude"])
 def test_the_same_network_loses_the_same(method: str) -> None:
-    prints = set()
+    hashes = set()
     for _ in range(2):
         model = network("resnet8")
         pruning.prune(model, Prune(method=method, ratio=0.37), sample=images("resnet8"))
-        prints.add(checkpoints.fingerprint(model))
-    assert len(prints) == 1
+        hashes.add(checkpoints.tensor_hash(model))
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize(
@@ -287,10 +287,10 @@ def changed(name: str, **values: Tensor) -> dict[str, Tensor]:
 )  # fmt: skip
 def test_a_checkpoint_that_is_no_pruned_one_is_refused(state: dict[str, Tensor], said: str) -> None:
     model = network("digits_student")
-    before = checkpoints.fingerprint(model)
+    before = checkpoints.tensor_hash(model)
     with pytest.raises(UsageError, match=f"not a pruned SmallCNN: .*{said}"):
         pruning.reshape(model, state)
-    assert checkpoints.fingerprint(model) == before
+    assert checkpoints.tensor_hash(model) == before
 
 
 def test_a_layer_of_another_kind_cannot_be_reshaped() -> None:

@@ -98,8 +98,8 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
     torch.set_rng_state(before)
     other = registry.build(name, shape=shape(name), seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert checkpoints.fingerprint(again) == checkpoints.fingerprint(built(name))
-    assert checkpoints.fingerprint(other) != checkpoints.fingerprint(again)
+    assert checkpoints.tensor_hash(again) == checkpoints.tensor_hash(built(name))
+    assert checkpoints.tensor_hash(other) != checkpoints.tensor_hash(again)
     drawn = [n for n, m in other.named_modules() if isinstance(m, nn.Conv2d)]
     assert drawn
     for layer in drawn:
@@ -128,7 +128,7 @@ def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> No
     plain = built(name)
     model = registry.build(name, shape=shape(name), dropout=0.5).train()
     assert list(model.state_dict()) == list(plain.state_dict())
-    assert checkpoints.fingerprint(model) == checkpoints.fingerprint(plain)
+    assert checkpoints.tensor_hash(model) == checkpoints.tensor_hash(plain)
     found = [module for module in model.modules() if isinstance(module, registry.Dropout)]
     assert found
     assert {float(module.rate) for module in found} == {0.5}
@@ -147,4 +147,4 @@ def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> No
 def test_weights_survive_their_state_dict(name: str) -> None:
     model = registry.build(name, shape=shape(name), seed=5)
     checkpoints.checked_load(model, built(name).state_dict(), what="a copy")
-    assert checkpoints.fingerprint(model) == checkpoints.fingerprint(built(name))
+    assert checkpoints.tensor_hash(model) == checkpoints.tensor_hash(built(name))

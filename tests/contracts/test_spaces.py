@@ -31,8 +31,9 @@ from tune_kd.recipe import (
 from tune_kd.space import SearchSpace, distributions, loader, overrides
 from tune_kd.space.method import TRAINING
 from tune_kd.study import recipe_builder, results
-from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
+from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import search_trial
 from tune_kd.training import context as places
 from tune_kd.training import inference, students, test_split, trial
 from tune_kd.tuning.samplers import random_config, sample
@@ -236,7 +237,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         cache=tmp_path / "cache",
         data=asked.data,
         device=device,
-        model=lambda fingerprint: folder / f"models/{fingerprint}.safetensors",
+        model=lambda model_id: folder / f"models/{model_id}.safetensors",
     )
     _ran(study, _teacher(study, chosen), ctx)
     for proposal in _searched(study, chosen):

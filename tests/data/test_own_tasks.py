@@ -170,8 +170,8 @@ def test_an_edited_file_is_loaded_anew_and_an_unchanged_one_once(tmp_path):
     file.write_text("def build(): return 1")
     first = plugins.load_function("mine.py:build", base=tmp_path)
     assert plugins.load_function(f"{file}:build") is first
-    before = plugins.source_hash("mine.py:build", base=tmp_path)
+    before = plugins.file_id_of("mine.py:build", base=tmp_path)
     file.write_text("def build(): return 2")
     assert plugins.load_function("mine.py:build", base=tmp_path)() == 2
     assert first() == 1
-    assert plugins.source_hash("mine.py:build", base=tmp_path) != before
+    assert plugins.file_id_of("mine.py:build", base=tmp_path) != before

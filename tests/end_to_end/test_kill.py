@@ -8,8 +8,8 @@ import pytest
 
 from tests.end_to_end import studies
 from tests.end_to_end.studies import ALONE, TINY, Command, Recorder
-from tune_kd.study.proposal import search_trial
 from tune_kd.study.storage import Storage
+from tune_kd.study.trial_names import parse_search_trial, search_trial
 
 METHODS = ("no_kd", "response", "feature", "combined")  # they take turns in this order
 Moment = Callable[[Command, Path], bool]
@@ -124,7 +124,7 @@ def test_two_workers_lose_nothing_and_train_nothing_twice(desk, tmp_path: Path) 
             kill_at(desk.search(*words, "--resume"), study, moment, tree=tree)
         desk.done("tune_kd.search", *words, "--resume")
     ended = studies.statuses(study)
-    assert Counter(trial.split("-")[0] for trial in ended) == dict.fromkeys(METHODS, 3)
+    assert Counter(parse_search_trial(trial)[0] for trial in ended) == dict.fromkeys(METHODS, 3)
     assert set(ended.values()) <= {"finished", "stopped"}
     assert recorder.trained_twice() == []
     # A trial that was let past a rung just before the kill is judged again, against more trials, and

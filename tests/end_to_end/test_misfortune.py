@@ -10,8 +10,8 @@ import pytest
 from tests.end_to_end import studies
 from tests.end_to_end.studies import ALONE, Desk, Recorder
 from tune_kd.study import results
-from tune_kd.study.proposal import search_trial
 from tune_kd.study.storage import Storage
+from tune_kd.study.trial_names import search_trial
 
 pytestmark = pytest.mark.slow
 SHORT = ("--limit-train", "400")  # five batches an epoch

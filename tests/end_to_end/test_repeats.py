@@ -9,7 +9,7 @@ import pytest
 
 from tests.end_to_end import studies
 from tests.end_to_end.studies import ALONE, Desk, Recorder
-from tune_kd.study.proposal import search_trial
+from tune_kd.study.trial_names import parse_search_trial, search_trial
 
 pytestmark = pytest.mark.slow
 METHODS = ("no_kd", "response")
@@ -40,8 +40,8 @@ def test_repeats_are_searched_in_order_and_each_has_its_winners(whole: Path) -> 
     assert sorted(ended) == sorted(names)
     began = {key[1]: row for key, row in studies.rows(whole, "search").items() if key[0] == "trial"}
     assert len({row["seed"] for row in began.values()}) == 3
-    kept = Counter(file.name.split("-0")[0] for file in (whole / "students").iterdir())
-    assert kept == {f"{method}-r{repeat}": 1 for method in METHODS for repeat in range(3)}
+    kept = Counter(parse_search_trial(file.stem)[:2] for file in (whole / "students").iterdir())
+    assert kept == {(method, repeat): 1 for method in METHODS for repeat in range(3)}
 
 
 def test_killed_in_the_third_repeat_and_resumed(whole: Path, desk: Desk, tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_a_time_budget_ends_with_0_and_repeats_may_be_raised(
         assert 30 <= len(first) < 10_000
         last = command.stdout.splitlines()[-1]
         assert last.endswith("--repeats 1000 --time-budget 15s")  # --resume stands in it already
-        searches = (path.name.split("-r")[-1].split("-")[0] for path in (study / "proposals").glob("*-r*"))  # fmt: skip
-        repeats = max(5, *(int(search) + 1 for search in searches))
+        trials = [path.stem for path in (study / "proposals").glob("*-r*")]
+        repeats = max(5, *(parse_search_trial(trial)[1] + 1 for trial in trials))
         desk.done("tune_kd.search", *words, "--repeats", repeats)
     ended = studies.statuses(study)
     assert len(ended) == 10 * repeats

@@ -119,7 +119,7 @@ def test_each_opening_of_the_test_split_is_recorded(
     one, two = (
         json.loads((second.folder / "test_access" / n).read_text()) for n in second.test_access
     )
-    assert one["weights"] == [{"weights": str(student), "hash": ExternalCheckpoint(name="", data=written()).hash}]  # fmt: skip
+    assert one["weights"] == [{"weights": str(student), "hash": ExternalCheckpoint(name="", data=written()).file_id}]  # fmt: skip
     assert [given["weights"] for given in two["weights"]] == [str(teacher), str(student)]
     assert one["command"].startswith("python -m tune_kd.evaluate --space digits_kd --weights")
     assert one["time"] <= two["time"]

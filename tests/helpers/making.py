@@ -29,7 +29,7 @@ WEIGHTS = {
     "feature": LossWeights(gamma=0.5),
     "combined": LossWeights(alpha=1.0, beta=0.7, gamma=0.5, temperature=4.0),
 }
-TEACHER = "teacherofthetests"  # the fingerprint that recipes name it by
+TEACHER = "teacherofthetests"  # the model id that recipes name it by
 LIMIT = 300  # training and validation images: 270 and 30, so that an epoch takes milliseconds
 
 
@@ -74,7 +74,7 @@ def context_in(cache: Path, **changes: Any) -> trial.NodeContext:
     if not (cache / "data").exists():
         (cache / "data").symlink_to(shared, target_is_directory=True)
     return trial.NodeContext(
-        **{"cache": cache, "model": lambda fingerprint: teacher_file(), **changes}
+        **{"cache": cache, "model": lambda model_id: teacher_file(), **changes}
     )
 
 

@@ -21,14 +21,14 @@ def test_a_measurement_has_the_metrics_and_leaves_the_network_alone() -> None:
     model = network().train()
     model.stage1.eval()
     flags = [module.training for module in model.modules()]
-    before, threads = checkpoints.fingerprint(model), torch.get_num_threads()
+    before, threads = checkpoints.tensor_hash(model), torch.get_num_threads()
     random = torch.get_rng_state()
     values = profile.measure(model, shape=SHAPE, device="cpu")
     elsewhere = ("val_", "test_", "compiled_", "nonzero_")  # scores, and what compresses
     assert values.keys() == {n for n in METRICS if not n.startswith(elsewhere)}
     assert all(isinstance(v, float) and v > 0 for v in values.values())
     assert [module.training for module in model.modules()] == flags
-    assert checkpoints.fingerprint(model) == before
+    assert checkpoints.tensor_hash(model) == before
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), random)
 

@@ -1,4 +1,4 @@
-"""Loading names what differs, reading unpickles nothing, a fingerprint sees values alone."""
+"""Loading names what differs, reading unpickles nothing, a tensor hash sees values alone."""
 
 import copy
 from pathlib import Path
@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tune_kd.errors import UsageError
-from tune_kd.models.checkpoints import checked_load, fingerprint, load_weights
+from tune_kd.models.checkpoints import checked_load, load_weights, tensor_hash
+from tune_kd.models.layers import Dropout
 from tune_kd.models.registry import Shape, build
 
 GREY = Shape(num_classes=10, channels=1)
@@ -30,12 +31,12 @@ def test_wrapped_state_dicts_are_loaded() -> None:
     ):
         model = small()
         checked_load(model, wrapped, what="teacher.pt")
-        assert fingerprint(model) == fingerprint(source)
+        assert tensor_hash(model) == tensor_hash(source)
 
 
 def test_loading_names_what_differs_and_changes_nothing() -> None:
     model = small()
-    before = fingerprint(model)
+    before = tensor_hash(model)
     state = dict(model.state_dict())
     del state["fc.bias"]
     state["head.bias"] = torch.zeros(10)
@@ -48,7 +49,7 @@ def test_loading_names_what_differs_and_changes_nothing() -> None:
     assert "unexpected: head.bias" in text
     assert "shape: fc.weight [100, 8] instead of [10, 8]" in text
     assert text.count("\n") == 1
-    assert fingerprint(model) == before
+    assert tensor_hash(model) == before
     with pytest.raises(UsageError, match=r"and \d+ more"):
         checked_load(model, {"x": torch.zeros(1)}, what="teacher.pt")
     whole = {k: v.to(torch.int8) for k, v in model.state_dict().items()}
@@ -84,13 +85,19 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
         load_weights(tmp_path)
 
 
-def test_the_fingerprint_sees_weights_and_buffers_but_not_the_layout() -> None:
+def test_the_tensor_hash_is_the_one_that_logit_caches_are_named_by() -> None:
+    plain = nn.Sequential(nn.BatchNorm1d(2))
+    assert tensor_hash(plain) == "218a88f8322be6d7"
+    assert tensor_hash(nn.Sequential(*plain, Dropout(0.3))) == "218a88f8322be6d7"
+
+
+def test_the_tensor_hash_sees_weights_and_buffers_but_not_the_layout() -> None:
     model = small()
-    before = fingerprint(model)
-    assert fingerprint(copy.deepcopy(model).to(memory_format=torch.channels_last)) == before
+    before = tensor_hash(model)
+    assert tensor_hash(copy.deepcopy(model).to(memory_format=torch.channels_last)) == before
     with torch.no_grad():
         model.stage1[0].weight[0, 0, 0, 0] += 1e-6
-    changed = fingerprint(model)
+    changed = tensor_hash(model)
     assert changed != before
     model.stage1[1].running_mean[0] += 1e-6
-    assert fingerprint(model) not in (before, changed)
+    assert tensor_hash(model) not in (before, changed)

@@ -1,4 +1,4 @@
-"""Recipes: JSON, fingerprints, rules."""
+"""Recipes: JSON, ids, rules."""
 
 import dataclasses
 import json
@@ -101,12 +101,12 @@ def test_every_field_is_changed_here():
 @pytest.mark.parametrize("path", CHANGES)
 def test_every_changed_field_is_another_model(path):
     assert CHANGES[path] != FULL
-    assert CHANGES[path].fingerprint(0) != FULL.fingerprint(0)
+    assert CHANGES[path].recipe_id(0) != FULL.recipe_id(0)
 
 
-def test_fingerprints_of_all_changes_seeds_and_orders_differ():
+def test_ids_of_all_changes_seeds_and_orders_differ():
     turned = dataclasses.replace(FULL, stages=FULL.stages[::-1])
-    found = {r.fingerprint(seed) for r in (FULL, turned, *CHANGES.values()) for seed in (0, 1)}
+    found = {r.recipe_id(seed) for r in (FULL, turned, *CHANGES.values()) for seed in (0, 1)}
     assert len(found) == 2 * (2 + len(CHANGES))
 
 
@@ -115,7 +115,7 @@ def test_json_gives_the_same_recipe_back(made):
     again = from_json(to_json(made))
     assert again == made
     assert to_json(again) == to_json(made)
-    assert again.fingerprint(7) == made.fingerprint(7)
+    assert again.recipe_id(7) == made.recipe_id(7)
     assert [type(stage) for stage in again.stages] == [type(stage) for stage in made.stages]
 
 
@@ -130,7 +130,7 @@ def test_whole_numbers_of_json_become_the_floats_that_they_mean():
     again = from_json(
         to_json(dataclasses.replace(FULL)).replace('"temperature":4.0', '"temperature":4')
     )
-    assert again.fingerprint(0) == FULL.fingerprint(0)
+    assert again.recipe_id(0) == FULL.recipe_id(0)
 
 
 def test_a_number_and_the_same_number_of_another_type_are_one_model():
@@ -141,11 +141,19 @@ def test_a_number_and_the_same_number_of_another_type_are_one_model():
         stages=(Distill(epochs=2, clip=1, optimizer=Optimizer(warmup_epochs=5, decay_factor=1)),),
     )
     assert to_json(made) != to_json(from_json(to_json(made)))
-    assert made.fingerprint(0) == from_json(to_json(made)).fingerprint(0)
+    assert made.recipe_id(0) == from_json(to_json(made)).recipe_id(0)
 
 
-def test_fingerprints_are_the_same_in_every_process():
-    code = "from tune_kd.recipe import from_json, stream; print(from_json(input()).fingerprint(3), stream(3, 'order', 1))"
+def test_the_id_is_the_one_that_models_on_disk_are_named_by():
+    """Where this fails RECIPE_VERSION must have been raised: another value makes all cached models unknown."""
+    small = Recipe(images=Images(task="digits", train_hash="", num_classes=10), student="x")
+    assert recipe.RECIPE_VERSION == 4
+    assert small.recipe_id(0) == "f7db2eca4999f947"
+    assert FULL.recipe_id(3) == "7fc488a1972fc172"
+
+
+def test_ids_are_the_same_in_every_process():
+    code = "from tune_kd.recipe import from_json, stream; print(from_json(input()).recipe_id(3), stream(3, 'order', 1))"
     found = [
         subprocess.run(
             [sys.executable, "-c", code],
@@ -157,13 +165,13 @@ def test_fingerprints_are_the_same_in_every_process():
         ).stdout.split()
         for seed in ("1", "2")
     ]
-    assert found[0] == found[1] == [FULL.fingerprint(3), str(stream(3, "order", 1))]
+    assert found[0] == found[1] == [FULL.recipe_id(3), str(stream(3, "order", 1))]
 
 
 def test_a_new_version_of_training_makes_new_models(monkeypatch):
-    before = FULL.fingerprint(0)
+    before = FULL.recipe_id(0)
     monkeypatch.setattr(recipe, "RECIPE_VERSION", recipe.RECIPE_VERSION + 1)
-    assert FULL.fingerprint(0) != before
+    assert FULL.recipe_id(0) != before
 
 
 def test_epochs_are_those_of_all_stages():

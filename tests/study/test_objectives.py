@@ -13,6 +13,7 @@ from tune_kd.space import Method, distributions, methods
 from tune_kd.study import recipe_builder, refit
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import shared_trial
 from tune_kd.tuning.asha import AshaRule
 from tune_kd.workflows import prerequisites
 from tune_kd.workflows.options import SAMPLERS
@@ -205,7 +206,7 @@ def test_what_trials_share_has_one_name_whatever_the_rest_of_them_listens_to(tmp
             known, asked.space, method="lightly", config={"recover": value}
         )
         assert whole.needs_teacher == (value == "teacher")
-        assert whole.first(1).fingerprint(0) == shared.fingerprint(0)
+        assert whole.first(1).recipe_id(0) == shared.recipe_id(0)
 
 
 def test_a_teacher_is_needed_where_only_a_sampled_choice_listens(tmp_path):
@@ -221,11 +222,11 @@ def test_each_repeat_begins_with_a_shared_stage_of_its_own(tmp_path):
     begun = begin(asked)
     shared = prerequisites._shared(begun, asked)
     assert [made.repeat for made in shared] == [0, 1, 2]
-    assert len({made.fingerprint for made in shared}) == 3
+    assert len({made.model_id for made in shared}) == 3
     plan = made_study.plan(begun, asked)
     for proposal in [plan.next() for _ in range(15)]:
-        wanted = proposal.recipe.first(proposal.shared).fingerprint(proposal.seed)
-        (mine,) = [made for made in shared if made.fingerprint == wanted]
+        wanted = proposal.recipe.first(proposal.shared).recipe_id(proposal.seed)
+        (mine,) = [made for made in shared if made.model_id == wanted]
         assert (mine.repeat, mine.seed) == (proposal.repeat, proposal.seed)
 
 

@@ -1,6 +1,7 @@
 """Who is chosen: hand-made rows of search and re-evaluation."""
 
 from tune_kd.study import selection
+from tune_kd.study.trial_names import refit_trial, search_trial
 
 METRIC = "val_accuracy"
 
@@ -8,14 +9,14 @@ METRIC = "val_accuracy"
 def row(repeat, number, value, *, status="finished", method="response", **more):
     return {
         "phase": "search", "method": method, "repeat": repeat, "number": number, "stage": 0,
-        "trial": f"{method}-r{repeat}-{number:04d}", "status": status, METRIC: value, "val_loss": 0.5,
+        "trial": search_trial(method, repeat, number), "status": status, METRIC: value, "val_loss": 0.5,
     } | more  # fmt: skip
 
 
 def again(source, seed, value, *, status="finished", method="response"):
     return row(0, 0, value, method=method) | {
         "phase": "reevaluate", "source": source, "seed": seed, "status": status,
-        "trial": f"reevaluate-{source}-s{seed}",
+        "trial": refit_trial("reevaluate", source=source, seed=seed),
     }  # fmt: skip
 
 

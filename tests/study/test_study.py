@@ -175,8 +175,8 @@ def test_proposals_survive_the_disk(asked):
     again = reopened(begun)
     assert list(again.proposals.values()) == sorted(added, key=lambda p: p.trial)
     assert [parse(dump(p)) for p in added] == added
-    assert {p.trial: p.fingerprint for p in added} == {
-        t: p.fingerprint for t, p in again.proposals.items()
+    assert {p.trial: p.recipe_id for p in added} == {
+        t: p.recipe_id for t, p in again.proposals.items()
     }
     assert again.open_trials("search") == again.of("search")
     assert [p.number for p in again.of("search", "no_kd")] == [0, 1]
@@ -217,7 +217,7 @@ def test_a_verdict_says_who_how_and_what(played):
     assert row["config.temperature"] == 4.0
     assert row["val_accuracy"] == pytest.approx(0.5)
     assert row["test_accuracy"] is None
-    assert row["fingerprint"] == played.proposals["combined-r0-0000"].fingerprint
+    assert row["fingerprint"] == played.proposals["combined-r0-0000"].recipe_id
     assert json.loads(row["recipe"])["student"] == "digits_student"
     assert json.loads(row["versions"]).keys() >= {"python", "torch", "ray", "optuna", "tune_kd"}
     assert row["started"]

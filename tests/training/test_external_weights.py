@@ -10,12 +10,13 @@ from safetensors.torch import save_file
 from tests.helpers import made_study, making
 from tests.helpers.made_study import begin, play, request
 from tune_kd.errors import UsageError
-from tune_kd.models import checkpoints, registry
-from tune_kd.recipe import Distill, Prune, stages_from_json
+from tune_kd.models import registry
+from tune_kd.recipe import Distill, Prune, external_model_id, stages_from_json
 from tune_kd.space import methods
 from tune_kd.study import recipe_builder, refit
-from tune_kd.study.proposal import Proposal, search_trial
+from tune_kd.study.proposal import Proposal
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import search_trial, start_trial
 from tune_kd.training import external_weights, trial
 from tune_kd.workflows import checks, confirm_plan, create_study
 from tune_kd.workflows.request import SearchRequest
@@ -73,7 +74,7 @@ def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):
     save_file(student(1), tmp_path / "b")
     (tmp_path / "c").write_bytes((tmp_path / "a").read_bytes())
     one, other, same = (external_weights.find(str(tmp_path / n), what="--teacher") for n in "abc")
-    assert one.model == same.model != other.model
+    assert one.model_id == same.model_id != other.model_id
 
 
 @pytest.mark.parametrize("method", ["", ":response"])
@@ -209,7 +210,7 @@ def test_trials_begin_with_what_was_given_instead_of_the_shared_stages(earlier, 
     plan = made_study.plan(begun, asked)
     for proposal in (plan.next() for _ in range(4)):
         assert proposal.shared == 0
-        assert proposal.recipe.start == given.model
+        assert proposal.recipe.start == given.model_id
         assert [type(s) for s in proposal.recipe.stages[:2]] == [Prune, Distill]
 
 
@@ -304,9 +305,9 @@ def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path
     _ended(begun, request_)
     start, *students = confirmed(begun)
     assert (start.trial, start.method, start.open_test) == ("confirm-start", "", True)
-    assert (start.recipe.start, start.recipe.stages) == (given.model, ())
+    assert (start.recipe.start, start.recipe.stages) == (given.model_id, ())
     assert start.recipe.student == "digits_medium"
-    assert start.source == f"start-{given.model[:8]}"
+    assert start.source == start_trial(given.model_id)
     assert [s.trial for s in students] == [
         f"confirm-prune-r0-0000-s{seed}" for seed in (1000, 1001, 800, 801, 802, 803, 804)
     ]
@@ -328,7 +329,7 @@ def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
     ran = making.run(cut, making.context_in(tmp_path / "first"))
     kept = tmp_path / "pruned.safetensors"
     save_file({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")}, kept)
-    ctx = making.context_in(tmp_path / "again", model=lambda fingerprint: kept)
+    ctx = making.context_in(tmp_path / "again", model=lambda model_id: kept)
     again = making.run(replace(made, start="pruned"), ctx)
     assert again.rows[-1]["num_params"] == ran.rows[-1]["num_params"] < ran.rows[0]["num_params"]
     # in its second stage as well, where it is built anew from its state

@@ -127,9 +127,9 @@ def test_begun_from_the_shared_first_stage_is_trained_in_one_go(tmp_path, name):
     first = making.run(made.first(1), making.context_in(tmp_path / "first"))
     kept = tmp_path / "shared.safetensors"
     kept.write_bytes(plain(first.state))
-    named = made.first(1).fingerprint(0)
+    named = made.first(1).recipe_id(0)
     files = {named: kept, making.TEACHER: making.teacher_file()}
-    where = making.context_in(tmp_path / "rest", model=lambda fingerprint: files[fingerprint])
+    where = making.context_in(tmp_path / "rest", model=lambda model_id: files[model_id])
     rest = making.run(made, where, resume=trial.Shared(stages=1))
     making.assert_same_state(rest.state, whole.state)
     late = [row for row in whole.rows if row["stage"] > 0]
@@ -146,7 +146,7 @@ def test_the_first_stages_alone_name_no_teacher_that_only_later_ones_need():
     assert made.first(1).teacher == made.first(1).teacher_model == ""
     assert made.first(3) == made
     same = recipe_of(CHANNELS, MEND, method="no_kd")
-    assert made.first(1).fingerprint(0) == replace(same, teacher="", teacher_model="").first(1).fingerprint(0)  # fmt: skip
+    assert made.first(1).recipe_id(0) == replace(same, teacher="", teacher_model="").first(1).recipe_id(0)  # fmt: skip
 
 
 def test_pruned_channels_are_gone_and_the_network_loads_again(where):

@@ -172,7 +172,7 @@ def test_a_seed_gives_one_student_and_another_another(ctx):
     made = making.recipe("combined", dropout=0.2)
     one, same, other = (making.run(made, ctx, seed=seed) for seed in (4, 4, 5))
     making.assert_same(one, same)
-    assert made.fingerprint(4) != made.fingerprint(5)
+    assert made.recipe_id(4) != made.recipe_id(5)
     assert other.rows != one.rows
     assert not torch.equal(other.state["model.fc.weight"], one.state["model.fc.weight"])
 
@@ -181,7 +181,7 @@ def test_a_seed_gives_one_student_and_another_another(ctx):
 
 
 def test_a_baseline_does_not_depend_on_the_teacher(tmp_path):
-    def nobody(fingerprint):
+    def nobody(model_id):
         raise AssertionError("the baseline asked for a model")
 
     made = making.recipe("no_kd")
@@ -192,7 +192,7 @@ def test_a_baseline_does_not_depend_on_the_teacher(tmp_path):
     making.assert_same(making.run(named, making.context_in(tmp_path / "other", model=nobody)), one)
 
 
-def test_a_searchs_baseline_names_no_teacher_so_its_fingerprint_is_the_same_for_all():
+def test_a_searchs_baseline_names_no_teacher_so_its_recipe_id_is_the_same_for_all():
 
     chosen, _ = loader.load("digits_kd")
     found = {}

@@ -7,7 +7,8 @@ import pytest
 from tests.helpers import made_study
 from tests.helpers.made_study import begin, play, reopened, request, uneven_score
 from tune_kd.space import loader
-from tune_kd.study.proposal import Proposal, search_trial
+from tune_kd.study.proposal import Proposal
+from tune_kd.study.trial_names import search_trial
 from tune_kd.tuning.search_plan import FixedPlan
 from tune_kd.workflows.options import SAMPLERS
 

@@ -19,9 +19,10 @@ from tune_kd.execution import runner, worker
 from tune_kd.recipe import stream
 from tune_kd.space import loader
 from tune_kd.study import recipe_builder, results, selection
-from tune_kd.study.proposal import Proposal, dump, search_trial
+from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import refit_trial, search_trial
 from tune_kd.training import context as places
 from tune_kd.training import trial
 from tune_kd.workflows import checks, confirm, confirm_plan, create_study, driver, prerequisites
@@ -79,7 +80,7 @@ def _put_teacher(study, asked):
     fingerprint = study.manifest.teacher_model
     study.storage.write(f"models/{fingerprint}.safetensors", making.teacher_file().read_bytes())
     proposal = Proposal(
-        trial=prerequisites.teacher_trial(study),
+        trial=prerequisites.teacher_trial_of(study),
         phase="teacher",
         method="",
         number=0,
@@ -235,7 +236,9 @@ def test_every_run_has_a_name_of_its_own_that_says_what_it_is(known):
     assert "confirm-response-r2-0004-s800" in names
     assert "reevaluate-response-r2-0004-s701" in names
     for proposal in (*planned[1:], *again):
-        assert proposal.trial == f"{proposal.phase}-{proposal.source}-s{proposal.seed}"
+        assert proposal.trial == refit_trial(
+            proposal.phase, source=proposal.source, seed=proposal.seed
+        )
         source = known.proposals[proposal.source]
         assert (proposal.method, proposal.repeat) == (source.method, source.repeat)
         assert proposal.config == source.config
@@ -503,9 +506,9 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
     for method in methods:
         fresh = {
             search_trial(method, r, 4): statistics.fmean(
-                known.outcomes[f"reevaluate-{search_trial(method, r, 4)}-s{seed}"][-1][
-                    "val_accuracy"
-                ]
+                known.outcomes[
+                    refit_trial("reevaluate", source=search_trial(method, r, 4), seed=seed)
+                ][-1]["val_accuracy"]
                 for seed in REEVALUATION_SEEDS
             )
             for r in range(3)
@@ -513,7 +516,7 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
         best = max(fresh, key=lambda name: fresh[name])  # ties: the order of the repeats
         assert known.recommended(method)["trial"] == best
         assert [n for n in confirmed if n.startswith(f"confirm-{best}-s80")] == [
-            f"confirm-{best}-s{seed}" for seed in COMMON_SEEDS
+            refit_trial("confirm", source=best, seed=seed) for seed in COMMON_SEEDS
         ]
     # weights of recommended students and of nothing else that was confirmed
     kept = {n.removesuffix(".safetensors") for n in known.storage.names("students")}

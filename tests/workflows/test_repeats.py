@@ -154,7 +154,7 @@ def test_a_recipe_and_its_seed_give_one_student(ctx, method):
 def test_a_models_name_covers_its_views_and_its_seed():
     made = _recipe()
     other = replace(made, images=replace(made.images, view_seed=1))
-    names = [r.fingerprint(seed) for r in (made, other) for seed in SEEDS]
+    names = [r.recipe_id(seed) for r in (made, other) for seed in SEEDS]
     assert len(set(names)) == len(names) == 6
 
 

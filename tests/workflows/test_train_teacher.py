@@ -11,6 +11,7 @@ import pytest
 
 from tune_kd.study import storage
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import teacher_trial
 from tune_kd.workflows import train_teacher
 
 ROOT = str(Path(storage.__file__).parents[2])
@@ -88,7 +89,7 @@ def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
         assert one.manifest.teacher_model == model
         taken = {"study": "digits_kd"}
         assert teacher_rows(one) == [{**row, **taken} for row in rows]
-        (verdict,) = one.outcomes[f"teacher-{model[:8]}"]
+        (verdict,) = one.outcomes[teacher_trial(model)]
         assert verdict["reason"] == "trained by study digits_kd_teacher"
         assert (verdict["phase"], verdict["method"], verdict["epochs"]) == ("teacher", "", 2)
         copies = {

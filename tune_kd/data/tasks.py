@@ -183,9 +183,7 @@ def find(name: str, *, base: Path | None = None) -> Task:
         raise UsageError(
             f"'{name}' returned a {type(task).__name__}; a tune_kd.data.tasks.Task is needed"
         )
-    source = plugins.source_hash(
-        name, base=base
-    )  # so that an edited file's old images are not used
+    source = plugins.file_id_of(name, base=base)  # so that an edited file's old images are not used
     return dataclasses.replace(task, version=f"{task.version}-{source}")
 
 

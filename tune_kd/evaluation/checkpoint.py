@@ -30,7 +30,7 @@ class LoadedModel:
     """A network ready to be scored, in evaluation mode on its context's device."""
 
     name: str  # as it was given
-    hash: str  # of the file
+    file_id: str
     recipe: Recipe  # what made it; without stages where the file does not say
     ctx: context.NodeContext  # integers run on the CPU, whatever there is
     model: nn.Module
@@ -88,7 +88,7 @@ def load(given: ExternalCheckpoint, wanted: ExpectedModel) -> LoadedModel:
         raise UsageError(f"{given.name}: {error}") from None
     return LoadedModel(
         name=given.name,
-        hash=given.hash,
+        file_id=given.file_id,
         recipe=recipe,
         ctx=where,
         model=model.eval(),
@@ -172,7 +172,7 @@ def _guessed(
     names = [wanted.network] if wanted.network else own
     reasons = []
     for name in dict.fromkeys(name for name in names if name):
-        recipe = Recipe(images=wanted.images, student=name, start=given.model)
+        recipe = Recipe(images=wanted.images, student=name, start=given.model_id)
         model = context.build(name, recipe, replace(wanted.ctx, device="cpu"), seed=0)
         pruned = bool(wanted.network) and pruning.is_pruned(model, state)
         integers = int8.ACTIVATIONS in state  # whose names are no network's

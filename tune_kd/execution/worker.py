@@ -92,9 +92,9 @@ def attempt(config: Config) -> Generator[dict[str, Any]]:
 
 
 def _reference(config: Config) -> tuple[str, str] | None:
-    """Return the teacher that students on the test split are compared with: network and fingerprint."""
-    network, fingerprint = config["reference"]
-    return (network, fingerprint) if fingerprint else None
+    """Return the teacher that students on the test split are compared with: network and model id."""
+    network, model_id = config["reference"]
+    return (network, model_id) if model_id else None
 
 
 def check_marker(storage: Storage, marker: str) -> None:
@@ -133,8 +133,8 @@ def make_context(config: Config) -> "NodeContext":
         data=Path(config["data"]) if config["data"] else None,
         code=node_files.local_code(storage, cache),
         device="cuda:0" if config["gpus"] else "cpu",
-        model=lambda fingerprint: node_files.local_file(
-            storage, f"models/{fingerprint}.safetensors", cache
+        model=lambda model_id: node_files.local_file(
+            storage, f"models/{model_id}.safetensors", cache
         ),
     )
 
@@ -210,7 +210,7 @@ def _packed(arrays: Mapping[str, Any]) -> bytes:
 
 def _weights_name(proposal: Proposal) -> str:
     if proposal.phase == "teacher":
-        return f"models/{proposal.fingerprint}.safetensors"
+        return f"models/{proposal.recipe_id}.safetensors"
     return f"students/{proposal.trial}.safetensors"
 
 
@@ -221,7 +221,7 @@ def _weights(proposal: Proposal, report: EpochReport) -> bytes:
         "recipe": to_json(proposal.recipe),
         "seed": str(proposal.seed),
         "network": proposal.recipe.student,
-        "fingerprint": proposal.fingerprint,
+        "fingerprint": proposal.recipe_id,
     }
     return _save(state, header)
 

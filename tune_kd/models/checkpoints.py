@@ -1,9 +1,8 @@
 """Weights of networks: read without unpickling, loaded strictly, hashed."""
 
-import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from tune_kd.errors import UsageError
 from tune_kd.models.registry import Dropout
-from tune_kd.recipe import digest
+from tune_kd.recipe import bytes_hash
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -130,22 +129,19 @@ def _first(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def file_fingerprint(hash: str) -> str:
-    """Return the name of a model that came as a file of that hash."""
-    return digest("file", hash)
-
-
-def fingerprint(model: nn.Module) -> str:
+def tensor_hash(model: nn.Module) -> str:
     """Return a hash of all parameters and buffers: names, shapes, types, bytes; device and layout do not matter.
 
     Dropout's rate is left out: it is no part of what a network has learned.
     """
-    hasher = hashlib.sha256()
+    return bytes_hash(_tensor_bytes(model))
+
+
+def _tensor_bytes(model: nn.Module) -> Iterator[bytes | memoryview]:
     rates = {id(module.rate) for module in model.modules() if isinstance(module, Dropout)}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if id(tensor) in rates:
             continue
         value = tensor.detach().cpu().contiguous()
-        hasher.update(f"{name} {list(value.shape)} {value.dtype};".encode())
-        hasher.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()[:16]
+        yield f"{name} {list(value.shape)} {value.dtype};".encode()
+        yield value.reshape(-1).view(torch.uint8).numpy().data

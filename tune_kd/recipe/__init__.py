@@ -1,7 +1,7 @@
 """What one student is made of: frozen data, its canonical JSON and its hashes."""
 
 from tune_kd.recipe.canonical import plain, rebuild, to_json
-from tune_kd.recipe.hashing import digest, stream
+from tune_kd.recipe.hashing import bytes_hash, digest, external_model_id, file_id, stream
 from tune_kd.recipe.recipe import (
     RECIPE_VERSION,
     Compute,
@@ -40,7 +40,10 @@ __all__ = [
     "Stage",
     "TrainingOptions",
     "Transform",
+    "bytes_hash",
     "digest",
+    "external_model_id",
+    "file_id",
     "from_json",
     "plain",
     "rebuild",

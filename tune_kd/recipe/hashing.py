@@ -1,6 +1,11 @@
-"""Hashes, and the seeds of random streams."""
+"""Hashes, and the seeds of random streams.
+
+They name folders of the cache, models and columns of rows: a value that changes makes older ones unknown.
+Text and JSON have `digest`, bytes that others hash as well, such as files, have `bytes_hash`.
+"""
 
 import hashlib
+from collections.abc import Iterable
 
 
 def digest(*parts: str | bytes, length: int = 16) -> str:
@@ -14,6 +19,28 @@ def digest(*parts: str | bytes, length: int = 16) -> str:
         data = part.encode() if isinstance(part, str) else part
         hasher.update(len(data).to_bytes(8, "big") + data)
     return hasher.hexdigest()[:length]
+
+
+def bytes_hash(chunks: Iterable[bytes | memoryview], *, length: int = 16) -> str:
+    """Return a hexadecimal SHA-256 of the chunks one after the other, cut to `length`.
+
+    >>> bytes_hash([b"a", b"b"]) == bytes_hash([b"ab"])
+    True
+    """
+    hasher = hashlib.sha256()
+    for chunk in chunks:
+        hasher.update(chunk)
+    return hasher.hexdigest()[:length]
+
+
+def file_id(data: bytes) -> str:
+    """Return the hash of a file's bytes: the first characters of what `sha256sum` prints."""
+    return bytes_hash([data])
+
+
+def external_model_id(file_id: str) -> str:
+    """Return the name that a study gives the model of an external checkpoint, by the checkpoint's `file_id`."""
+    return digest("file", file_id)
 
 
 def stream(*parts: object) -> int:

@@ -1,4 +1,4 @@
-"""What one student is made of: frozen data that survives JSON and has a fingerprint.
+"""What one student is made of: frozen data that survives JSON and has an id.
 
 A recipe names its images, its student, its frozen teacher and a sequence of stages (model in, model
 out). A teacher is a recipe without a teacher; a measurement of a finished model is a recipe without
@@ -85,8 +85,9 @@ class Recipe:
     """How one model is made.
 
     `student` and `teacher` name networks (a key of models.MODELS or file.py:function);
-    `teacher_model` and `start` are fingerprints of trained models: the frozen teacher, and what
-    training begins from instead of fresh weights. `initial` is "imagenet" for torchvision's weights
+    `teacher_model` and `start` are ids of trained models: the frozen teacher, and what training begins
+    from instead of fresh weights. Such a model id is the `recipe_id` of the model's own recipe and seed,
+    or an external checkpoint's `external_model_id`. `initial` is "imagenet" for torchvision's weights
     below the classifier. `sources` are hashes of a user's own files.
     """
 
@@ -132,8 +133,8 @@ class Recipe:
         """Whether any stage gives integers."""
         return "integers" in self.needs
 
-    def fingerprint(self, seed: int) -> str:
-        """Names the model that this recipe and this seed give: 1 and 1.0 are one number."""
+    def recipe_id(self, seed: int) -> str:
+        """Return the hash of this recipe and this seed, which names their model: 1 and 1.0 are one number."""
         return digest(str(RECIPE_VERSION), to_json(from_json(to_json(self))), str(seed))
 
     def first(self, count: int) -> "Recipe":

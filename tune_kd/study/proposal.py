@@ -9,15 +9,6 @@ from typing import Any
 from tune_kd.recipe import Recipe, from_json, stream, to_json
 
 
-def search_trial(method: str, repeat: int, number: int) -> str:
-    """Return the name of a search trial.
-
-    >>> search_trial("no_kd", 2, 7)
-    'no_kd-r2-0007'
-    """
-    return f"{method}-r{repeat}-{number:04d}"
-
-
 def repeat_seed(seed: int, repeat: int) -> int:
     """Return the seed of one of a study's independent searches: its initial weights and dropout.
 
@@ -54,9 +45,9 @@ class Proposal:
         return self.phase in ("teacher", "search") or "recommended" in self.origin
 
     @property
-    def fingerprint(self) -> str:
-        """Of the model that this proposal gives."""
-        return self.recipe.fingerprint(self.seed)
+    def recipe_id(self) -> str:
+        """The id of its recipe and seed, which names the model that it gives."""
+        return self.recipe.recipe_id(self.seed)
 
 
 def dump(proposal: Proposal) -> str:

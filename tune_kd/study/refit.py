@@ -6,21 +6,17 @@ from tune_kd.recipe import Recipe, Stage, stages_from_json
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.recipe_builder import teacher_of
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import retry_number, retry_trial, shared_trial
 
 
 def producing_trial(known: Study, name: str) -> str:
     """Return the trial that made a model, or the next try at it, where those before have failed."""
     there = {p.trial for p in known.of("teacher")} | set(known.outcomes)
-    tries = sorted((t for t in there if t == name or t.startswith(f"{name}-")), key=len)
-    for trial in tries:
+    numbers = {t: number for t in there if (number := retry_number(t, trial=name))}
+    for trial in sorted(numbers, key=lambda t: numbers[t]):
         if trial not in known.outcomes or known.outcomes[trial][-1]["status"] == "finished":
             return trial
-    return f"{name}-{len(tries) + 1}" if tries else name
-
-
-def shared_trial(known: Study, fingerprint: str) -> str:
-    """Return the name of the trial that made a shared first stage, or of the next try at it."""
-    return producing_trial(known, f"shared-{fingerprint[:8]}")
+    return retry_trial(name, len(numbers) + 1)
 
 
 def refit_recipe(known: Study, source: Proposal) -> Recipe:
@@ -46,8 +42,8 @@ def _epochs(known: Study, source: Proposal) -> dict[int, int]:
     """How many epochs each stage of a search trial took, those that it shared with others included."""
     trials = [source.trial]
     if source.shared:
-        first = source.recipe.first(source.shared).fingerprint(source.seed)
-        trials = [shared_trial(known, first), *trials]
+        first = source.recipe.first(source.shared).recipe_id(source.seed)
+        trials = [producing_trial(known, shared_trial(first)), *trials]
     took = {}
     for trial in trials:
         before = 0  # a row counts the epochs of its trial up to its stage's end

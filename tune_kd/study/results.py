@@ -92,7 +92,7 @@ TRIAL_COLUMNS = {
     "host": TEXT,
     "versions": TEXT,  # JSON: python, torch, torchvision, ray, optuna, tune_kd
     "commit": TEXT,
-    "fingerprint": TEXT,  # of the model that the recipe and the seed give
+    "fingerprint": TEXT,  # the recipe_id, of the recipe and the seed
     "teacher_model": TEXT,
     "recipe": TEXT,  # JSON
     "started": TEXT,  # ISO 8601, UTC

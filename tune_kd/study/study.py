@@ -19,6 +19,7 @@ from tune_kd.study import manifest, results, selection
 from tune_kd.study.proposal import Proposal, dump, parse
 from tune_kd.study.results import SCHEMA_VERSION, Row, now
 from tune_kd.study.storage import Storage
+from tune_kd.study.trial_names import measure_trial
 
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 MERGE_AT = 64  # verdicts in files of their own before they are merged
@@ -110,7 +111,7 @@ class Study:
         """Return a trial's row with what was measured once of the plain student, where it has that architecture."""
         if self.proposals[row["trial"]].recipe.compresses:
             return row
-        plain = self.outcomes.get("measure-student", [{}])[-1]
+        plain = self.outcomes.get(measure_trial("student"), [{}])[-1]
         return row | {k: plain.get(k) for k in METRICS if row.get(k) is None}
 
     @property

@@ -30,12 +30,12 @@ class NodeContext:
     data: Path | None = None  # --data; None = the task's own
     code: Path | None = None  # the folder of a user's own files
     device: str = "cpu"
-    model: Callable[[str], Path] | None = None  # a trained model's weights by fingerprint
+    model: Callable[[str], Path] | None = None  # a trained model's weights by its id
 
-    def weights(self, fingerprint: str) -> dict[str, Tensor]:
+    def weights(self, model_id: str) -> dict[str, Tensor]:
         """Return a trained model's tensors."""
         assert self.model is not None, "this recipe needs a trained model"
-        return checkpoints.load_weights(self.model(fingerprint))
+        return checkpoints.load_weights(self.model(model_id))
 
 
 def load_train(images: Images, ctx: NodeContext) -> tasks.Decoded:
@@ -110,10 +110,10 @@ def sample_of(images: splits.DeviceSplit) -> Tensor:
     return images.images.whole(images.fit[:2]).images
 
 
-def load_model(name: str, recipe: Recipe, ctx: NodeContext, fingerprint: str) -> nn.Module:
-    """Return a trained network by its fingerprint."""
+def load_model(name: str, recipe: Recipe, ctx: NodeContext, model_id: str) -> nn.Module:
+    """Return a trained network by its model id."""
     model = build(name, recipe, ctx, seed=0)
-    checkpoints.checked_load(model, ctx.weights(fingerprint), what=fingerprint)
+    checkpoints.checked_load(model, ctx.weights(model_id), what=model_id)
     return model
 
 

@@ -1,6 +1,5 @@
 """Weights that a study did not train itself: somebody's file, or a student of an earlier study."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,14 +25,14 @@ class ExternalCheckpoint:
     recipe: Recipe | None = None  # from fresh weights on
 
     @property
-    def hash(self) -> str:
-        """Of the bytes."""
-        return hashlib.sha256(self.data).hexdigest()[:16]
+    def file_id(self) -> str:
+        """The hash of its bytes."""
+        return file_id(self.data)
 
     @property
-    def model(self) -> str:
-        """The fingerprint that it has in a study."""
-        return checkpoints.file_fingerprint(self.hash)
+    def model_id(self) -> str:
+        """The name that its model has in a study."""
+        return external_model_id(self.file_id)
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors; UsageError where it is no checkpoint."""

@@ -17,7 +17,7 @@ def initial_student(
 ) -> nn.Module:
     """Return the network that training begins with: fresh, from a file, or after the first `shared` stages."""
     if shared:
-        state = ctx.weights(recipe.first(shared).fingerprint(seed))
+        state = ctx.weights(recipe.first(shared).recipe_id(seed))
         return rebuild_student(recipe, state, stages=shared, ctx=ctx, sample=sample)
     if recipe.start:
         state = ctx.weights(recipe.start)

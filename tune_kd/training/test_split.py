@@ -37,7 +37,7 @@ class TestSplit:
 def prepare(
     recipe: Recipe, where: context.NodeContext, *, reference: tuple[str, str] | None
 ) -> TestSplit:
-    """Open the test split. `reference` is a teacher's network and fingerprint, to agree with.
+    """Open the test split. `reference` is a teacher's network and model id, to agree with.
 
     Its scores are computed once a node and kept like a logit cache's.
     """
@@ -66,7 +66,7 @@ def _reference_cache(
     network, fingerprint, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        loaded = context.load_model(network, recipe, where, fingerprint)
+        loaded = context.load_model(network, recipe, where, model_id)
         frozen = teacher.FrozenTeacher(loaded, precision="float32")
         return frozen.logits(images.batches(images.fit[torch.from_numpy(positions)]))
 
@@ -78,7 +78,7 @@ def _reference_cache(
         test_hash,
         network,
         digest(code),
-        fingerprint,
+        model_id,
         str(RECIPE_VERSION),
         to_json(recipe.images),
         where.device,

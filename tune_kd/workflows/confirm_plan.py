@@ -18,6 +18,7 @@ from tune_kd.study.proposal import Proposal
 from tune_kd.study.refit import refit_recipe
 from tune_kd.study.results import Row, now
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import confirm_trial, measure_trial, refit_trial
 from tune_kd.workflows import prerequisites
 
 REEVALUATION_SEEDS = (700, 701)  # of the best winners, on validation
@@ -168,7 +169,7 @@ def _again(known: Study, row: Row, *, phase: str, origin: str, seed: int) -> Pro
         origin = f"{origin}, begun from a file"
     images = replace(recipe.images, fit_on="train+val" if opened else "train", view_seed=seed)
     return Proposal(
-        trial=f"{phase}-{source.trial}-s{seed}",
+        trial=refit_trial(phase, source=source.trial, seed=seed),
         phase=phase,
         method=source.method,
         repeat=source.repeat,
@@ -191,7 +192,7 @@ def unmeasured(known: Study, planned: list[Proposal]) -> dict[str, Proposal]:
     for proposal in planned:
         ended = known.outcomes.get(proposal.trial)
         finished = ended is not None and ended[-1]["status"] == "finished"
-        measured = f"measure-{proposal.source}" in known.outcomes
+        measured = measure_trial(proposal.source) in known.outcomes
         if finished and proposal.keeps_weights and proposal.recipe.compresses and not measured:
             found.setdefault(proposal.source, proposal)
     return found

@@ -25,6 +25,7 @@ from tune_kd.study import manifest, recipe_builder, results
 from tune_kd.study.manifest import Manifest, Specification, StartWeights
 from tune_kd.study.proposal import Proposal, dump
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import measure_trial
 from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning import asha, samplers
 from tune_kd.workflows.checks import (
@@ -107,7 +108,7 @@ def begin(
     begun = Study(storage)
     for role, values in found["measured"].items():
         row = _measure_row(begun, role, {"device": found["device"], **values})
-        begun.write_outcome(f"measure-{role}", [row])
+        begun.write_outcome(row["trial"], [row])
     return begun
 
 
@@ -171,7 +172,7 @@ def measure_students(
     known: Study, chosen: Mapping[str, Proposal], *, session: Session, config: dict[str, Any]
 ) -> None:
     """Rows of phase measure for finished students by the search trial that each stands for."""
-    missing = {s: p for s, p in chosen.items() if f"measure-{s}" not in known.outcomes}
+    missing = {s: p for s, p in chosen.items() if measure_trial(s) not in known.outcomes}
     if not missing:
         return
     proposals = [dump(proposal) for proposal in missing.values()]
@@ -179,8 +180,8 @@ def measure_students(
     found = session.call(worker.measure_students, asked, progress=Progress(quiet=True))
     for source, proposal in missing.items():
         row = _measure_row(known, proposal.trial, found[proposal.trial])
-        row |= {"trial": f"measure-{source}", "source": source, "method": proposal.method}
-        known.write_outcome(f"measure-{source}", [row])
+        row |= {"trial": measure_trial(source), "source": source, "method": proposal.method}
+        known.write_outcome(row["trial"], [row])
 
 
 def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.Row:
@@ -192,7 +193,7 @@ def _measure_row(known: Study, role: str, values: Mapping[str, Any]) -> results.
         "phase": "measure",
         "method": "",
         "repeat": 0,
-        "trial": f"measure-{role}",
+        "trial": measure_trial(role),
         "number": 0,
         "seed": 0,
         "origin": known.manifest.teacher if role == "teacher" else known.manifest.student,

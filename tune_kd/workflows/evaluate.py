@@ -108,7 +108,7 @@ def _wanted(asked: SearchRequest, images: Images, network: str | None) -> Expect
 def _record(storage: Storage, networks: list[LoadedModel], command: str) -> None:
     """Each opening of the test split leaves a file."""
     number = len(storage.names("test_access")) + 1
-    weights = [{"weights": one.name, "hash": one.hash} for one in networks]
+    weights = [{"weights": one.name, "hash": one.file_id} for one in networks]
     record = {"time": results.now(), "command": command, "weights": weights}
     storage.write(f"test_access/{number:04d}.json", json.dumps(record, indent=1).encode())
 
@@ -150,7 +150,7 @@ def scored(one: LoadedModel, batch_size: int) -> tuple[dict[str, Any], Evaluatio
     overall |= {name.removeprefix("test_"): value for name, value in columns.items()}
     found = {
         "weights": one.name,
-        "hash": one.hash,
+        "hash": one.file_id,
         "network": one.recipe.student,
         "role": one.role,
         "stages": [type(stage).__name__ for stage in one.recipe.stages],

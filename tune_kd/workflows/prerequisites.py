@@ -1,6 +1,6 @@
 """What is trained before a study's first trial: the teacher, and first stages that trials share.
 
-Each is imported, found beside earlier studies by its fingerprint, or trained on a worker.
+Each is imported, found beside earlier studies by its id, or trained on a worker.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from tune_kd.execution.session import Session
 from tune_kd.recipe import Recipe
 from tune_kd.study import recipe_builder, results
 from tune_kd.study.proposal import Proposal, repeat_seed
-from tune_kd.study.refit import producing_trial, shared_trial
+from tune_kd.study.refit import producing_trial
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import shared_trial, start_trial, teacher_trial
 from tune_kd.training.external_weights import ExternalCheckpoint
 from tune_kd.tuning import search_plan
 from tune_kd.workflows import checks
@@ -25,12 +26,12 @@ from tune_kd.workflows.create_study import base_config
 from tune_kd.workflows.request import SearchRequest
 
 
-def teacher_trial(study_: Study) -> str:
+def teacher_trial_of(study_: Study) -> str:
     """Return the name of the trial that made the study's teacher, or of the next try at it."""
     return producing_trial(study_, f"teacher-{study_.manifest.teacher_model[:8]}")
 
 
-def start_trial(study_: Study) -> str:
+def start_trial_of(study_: Study) -> str:
     """Return the name of the trial that measured what is given in place of shared stages."""
     return producing_trial(study_, f"start-{study_.manifest.start.model[:8]}")
 
@@ -40,8 +41,8 @@ def has_teacher(study_: Study) -> bool:
     return _has(study_, teacher_trial(study_), study_.manifest.teacher_model)
 
 
-def _has(study_: Study, trial: str, fingerprint: str) -> bool:
-    found = study_.storage.exists(f"models/{fingerprint}.safetensors")
+def _has(study_: Study, trial: str, model_id: str) -> bool:
+    found = study_.storage.exists(f"models/{model_id}.safetensors")
     return found and trial in study_.outcomes
 
 
@@ -66,7 +67,7 @@ def is_ready(study_: Study, request: SearchRequest) -> bool:
     """Whether nothing is left to be made before the first trial."""
     teacher = not study_.manifest.needs_teacher or has_teacher(study_)
     shared = _shared(study_, request)
-    return teacher and all(_has(study_, m.trial, m.fingerprint) for m in shared)
+    return teacher and all(_has(study_, m.trial, m.model_id) for m in shared)
 
 
 def ensure_shared(
@@ -88,7 +89,7 @@ class _Made:
     seed: int
     repeat: int = 0
     recipe: Recipe
-    fingerprint: str
+    model_id: str
     foreign: ExternalCheckpoint | None = None
 
     @property
@@ -108,9 +109,9 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
             fingerprint = recipe.fingerprint(seed)
             trial = shared_trial(study_, fingerprint)
             made = _Made(
-                trial=trial, method=method, repeat=repeat, seed=seed, recipe=recipe, fingerprint=fingerprint
+                trial=trial, method=method, repeat=repeat, seed=seed, recipe=recipe, model_id=model_id
             )  # fmt: skip
-            found.setdefault(fingerprint, made)
+            found.setdefault(model_id, made)
     starting = [method for method in chosen.methods if chosen.starts(method)]
     if request.start and starting:
         model = study_.manifest.start.model
@@ -119,11 +120,11 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
             study_.manifest, chosen, method=starting[0], config=book
         )
         found[model] = _Made(
-            trial=start_trial(study_),
+            trial=start_trial_of(study_),
             method=starting[0],
             seed=study_.manifest.seed,
             recipe=replace(recipe, teacher="", teacher_model=""),
-            fingerprint=model,
+            model_id=model,
             foreign=request.start,
         )
     return list(found.values())
@@ -141,7 +142,7 @@ def _ensure(
 ) -> None:
     """Import or find what is not there yet, run the rest side by side, keep it for later studies."""
     session, progress = workers
-    missing = [m for m in wanted if not _has(study_, m.trial, m.fingerprint)]
+    missing = [m for m in wanted if not _has(study_, m.trial, m.model_id)]
     missing = [m for m in missing if m.foreign or not _reuse(study_, m, progress)]
     if not missing:
         return
@@ -149,8 +150,8 @@ def _ensure(
     for made in missing:
         recipe = made.recipe
         if made.foreign:
-            _import(study_, made.foreign, made.fingerprint)
-            recipe = replace(recipe, stages=(), start=made.fingerprint)  # measured as it is
+            _import(study_, made.foreign, made.model_id)
+            recipe = replace(recipe, stages=(), start=made.model_id)  # measured as it is
             progress.say(f"measuring {made.foreign.name}")
         proposals.append(
             Proposal(
@@ -183,13 +184,13 @@ def _ensure(
             _keep(study_, made)
 
 
-def _import(study_: Study, given: ExternalCheckpoint, fingerprint: str) -> None:
+def _import(study_: Study, given: ExternalCheckpoint, model_id: str) -> None:
     """Make an external checkpoint one of the study's models; nothing of it is unpickled."""
     from safetensors.torch import save
 
     plain = {name: value.contiguous() for name, value in given.state().items()}
-    header = {"source": given.name, "fingerprint": fingerprint}
-    study_.storage.write(f"models/{fingerprint}.safetensors", bytes(save(plain, metadata=header)))
+    header = {"source": given.name, "fingerprint": model_id}
+    study_.storage.write(f"models/{model_id}.safetensors", bytes(save(plain, metadata=header)))
 
 
 def _keep(study_: Study, made: _Made) -> None:
@@ -198,22 +199,22 @@ def _keep(study_: Study, made: _Made) -> None:
     verdict = study_.outcomes[made.trial]
     rows = [{k: v for k, v in r.items() if k in schema.names} for r in verdict]
     epochs = results.encode(study_.rows[made.trial], results.epoch_schema())
-    name = f"models/{made.fingerprint}"
+    name = f"models/{made.model_id}"
     study_.storage.write(f"{name}.epochs.parquet", epochs)
     study_.storage.write(f"{name}.trials.parquet", results.encode(rows, schema))
-    _copy(made.fingerprint, study_.storage, Storage(files.cache_folder()))
+    _copy(made.model_id, study_.storage, Storage(files.cache_folder()))
 
 
 def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
     """Return a model of the same recipe and seed that an earlier study trained: copied with its rows."""
-    name = f"models/{made.fingerprint}"
+    name = f"models/{made.model_id}"
     for place in _places(study_):
         if not place.exists(f"{name}.trials.parquet"):
             continue
         rows, _ = results.decode(place.read(f"{name}.trials.parquet"))
         epochs, _ = results.decode(place.read(f"{name}.epochs.parquet"))
-        _copy(made.fingerprint, place, study_.storage)
-        _copy(made.fingerprint, place, Storage(files.cache_folder()))
+        _copy(made.model_id, place, study_.storage)
+        _copy(made.model_id, place, Storage(files.cache_folder()))
         origin = rows[-1]["study"]
         here = {
             "study": study_.name, "trial": made.trial, "method": made.method, "repeat": made.repeat,
@@ -228,16 +229,16 @@ def _reuse(study_: Study, made: _Made, progress: Progress) -> bool:
             [results.known_columns({**row, **taken}, results.TRIAL_COLUMNS) for row in rows],
         )
         what = "first stage" if made.method else "teacher"
-        progress.say(f"{what} {made.fingerprint} reused from study {origin}")
+        progress.say(f"{what} {made.model_id} reused from study {origin}")
         return True
     return False
 
 
-def _copy(fingerprint: str, place: Storage, to: Storage) -> None:
+def _copy(model_id: str, place: Storage, to: Storage) -> None:
     """Weights and rows of a model; the trials' rows last, since they say that all is there."""
-    if place.uri != to.uri and not to.exists(f"models/{fingerprint}.trials.parquet"):
+    if place.uri != to.uri and not to.exists(f"models/{model_id}.trials.parquet"):
         for suffix in ("safetensors", "epochs.parquet", "trials.parquet"):
-            name = f"models/{fingerprint}.{suffix}"
+            name = f"models/{model_id}.{suffix}"
             to.write(name, place.read(name))
 
 

@@ -11,6 +11,7 @@ from tune_kd.study import recipe_builder
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.storage import locked
 from tune_kd.study.study import Study
+from tune_kd.study.trial_names import measure_trial
 from tune_kd.tuning import search_plan
 from tune_kd.workflows import checks, create_study, prerequisites
 from tune_kd.workflows.confirm_plan import MIN_REPEATS
@@ -114,7 +115,7 @@ def _unmeasured(study: Study, request: SearchRequest) -> dict[str, Proposal]:
     return {
         trial: proposal
         for trial, proposal in found.items()
-        if proposal.recipe.compresses and f"measure-{trial}" not in study.outcomes
+        if proposal.recipe.compresses and measure_trial(trial) not in study.outcomes
     }
 
 
@@ -161,7 +162,7 @@ def _value(row: dict[str, object], name: str) -> str:
 
 def warn_of_teacher(study: Study, progress: Progress) -> None:
     """Say loudly that a teacher is below the baseline student."""
-    rows = study.outcomes.get(prerequisites.teacher_trial(study), [])
+    rows = study.outcomes.get(prerequisites.teacher_trial_of(study), [])
     score = study.score(rows[-1]) if rows else None
     best = study.best("no_kd")
     if best and score is not None and score < best[study.metric]:

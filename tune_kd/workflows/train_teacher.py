@@ -45,7 +45,7 @@ def train_teacher(request: SearchRequest, options: RunOptions) -> SearchOutcome:
 
 def summary(study: Study) -> str:
     """Say in a line what the teacher reached and where it lies."""
-    row = study.outcomes[prerequisites.teacher_trial(study)][-1]
+    row = study.outcomes[prerequisites.teacher_trial_of(study)][-1]
     score = study.score(row)
     reached = f"{study.metric} {shown(study.metric, score)} %, " if score is not None else ""
     model = study.manifest.teacher_model

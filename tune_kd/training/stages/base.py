@@ -49,7 +49,7 @@ class Shared:
 
 @dataclass(frozen=True, kw_only=True)
 class TestAccess:
-    """The test split is to be opened; `reference` is a teacher's network and fingerprint to agree with."""
+    """The test split is to be opened; `reference` is a teacher's network and model id to agree with."""
 
     reference: tuple[str, str] | None = None
 
