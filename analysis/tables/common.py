@@ -131,7 +131,7 @@ def teacher(study: Study) -> Table:
         "Size, MB": metric(size, "size_mb"),
         "Latency, ms": latency(size),
         **_cost(teacher_cost(study)),
-        "Fingerprint": study.manifest.teacher_model or NONE,
+        "Model id": study.manifest.teacher_model or NONE,
     }
     return "Teacher", _facts(facts)
 

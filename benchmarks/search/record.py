@@ -121,19 +121,19 @@ class Studio:
         self._exam: test_split.TestSplit | None = None
 
     def _teacher(self) -> dict[str, Any]:
-        """Train the teacher or find it; its fingerprint and what it reaches."""
+        """Train the teacher or find it; its model id and what it reaches."""
         recipe = recipe_builder.teacher_recipe(
             self._manifest, self._space, compute=self._manifest.compute
         )
-        fingerprint = recipe.fingerprint(TEACHER_SEED)
+        model_id = recipe.recipe_id(TEACHER_SEED)
         assert self._site.model is not None
         path = self._site.model(model_id)
         if not path.exists():
             *_, last = trial.run(recipe, seed=TEACHER_SEED, ctx=self._site)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in _model_of(last).items()}, path)
-        self._manifest = dataclasses.replace(self._manifest, teacher_model=fingerprint)
-        model = context.load_model(self._space.teacher.network, recipe, self._site, fingerprint)
+        self._manifest = dataclasses.replace(self._manifest, teacher_model=model_id)
+        model = context.load_model(self._space.teacher.network, recipe, self._site, model_id)
         fold = context.fold(recipe.images, self._site, recipe.compute.layout)
         opened = test_split.prepare(recipe, self._site, reference=None)
         return {

@@ -270,9 +270,9 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
 
 
 def _teacher(study: Study, chosen: SearchSpace) -> Proposal:
-    name = prerequisites.teacher_trial(study)
+    name = prerequisites.teacher_trial_of(study)
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen, compute=study.manifest.compute)
-    assert recipe.fingerprint(0) == study.manifest.teacher_model
+    assert recipe.recipe_id(0) == study.manifest.teacher_model
     return Proposal(
         trial=name, phase="teacher", method="", number=0, seed=0, origin="textbook", recipe=recipe
     )

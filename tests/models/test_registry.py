@@ -10,7 +10,7 @@ from torchvision.models import WeightsEnum, get_model, resnet18
 
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
-from tune_kd.models.checkpoints import fingerprint
+from tune_kd.models.checkpoints import tensor_hash
 from tune_kd.models.registry import Shape, build
 from tune_kd.models.taps import Taps
 

@@ -160,8 +160,8 @@ def test_shared_stages_are_one_recipe_for_all_trials_of_a_method(tmp_path):
         assert isinstance(proposal.recipe.stages[0], Distill)
         assert isinstance(proposal.recipe.stages[1], Prune)
         # found by workers under the name that the driver trained it by
-        name = proposal.recipe.first(1).fingerprint(proposal.seed)
-        assert name == shared[proposal.method].fingerprint(begun.manifest.seed)
+        name = proposal.recipe.first(1).recipe_id(proposal.seed)
+        assert name == shared[proposal.method].recipe_id(begun.manifest.seed)
 
 
 def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
@@ -237,7 +237,7 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
     begun = begin(asked)
     (shared,) = recipe_builder.shared_recipes(begun.manifest, asked.space).values()
     plan, seed = made_study.plan(begun, asked), repeat_seed(begun.manifest.seed, repeat)
-    name = refit.shared_trial(begun, shared.fingerprint(seed))
+    name = refit.producing_trial(begun, shared_trial(shared.recipe_id(seed)))
     begun.add(
         Proposal(
             trial=name, phase="teacher", method="prune", number=0, seed=seed,

@@ -64,9 +64,9 @@ def test_a_file_is_its_bytes_and_nothing_else_is_known(tmp_path):
         state = given.state()
         assert all(torch.equal(state[key], value) for key, value in student(0).items())
         described = given.described()
-        assert (described.name, described.model) == (str(tmp_path / name), given.model)
+        assert (described.name, described.model) == (str(tmp_path / name), given.model_id)
         assert described.stages == ""
-        assert given.model == checkpoints.file_fingerprint(given.hash)
+        assert given.model_id == external_model_id(given.file_id)
 
 
 def test_the_same_bytes_are_the_same_model_wherever_they_lie(tmp_path):
@@ -168,8 +168,8 @@ def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
     save_file(student(0, "digits_teacher"), tmp_path / "big")
     given = external_weights.find(str(tmp_path / "big"), what="--teacher")
     begun = begin(replace(request(tmp_path / "s"), teacher=given))
-    assert begun.manifest.teacher_hash == given.hash
-    assert begun.manifest.teacher_model == given.model
+    assert begun.manifest.teacher_hash == given.file_id
+    assert begun.manifest.teacher_model == given.model_id
     assert begun.manifest.teacher_source == given.name
     assert begun.manifest.teacher_file == given.name  # it may have seen validation images
 
@@ -205,7 +205,7 @@ def starting(
 def test_trials_begin_with_what_was_given_instead_of_the_shared_stages(earlier, tmp_path):
     given = found(earlier)
     begun, asked = starting(tmp_path / "p", given)
-    assert begun.manifest.start_hash == given.hash
+    assert begun.manifest.start_hash == given.file_id
     assert recipe_builder.shared_recipes(begun.manifest, asked.space) == {}
     plan = made_study.plan(begun, asked)
     for proposal in (plan.next() for _ in range(4)):

@@ -19,10 +19,10 @@ def test_evaluation_is_in_evaluation_mode_over_every_image_once(ctx):
     model, fold = bench.learner.model, bench.work.fold
     list(loop.train(bench.work, bench.learner))
     model.train()
-    before = checkpoints.fingerprint(model)
+    before = checkpoints.tensor_hash(model)
     found = inference.evaluate(model, fold, fold.validation)
     assert model.training
-    assert checkpoints.fingerprint(model) == before
+    assert checkpoints.tensor_hash(model) == before
     model.eval()
     with torch.no_grad():
         scores = torch.cat([model(fold.images.whole(i[None]).images) for i in fold.validation])

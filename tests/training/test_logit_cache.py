@@ -85,7 +85,7 @@ def _noise_site(folder):
     file = making.untrained(
         "resnet8", registry.Shape(num_classes=3), folder / "teacher.safetensors"
     )
-    return trial.NodeContext(cache=folder, code=folder, model=lambda fingerprint: file)
+    return trial.NodeContext(cache=folder, code=folder, model=lambda model_id: file)
 
 
 def test_a_view_is_the_same_whatever_the_subset(tmp_path):
@@ -141,7 +141,7 @@ def test_training_from_the_tape_is_training_with_the_live_teacher(tmp_path):
 
 
 def _keys(tmp_path, recipe, *, name="one", file=None):
-    changes = {"model": lambda fingerprint: file} if file else {}
+    changes = {"model": lambda model_id: file} if file else {}
     ctx = making.context_in(tmp_path / name, **changes)
     frozen = places.frozen_teacher(recipe, ctx)
     fold = places.fold(recipe.images, ctx, recipe.compute.layout)

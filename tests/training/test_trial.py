@@ -201,7 +201,7 @@ def test_a_searchs_baseline_names_no_teacher_so_its_recipe_id_is_the_same_for_al
         for method in chosen.methods:
             config = chosen.methods[method].settings()[0]
             made = recipe_builder.student_recipe(known, chosen, method=method, config=config)
-            found.setdefault(method, set()).add(made.fingerprint(0))
+            found.setdefault(method, set()).add(made.recipe_id(0))
     assert {method: len(names) for method, names in found.items()} == {
         "no_kd": 1,
         "response": 2,

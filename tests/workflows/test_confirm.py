@@ -77,8 +77,8 @@ def known(searched, tmp_path) -> Study:
 
 
 def _put_teacher(study, asked):
-    fingerprint = study.manifest.teacher_model
-    study.storage.write(f"models/{fingerprint}.safetensors", making.teacher_file().read_bytes())
+    model_id = study.manifest.teacher_model
+    study.storage.write(f"models/{model_id}.safetensors", making.teacher_file().read_bytes())
     proposal = Proposal(
         trial=prerequisites.teacher_trial_of(study),
         phase="teacher",
@@ -420,7 +420,7 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
         # the same as the recipe run by hand
         ctx = making.context_in(files.cache_folder())
         model = known.storage.local / "models" / f"{known.manifest.teacher_model}.safetensors"
-        ctx = replace(ctx, model=lambda fingerprint, model=model: model)
+        ctx = replace(ctx, model=lambda model_id, model=model: model)
         teacher = known.manifest.teacher, known.manifest.teacher_model
         opened = trial.TestAccess(reference=teacher)
         again = making.run(proposal.recipe, ctx, seed=proposal.seed, access=opened)

@@ -37,7 +37,7 @@ class StartWeights:
     """Where weights came from that trials begin with in place of shared stages; empty where none were given."""
 
     name: str = ""
-    model: str = ""  # the fingerprint that they have in the study
+    model: str = ""  # the id that they have in the study
     stages: str = ""  # the stages that made them, as JSON, where all are known
 
 

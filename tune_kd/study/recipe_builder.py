@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_kd import plugins
-from tune_kd.recipe import Compute, Recipe, Stage, digest
+from tune_kd.recipe import Compute, Recipe, Stage, external_model_id
 from tune_kd.space import SearchSpace, Training
 from tune_kd.study.manifest import Manifest, Specification
 
@@ -42,18 +42,16 @@ def teacher_recipe(
     )
 
 
-def teacher_fingerprint(
-    specification: Specification, chosen: SearchSpace, *, compute: Compute
-) -> str:
+def teacher_model_id(specification: Specification, chosen: SearchSpace, *, compute: Compute) -> str:
     """Return the name of the model that a study's trials listen to."""
     if specification.teacher_hash:
-        return digest("file", specification.teacher_hash)  # as checkpoints.file_fingerprint
+        return external_model_id(specification.teacher_hash)
     recipe = teacher_recipe(specification, chosen, compute=compute)
-    return recipe.fingerprint(specification.seed)
+    return recipe.recipe_id(specification.seed)
 
 
 def teacher_of(manifest: Manifest) -> tuple[str, str]:
-    """Return a study's teacher: the network as workers find it, and the fingerprint of the trained model."""
+    """Return a study's teacher: the network as workers find it, and the id of the trained model."""
     return staged_reference(manifest.teacher), manifest.teacher_model
 
 

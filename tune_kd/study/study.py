@@ -190,7 +190,7 @@ class Study:
             **_canonical(proposal.recipe, stage),
             "versions": json.dumps(self.manifest.versions, sort_keys=True),
             "commit": self.manifest.commit,
-            "fingerprint": proposal.fingerprint,
+            "fingerprint": proposal.recipe_id,
             "teacher_model": proposal.recipe.teacher_model,
             "recipe": to_json(proposal.recipe),
             "started": proposal.proposed,

@@ -138,6 +138,6 @@ def logit_cache(
         return frozen.logits(images.batches(index, view=seen))
 
     name = cache_key(
-        frozen.fingerprint, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type
+        frozen.tensor_hash, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type
     )  # fmt: skip
     return LogitCache(ctx.cache / "logits", name, size=len(images.fit), compute=compute)

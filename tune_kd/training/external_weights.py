@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tune_kd.errors import UsageError, unknown
 from tune_kd.models import checkpoints
-from tune_kd.recipe import Recipe, stages_to_json
+from tune_kd.recipe import Recipe, external_model_id, file_id, stages_to_json
 from tune_kd.study import manifest
 from tune_kd.study.manifest import StartWeights
 from tune_kd.study.refit import refit_recipe
@@ -42,7 +42,7 @@ class ExternalCheckpoint:
         """For the manifest: where it came from, and the stages that made it, where all are known."""
         whole = self.recipe is not None and not self.recipe.start
         stages = stages_to_json(self.recipe.stages) if self.recipe and whole else ""
-        return StartWeights(name=self.name, model=self.model, stages=stages)
+        return StartWeights(name=self.name, model=self.model_id, stages=stages)
 
 
 def find(given: str, *, what: str, confirmed: bool = False) -> ExternalCheckpoint:

@@ -27,7 +27,7 @@ class FrozenTeacher:
     def __init__(self, model: nn.Module, *, levels: Sequence[str] = (), precision: str) -> None:
         self.model = model.requires_grad_(False).eval()
         self.precision = precision
-        self.fingerprint = checkpoints.fingerprint(model)
+        self.tensor_hash = checkpoints.tensor_hash(model)
         self._taps = Taps(model, levels) if levels else None
         self._device = next(model.parameters()).device
 
@@ -45,4 +45,4 @@ class FrozenTeacher:
 
     def assert_unchanged(self) -> None:
         """Weights and buffers are those it came with; AssertionError else."""
-        assert checkpoints.fingerprint(self.model) == self.fingerprint, "the teacher has changed"
+        assert checkpoints.tensor_hash(self.model) == self.tensor_hash, "the teacher has changed"

@@ -49,9 +49,9 @@ def prepare(
     )
     scores = None
     if reference:
-        network, fingerprint = reference
+        network, model_id = reference
         scores = _reference_cache(
-            recipe, images, where, model=(network, fingerprint, decoded.hash)
+            recipe, images, where, model=(network, model_id, decoded.hash)
         ).epoch(0)
     return TestSplit(images=images, decoded=decoded, reference=scores)
 
@@ -63,7 +63,7 @@ def _reference_cache(
     *,
     model: tuple[str, str, str],
 ) -> LogitCache:
-    network, fingerprint, test_hash = model
+    network, model_id, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         loaded = context.load_model(network, recipe, where, model_id)

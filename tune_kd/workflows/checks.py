@@ -141,8 +141,8 @@ def described(request: SearchRequest, material: DatasetInfo) -> Specification:
         limit_train=request.limit_train,
         sampler=request.sampler,
         scheduler=request.scheduler,
-        teacher_hash=request.teacher.hash if request.teacher else "",
-        start_hash=request.start.hash if request.start else "",
+        teacher_hash=request.teacher.file_id if request.teacher else "",
+        start_hash=request.start.file_id if request.start else "",
         sources={name: source_hash(name, code) for name, code in request.user_files.items()},
         images=images,
     )
@@ -172,7 +172,7 @@ def _searched(method: Method, *, code_is_shipped: bool) -> SearchedMethod:
         fixed=dict(method.fixed),
         textbook=settings[0],
         settings=settings,
-        code="" if code_is_shipped else notebook.fingerprint(method.stages),
+        code="" if code_is_shipped else notebook.code_hash(method.stages),
     )
 
 

@@ -203,8 +203,8 @@ def _teacher(known: Study) -> list[Proposal]:
     if not prerequisites.has_teacher(known):
         return []
     network, model = known.manifest.teacher, known.manifest.teacher_model
-    source = prerequisites.teacher_trial(known)
-    return [_as_it_is(known, "confirm-teacher", network=network, model=model, source=source)]
+    source = prerequisites.teacher_trial_of(known)
+    return [_as_it_is(known, confirm_trial("teacher"), network=network, model=model, source=source)]
 
 
 def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
@@ -212,8 +212,8 @@ def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
     given = known.manifest.start.model
     if not given or all(proposal.recipe.start != given for proposal in students):
         return []
-    network, source = known.manifest.student, prerequisites.start_trial(known)
-    return [_as_it_is(known, "confirm-start", network=network, model=given, source=source)]
+    network, source = known.manifest.student, prerequisites.start_trial_of(known)
+    return [_as_it_is(known, confirm_trial("start"), network=network, model=given, source=source)]
 
 
 def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str) -> Proposal:

@@ -158,7 +158,7 @@ def manifest_of(
         host=socket.gethostname(),
         teacher_file=_seen_file(request.teacher, material.images),
         teacher_source=request.teacher.name if request.teacher else "",
-        teacher_model=recipe_builder.teacher_fingerprint(specification, chosen, compute=compute),
+        teacher_model=recipe_builder.teacher_model_id(specification, chosen, compute=compute),
         start=request.start.described() if request.start else StartWeights(),
         start_file=_seen_file(request.start, material.images),
         marker=uuid.uuid4().hex,

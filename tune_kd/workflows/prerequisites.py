@@ -28,17 +28,17 @@ from tune_kd.workflows.request import SearchRequest
 
 def teacher_trial_of(study_: Study) -> str:
     """Return the name of the trial that made the study's teacher, or of the next try at it."""
-    return producing_trial(study_, f"teacher-{study_.manifest.teacher_model[:8]}")
+    return producing_trial(study_, teacher_trial(study_.manifest.teacher_model))
 
 
 def start_trial_of(study_: Study) -> str:
     """Return the name of the trial that measured what is given in place of shared stages."""
-    return producing_trial(study_, f"start-{study_.manifest.start.model[:8]}")
+    return producing_trial(study_, start_trial(study_.manifest.start.model))
 
 
 def has_teacher(study_: Study) -> bool:
     """Whether the study has its teacher's weights and rows."""
-    return _has(study_, teacher_trial(study_), study_.manifest.teacher_model)
+    return _has(study_, teacher_trial_of(study_), study_.manifest.teacher_model)
 
 
 def _has(study_: Study, trial: str, model_id: str) -> bool:
@@ -53,9 +53,9 @@ def ensure_teacher(
     recipe = recipe_builder.teacher_recipe(
         study_.manifest, request.space, compute=study_.manifest.compute
     )
-    fingerprint = study_.manifest.teacher_model
-    seed, trial = study_.manifest.seed, teacher_trial(study_)
-    made = _Made(trial=trial, method="", seed=seed, recipe=recipe, fingerprint=fingerprint)
+    model_id = study_.manifest.teacher_model
+    seed, trial = study_.manifest.seed, teacher_trial_of(study_)
+    made = _Made(trial=trial, method="", seed=seed, recipe=recipe, model_id=model_id)
     if request.teacher:
         made = replace(made, recipe=replace(recipe, initial=""), foreign=request.teacher)
     epochs = request.space.teacher.epochs
@@ -106,8 +106,8 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
     for method, recipe in recipe_builder.shared_recipes(study_.manifest, chosen).items():
         for repeat in range(repeats):
             seed = repeat_seed(study_.manifest.seed, repeat)
-            fingerprint = recipe.fingerprint(seed)
-            trial = shared_trial(study_, fingerprint)
+            model_id = recipe.recipe_id(seed)
+            trial = producing_trial(study_, shared_trial(model_id))
             made = _Made(
                 trial=trial, method=method, repeat=repeat, seed=seed, recipe=recipe, model_id=model_id
             )  # fmt: skip
