@@ -28,7 +28,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
     known = {
         "schema": results.SCHEMA_VERSION, "study": "made_up", "space": "digits_kd", "family": "cnn",
         "task": "digits", "teacher": "digits_large", "student": "digits_small",
-        "methods": {m: {**lr, "fixed": {}, "textbook": {"lr": 0.1}} for m in METHODS},
+        "methods": {m: {**lr, "fixed": {}, "defaults": {"lr": 0.1}} for m in METHODS},
         "fields": {"epochs": 6, "batch_size": 64, "optimizer": {"name": "sgd", "momentum": 0.9}},
         "repeats": 3, "trials_per_repeat": 3, "margin": 0.005,
         "validation_rule": "max(n/10, min(2000, 3n/10))",

@@ -103,7 +103,7 @@ def compressed(made: Any, *, compiler: bool = True) -> tuple[list[Row], dict[str
             rows += run(made, method, at)
             rows += run(made, method, at, origin="best+textbook", at=at)
             rows += run(made, method, 0, origin="recommended", at=at)
-    methods = {method: {"textbook": {"lr": 0.1}} for method in STAGES}
+    methods = {method: {"defaults": {"lr": 0.1}} for method in STAGES}
     objectives = {"objectives": ["val_accuracy", "size_mb"], "constraints": ["size_mb <= 0.07"]}
     return rows, {"methods": methods, "class_names": ["cat", "dog"], **objectives}
 
@@ -135,7 +135,7 @@ def dense(made: Any) -> tuple[list[Row], dict[str, Any]]:
             best = made.confirmation(made.name(method, at, 0), "best+textbook", [0.9])
             own = made.confirmation(made.name(method, 0, 0), "recommended", [0.9], first=800 + at)
             rows += [row | known | {"test_miou": miou} for row in (*best, *own)]
-    methods = {method: {"textbook": {"lr": 0.1}} for method in MIOU}
+    methods = {method: {"defaults": {"lr": 0.1}} for method in MIOU}
     changes = {"methods": methods, "metric": "val_miou", "dense": True, "repeats": 2}
     return rows, {**changes, "class_names": ["background", "cat", "dog"]}
 

@@ -314,7 +314,7 @@ def test_only_failures(made_up, tmp_path):
 
 def test_one_method(made_up, tmp_path):
     rows = [r for r in made_up.all_rows() if r["method"] in ("", "no_kd")]
-    text = made(made_up, tmp_path, rows, methods={"no_kd": {"textbook": {}}})
+    text = made(made_up, tmp_path, rows, methods={"no_kd": {"defaults": {}}})
     assert "Nothing to compare: the study has the baseline alone." in text
 
 

@@ -279,7 +279,7 @@ def test_the_study_of_a_teacher_compares_its_learning_rates() -> None:
     assert space.student.network == SPACES["cifar10_mobilenet_quant"].teacher.network
     assert space.methods["no_kd"].ranges["lr"].choices == (0.05, 0.1)
     assert not any(
-        stage.needs_teacher for stage in space.stages("no_kd", space.methods["no_kd"].textbook)
+        stage.needs_teacher for stage in space.stages("no_kd", space.methods["no_kd"].defaults)
     )
 
 

@@ -75,7 +75,7 @@ def test_the_manifest_says_what_was_asked_for(asked):
     assert (manifest["epochs"], manifest["trials"], manifest["rungs"]) == (9, 24, [5])
     assert (manifest["repeats"], manifest["trials_per_repeat"]) == (1, 6)
     assert (manifest["margin"], manifest["random_start"]) == (0.005, 2)
-    assert manifest["methods"]["response"]["textbook"] == asked.space.methods["response"].settings()[0]  # fmt: skip
+    assert manifest["methods"]["response"]["defaults"] == asked.space.methods["response"].settings()[0]  # fmt: skip
     assert manifest["methods"]["response"]["bounds"]["temperature"] == [1.0, 20.0, True]
     assert manifest["methods"]["no_kd"]["ranges"]["lr"] == "0.01 .. 0.5 log"
     assert manifest["compute"] == {"precision": "float32", "layout": "contiguous"}
@@ -338,7 +338,7 @@ def test_a_mixed_choice_is_written_and_proposed_again(tmp_path, values):
     mixed = Method(
         stages=stages,
         ranges={**base.ranges, "kind": distributions.choice(*values)},
-        textbook={**base.textbook, "kind": values[0]},
+        defaults={**base.defaults, "kind": values[0]},
     )
     asked = request(tmp_path / "s", methods={"m": mixed}, trials=4, epochs=1)
     begun = begin(asked)
@@ -381,14 +381,14 @@ def test_epochs_of_open_trials_stay_in_their_files(asked):
 def test_merging_keeps_the_row_of_a_measurement(asked):
     begun = begin(asked)
     play(begun, asked, score, trials=4)
-    book = begun.proposals["no_kd-r0-0000"]
+    first = begun.proposals["no_kd-r0-0000"]
     measured = begun.add(
         replace(
-            book,
+            first,
             trial="confirm-teacher",
             phase="confirm",
             method="",
-            recipe=replace(book.recipe, stages=()),
+            recipe=replace(first.recipe, stages=()),
         )
     )
     one = row(begun, measured, 0, 0.9, last=True, stage_name="Measure")

@@ -73,7 +73,7 @@ def test_choices_and_whole_numbers_are_sampled_as_what_they_are(tmp_path, kind):
     method = Method(
         stages=stages,
         ranges={**base.ranges, **ranges},
-        textbook={**base.textbook, "kind": "a", "depth": 2, "on": True},
+        defaults={**base.defaults, "kind": "a", "depth": 2, "on": True},
     )
     asked = request(tmp_path / "s", methods={"m": method}, trials=7, epochs=1, sampler=kind)
     study = begin(asked)
@@ -193,7 +193,7 @@ def test_methods_share_the_quantiles_of_what_they_have_in_common(tmp_path):
     wide = Method(
         stages=wide.stages,
         ranges={**wide.ranges, "lr": distributions.log_uniform(0.001, 2.0)},
-        textbook=wide.textbook,
+        defaults=wide.defaults,
     )
     mixed = {**chosen.methods, "no_kd": wide}
     asked = request(tmp_path / "s", trials=144, epochs=1, methods=mixed, repeats=3)

@@ -205,8 +205,8 @@ def test_all_methods_of_a_repeat_have_its_seeds(known, seeds):
         textbook = [p.seed for p in planned if p.method == method and "textbook" in _roles(p)]
         assert len(textbook) == len(set(textbook)) == REPEATS * seeds
         configs = {tuple(p.config.items()) for p in planned if p.method == method and "textbook" in _roles(p)}  # fmt: skip
-        book = known.manifest["methods"][method]["textbook"]
-        assert [dict(config) for config in configs] == [book]
+        defaults = known.manifest["methods"][method]["defaults"]
+        assert [dict(config) for config in configs] == [defaults]
 
 
 def test_recommended_students_have_seeds_in_common(known):

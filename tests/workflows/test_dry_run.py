@@ -61,8 +61,8 @@ def test_everything_that_is_planned_is_said(capsys):
     assert found["search"] == "at most 32 runs, 480 epochs: not measured"
     # a method's winner and textbook twice each, its recommended student five times
     assert found["confirm"] == "at most 36 runs, 540 epochs: not measured"
-    assert found["lr"] == "0.01 .. 0.5 log (textbook 0.1)"
-    assert found["temperature"] == "1 .. 20 log (textbook 4)"
+    assert found["lr"] == "0.01 .. 0.5 log (default 0.1)"
+    assert found["temperature"] == "1 .. 20 log (default 4)"
     assert {"no_kd:", "response:", "feature:", "combined:"} <= set(found)
 
 
@@ -128,12 +128,12 @@ def test_spaces_with_choices_and_whole_numbers(capsys):
         "    return no_kd(space, **training)\n"
         "TRAINING = {'lr': log_uniform(0.01, 1), 'weight_decay': uniform(0, 1), 'dropout': uniform(0, 0.5)}\n"
         "M = Method(stages=stages, ranges={**TRAINING, 'kind': choice('a', 'b'), 'depth': integer(1, 3)},\n"
-        "           textbook={'lr': 0.1, 'weight_decay': 0.0, 'dropout': 0.0, 'kind': 'a', 'depth': 2})\n"
+        "           defaults={'lr': 0.1, 'weight_decay': 0.0, 'dropout': 0.0, 'kind': 'a', 'depth': 2})\n"
         "SPACE = SearchSpace(name='mine', task='digits', teacher='t', student='s', methods={'m': M})\n"
     )
     found = plan(capsys, "--space", "mine.py")
-    assert found["kind"] == "a | b (textbook a)"
-    assert found["depth"] == "1 .. 3 (textbook 2)"
+    assert found["kind"] == "a | b (default a)"
+    assert found["depth"] == "1 .. 3 (default 2)"
 
 
 def asked(tmp_path, **changes):

@@ -10,7 +10,7 @@ from tune_kd.study.results import SCHEMA_VERSION
 from tune_kd.study.storage import Storage
 
 COMPARED = ("schema", "space", "settings", "methods", "seed", "limit_train", "sampler", "scheduler", "teacher_hash", "start_hash", "sources", "images")  # fmt: skip
-REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
+REPEATED = {"bounds", "distributions", "settings"}  # say again what `ranges` and `defaults` say
 
 
 def read(storage: Storage) -> dict[str, Any]:

@@ -184,11 +184,11 @@ def described(
 ) -> dict[str, Any]:
     """Return the manifest as far as a resumed study must agree with it; `code`: the user's files, read already."""
     chosen = request.space
-    defaults = search_space.default_fields()
+    usual = search_space.default_fields()
     settings = {
         name: value
         for name, value in plain_fields(chosen).items()
-        if name not in TOLD_LATER and value != defaults.get(name)
+        if name not in TOLD_LATER and value != usual.get(name)
     }
     for name in loader.REFERENCES:  # by content, wherever the file lies
         if name in settings:
@@ -200,7 +200,7 @@ def described(
             "bounds": distributions.bounds(method.ranges),
             "distributions": {k: distributions.to_json(d) for k, d in method.ranges.items()},
             "fixed": dict(method.fixed),
-            "textbook": method.settings()[0],
+            "defaults": method.settings()[0],
             "settings": method.settings(),
             # of a file's methods the hash of the file speaks
             **({} if request.file else {"code": notebook.fingerprint(method.stages)}),

@@ -43,10 +43,10 @@ def plan(request: Request, resources: Resources) -> str:
     for name, method in chosen.methods.items():
         lines.append(f"{name}:")
         for parameter, distribution in method.ranges.items():
-            book = method.textbook[parameter]
-            textbook = f"{book:g}" if isinstance(book, float) else book
+            value = method.defaults[parameter]
+            default = f"{value:g}" if isinstance(value, float) else value
             lines.append(
-                f"  {parameter:<13} {distributions.shown(distribution)} (textbook {textbook})"
+                f"  {parameter:<13} {distributions.shown(distribution)} (default {default})"
             )
         lines += [
             f"  {parameter:<13} {value} (pinned)" for parameter, value in method.fixed.items()

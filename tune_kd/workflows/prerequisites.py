@@ -115,9 +115,9 @@ def _shared(study_: Study, request: Request) -> list[_Made]:
     starting = [method for method in chosen.methods if chosen.starts(method)]
     if request.start and starting:
         model = study_.manifest["start"]["model"]
-        book = chosen.methods[starting[0]].settings()[0]
+        defaults = chosen.methods[starting[0]].settings()[0]
         recipe = recipe_builder.student_recipe(
-            study_.manifest, chosen, method=starting[0], config=book
+            study_.manifest, chosen, method=starting[0], config=defaults
         )
         found[model] = _Made(
             trial=start_trial(study_),
