@@ -48,7 +48,7 @@ class Asked:
     @property
     def design(self) -> Design:
         """What is looked at on the test split."""
-        return Design(repeats=tuple(range(self.repeats)), seeds=self.seeds, textbook=True)
+        return Design(repeats=tuple(range(self.repeats)), seeds=self.seeds, defaults=True)
 
     @property
     def single(self) -> tuple[int, ...]:
@@ -161,9 +161,11 @@ class Simulation:
         winners = selection.winners(rows, method, metric=METRIC)
         design, found = self._asked.design, []
         for repeat, best in winners.items():
-            book = next(r for r in rows if r["trial"] == _name(method, repeat, 0))
+            default = next(r for r in rows if r["trial"] == _name(method, repeat, 0))
             roles = (
-                [(best, "best+textbook")] if best is book else [(best, "best"), (book, "textbook")]
+                [(best, "best+default")]
+                if best is default
+                else [(best, "best"), (default, "default")]
             )
             found += [
                 Run(source=row, seed=seed, role=role)
@@ -176,7 +178,7 @@ class Simulation:
             (recommended, COMMON_SEEDS, "recommended"),
             (first, self._asked.single, "single"),
         ):
-            assert source is not None  # a textbook trial always ends
+            assert source is not None  # the trial with the default settings always ends
             found += [Run(source=source, seed=seed, role=role) for seed in seeds]
         return found
 
@@ -214,7 +216,7 @@ def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
         "repeat": repeat,
         "number": number,
         "trial": _name(method, repeat, number),
-        "origin": "sampled" if number else "textbook",
+        "origin": "sampled" if number else "default",
         "source": None,
         "seed": repeat,
         "stage": 0,

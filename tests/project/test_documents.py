@@ -257,7 +257,7 @@ def test_teachers_can_be_asked_for(words: list[str]) -> None:
     assert chosen.teacher_stages()
 
 
-def test_one_trial_a_method_is_the_textbook_setting() -> None:
+def test_one_trial_a_method_has_the_default_settings() -> None:
     """What the systems' own commands count on: as many trials as methods."""
     own = [words for words in COMMANDS if any(word.startswith("own_") for word in words)]
     own = [words for words in own if words[2] == "tune_kd.search"]

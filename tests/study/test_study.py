@@ -213,7 +213,7 @@ def test_a_verdict_says_who_how_and_what(played):
     (row,) = reopened(played).outcomes["combined-r0-0000"]
     assert (row["status"], row["reason"], row["epochs"]) == ("finished", "", 9)
     assert (row["phase"], row["method"], row["number"]) == ("search", "combined", 0)
-    assert (row["origin"], row["seed"], row["attempts"]) == ("textbook", 0, 1)
+    assert (row["origin"], row["seed"], row["attempts"]) == ("default", 0, 1)
     assert (row["alpha"], row["beta"], row["gamma"], row["temperature"]) == (1.0, 0.7, 0.5, 4.0)
     assert row["seconds"] == 9.0
     assert row["config.temperature"] == 4.0

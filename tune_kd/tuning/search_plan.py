@@ -13,7 +13,7 @@ from tune_kd.recipe import Recipe, stream
 from tune_kd.space import SearchSpace
 from tune_kd.study.proposal import Proposal, repeat_seed, search_trial
 from tune_kd.study.study import Study
-from tune_kd.tuning.samplers import LITERATURE_EVERY, Asked, Goal, origin, random_config, sample
+from tune_kd.tuning.samplers import PUBLISHED_EVERY, Asked, Goal, origin, random_config, sample
 
 OPEN_TRIALS = 2  # of one search at once, where another search has trials left
 
@@ -124,8 +124,8 @@ class SearchPlan:
     def _ask(
         self, kind: str, settings: list[dict[str, Any]], *, method: str, repeat: int, number: int
     ) -> Asked:
-        if kind in ("textbook", "literature"):
-            return Asked(settings[number // LITERATURE_EVERY], {})
+        if kind in ("default", "published"):
+            return Asked(settings[number // PUBLISHED_EVERY], {})
         study, ranges = self._study, self._study.distributions(method)
         seed = study.manifest["seed"]
         if "random" in (kind, study.manifest["sampler"]):

@@ -24,7 +24,7 @@ from tune_kd.tuning.search_plan import Budget
 
 # fields of a space that change no trial
 TOLD_LATER = ("trials", "repeats", "margin", "tables", "expected_teacher", "expected_student")
-MIN_TRIALS = 5  # of a repeat: its textbook setting and four more
+MIN_TRIALS = 5  # of a repeat: its default settings and four more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def _fresh(request: Request) -> Budget:
     if repeats > 1 and of_method < MIN_TRIALS * repeats:
         raise UsageError(
             f"--repeats {repeats}: {request.space.trials} trials are {of_method} for each of {methods} methods, "
-            f"and a repeat needs {MIN_TRIALS} (its textbook setting and four more); take --repeats "
+            f"and a repeat needs {MIN_TRIALS} (its default settings and four more); take --repeats "
             f"{max(1, of_method // MIN_TRIALS)} or --trials {MIN_TRIALS * repeats * methods}"
         )
     return Budget(repeats=repeats, each=-(-of_method // repeats))
@@ -184,11 +184,11 @@ def described(
 ) -> dict[str, Any]:
     """Return the manifest as far as a resumed study must agree with it; `code`: the user's files, read already."""
     chosen = request.space
-    usual = search_space.default_fields()
+    field_defaults = search_space.default_fields()
     settings = {
         name: value
         for name, value in plain_fields(chosen).items()
-        if name not in TOLD_LATER and value != usual.get(name)
+        if name not in TOLD_LATER and value != field_defaults.get(name)
     }
     for name in loader.REFERENCES:  # by content, wherever the file lies
         if name in settings:

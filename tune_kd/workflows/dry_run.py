@@ -126,7 +126,7 @@ def _costs(request: Request, resources: Resources, budget: Budget) -> list[str]:
     """Return runs, epochs and time of searching and of confirming, apart."""
     methods, epochs = len(request.space.methods), request.space.student.epochs
     chosen = confirm_plan.Design(
-        repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, textbook=True
+        repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, defaults=True
     )
     again = methods * (chosen.runs_of_method + chosen.reevaluations_of_method)
     step = _epoch_seconds(request, resources)

@@ -96,7 +96,7 @@ class _Made:
     def origin(self) -> str:
         if self.foreign:
             return "file"
-        return "shared" if self.method else "textbook"
+        return "shared" if self.method else "default"
 
 
 def _shared(study_: Study, request: Request) -> list[_Made]:
