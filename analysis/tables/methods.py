@@ -56,7 +56,7 @@ def tuning(study: Study) -> Table:
     note = (
         "Differences are to the baseline treated alike: default settings paired by seed, with no choice in "
         "them; tuned methods repeat by repeat. Gain from tuning a method: tuned minus its own default "
-        "setting, repeat by repeat."
+        "settings, repeat by repeat."
     )
     return title, noted(frame, note)
 
