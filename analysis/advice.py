@@ -40,17 +40,17 @@ def warnings(study: Study) -> list[str]:
 
 
 def _weak_teacher(study: Study) -> list[str]:
-    """Return a teacher below the plain student: on test the tuned one, before confirming the textbook one.
+    """Return a teacher below the plain student: on test the tuned one, before that the one with default settings.
 
     Never the best of several trials: a maximum is too good.
     """
     tested = selection.teacher(study.rows, "confirm")
     taught = selection.teacher(study.rows, "teacher")
-    books = selection.textbooks(study.rows, BASELINE).values()
-    textbook = [v for row in books if (v := number(row, study.metric)) is not None]
+    trials = selection.default_trials(study.rows, BASELINE).values()
+    default = [v for row in trials if (v := number(row, study.metric)) is not None]
     for row, name, values, what in (
         (tested, study.test_metric, study.tuned(BASELINE).values(), "the tuned baseline"),
-        (taught, study.metric, textbook, "the baseline at its textbook setting"),
+        (taught, study.metric, default, "the baseline with its default settings"),
     ):
         own, plain = number(row, name), stats.summarise(values)
         if own is None or plain is None:

@@ -14,8 +14,8 @@ def confirm_command(study: Study) -> str:
     words = ["python", "-m", "tune_kd.confirm", study.address]
     if design.get("seeds"):
         words += ["--seeds", str(design["seeds"])]
-    if design and not design.get("textbook", True):
-        words.append("--no-textbook")
+    if design and not design.get("defaults", True):
+        words.append("--no-defaults")
     return shlex.join(words)
 
 

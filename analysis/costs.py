@@ -17,14 +17,14 @@ class TeacherCost:
     """Seconds of training as the rows recorded them; None where there are no data for one.
 
     `pays_from`: as many students as make this hold: the teacher once, and each student trained once
-    at a textbook setting with it, take less time than one whole search of the baseline for each
-    student. None where a textbook training takes as long as such a search. It says nothing of accuracy.
+    with the default settings and the teacher, take less time than one whole search of the baseline for each
+    student. None where one such training takes as long as one such search. It says nothing of accuracy.
     """
 
     teacher_s: float
     student_s: float | None  # mean of the finished trials of the baseline
     search_s: float | None  # mean of the whole searches (repeats) of the baseline
-    textbook_s: float | None  # mean of the finished textbook trials of the methods that distil
+    default_s: float | None  # mean of finished trials with default settings, of methods that distil
 
     @property
     def students(self) -> float | None:
@@ -35,12 +35,12 @@ class TeacherCost:
     def pays_from(self) -> int | None:
         """From how many students on the teacher pays.
 
-        >>> TeacherCost(teacher_s=900, student_s=100, search_s=500, textbook_s=200).pays_from
+        >>> TeacherCost(teacher_s=900, student_s=100, search_s=500, default_s=200).pays_from
         3
         """
-        if self.search_s is None or self.textbook_s is None or self.search_s <= self.textbook_s:
+        if self.search_s is None or self.default_s is None or self.search_s <= self.default_s:
             return None
-        return max(1, math.ceil(self.teacher_s / (self.search_s - self.textbook_s)))
+        return max(1, math.ceil(self.teacher_s / (self.search_s - self.default_s)))
 
 
 def teacher_cost(study: Study) -> TeacherCost | None:
@@ -53,12 +53,12 @@ def teacher_cost(study: Study) -> TeacherCost | None:
         teacher_s=seconds,
         student_s=_mean([row for row in _searched(study, BASELINE) if row["status"] == "finished"]),
         search_s=_mean_search(study),
-        textbook_s=_mean(
+        default_s=_mean(
             [
                 row
                 for method in study.kd_methods
                 if distils(study, method) and not is_compressed(study, method)
-                for row in selection.textbooks(study.rows, method).values()
+                for row in selection.default_trials(study.rows, method).values()
             ]
         ),
     )

@@ -1,4 +1,4 @@
-"""Rows by what they are: trials of a phase, teacher, textbook setting, roles, sizes. Pure functions.
+"""Rows by what they are: trials of a phase, teacher, default settings, roles, sizes. Pure functions.
 
 Rows are those of `tune_kd.study.results.read_trials`. Which trial stands for a method is decided in
 tune_kd/study/selection.py, on validation and never on test.
@@ -34,21 +34,21 @@ def best(
     return ranked(rows, method, metric=metric)[:top]
 
 
-def textbooks(rows: Iterable[Row], method: str) -> dict[int, Row]:
-    """Return the finished textbook trial (number 0) of each repeat of a method, by repeat."""
+def default_trials(rows: Iterable[Row], method: str) -> dict[int, Row]:
+    """Return the finished trial with the default settings (number 0) of each repeat of a method, by repeat."""
     found = {
         row["repeat"]: row
         for row in trials(rows, "search", method)
-        if row.get("origin") == "textbook" and row["status"] == "finished"
+        if row.get("origin") == "default" and row["status"] == "finished"
     }
     return dict(sorted(found.items()))
 
 
 def roles(row: Mapping[str, object]) -> set[str]:
-    """Return what a confirming run is a run of: its repeat's best, the textbook setting, the recommended.
+    """Return what a confirming run is a run of: its repeat's best, the default settings, the recommended.
 
-    >>> sorted(roles({"origin": "best+textbook, begun from a file"}))
-    ['best', 'textbook']
+    >>> sorted(roles({"origin": "best+default, begun from a file"}))
+    ['best', 'default']
     """
     return set(str(row.get("origin") or "").split(",")[0].split("+")) - {""}
 

@@ -91,18 +91,18 @@ class Study(Description):
         values = self.by_seed(method, "best", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
 
-    def textbook(self, method: str, metric: str = "") -> dict[int, float]:
-        """Return a test metric of a method's textbook setting by seed, over all repeats."""
-        values = self.by_seed(method, "textbook", metric)
+    def default(self, method: str, metric: str = "") -> dict[int, float]:
+        """Return a test metric of a method's default settings by seed, over all repeats."""
+        values = self.by_seed(method, "default", metric)
         return {seed: value for seeds in values.values() for seed, value in seeds.items()}
 
-    def textbook_by_repeat(self, method: str, metric: str = "") -> dict[int, float]:
+    def default_by_repeat(self, method: str, metric: str = "") -> dict[int, float]:
         """Return the same by repeat, mean over the repeat's seeds."""
-        values = self.by_seed(method, "textbook", metric)
+        values = self.by_seed(method, "default", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
 
     def by_seed(self, method: str, role: str, metric: str = "") -> dict[int, dict[int, float]]:
-        """Return a test metric of the runs in a role ("best" or "textbook"), by repeat and seed."""
+        """Return a test metric of the runs in a role ("best" or "default"), by repeat and seed."""
         found = {
             repeat: select.values(runs, metric or self.test_metric)
             for repeat, runs in self.runs_by_repeat(method, role).items()
@@ -110,8 +110,10 @@ class Study(Description):
         return {repeat: values for repeat, values in found.items() if values}
 
     def runs_by_repeat(self, method: str, role: str) -> dict[int, dict[int, Row]]:
-        """Return the finished runs in a role ("best" or "textbook"): their verdicts by repeat and seed."""
-        trials = self.winners(method) if role == "best" else select.textbooks(self.rows, method)
+        """Return the finished runs in a role ("best" or "default"): their verdicts by repeat and seed."""
+        trials = (
+            self.winners(method) if role == "best" else select.default_trials(self.rows, method)
+        )
         found = {repeat: self.runs(row, role) for repeat, row in trials.items()}
         return {repeat: _verdicts(runs) for repeat, runs in found.items() if runs}
 

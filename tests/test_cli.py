@@ -101,7 +101,7 @@ def test_the_same_command_again_is_one_that_the_shell_takes():
     [
         ("tune_kd.search", ["--space", "--trials", "--repeats", "--epochs", "--methods", "--data", "--limit-train", "--set", "--out", "--name", "--seed", "--resume", "--sampler", "--scheduler", "--cpus-per-trial", "--gpus-per-trial", "--max-concurrent", "--time-budget", "--address", "--dry-run", "--quiet", "--teacher"]),
         ("tune_kd.train_teacher", ["--space", "--epochs", "--set", "--data"]),
-        ("tune_kd.confirm", ["--seeds", "--no-textbook"]),
+        ("tune_kd.confirm", ["--seeds", "--no-defaults"]),
         ("analysis.report", ["--out"]),
     ],
 )  # fmt: skip

@@ -103,7 +103,7 @@ class Study:
         self,
         *,
         seeds: int = 2,
-        textbook: bool = True,
+        defaults: bool = True,
         data: str | Path | None = None,
         unfinished: bool = False,
         cpus_per_trial: float = 1.0,
@@ -136,7 +136,7 @@ class Study:
         asked = confirm.ConfirmOptions(
             study=self.address,
             seeds=seeds,
-            textbook=textbook,
+            defaults=defaults,
             data=_path(data),
             unfinished=unfinished,
         )

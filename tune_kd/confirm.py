@@ -2,7 +2,7 @@
 
     python -m tune_kd.confirm runs/X --seeds 2
 
-It confirms the winner of each method in each repeat, each method's textbook setting, so that the report can
+It confirms the winner of each method in each repeat, each method's default settings, so that the report can
 say what tuning bought, and the student that each method recommends. Students are fitted on train and
 validation images together, for as many epochs as in the search; all methods get the same seeds. The same
 command again goes on after any kill, and trains nothing that has its row.
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     add = parser.add_argument
     add("study", metavar="STUDY", help="a study's folder, such as runs/cifar10_kd, or s3://...")
     add("--seeds", type=cli.positive_int, default=2, help="fresh seeds of each repeat; more at a later time are counted as another look at the test split [2]")  # fmt: skip
-    add("--no-textbook", action="store_true", help="leave the textbook settings out")
+    add("--no-defaults", action="store_true", help="leave the default settings out")
     add("--unfinished", action="store_true", help="confirm a search that has not ended; the look at the test split counts")  # fmt: skip
     add("--data", type=Path, metavar="DIR", help="where the study's images lie now [as searched]")
     options.add_resources(parser)
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         confirm.ConfirmOptions(
             study=given.study,
             seeds=given.seeds,
-            textbook=not given.no_textbook,
+            defaults=not given.no_defaults,
             data=given.data,
             unfinished=given.unfinished,
         ),

@@ -1,7 +1,7 @@
-"""What a study says of its methods: each against the baseline, tuned and at its textbook setting.
+"""What a study says of its methods: each against the baseline, tuned and with its default settings.
 
 Three comparisons, each with its own claim. The difference of the tuned methods, over repeats of the
-search, is about the methods. That of the textbook settings, over seeds, has no choice in it. That of
+search, is about the methods. That of the default settings, over seeds, has no choice in it. That of
 the recommended students, over seeds, is about two configurations and nothing else.
 """
 
@@ -56,13 +56,13 @@ class MethodResult:
 
     method: str
     tuned: Mapping[int, float]  # by repeat: what its search chose, mean over the repeat's seeds
-    textbook: Mapping[int, float]  # by seed
+    default: Mapping[int, float]  # with the default settings, by seed
     recommended: Mapping[int, float]  # by seed
     by_repeat: Mapping[int, float]  # tuned, minus the tuned baseline
     difference: Estimate | None  # of by_repeat: about the method
     verdict: Verdict | None  # on it, all methods together
-    textbook_difference: Estimate | None  # over seeds: without any choice
-    bought: Estimate | None  # tuned minus textbook, over repeats: what tuning bought this method
+    default_difference: Estimate | None  # over seeds: without any choice
+    bought: Estimate | None  # tuned minus default, over repeats: what tuning bought this method
     student: Estimate | None  # recommended, minus the recommended baseline, over seeds
     student_verdict: Verdict | None  # on these two configurations, all students together
     curse: Curse | None
@@ -82,12 +82,12 @@ def _results(study: Study) -> Mapping[str, MethodResult]:
         method: MethodResult(
             method=method,
             tuned=study.tuned(method),
-            textbook=study.textbook(method),
+            default=study.default(method),
             recommended=study.confirmed(study.chosen(method)),
             by_repeat=_by_repeat(study, method),
             difference=differences.get(method),
             verdict=verdicts.get(method),
-            textbook_difference=_textbook(study, method),
+            default_difference=_default_difference(study, method),
             bought=_bought(study, method),
             student=students.get(method),
             student_verdict=on_students.get(method),
@@ -119,21 +119,21 @@ def _tuned(study: Study, method: str) -> Estimate | None:
     return stats.paired(study.tuned(method), study.tuned(BASELINE), image_se=error or 0.0)
 
 
-def _textbook(study: Study, method: str) -> Estimate | None:
-    """Textbook setting against the baseline's, paired by seed."""
+def _default_difference(study: Study, method: str) -> Estimate | None:
+    """Return the default settings against the baseline's, paired by seed."""
     if method == BASELINE:
         return None
-    runs = [_by_seed(study.runs_by_repeat(m, "textbook")) for m in (method, BASELINE)]
+    runs = [_by_seed(study.runs_by_repeat(m, "default")) for m in (method, BASELINE)]
     error = image_error(study, *runs)
-    return stats.paired(study.textbook(method), study.textbook(BASELINE), image_se=error or 0.0)
+    return stats.paired(study.default(method), study.default(BASELINE), image_se=error or 0.0)
 
 
 def _bought(study: Study, method: str) -> Estimate | None:
-    """Tuned minus textbook of one method, over repeats; 0 where a search found nothing better."""
-    runs = [_rows(study, method, role) for role in ("best", "textbook")]
+    """Return tuned minus default of one method, over repeats; 0 where a search found nothing better."""
+    runs = [_rows(study, method, role) for role in ("best", "default")]
     error = image_error(study, *runs)
-    book = study.textbook_by_repeat(method)
-    return stats.paired(study.tuned(method), book, image_se=error or 0.0)
+    default = study.default_by_repeat(method)
+    return stats.paired(study.tuned(method), default, image_se=error or 0.0)
 
 
 def _student(study: Study, method: str) -> Estimate | None:

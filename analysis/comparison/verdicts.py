@@ -68,7 +68,7 @@ def _nothing(study: Study) -> str:
 def is_confirmed(study: Study) -> bool:
     """Whether any method has a number on the test split."""
     return any(
-        study.tuned(method) or study.textbook(method) or study.confirmed(study.chosen(method))
+        study.tuned(method) or study.default(method) or study.confirmed(study.chosen(method))
         for method in study.methods
     )
 
@@ -174,12 +174,12 @@ def _wanted_repeats(study: Study) -> int:
 
 
 def summary(study: Study) -> str:
-    """Return what each method gains at its textbook setting and after tuning; "" where neither is known."""
+    """Return what each method gains with its default settings and after tuning; "" where neither is known."""
     parts = [
-        f"**{found.method}** {points_words(book, 'seed', short=True)} out of the box, "
+        f"**{found.method}** {points_words(default, 'seed', short=True)} out of the box, "
         f"{points_words(tuned, 'repeat', short=True)} tuned"
         for found in results(study).values()
-        if (book := found.textbook_difference) and (tuned := found.difference)
+        if (default := found.default_difference) and (tuned := found.difference)
     ]
     if not parts:
         return ""

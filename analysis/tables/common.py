@@ -148,8 +148,8 @@ def _cost(cost: TeacherCost | None) -> dict[str, str]:
         )
     if cost.pays_from is not None:
         found["Pays"] = (
-            f"from {counted(cost.pays_from, 'student')} on: the teacher once and {cost.textbook_s:,.0f} s for each "
-            f"at a textbook setting, against {cost.search_s:,.0f} s for each for one whole search of the "
+            f"from {counted(cost.pays_from, 'student')} on: the teacher once and {cost.default_s:,.0f} s for each "
+            f"with the default settings, against {cost.search_s:,.0f} s for each for one whole search of the "
             "baseline; this counts time, not accuracy"
         )
     return found
@@ -224,7 +224,7 @@ def confirmed_trials(study: Study) -> Table:
     for method in study.methods:
         trials = selection.trials(study.rows, "search", method)
         for row in sorted(trials, key=lambda r: (r["repeat"], r["number"])):
-            for role in ("best", "textbook", "recommended"):
+            for role in ("best", "default", "recommended"):
                 values = {s: rows[-1] for s, rows in study.runs(row, role).items()}
                 if values:
                     tested = selection.values(values, study.test_metric)

@@ -35,17 +35,17 @@ def main_table(study: Study) -> Table:
 
 
 def tuning(study: Study) -> Table:
-    """Textbook settings against the baseline's, tuned ones against the tuned baseline, and the gain."""
+    """Return the default settings against the baseline's, tuned ones against the tuned baseline, and the gain."""
     title = "Out of the box and tuned (test split)"
     found = results(study).values()
-    if not any(result.textbook for result in found):
+    if not any(result.default for result in found):
         return title, ""
     frame = pd.DataFrame(
         [
             {
                 "Method": label(result.method),
-                "Textbook, % (n seeds)": mean_sd(stats.summarise(result.textbook.values())),
-                "Textbook difference, pp [95 %]": gap(result.textbook_difference),
+                "Default, % (n seeds)": mean_sd(stats.summarise(result.default.values())),
+                "Default difference, pp [95 %]": gap(result.default_difference),
                 "Tuned, % (n repeats)": mean_sd(stats.summarise(result.tuned.values())),
                 "Tuned difference, pp [95 %]": gap(result.difference),
                 "Gain from tuning, pp [95 %]": gap(result.bought),
@@ -54,9 +54,9 @@ def tuning(study: Study) -> Table:
         ]
     )
     note = (
-        "Differences are to the baseline treated alike: textbook settings paired by seed, with no choice in "
-        "them; tuned methods repeat by repeat. Gain from tuning a method: tuned minus its own textbook "
-        "setting, repeat by repeat."
+        "Differences are to the baseline treated alike: default settings paired by seed, with no choice in "
+        "them; tuned methods repeat by repeat. Gain from tuning a method: tuned minus its own default "
+        "settings, repeat by repeat."
     )
     return title, noted(frame, note)
 

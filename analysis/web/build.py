@@ -200,7 +200,7 @@ def _main(study: Study) -> Section:
 
 def _tuning(study: Study) -> tuple[Block, ...]:
     alt = "Gain from tuning each method on the test split, with 95 % intervals"
-    caption = "What each repeat's search chose minus the textbook setting of the same method, with the same seeds."
+    caption = "What each repeat's search chose minus the default settings of the same method, with the same seeds."
     plot = study_figures.tuning(study)
     return (*_figure(plot, alt, caption), *_section(study, "tuning").blocks)
 

@@ -93,19 +93,19 @@ def differences(study: Study) -> Forest | None:
 
 
 def tuning(study: Study) -> Forest | None:
-    """Return what tuning bought each method: what its searches chose minus its textbook setting, on test."""
+    """Return what tuning bought each method: what its searches chose minus its default settings, on test."""
     effects = tuple(
         _effect(
             study,
             found.method,
             found.bought,
-            pair=(study.tuned(found.method), study.textbook_by_repeat(found.method)),
+            pair=(study.tuned(found.method), study.default_by_repeat(found.method)),
             verdict=None,
         )
         for found in methods.results(study).values()
         if found.bought
     )
-    axis = f"{spoken(study.test_metric)}: tuned minus textbook, percentage points"
+    axis = f"{spoken(study.test_metric)}: tuned minus default, percentage points"
     return Forest(effects=effects, axis=axis) if effects else None
 
 

@@ -41,7 +41,7 @@ class Outcome:
     high: float | None
     repeats: int
     by_repeat: dict[int, float]
-    textbook: float | None  # mean difference of the textbook settings
+    default: float | None  # mean difference of the default settings
 
 
 def allowed(studies: int) -> int:
@@ -58,8 +58,8 @@ def run_study(seed: int, out: Path, *, options: list[str], seeds: int) -> Outcom
     name = f"twins_{seed:04d}"
     search = ["--space", str(SPACE), "--out", str(out), "--name", name, "--seed", str(seed)]
     _command("tune_kd.search", *search, "--resume", "--quiet", *options)
-    # textbook settings of twins are the same students to the last bit: nothing to see
-    confirm = [str(out / name), "--seeds", str(seeds), "--no-textbook", "--quiet"]
+    # the default settings of twins are the same students to the last bit: nothing to see
+    confirm = [str(out / name), "--seeds", str(seeds), "--no-defaults", "--quiet"]
     _command("tune_kd.confirm", *confirm)
     return outcome(out / name, seed)
 
@@ -79,7 +79,7 @@ def outcome(folder: Path, seed: int) -> Outcome:
     found = methods.results(load(str(folder)))[TWIN]
     if found.difference is None or found.verdict is None:
         raise UsageError(f"{folder}: nothing was confirmed that could be compared")
-    book = found.textbook_difference
+    default = found.default_difference
     return Outcome(
         seed=seed,
         label=found.verdict.label,
@@ -88,7 +88,7 @@ def outcome(folder: Path, seed: int) -> Outcome:
         high=found.difference.high,
         repeats=found.difference.n,
         by_repeat=dict(found.by_repeat),
-        textbook=book.mean if book else None,
+        default=default.mean if default else None,
     )
 
 

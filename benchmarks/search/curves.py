@@ -1,7 +1,7 @@
 """Recorded learning curves: a row an epoch of a configuration and a seed, as Parquet.
 
-Columns: `method`, `number` of the configuration within its method (0 is the textbook setting, then the
-literature's, then random ones), `origin`, `seed`, `epoch` (from 1), `val_accuracy` (float32, a fraction),
+Columns: `method`, `number` of the configuration within its method (0 has the default settings, then come
+published ones, then random ones), `origin`, `seed`, `epoch` (from 1), `val_accuracy` (float32, a fraction),
 `config.<name>` (float32), and in the last epoch's row alone `test_accuracy`, `val_correct` and
 `test_correct` (which images were classified correctly, in the split's order, by numpy.packbits). What was
 recorded, on what and by which commit stands in the file's metadata, under the key `recording`.
@@ -22,6 +22,8 @@ from tune_kd.files import write_whole
 FOLDER = Path(__file__).parent
 RECORDINGS = {"digits": FOLDER / "digits.parquet", "cifar10": FOLDER / "cifar10.parquet"}
 KEY = b"recording"
+# Recordings outlive the names of origins; those of earlier versions are read under the present ones.
+RENAMED_ORIGINS = {"textbook": "default", "literature": "published"}
 
 Row = dict[str, Any]
 
@@ -71,7 +73,10 @@ def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]]:
         ) from None
     except (pa.ArrowInvalid, KeyError, ValueError):
         raise UsageError(f"{path} is not a recording of benchmarks.search.record") from None
-    return table.to_pylist(), dict(about)
+    rows = table.to_pylist()
+    for row in rows:
+        row["origin"] = RENAMED_ORIGINS.get(row["origin"], row["origin"])
+    return rows, dict(about)
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 Proposals are those of `tune_kd.tuning.samplers`, in the order of origins that the product has. Some samplers are
 not the product's: `gp+stopped` hears the last value of stopped trials as if they had ended with it;
-`prior` draws from a mixture of random settings, settings around the textbook's and the literature's, and
+`prior` draws from a mixture of random settings, settings around the default and the published ones, and
 settings around the best so far, as PriorBand does (Mallik et al. 2023); `tpe+prior` is TPE whose random
-start lies around the textbook's and the literature's settings.
+start lies around the default and the published settings.
 """
 
 import math
@@ -98,8 +98,8 @@ def propose(
         return mixture(heard, surface, rung=0 if rungs else 1, seed=here)
     start = samplers.random_start(trials)
     origin = samplers.origin(number, settings=len(surface.settings), start=start)
-    if origin in ("textbook", "literature"):
-        return surface.settings[number // samplers.LITERATURE_EVERY]
+    if origin in ("default", "published"):
+        return surface.settings[number // samplers.PUBLISHED_EVERY]
     if origin == "random" and kind == "tpe+prior":
         return cube.config(_near_settings(surface, np.random.default_rng(here)))
     if "random" in (origin, kind):
@@ -125,7 +125,7 @@ def mixture(heard: Sequence[Trial], surface: Surface, *, rung: int, seed: int) -
     """Return a setting of PriorBand's mixture for a trial that enters at a rung (0: it may be stopped there).
 
     It is random with probability 1 / (1 + ETA^rung). The rest is shared by settings around the
-    textbook's and the literature's and settings around the best one, as likely as the best third of the
+    default and the published ones, and settings around the best one, as likely as the best third of the
     trials are under each of both.
     """
     random, cube = np.random.default_rng(seed), surface.cube
@@ -141,7 +141,7 @@ def mixture(heard: Sequence[Trial], surface: Surface, *, rung: int, seed: int) -
 
 
 def _near_settings(surface: Surface, random: np.random.Generator) -> Floats:
-    """Return a point around one of the textbook's and the literature's settings."""
+    """Return a point around one of the default and the published settings."""
     settings = surface.settings
     return _around(surface.cube.point(settings[random.integers(len(settings))]), random)
 

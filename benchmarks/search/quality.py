@@ -31,7 +31,7 @@ def row(
         "method": method,
         "configurations": len(set(numbers.tolist())),
         "optimum": 100 * surface.optimum(),
-        "textbook": 100
+        "default": 100
         * float(surface.true_accuracy(surface.cube.point(surface.settings[0])[None])[0]),
         "sd_seeds": 100 * float(np.sqrt((spreads**2).mean())),
         "rmse": 100 * float(np.sqrt(((true - predicted)[good] ** 2).mean())),
@@ -53,7 +53,7 @@ def columns(surface: Surface) -> dict[str, str]:
         "method": "method",
         "configurations": "configurations",
         "optimum": "optimum, %",
-        "textbook": "textbook, %",
+        "default": "default settings, %",
         "sd_seeds": "sd over seeds, better half",
         "rmse": "error of the surface, better half",
         "rank": "rank correlation of the surface",

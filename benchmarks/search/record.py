@@ -2,7 +2,7 @@
 
     python -m benchmarks.search.record --space digits_kd --out benchmarks/search/digits.parquet
 
-Configuration 0 of a method is its textbook setting, then come the literature's, then random ones. All
+Configuration 0 of a method has its default settings, then come the published ones, then random ones. All
 have seed 0, the first `--repeated` have `--seeds` seeds, each with weights, dropout, views and batch order
 of its own, as confirming runs have. The teacher is trained once, as a study trains it, and the split is a
 study's. Validation accuracy is that of every epoch, test accuracy that of the last one. A killed recording
@@ -75,7 +75,7 @@ def configuration(space: SearchSpace, method: str, number: int) -> tuple[str, di
     """Where a method's configuration `number` comes from, and its sampled values."""
     settings = space.methods[method].settings()
     if number < len(settings):
-        return ("literature" if number else "textbook"), settings[number]
+        return ("published" if number else "default"), settings[number]
     seed = stream("recording", method, number) % 2**32
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     return "random", dict(study.ask(dict(space.methods[method].ranges)).params)

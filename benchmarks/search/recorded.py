@@ -47,7 +47,7 @@ def table(rows: pd.DataFrame, images: Mapping[str, int]) -> Table:
 
 
 def search(known: Table, *, stopping: str, trials: int, seed: tuple[object, ...]) -> Outcome:
-    """Return the textbook setting and random others of the table."""
+    """Return the default settings and random others of the table."""
     random = np.random.default_rng(stream(*seed))
     count, seeds, _ = known.validation.shape
     drawn = [0, *(1 + random.choice(count - 1, trials - 1, replace=False))]

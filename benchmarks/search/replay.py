@@ -23,7 +23,7 @@ class Outcome:
     chosen: float  # true accuracy of the trial that is best on validation
     validation: float  # its validation accuracy
     best: float  # true accuracy of the best trial proposed
-    textbook: float  # true accuracy of the first trial
+    default_settings: float  # true accuracy of the first trial
     best_stopped: bool
 
 
@@ -59,7 +59,7 @@ def outcome(ended: Sequence[Trial], true: Sequence[float] | Floats) -> Outcome:
         chosen=float(true[winner]),
         validation=float(finals[winner]),
         best=float(np.max(true)),
-        textbook=float(true[0]),
+        default_settings=float(true[0]),
         best_stopped=not ended[int(np.argmax(true))].finished,
     )
 

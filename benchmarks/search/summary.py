@@ -56,7 +56,9 @@ def rows(found: Outcomes) -> list[Row]:
             "finished": float(frame["finished"].mean()),
             **_stated("regret", mine),
             "sd_between_searches": 100 * float(frame.groupby("method")["chosen"].std().mean()),
-            "worse_than_textbook": float((frame["chosen"] < frame["textbook"] - 1e-9).mean()),
+            "worse_than_default_settings": float(
+                (frame["chosen"] < frame["default_settings"] - 1e-9).mean()
+            ),
             "best_stopped": float(frame["best_stopped"].mean()),
             "winners_curse": 100 * float((frame["validation"] - frame["chosen"]).mean()),
         }
@@ -112,7 +114,7 @@ COLUMNS = {
     "less_than_default": "less than the former default",
     "less_than_same_epochs": "less than TPE without stopping, same epochs",
     "sd_between_searches": "sd between searches",
-    "worse_than_textbook": "worse than textbook",
+    "worse_than_default_settings": "worse than the default settings",
     "best_stopped": "best stopped",
     "winners_curse": "winner's curse",
 }
@@ -138,7 +140,7 @@ def _text(row: Row, name: str) -> str:
         return (
             f"{value:{sign}.2f} [{row[f'{name}_low']:{sign}.2f}, {row[f'{name}_high']:{sign}.2f}]"
         )
-    if name in ("worse_than_textbook", "best_stopped"):
+    if name in ("worse_than_default_settings", "best_stopped"):
         return f"{100 * value:.0f} %"
     return (
         f"{value:.0f}"

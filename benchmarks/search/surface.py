@@ -106,7 +106,7 @@ class Surface:
     """One method's response to its sampled values."""
 
     cube: Cube
-    settings: tuple[dict[str, Any], ...]  # textbook first, then the literature's
+    settings: tuple[dict[str, Any], ...]  # the default ones first, then the published ones
     ranges: Mapping[str, BaseDistribution]
     epochs: int
     val_images: int

@@ -68,7 +68,7 @@ def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[d
             truth = scenario.effects.get(method, 0.0)
             one = found[method]
             assert one.difference is not None
-            assert one.textbook_difference is not None
+            assert one.default_difference is not None
             assert one.student is not None
             assert one.verdict is not None
             yield {
@@ -82,7 +82,7 @@ def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[d
                 "half_width": (one.difference.high or 0.0) - one.difference.mean,
                 "image_se": one.difference.image_se,
                 "covered": _covers(one.difference, truth),
-                "textbook_covered": _covers(one.textbook_difference, truth),
+                "default_covered": _covers(one.default_difference, truth),
                 "student_covered": _covers(one.student, _between(study, searched, method) + truth),
                 "curse": one.curse.difference.mean if one.curse else None,
                 **_old_way(searched.rows, confirmed, method, effect=truth),

@@ -49,7 +49,7 @@ class Asked:
     @property
     def design(self) -> Design:
         """What is looked at on the test split."""
-        return Design(repeats=tuple(range(self.repeats)), seeds=self.seeds, textbook=True)
+        return Design(repeats=tuple(range(self.repeats)), seeds=self.seeds, defaults=True)
 
     @property
     def single(self) -> tuple[int, ...]:
@@ -164,7 +164,9 @@ class Simulation:
         for repeat, best in winners.items():
             book = next(r for r in rows if r["trial"] == search_trial(method, repeat, 0))
             roles = (
-                [(best, "best+textbook")] if best is book else [(best, "best"), (book, "textbook")]
+                [(best, "best+default")]
+                if best is default
+                else [(best, "best"), (default, "default")]
             )
             found += [
                 Run(source=row, seed=seed, role=role)
@@ -177,7 +179,7 @@ class Simulation:
             (recommended, COMMON_SEEDS, "recommended"),
             (first, self._asked.single, "single"),
         ):
-            assert source is not None  # a textbook trial always ends
+            assert source is not None  # the trial with the default settings always ends
             found += [Run(source=source, seed=seed, role=role) for seed in seeds]
         return found
 

@@ -120,7 +120,7 @@ def beside_the_verdict(found: pd.DataFrame) -> pd.DataFrame:
 
 def _rest_of(of: pd.DataFrame) -> dict[str, str]:
     return {
-        "textbook covered, %": str(each(of["textbook_covered"])),
+        "default covered, %": str(each(of["default_covered"])),
         "student covered, %": str(each(of["student_covered"])),
         "winner's curse, points": f"{of['curse'].mean() * 100:+.2f}",
         "old way": f"{of['old_curse'].mean() * 100:+.2f}",

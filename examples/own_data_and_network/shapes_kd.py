@@ -39,7 +39,7 @@ SPACE = SearchSpace(
             stages=soft_only,
             needs=("logits",),
             ranges={"temperature": log_uniform(1.0, 20.0), **TRAINING},
-            textbook={"temperature": 4.0, **RECIPE},
+            defaults={"temperature": 4.0, **RECIPE},
         ),
     },
 )

@@ -44,10 +44,10 @@ def name(method: str, repeat: int, number: int) -> str:
 
 
 def trial(method: str, number: int, value: float | None, *, repeat: int = 0, **values: Any) -> Row:
-    """A search trial; its number 0 is the textbook setting."""
+    """A search trial; its number 0 has the default settings."""
     alpha, beta, gamma, temperature = WEIGHTS[method]
     usual = {
-        "origin": "sampled" if number else "textbook", "alpha": alpha, "beta": beta,
+        "origin": "sampled" if number else "default", "alpha": alpha, "beta": beta,
         "gamma": gamma, "temperature": temperature, "val_accuracy": value, "val_loss": 0.5,
         "config.lr": 0.1,
     }  # fmt: skip
@@ -105,7 +105,7 @@ def teacher_rows(*, val: float = 0.99, test: float | None = 0.985) -> list[Row]:
     return rows if test is None else [*rows, known]
 
 
-# Validation of the trials 0, 1, 2 of each repeat. Of combined only the textbook trial of repeat 0 ends.
+# Validation of the trials 0, 1, 2 of each repeat. Of combined only the trial with default settings of repeat 0 ends.
 VALIDATION = {
     "no_kd": [(0.90, 0.92, 0.91), (0.90, 0.91, 0.93), (0.89, 0.92, 0.90)],
     "response": [(0.91, 0.95, 0.93), (0.91, 0.94, 0.92), (0.92, 0.93, 0.96)],
@@ -117,7 +117,7 @@ TUNED = {
     "response": [(1, 0.92), (1, 0.935), (2, 0.94)],
     "feature": [(0, 0.89), (1, 0.92), (2, 0.91)],
 }
-TEXTBOOK = {
+DEFAULT = {
     "no_kd": [0.88, 0.89, 0.90],
     "response": [0.91, 0.92, 0.92],
     "feature": [0.89, 0.90, 0.90],
@@ -156,16 +156,16 @@ def _confirm() -> list[Row]:
     rows = []
     for method, won in TUNED.items():
         for repeat, (number, mean) in enumerate(won):
-            role = "best" if number else "best+textbook"
+            role = "best" if number else "best+default"
             rows += confirmation(name(method, repeat, number), role, [mean - 0.01, mean + 0.01])
-            book = TEXTBOOK[method][repeat]
+            default = DEFAULT[method][repeat]
             if number:
                 rows += confirmation(
-                    name(method, repeat, 0), "textbook", [book - 0.01, book + 0.01]
+                    name(method, repeat, 0), "default", [default - 0.01, default + 0.01]
                 )
             rows += reevaluation(name(method, repeat, number), FRESH[method][repeat])
         rows += confirmation(name(method, 0, won[0][0]), "recommended", RECOMMENDED[method])
-    rows += confirmation(name("combined", 0, 0), "best+textbook", [0.88, None])
+    rows += confirmation(name("combined", 0, 0), "best+default", [0.88, None])
     return rows + confirmation(name("combined", 0, 0), "recommended", [0.88, *[None] * 4])
 
 
@@ -200,7 +200,7 @@ def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **chan
     storage, known = Storage(folder), made_manifest.manifest(**changes)
     looks = any(row["phase"] == "confirm" for row in rows) if looks is None else looks
     for look in range(1, 1 + looks):
-        design = {"repeats": [0, 1, 2], "seeds": 1 + look, "textbook": True}
+        design = {"repeats": [0, 1, 2], "seeds": 1 + look, "defaults": True}
         access = {"time": "", "command": "", "trials": [], "design": design}
         storage.write(f"test_access/{look:04d}.json", json.dumps(access).encode())
     manifest.write(storage, known)

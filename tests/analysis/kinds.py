@@ -69,7 +69,7 @@ def run(made: Any, method: str, repeat: int, *, origin: str = "", at: int = 0) -
             (row,) = made.confirmation(name, origin, [tests[at]], first=first)
         else:
             row = made.row(
-                method=method, repeat=repeat, number=0, trial=name, origin="textbook", val_accuracy=value,
+                method=method, repeat=repeat, number=0, trial=name, origin="default", val_accuracy=value,
                 val_loss=0.5, alpha=1.0, beta=0.5, gamma=0.0, temperature=4.0, **{"config.lr": 0.1},
             )  # fmt: skip
         rows.append(row | known | sizes)
@@ -102,9 +102,9 @@ def compressed(made: Any, *, compiler: bool = True) -> tuple[list[Row], dict[str
     for method in STAGES:
         for at in range(3):
             rows += run(made, method, at)
-            rows += run(made, method, at, origin="best+textbook", at=at)
+            rows += run(made, method, at, origin="best+default", at=at)
             rows += run(made, method, 0, origin="recommended", at=at)
-    methods = {method: {"textbook": {"lr": 0.1}} for method in STAGES}
+    methods = {method: {"defaults": {"lr": 0.1}} for method in STAGES}
     objectives = {"objectives": ["val_accuracy", "size_mb"], "constraints": ["size_mb <= 0.07"]}
     return rows, {"methods": methods, "class_names": ["cat", "dog"], **objectives}
 
@@ -133,10 +133,10 @@ def dense(made: Any) -> tuple[list[Row], dict[str, Any]]:
             rows.append(made.trial(method, 0, 0.9, repeat=at, val_miou=tests[0] + 0.01))
             cells = [n for line in STUDENTS[method][at] for n in line]
             known = {"test_confusion": cells, "test_ece": 0.05 + 0.01 * at, "test_agreement": 0.8}
-            best = made.confirmation(made.name(method, at, 0), "best+textbook", [0.9])
+            best = made.confirmation(made.name(method, at, 0), "best+default", [0.9])
             own = made.confirmation(made.name(method, 0, 0), "recommended", [0.9], first=800 + at)
             rows += [row | known | {"test_miou": miou} for row in (*best, *own)]
-    methods = {method: {"textbook": {"lr": 0.1}} for method in MIOU}
+    methods = {method: {"defaults": {"lr": 0.1}} for method in MIOU}
     changes = {"methods": methods, "metric": "val_miou", "dense": True, "repeats": 2}
     return rows, {**changes, "class_names": ["background", "cat", "dog"]}
 

@@ -24,12 +24,12 @@ def test_the_three_comparisons_have_each_their_own_n(study):
     assert found.by_repeat == pytest.approx({0: 0.02, 1: 0.025, 2: 0.02})
     counts = {
         "difference": found.difference.n,
-        "textbook": found.textbook_difference.n,
+        "default": found.default_difference.n,
         "bought": found.bought.n,
         "student": found.student.n,
         "curse": found.curse.difference.n,
     }
-    assert counts == {"difference": 3, "textbook": 6, "bought": 3, "student": 5, "curse": 3}
+    assert counts == {"difference": 3, "default": 6, "bought": 3, "student": 5, "curse": 3}
     assert (found.verdict.label, found.student_verdict.label) == ("helps", "helps")
 
 
@@ -51,7 +51,7 @@ def test_a_later_look_is_judged_more_strictly(made_up, tmp_path):
 
 def test_the_baseline_has_no_difference_to_itself(study):
     found = methods.results(study)["no_kd"]
-    differences = (found.difference, found.textbook_difference, found.student, found.verdict)
+    differences = (found.difference, found.default_difference, found.student, found.verdict)
     assert differences == (None,) * 4
     assert found.bought.mean == pytest.approx(0.02)
 
@@ -161,12 +161,12 @@ def test_two_trials_or_no_rungs_have_no_rank_correlation(made_up, tmp_path):
 
 def test_the_teachers_cost_needs_a_teacher_that_was_trained_here(made_up, tmp_path, study):
     found = costs.teacher_cost(study)
-    assert found == costs.TeacherCost(teacher_s=30, student_s=30, search_s=90, textbook_s=30)
+    assert found == costs.TeacherCost(teacher_s=30, student_s=30, search_s=90, default_s=30)
     assert (found.students, found.pays_from) == (1.0, 1)
     assert (
         replace(found, search_s=30.0).pays_from is None
     )  # a search is no dearer than one training
-    assert replace(found, textbook_s=None).pays_from is None
+    assert replace(found, default_s=None).pays_from is None
     rows = [r | {"origin": "file"} if r["phase"] == "teacher" else r for r in made_up.all_rows()]
     assert costs.teacher_cost(load(made_up.put(tmp_path / "y", rows))) is None
     assert costs.teacher_cost(load(made_up.put(tmp_path / "z", []))) is None

@@ -43,7 +43,7 @@ def renamed(row):
 def written(made_up, tmp_path_factory):
     """The folder of a report, made by the real command."""
     here = tmp_path_factory.mktemp("hostile")
-    known = {"ranges": {"lr": SCRIPT}, "bounds": {"lr": [0.01, 1.0, True]}, "fixed": {}, "textbook": {}}  # fmt: skip
+    known = {"ranges": {"lr": SCRIPT}, "bounds": {"lr": [0.01, 1.0, True]}, "fixed": {}, "defaults": {}}  # fmt: skip
     made_up.put(
         here / "x",
         [renamed(row) for row in made_up.all_rows()],
@@ -149,7 +149,7 @@ def test_latex_runs_no_command_of_a_name(written):
 
 def test_what_is_printed_steers_no_terminal(made_up, tmp_path, capsys):
     rows = [{**row, "method": "\x1b[31mred" if row["method"] == "response" else row["method"]} for row in made_up.all_rows()]  # fmt: skip
-    methods = {name: {"textbook": {}} for name in ("no_kd", "\x1b[31mred", "feature", "combined")}
+    methods = {name: {"defaults": {}} for name in ("no_kd", "\x1b[31mred", "feature", "combined")}
     made_up.put(tmp_path / "x", rows, methods=methods)
     assert report.main([str(tmp_path / "x")]) == 0
     assert "\x1b" not in capsys.readouterr().out

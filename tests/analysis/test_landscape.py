@@ -124,7 +124,7 @@ def test_values_that_no_parameter_explains_have_no_region(noise_sd):
 
 
 def test_a_setting_that_is_tried_again_does_not_explain_itself():
-    """Five textbook trials of one setting predict each other; that says nothing of other settings."""
+    """Five trials with the same default settings predict each other; that says nothing of other settings."""
     random = np.random.default_rng(3)
     rows = drawn(lambda p: 0.5, noise_sd=0.05, trials=4, seed=3)
     rows += [

@@ -59,12 +59,12 @@ def test_each_repeat_has_its_winner_and_the_method_its_recommended_trial(study):
 def test_test_values_by_repeat_and_by_seed(study):
     assert study.tuned("no_kd") == pytest.approx({0: 0.90, 1: 0.91, 2: 0.92})
     assert study.by_seed("no_kd", "best")[1] == pytest.approx({2000: 0.90, 2001: 0.92})
-    assert study.textbook("response") == pytest.approx(
+    assert study.default("response") == pytest.approx(
         {1000: 0.90, 1001: 0.92, 2000: 0.91, 2001: 0.93, 3000: 0.91, 3001: 0.93}
     )
-    assert study.textbook_by_repeat("response") == pytest.approx({0: 0.91, 1: 0.92, 2: 0.92})
-    # the winner of repeat 0 is the textbook trial itself
-    assert study.textbook("feature")[1000] == study.by_seed("feature", "best")[0][1000] == 0.88
+    assert study.default_by_repeat("response") == pytest.approx({0: 0.91, 1: 0.92, 2: 0.92})
+    # the winner of repeat 0 is the trial with the default settings itself
+    assert study.default("feature")[1000] == study.by_seed("feature", "best")[0][1000] == 0.88
     assert study.confirmed(study.chosen("response")) == {
         800: 0.93, 801: 0.94, 802: 0.94, 803: 0.93, 804: 0.935,
     }  # fmt: skip

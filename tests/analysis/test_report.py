@@ -144,7 +144,7 @@ def test_details_hold_every_seed(done):
     assert response["verdict"]["label"] == "helps"
     assert response["difference"]["n"] == 3
     assert response["by_repeat"] == pytest.approx({"0": 0.02, "1": 0.025, "2": 0.02})
-    assert response["textbook_difference"]["mean"] == pytest.approx(0.16 / 6)
+    assert response["default_difference"]["mean"] == pytest.approx(0.16 / 6)
     assert found["methods"]["no_kd"]["difference"] is None
     assert found["repeats"] == 3
     assert found["test_access"] == {"looks": 1, "evaluations": 0}

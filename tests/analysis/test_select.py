@@ -36,13 +36,13 @@ def test_a_trial_of_two_stages_is_judged_by_its_last(made_up):
     assert names(selection.best(rows, "feature", top=9)) == ["feature-r0-0002"]
 
 
-def test_the_textbook_trial_of_a_repeat_counts_only_when_finished(made_up):
-    found = selection.textbooks(made_up.search, "response")
+def test_the_default_settings_of_a_repeat_count_only_when_finished(made_up):
+    found = selection.default_trials(made_up.search, "response")
     assert {repeat: row["trial"] for repeat, row in found.items()} == {
         repeat: f"response-r{repeat}-0000" for repeat in range(3)
     }
-    # of combined the textbook trials of repeats 1 and 2 were stopped
-    assert list(selection.textbooks(made_up.search, "combined")) == [0]
+    # of combined the trials with default settings of repeats 1 and 2 were stopped
+    assert list(selection.default_trials(made_up.search, "combined")) == [0]
 
 
 def test_values_leave_out_what_is_not_a_number():

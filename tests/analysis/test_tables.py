@@ -39,8 +39,8 @@ def test_the_raw_table_by_hand(study):
     assert frame["verdict"].to_list() == ["", "", "helps", "not settled", "too few repeats"]
     assert frame["n"].to_list() == [1, 3, 3, 3, 1]
     assert frame["pairs"].to_list() == [0, 0, 3, 3, 1]
-    assert frame["textbook_n"].to_list() == [0, 6, 6, 6, 1]
-    assert frame["textbook_mean"]["response"] == pytest.approx((0.91 + 0.92 + 0.92) / 3)
+    assert frame["default_n"].to_list() == [0, 6, 6, 6, 1]
+    assert frame["default_mean"]["response"] == pytest.approx((0.91 + 0.92 + 0.92) / 3)
     assert frame["student_pairs"].to_list() == [0, 0, 5, 5, 1]
     assert frame["student_difference"]["response"] == pytest.approx(0.025)
     assert frame["num_params"].to_list() == [500_000, *[20_000] * 4]
@@ -120,20 +120,20 @@ def test_out_of_the_box_and_tuned(study):
     # seeds 0.90 .92 .91 .93 .91 .93 minus .87 .89 .88 .90 .89 .91: four times 0.03, twice 0.02
     mean, sd = 0.16 / 6, math.sqrt((4 * 0.01**2 + 2 * 0.02**2) / 9 / 5)
     half = T5 * sd / math.sqrt(6)
-    book = f"{mean * 100:+.2f} [{(mean - half) * 100:+.2f}, {(mean + half) * 100:+.2f}] (n = 6)"
-    # tuned minus textbook by repeat: 0.01, 0.015, 0.02: mean 0.015, sd 0.005
+    default = f"{mean * 100:+.2f} [{(mean - half) * 100:+.2f}, {(mean + half) * 100:+.2f}] (n = 6)"
+    # tuned minus default by repeat: 0.01, 0.015, 0.02: mean 0.015, sd 0.005
     half = T2 * 0.005 / math.sqrt(3)
     bought = f"+1.50 [{(0.015 - half) * 100:+.2f}, {(0.015 + half) * 100:+.2f}] (n = 3)"
     assert rows["response"] == [
         "91.67 ± 1.21 (n = 6)",
-        book,
+        default,
         "93.17 ± 1.04 (n = 3)",
         "+2.17 [+1.45, +2.88] (n = 3)",
         bought,
     ]
     assert rows["baseline (no_kd)"][1] == rows["baseline (no_kd)"][3] == "-"
     assert rows["baseline (no_kd)"][4] == "+2.00 [+2.00, +2.00] (n = 3)"
-    assert rows["combined"][4] == "+0.00 (n = 1)"  # the textbook trial won
+    assert rows["combined"][4] == "+0.00 (n = 1)"  # the default settings won
 
 
 def test_what_to_use_is_about_configurations(study):
@@ -216,9 +216,9 @@ def test_confirmed_and_top_trials_are_extra_tables(study):
     own = frame[frame["Method"] == "feature"].drop(columns="Method")
     assert own.to_numpy().tolist()[:4] == [
         ["0", "0", "best", "92.00", "89.00 ± 1.41 (n = 2)"],
-        ["0", "0", "textbook", "92.00", "89.00 ± 1.41 (n = 2)"],
+        ["0", "0", "default", "92.00", "89.00 ± 1.41 (n = 2)"],
         ["0", "0", "recommended", "92.00", "91.00 ± 0.71 (n = 5)"],
-        ["1", "0", "textbook", "90.00", "90.00 ± 1.41 (n = 2)"],
+        ["1", "0", "default", "90.00", "90.00 ± 1.41 (n = 2)"],
     ]
     _, frame = common.top_trials(study)
     own = frame[frame["Method"] == "response"]
@@ -234,7 +234,7 @@ def test_what_the_teacher_cost(made_up, tmp_path):
             index=False, name=None
         )
     )
-    # 30 s a trial: three a search of the baseline, one at the textbook setting: 200 / (90 - 30) = 3.3
+    # 30 s a trial: three a search of the baseline, one with the default settings: 200 / (90 - 30) = 3.3
     assert facts["As long as"].startswith("6.7 trainings of the plain student (30 s")
     assert facts["Pays"].startswith("from 4 students on: the teacher once and 30 s for each")
     assert "against 90 s for each for one whole search" in facts["Pays"]

@@ -101,9 +101,9 @@ def test_a_method_that_was_not_confirmed(made_up, runs):
     assert "**response**: not confirmed in repeats 0, 1, 2." in text
 
 
-def test_textbook_settings_alone_give_no_verdict_but_a_table(made_up, runs):
+def test_default_settings_alone_give_no_verdict_but_a_table(made_up, runs):
     rows = [
-        r for r in made_up.all_rows() if r["phase"] != "confirm" or r.get("origin") == "textbook"
+        r for r in made_up.all_rows() if r["phase"] != "confirm" or r.get("origin") == "default"
     ]
     text = page.section(load(made_up.put(runs / "x", rows)), pictures=[])
     verdict = text.split("## Verdict")[1].split("\n#")[0]

@@ -27,7 +27,7 @@ def response(made_up, differences, *methods):
         for method, value in values.items():
             rows.append(made_up.trial(method, 0, 0.9, repeat=repeat))
             name = made_up.name(method, repeat, 0)
-            rows += made_up.confirmation(name, "best+textbook", [value])
+            rows += made_up.confirmation(name, "best+default", [value])
     return rows
 
 
@@ -142,7 +142,7 @@ def test_nothing_is_left_to_type_where_all_is_settled(made_up, tmp_path):
     assert said.to_settle(study) == ""
 
 
-def test_the_summary_sets_the_textbook_beside_the_tuned(study):
+def test_the_summary_sets_the_default_settings_beside_the_tuned(study):
     assert said.summary(study).startswith(
         "Points of test accuracy over the baseline treated alike: **response** +2.7 (n = 6 seeds) out of the "
         "box, +2.2 (n = 3 repeats) tuned; **feature** +0.7"

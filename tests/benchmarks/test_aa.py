@@ -10,7 +10,7 @@ from tune_kd.space import loader
 
 QUIET = aa.Outcome(
     seed=1, label=stats.NOT_SETTLED, mean=0.001, low=-0.01, high=0.012, repeats=5,
-    by_repeat={0: 0.001}, textbook=0.0,
+    by_repeat={0: 0.001}, default=0.0,
 )  # fmt: skip
 
 
@@ -47,5 +47,5 @@ def test_a_study_is_searched_confirmed_and_judged_by_the_products_commands(tmp_p
     found = aa.run_study(7, tmp_path, options=options, seeds=1)
     assert found.repeats == 3
     assert set(found.by_repeat) == {0, 1, 2}
-    assert found.textbook == 0.0  # the same settings, seeds, views: the same students
+    assert found.default == 0.0  # the same settings, seeds, views: the same students
     assert found == aa.run_study(7, tmp_path, options=options, seeds=1)  # nothing is trained again

@@ -100,7 +100,7 @@ def test_a_replayed_search_stops_whom_the_products_judge_stops(tmp_path):
     assert 0 < stopped < 80
 
 
-# Curves of six trials of 12 epochs, where policies look; the first trial is the textbook's
+# Curves of six trials of 12 epochs, where policies look; the first trial has the default settings
 LIST = [
     {4: 0.50, 6: 0.60, 8: 0.65, 12: 0.80},
     {4: 0.40, 6: 0.70, 8: 0.75, 12: 0.90},
@@ -123,7 +123,7 @@ LIST = [
         ("ASHA half, 3", [12, 12, 6, 12, 6, 6], 1),
         # 0.64 is above 0.625, the median
         ("ASHA half, 2", [12, 12, 6, 12, 12, 6], 1),
-        # the best two go on, and the textbook in any case
+        # the best two go on, and the default settings in any case
         ("halving third, 3", [12, 4, 12, 4, 12, 4], 0),
         ("halving half, 2", [12, 12, 6, 12, 12, 6], 1),
     ],
@@ -156,7 +156,7 @@ def test_without_stopping_all_trials_run_to_the_end(made_surface, kind):
     assert found.epochs == 6 * 15
     assert found.finished == 6
     assert not found.best_stopped
-    assert found.textbook == pytest.approx(made_truth(0.1), abs=0.01)
+    assert found.default_settings == pytest.approx(made_truth(0.1), abs=0.01)
 
 
 def test_policies_share_their_luck(made_surface):
@@ -198,7 +198,7 @@ def test_what_samplers_hear_of_a_stopped_trial(made_surface, monkeypatch):
 
 @pytest.mark.parametrize(("rung", "share"), [(0, 0.5), (1, 0.25)])
 def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
-    """While few trials were heard the rest lies around the textbook's setting, whose dropout is 0."""
+    """While few trials were heard the rest lies around the default settings, whose dropout is 0."""
     heard = [Trial(config=made_surface.settings[0], scores={15: 0.9}, finished=True)]
     drawn = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
     for name, (low, high, _) in distributions.bounds(made_surface.ranges).items():
@@ -209,16 +209,16 @@ def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
 
 
 def test_the_mixture_goes_to_the_best_trial_where_the_prior_is_wrong(made_surface):
-    """Ten good trials in a corner far from the textbook: most settings that are not random lie there."""
+    """Ten good trials in a corner far from the default settings: most settings that are not random lie there."""
     corner = np.full(len(made_surface.cube), 0.05)
-    textbook = made_surface.cube.point(made_surface.settings[0])
+    default = made_surface.cube.point(made_surface.settings[0])
     heard = [Trial(config=made_surface.settings[0], scores={15: 0.5}, finished=True)]
     heard += [Trial(config=made_surface.cube.config(corner + 0.001 * n), scores={15: 0.9}, finished=True) for n in range(9)]  # fmt: skip
     points = np.array([
         made_surface.cube.point(policies.mixture(heard, made_surface, rung=1, seed=seed))
         for seed in range(300)
     ])  # fmt: skip
-    nearer = np.linalg.norm(points - corner, axis=1) < np.linalg.norm(points - textbook, axis=1)
+    nearer = np.linalg.norm(points - corner, axis=1) < np.linalg.norm(points - default, axis=1)
     assert nearer.mean() > 0.7
 
 
@@ -257,7 +257,7 @@ def test_a_curve_is_of_whole_images_and_of_one_run(made_surface):
 def frame(chosen: list[float], epochs: int) -> pd.DataFrame:
     values = {"chosen": chosen, "epochs": epochs, "finished": 2, "validation": 0.9, "best": 0.9}
     made = pd.DataFrame({"method": "x", "repeat": range(len(chosen)), "optimum": 0.9, **values})
-    return made.assign(textbook=0.8, best_stopped=False)
+    return made.assign(default_settings=0.8, best_stopped=False)
 
 
 def test_regret_is_compared_with_the_default_and_at_the_same_epochs():
@@ -280,7 +280,7 @@ def test_regret_is_compared_with_the_default_and_at_the_same_epochs():
     assert default["less_than_same_epochs"] == pytest.approx(5.0 - 3.0)  # half way from 8 to 2
     assert "less_than_same_epochs" not in half
     assert default["regret_low"] < 3.0 < default["regret_high"]
-    assert default["worse_than_textbook"] == 0.0
+    assert default["worse_than_default_settings"] == 0.0
     assert default["winners_curse"] == pytest.approx(3.0)
 
 

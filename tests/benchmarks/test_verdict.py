@@ -133,7 +133,7 @@ def test_trials_are_stopped_as_the_product_stops_them(epochs):
 def outcome(study: int, label: str, truth: float = 0.0, **values: object) -> dict[str, object]:
     usual = {
         "scenario": "s", "margin": 0.005, "method": "a", "covered": True, "half_width": 0.01, "old": 0,
-        "old_half_width": 0.01, "textbook_covered": True, "student_covered": True, "curse": 0.01,
+        "old_half_width": 0.01, "default_covered": True, "student_covered": True, "curse": 0.01,
         "old_curse": 0.02, "image_se": 0.001,
     }  # fmt: skip
     return {**usual, "study": study, "label": label, "truth": truth, **values}

@@ -245,7 +245,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         for row in _made_rows(study, proposal):
             study.hear(row)
         study.end(proposal.trial, "finished")
-    design = confirm_plan.design(study, seeds=1, textbook=False)
+    design = confirm_plan.design(study, seeds=1, defaults=False)
     teacher, *planned = confirm_plan.confirmations(study, design)
     winners = [p for p in planned if "best" in p.origin.split("+")]
     assert {p.source for p in winners} == {p.trial for p in study.of("search")}
@@ -274,12 +274,12 @@ def _teacher(study: Study, chosen: SearchSpace) -> Proposal:
     recipe = recipe_builder.teacher_recipe(study.manifest, chosen, compute=study.manifest.compute)
     assert recipe.recipe_id(0) == study.manifest.teacher_model
     return Proposal(
-        trial=name, phase="teacher", method="", number=0, seed=0, origin="textbook", recipe=recipe
+        trial=name, phase="teacher", method="", number=0, seed=0, origin="default", recipe=recipe
     )
 
 
 def _searched(study: Study, chosen: SearchSpace) -> Iterator[Proposal]:
-    """Of each method the textbook's trial, and where a method prunes one for each other setting.
+    """Of each method the trial with the default settings, and where a method prunes one for each other setting.
 
     Each stands for a repeat of its own, so that all of them are winners.
     """
@@ -293,7 +293,7 @@ def _searched(study: Study, chosen: SearchSpace) -> Iterator[Proposal]:
                 repeat=number,
                 number=number,
                 seed=repeat_seed(0, number),
-                origin="literature" if number else "textbook",
+                origin="published" if number else "default",
                 recipe=recipe_builder.student_recipe(
                     study.manifest, chosen, method=method, config=config
                 ),
@@ -303,7 +303,7 @@ def _searched(study: Study, chosen: SearchSpace) -> Iterator[Proposal]:
 
 
 def _made_rows(study: Study, proposal: Proposal) -> Iterator[results.Row]:
-    """A row a stage, the textbook's trial the best."""
+    """A row a stage, the trial with the default settings the best."""
     stages = proposal.recipe.stages
     for step, stage in enumerate(stages):
         yield made_study.row(

@@ -82,7 +82,7 @@ def _method(loss: str) -> Method:
             "weight_decay": log_uniform(5e-5, 2e-3),
             "dropout": uniform(0.0, 0.3),
         },
-        textbook={"gamma": 0.5, "lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
+        defaults={"gamma": 0.5, "lr": 0.1, "weight_decay": 5e-4, "dropout": 0.0},
     )
 
 

@@ -114,6 +114,6 @@ def test_confirm_works_after_that_and_after_a_kill(met: Met, tmp_path: Path) -> 
     assert recorder.trained_twice() == []
     confirmed = studies.statuses(met.study, "confirm")
     assert set(confirmed.values()) == {"finished"}
-    # the textbook setting of dies and of disk failed, so that their other trial alone is confirmed
+    # the default settings of dies and of disk failed, so that their other trial alone is confirmed
     sources = {row["source"] for row in results.read_trials(Storage(met.study))}
     assert not {"raises-r0-0000", "nan-r0-0000", "dies-r0-0000", "disk-r0-0000"} & sources

@@ -67,7 +67,7 @@ def test_killed_resumed_confirmed_and_reported(calm, bucket: Desk, client: Any) 
         assert [r["attempt"] for r in rows] == [r["attempt"] for r in finished[trial][: len(rows)]]
     assert Storage(study).names("checkpoints") == []
 
-    bucket.done("tune_kd.confirm", study, "--seeds", "1", "--no-textbook", *ALONE)
+    bucket.done("tune_kd.confirm", study, "--seeds", "1", "--no-defaults", *ALONE)
     assert set(studies.statuses(study, "confirm").values()) == {"finished"}
     report = bucket.done("analysis.report", study)
     assert report.stdout.splitlines()[-1].startswith(f"report: {study}/report")

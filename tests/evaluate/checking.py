@@ -62,7 +62,7 @@ def written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epo
     where = trial.NodeContext(cache=session_cache())
     *_, last = trial.run(recipe, seed=0, ctx=where)
     proposal = Proposal(
-        trial="t", phase="search", method="no_kd", number=0, seed=0, origin="textbook", recipe=recipe
+        trial="t", phase="search", method="no_kd", number=0, seed=0, origin="default", recipe=recipe
     )  # fmt: skip
     return worker._weights(proposal, last)
 

@@ -228,7 +228,7 @@ def test_a_studys_best_student_is_named_by_the_study(run: Run, tmp_path: Path) -
         storage.write(f"students/{method}-r0-0000.safetensors", content)
         recipe = from_json(checkpoints.header(content)["recipe"])
         trial_ = {"trial": f"{method}-r0-0000", "phase": "search", "method": method, "number": 0, "repeat": 0}  # fmt: skip
-        known.add(Proposal(**trial_, seed=0, origin="textbook", recipe=recipe))
+        known.add(Proposal(**trial_, seed=0, origin="default", recipe=recipe))
         row = {
             **trial_,
             "stage": 0,

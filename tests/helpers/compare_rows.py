@@ -18,7 +18,13 @@ NAMES = {
     "schema", "study", "trial", "source", "fingerprint", "teacher_model", "recipe", "checkpoint", "attempt",
     "attempts", "versions", "commit", "device", "host", "pid", "seconds", "started", "ended",
 }  # fmt: skip
-RENAMED = {"phase": {"teach": "teacher"}}  # values that older versions wrote
+ORIGINS = {"textbook": "default", "literature": "published", "best+textbook": "best+default"}
+FROM_FILE = ", begun from a file"  # what confirming appends to a role
+# values that older versions wrote
+RENAMED = {
+    "phase": {"teach": "teacher"},
+    "origin": ORIGINS | {old + FROM_FILE: new + FROM_FILE for old, new in ORIGINS.items()},
+}
 ORDER = ["phase", "method", "repeat", "number", "seed", "stage"]
 
 

@@ -257,7 +257,7 @@ def test_teachers_can_be_asked_for(words: list[str]) -> None:
     assert chosen.teacher_stages()
 
 
-def test_one_trial_a_method_is_the_textbook_setting() -> None:
+def test_one_trial_a_method_has_the_default_settings() -> None:
     """What the systems' own commands count on: as many trials as methods."""
     own = [words for words in COMMANDS if any(word.startswith("own_") for word in words)]
     own = [words for words in own if words[2] == "tune_kd.search"]
@@ -279,7 +279,7 @@ def test_the_study_of_a_teacher_compares_its_learning_rates() -> None:
     assert space.student.network == SPACES["cifar10_mobilenet_quant"].teacher.network
     assert space.methods["no_kd"].ranges["lr"].choices == (0.05, 0.1)
     assert not any(
-        stage.needs_teacher for stage in space.stages("no_kd", space.methods["no_kd"].textbook)
+        stage.needs_teacher for stage in space.stages("no_kd", space.methods["no_kd"].defaults)
     )
 
 

@@ -110,7 +110,7 @@ def test_the_methods_are_those_of_the_design():
         ("combined", (1.0, 0.7, 0.5, 4.0)),
     ],
 )
-def test_textbook_settings(method, weights):
+def test_default_settings(method, weights):
     (stage,) = DIGITS.stages(method, DIGITS.methods[method].settings()[0])
     found = stage.weights
     assert (found.alpha, found.beta, found.gamma, found.temperature) == weights
@@ -119,7 +119,7 @@ def test_textbook_settings(method, weights):
     assert bool(stage.levels) == (found.gamma > 0)
 
 
-def test_the_literature_of_response():
+def test_the_published_settings_of_response():
     known = DIGITS.methods["response"].settings()
     assert [(s["alpha"], s["temperature"]) for s in known] == [
         (0.5, 4.0), (0.1, 4.0), (0.3, 16.0), (0.3, 4.0),
@@ -129,23 +129,23 @@ def test_the_literature_of_response():
 
 def method(**changes) -> Method:
     usual = {"stages": plain, "ranges": {"lr": log_uniform(0.01, 1.0), "kind": choice("a", "b"), "depth": integer(1, 3), "weight_decay": uniform(0, 1), "dropout": uniform(0, 0.5)}}  # fmt: skip
-    book = {"lr": 0.1, "kind": "a", "depth": 2, "weight_decay": 0.0, "dropout": 0.0}
-    return Method(**{**usual, "textbook": book, **changes})
+    defaults = {"lr": 0.1, "kind": "a", "depth": 2, "weight_decay": 0.0, "dropout": 0.0}
+    return Method(**{**usual, "defaults": defaults, **changes})
 
 
-BOOK = method().textbook
+DEFAULTS = method().defaults
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"textbook": {**BOOK, "lr": 2.0}}, r"lr=2.0 lies outside its range 0.01 .. 1 log"),
-        ({"textbook": {**BOOK, "kind": "c"}}, "'c'"),
-        ({"textbook": {**BOOK, "depth": 4}}, "depth=4"),
-        ({"textbook": {"lr": 0.1}}, r"lacks \['depth'"),
-        ({"textbook": {**BOOK, "alpha": 1}}, "alpha, which has no range"),
-        ({"literature": ({"lr": 1e-3},)}, "lr=0.001"),
-        ({"literature": ({"beta": 1e-3},)}, "beta, which has no range"),
+        ({"defaults": {**DEFAULTS, "lr": 2.0}}, r"lr=2.0 lies outside its range 0.01 .. 1 log"),
+        ({"defaults": {**DEFAULTS, "kind": "c"}}, "'c'"),
+        ({"defaults": {**DEFAULTS, "depth": 4}}, "depth=4"),
+        ({"defaults": {"lr": 0.1}}, r"lacks \['depth'"),
+        ({"defaults": {**DEFAULTS, "alpha": 1}}, "alpha, which has no range"),
+        ({"published": ({"lr": 1e-3},)}, "lr=0.001"),
+        ({"published": ({"beta": 1e-3},)}, "beta, which has no range"),
         ({"ranges": {"lr": log_uniform(0.01, 1.0)}}, "plain takes"),
         ({"ranges": {**method().ranges, "more": uniform(0, 1)}}, "plain takes"),
     ],
@@ -156,9 +156,9 @@ def test_a_method_that_contradicts_itself(changes, says):
 
 
 def test_settings_are_complete_and_each_once():
-    made = method(literature=({"depth": 3}, {}, {"depth": 3}, {"kind": "b", "lr": 0.5}))
+    made = method(published=({"depth": 3}, {}, {"depth": 3}, {"kind": "b", "lr": 0.5}))
     assert made.settings() == [
-        dict(BOOK), {**BOOK, "depth": 3}, {**BOOK, "kind": "b", "lr": 0.5},
+        dict(DEFAULTS), {**DEFAULTS, "depth": 3}, {**DEFAULTS, "kind": "b", "lr": 0.5},
     ]  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def test_a_range_is_pinned_in_every_method_that_has_it():
         assert after.settings()[0].keys() == after.ranges.keys()
         stage = pinned.stages(name, after.settings()[0])[0]
         assert stage.weights.temperature == (4.0 if has else 1.0)
-    # without temperature two of the literature's settings are the same
+    # without temperature two of the published settings are the same
     assert [s["alpha"] for s in pinned.methods["response"].settings()] == [0.5, 0.1, 0.3]
     again = overrides.change(pinned, ["temperature=2"])
     assert dict(again.methods["combined"].fixed) == {"temperature": 2.0}
@@ -281,7 +281,7 @@ def test_a_space_without_methods_or_with_a_name_twice():
         return ()
 
     ranges = {"finetune_epochs": integer(2, 9)}
-    twice = Method(stages=stages, ranges=ranges, textbook={"finetune_epochs": 4})
+    twice = Method(stages=stages, ranges=ranges, defaults={"finetune_epochs": 4})
     with pytest.raises(ValueError, match="finetune_epochs is both a field"):
         dataclasses.replace(DIGITS, methods={"m": twice})
 
@@ -290,7 +290,7 @@ def test_check_names_the_method_that_cannot_be_built():
     def steep(space, *, lr):
         return (space.distill(LossWeights(alpha=lr - 0.2)),)
 
-    broken = Method(stages=steep, ranges={"lr": uniform(0.1, 0.5)}, textbook={"lr": 0.3})
+    broken = Method(stages=steep, ranges={"lr": uniform(0.1, 0.5)}, defaults={"lr": 0.3})
     with pytest.raises(UsageError, match=r"space digits_kd, method m: .*alpha=-0.1"):
         dataclasses.replace(DIGITS, methods={"m": broken}).check()
 

@@ -189,7 +189,7 @@ def lightly(space_, *, recover):
 LIGHTLY = Method(
     stages=lightly,
     ranges={"recover": distributions.choice("labels", "teacher")},
-    textbook={"recover": "labels"},
+    defaults={"recover": "labels"},
     shared=1,
     needs=("logits",),
 )

@@ -211,7 +211,7 @@ def test_a_verdict_says_who_how_and_what(played):
     (row,) = reopened(played).outcomes["combined-r0-0000"]
     assert (row["status"], row["reason"], row["epochs"]) == ("finished", "", 9)
     assert (row["phase"], row["method"], row["number"]) == ("search", "combined", 0)
-    assert (row["origin"], row["seed"], row["attempts"]) == ("textbook", 0, 1)
+    assert (row["origin"], row["seed"], row["attempts"]) == ("default", 0, 1)
     assert (row["alpha"], row["beta"], row["gamma"], row["temperature"]) == (1.0, 0.7, 0.5, 4.0)
     assert row["seconds"] == 9.0
     assert row["config.temperature"] == 4.0
@@ -336,7 +336,7 @@ def test_a_mixed_choice_is_written_and_proposed_again(tmp_path, values):
     mixed = Method(
         stages=stages,
         ranges={**base.ranges, "kind": distributions.choice(*values)},
-        textbook={**base.textbook, "kind": values[0]},
+        defaults={**base.defaults, "kind": values[0]},
     )
     asked = request(tmp_path / "s", methods={"m": mixed}, trials=4, epochs=1)
     begun = begin(asked)
@@ -379,14 +379,14 @@ def test_epochs_of_open_trials_stay_in_their_files(asked):
 def test_merging_keeps_the_row_of_a_measurement(asked):
     begun = begin(asked)
     play(begun, asked, score, trials=4)
-    book = begun.proposals["no_kd-r0-0000"]
+    first = begun.proposals["no_kd-r0-0000"]
     measured = begun.add(
         replace(
-            book,
+            first,
             trial="confirm-teacher",
             phase="confirm",
             method="",
-            recipe=replace(book.recipe, stages=()),
+            recipe=replace(first.recipe, stages=()),
         )
     )
     one = row(begun, measured, 0, 0.9, last=True, stage_name="Measure")

@@ -112,7 +112,7 @@ def test_the_student_of_a_method_is_the_one_that_it_recommends(tmp_path):
 
     # before any fresh value: the best on validation
     assert given(confirmed=False).data == safetensors.torch.save(student(0))
-    design = confirm_plan.design(begun, seeds=1, textbook=True)
+    design = confirm_plan.design(begun, seeds=1, defaults=True)
     for proposal in confirm_plan.reevaluations(begun, design):
         put(proposal, val_accuracy=0.5 + 0.1 * (proposal.repeat == 1))
     chosen = begun.proposals[winners[1]]
@@ -293,7 +293,7 @@ def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path)
 
 def confirmed(known: Study) -> list[Proposal]:
     """What a confirmation of the winners alone consists of."""
-    design = confirm_plan.design(known, seeds=2, textbook=False)
+    design = confirm_plan.design(known, seeds=2, defaults=False)
     return confirm_plan.confirmations(known, design)
 
 
@@ -312,7 +312,7 @@ def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path
         f"confirm-prune-r0-0000-s{seed}" for seed in (1000, 1001, 800, 801, 802, 803, 804)
     ]
     assert [s.origin for s in students] == (
-        ["best+textbook, begun from a file"] * 2 + ["recommended, begun from a file"] * 5
+        ["best+default, begun from a file"] * 2 + ["recommended, begun from a file"] * 5
     )
     assert [s.keeps_weights for s in students] == [False] * 2 + [True] * 5
     known, request_ = starting(tmp_path / "q", found(earlier))

@@ -48,7 +48,7 @@ def run(study, rule, proposal, score, *, upto=3):
 
 def test_the_best_third_of_a_method_goes_on(tmp_path):
     study, plan, rule = judged(tmp_path, trials=40)
-    scores = [0.5, 0.4, 0.6, 0.5, 0.55, 0.9, 0.56]  # textbook first
+    scores = [0.5, 0.4, 0.6, 0.5, 0.55, 0.9, 0.56]  # the default settings first
     # the cutoff is the 67th percentile of those that came to the rung before:
     # -, .5, .4667, .5333, .5, .5333, .5667
     stopped = [False, True, False, True, False, False, True]
@@ -91,7 +91,7 @@ def test_rungs_belong_to_one_repeat(tmp_path):
     assert rule._rungs.keys() == {("response", repeat, 3) for repeat in range(3)}
 
 
-def test_the_textbook_is_never_stopped_even_when_it_comes_last_and_is_worst(tmp_path):
+def test_the_default_settings_are_never_stopped_even_when_they_come_last_and_are_worst(tmp_path):
     study, plan, rule = judged(tmp_path, methods={"no_kd": request(tmp_path).space.methods["no_kd"]})  # fmt: skip
     proposals = [plan.next() for _ in range(4)]
     for proposal in proposals[1:]:

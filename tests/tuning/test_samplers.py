@@ -17,12 +17,12 @@ from tune_kd.workflows.options import SAMPLERS
 
 
 @pytest.mark.parametrize("known", [1, 2, 4, 30])
-def test_at_most_a_quarter_comes_from_the_literature_and_the_first_is_the_textbook(known):
+def test_at_most_a_quarter_has_published_settings_and_the_first_the_default_ones(known):
     for each in range(1, 61):
         found = [origin(n, settings=known, start=random_start(each)) for n in range(each)]
-        assert found[0] == "textbook"
-        assert found.count("textbook") == 1
-        taken = found.count("textbook") + found.count("literature")
+        assert found[0] == "default"
+        assert found.count("default") == 1
+        taken = found.count("default") + found.count("published")
         assert taken <= max(1, each / 4)
         assert taken == min(known, max(1, each // 4))
         assert found.count("random") + taken >= random_start(each)
@@ -36,14 +36,14 @@ def test_a_third_at_most_ten_starts_at_random(each, start):
     assert "random" not in found[start:]
 
 
-def test_literature_settings_come_in_their_order(tmp_path):
+def test_published_settings_come_in_their_order(tmp_path):
     asked = request(tmp_path / "s", trials=64, epochs=1, repeats=1)
     study = begin(asked)
     play(study, asked, uneven_score)
     known = asked.space.methods["response"].settings()
     proposed = study.of("search", "response")
-    assert [dict(p.config) for p in proposed if p.origin in ("textbook", "literature")] == known
-    assert [p.number for p in proposed if p.origin in ("textbook", "literature")] == [0, 7, 11, 15]
+    assert [dict(p.config) for p in proposed if p.origin in ("default", "published")] == known
+    assert [p.number for p in proposed if p.origin in ("default", "published")] == [0, 7, 11, 15]
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -73,7 +73,7 @@ def test_choices_and_whole_numbers_are_sampled_as_what_they_are(tmp_path, kind):
     method = Method(
         stages=stages,
         ranges={**base.ranges, **ranges},
-        textbook={**base.textbook, "kind": "a", "depth": 2, "on": True},
+        defaults={**base.defaults, "kind": "a", "depth": 2, "on": True},
     )
     asked = request(tmp_path / "s", methods={"m": method}, trials=7, epochs=1, sampler=kind)
     study = begin(asked)
@@ -193,7 +193,7 @@ def test_methods_share_the_quantiles_of_what_they_have_in_common(tmp_path):
     wide = Method(
         stages=wide.stages,
         ranges={**wide.ranges, "lr": distributions.log_uniform(0.001, 2.0)},
-        textbook=wide.textbook,
+        defaults=wide.defaults,
     )
     mixed = {**chosen.methods, "no_kd": wide}
     asked = request(tmp_path / "s", trials=144, epochs=1, methods=mixed, repeats=3)
@@ -234,7 +234,7 @@ def test_a_sampler_hears_of_its_own_repeat_only(tmp_path, kind):
             asked,
             lambda p, step, sign=sign: 0.5 + (sign if p.repeat == 0 else 1) * p.config["dropout"],
         )
-        assert {p.origin for p in study.of("search")} == {"textbook", "random", "sampled"}
+        assert {p.origin for p in study.of("search")} == {"default", "random", "sampled"}
         proposed[name] = [
             [p.config for p in study.of("search", "no_kd", repeat=repeat)] for repeat in (0, 1)
         ]

@@ -160,13 +160,13 @@ def test_repeats_propose_other_values_and_begin_with_other_weights(tmp_path):
     found = study.of("search", "response")
     by_origin = {
         kind: [p for p in found if p.origin == kind]
-        for kind in ("textbook", "literature", "random", "sampled")
+        for kind in ("default", "published", "random", "sampled")
     }
     for kind in ("random", "sampled"):
         values = [p.config["lr"] for p in by_origin[kind]]
         assert len(values) >= 6
         assert len(set(values)) == len(values)
-    for kind in ("textbook", "literature"):  # the same settings in each repeat
+    for kind in ("default", "published"):  # the same settings in each repeat
         assert len(by_origin[kind]) == 3
         assert len({tuple(p.config.items()) for p in by_origin[kind]}) == 1
     seeds = {p.repeat: p.seed for p in study.of("search")}

@@ -93,8 +93,8 @@ def _put_teacher(study, asked):
     study.write_outcome(proposal.trial, [{**study.describe(proposal, stage=0), "stage": 0, "status": "finished", "epochs": 2}])  # fmt: skip
 
 
-def _design(known, *, seeds=2, textbook=True) -> Design:
-    return confirm_plan.design(known, seeds=seeds, textbook=textbook)
+def _design(known, *, seeds=2, defaults=True) -> Design:
+    return confirm_plan.design(known, seeds=seeds, defaults=defaults)
 
 
 def _students(known, **options) -> list[Proposal]:
@@ -116,7 +116,7 @@ def _put(known, proposal, status="finished", **values):
 
 
 def test_whole_repeats_are_confirmed(known):
-    assert _design(known) == Design(repeats=(0, 1, 2, 3), seeds=2, textbook=True)
+    assert _design(known) == Design(repeats=(0, 1, 2, 3), seeds=2, defaults=True)
     # whatever became of their trials: of no_kd one in five has failed
     assert {v[-1]["status"] for v in known.outcomes.values()} == {"finished", "failed"}
 
@@ -180,16 +180,16 @@ def test_a_study_without_a_finished_trial_cannot_be_confirmed(tmp_path):
 # Which trials, in which role, with which seeds
 
 
-def test_each_repeat_confirms_its_winner_and_its_textbook_trial(known):
+def test_each_repeat_confirms_its_winner_and_its_default_settings(known):
     found = Counter((p.source, p.origin) for p in _students(known) if p.origin != "recommended")
     expected = {}
     for repeat in range(REPEATS):
         for method, best in BEST.items():
             if best:
                 expected[search_trial(method, repeat, best), "best"] = 2
-                expected[search_trial(method, repeat, 0), "textbook"] = 2
+                expected[search_trial(method, repeat, 0), "default"] = 2
             else:  # once, not twice
-                expected[search_trial(method, repeat, 0), "best+textbook"] = 2
+                expected[search_trial(method, repeat, 0), "best+default"] = 2
     assert found == expected
 
 
@@ -199,7 +199,7 @@ def test_all_methods_of_a_repeat_have_its_seeds(known, seeds):
     for repeat in range(REPEATS):
         wanted = [1000 * (repeat + 1) + at for at in range(seeds)]
         for method in METHODS:
-            for role in ("best", "textbook"):
+            for role in ("best", "default"):
                 found = [p.seed for p in planned if (p.method, p.repeat) == (method, repeat) and role in _roles(p)]  # fmt: skip
                 assert found == wanted
     for method in METHODS:  # n = K m
@@ -244,8 +244,8 @@ def test_every_run_has_a_name_of_its_own_that_says_what_it_is(known):
         assert proposal.config == source.config
 
 
-def test_no_textbook_leaves_its_runs_out(known):
-    planned = [p for p in _students(known, textbook=False) if p.origin != "recommended"]
+def test_no_defaults_leaves_their_runs_out(known):
+    planned = [p for p in _students(known, defaults=False) if p.origin != "recommended"]
     assert {p.source for p in planned} == {
         search_trial(method, repeat, best)
         for method, best in BEST.items()
@@ -254,8 +254,8 @@ def test_no_textbook_leaves_its_runs_out(known):
 
 
 def test_the_role_of_a_run_does_not_depend_on_what_else_is_confirmed(known):
-    """A winner that is the textbook setting stands for both when the others are added later."""
-    few, all_ = _students(known, textbook=False), _students(known)
+    """A winner that has the default settings stands for both when the others are added later."""
+    few, all_ = _students(known, defaults=False), _students(known)
     roles = {p.trial: p.origin for p in all_}
     assert {p.trial: p.origin for p in few} == {p.trial: roles[p.trial] for p in few}
 
@@ -269,8 +269,8 @@ def test_a_stopped_trial_is_never_confirmed(known):
 
 
 def test_the_design_counts_its_runs(known):
-    for seeds, textbook in itertools.product((1, 2), (True, False)):
-        chosen = _design(known, seeds=seeds, textbook=textbook)
+    for seeds, defaults in itertools.product((1, 2), (True, False)):
+        chosen = _design(known, seeds=seeds, defaults=defaults)
         planned = Counter(p.method for p in confirm_plan.confirmations(known, chosen))
         assert planned["response"] == planned["no_kd"] == chosen.runs_of_method
         again = Counter(p.method for p in confirm_plan.reevaluations(known, chosen))
@@ -346,7 +346,7 @@ def test_the_three_best_winners_are_evaluated_again_on_validation(known):
 
 @pytest.mark.parametrize(("repeats", "count"), [(1, 0), (2, 2), (3, 3), (4, 3)])
 def test_as_many_winners_are_evaluated_again_as_there_are(known, repeats, count):
-    chosen = Design(repeats=tuple(range(repeats)), seeds=1, textbook=False)
+    chosen = Design(repeats=tuple(range(repeats)), seeds=1, defaults=False)
     again = confirm_plan.reevaluations(known, chosen)
     assert Counter(p.method for p in again) == Counter(dict.fromkeys(METHODS, 2 * count))
     assert {p.repeat for p in again} <= set(range(repeats))
@@ -373,7 +373,7 @@ def test_fresh_values_say_what_is_recommended_and_not_the_one_that_chose(known):
 
 
 def test_each_opening_of_the_test_split_leaves_a_file_with_its_design(known):
-    first, second = _design(known, seeds=1), _design(known, seeds=3, textbook=False)
+    first, second = _design(known, seeds=1), _design(known, seeds=3, defaults=False)
     planned = confirm_plan.confirmations(known, first)
     confirm_plan.log_test_access(known, planned, first, command="first command")
     confirm_plan.log_test_access(known, planned[:1], second, command="second command")
@@ -383,8 +383,8 @@ def test_each_opening_of_the_test_split_leaves_a_file_with_its_design(known):
     assert one["trials"] == [p.trial for p in planned]
     assert two["trials"] == ["confirm-teacher"]
     assert (one["command"], two["command"]) == ("first command", "second command")
-    assert one["design"] == {"repeats": [0, 1, 2, 3], "seeds": 1, "textbook": True}
-    assert two["design"] == {"repeats": [0, 1, 2, 3], "seeds": 3, "textbook": False}
+    assert one["design"] == {"repeats": [0, 1, 2, 3], "seeds": 1, "defaults": True}
+    assert two["design"] == {"repeats": [0, 1, 2, 3], "seeds": 3, "defaults": False}
     assert one["time"] <= two["time"]
 
 
@@ -522,7 +522,7 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
     kept = {n.removesuffix(".safetensors") for n in known.storage.names("students")}
     assert kept == {n for n in confirmed if int(n.rpartition("-s")[2] if "-s" in n else 0) in COMMON_SEEDS}  # fmt: skip
     (first,) = _openings(known)
-    assert first["design"] == {"repeats": [0, 1, 2], "seeds": 1, "textbook": True}
+    assert first["design"] == {"repeats": [0, 1, 2], "seeds": 1, "defaults": True}
     assert first["trials"] == confirmed
 
     # the same again trains nothing and opens nothing
@@ -535,11 +535,11 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
     (added,) = _confirm(known, here, seeds=2)
     assert sorted(int(name.rpartition("-s")[2]) for name in added) == sorted([1001, 2001, 3001] * 4)
     _, second = _openings(known)
-    assert second["design"] == {"repeats": [0, 1, 2], "seeds": 2, "textbook": True}
+    assert second["design"] == {"repeats": [0, 1, 2], "seeds": 2, "defaults": True}
     assert second["trials"] == added
 
     # so are more repeats; fewer runs than before are no look
-    assert _confirm(known, here, seeds=1, textbook=False) == []
+    assert _confirm(known, here, seeds=1, defaults=False) == []
     made_study.play(known, replace(asked, repeats=4), lambda p, step: reached[p.repeat] + p.number / 100)  # fmt: skip
     looked = _confirm(known, here, seeds=2)
     (later,) = looked  # the fourth winner is not among the best three

@@ -51,25 +51,25 @@ def test_everything_that_is_planned_is_said(capsys):
     assert found["teacher"] == "digits_teacher, to be trained for 12 epochs"
     assert found["task"] == "digits, images from the task itself, all training images"
     assert found["device"] == f"{timing_cache.cpu_name()}, 1 CPU a trial, 2 at once"
-    # 8 a method: textbook, 2 random, sampled; one from the literature where there is any
+    # 8 a method: default, 2 random, sampled; one published where there is any
     assert found["trials"] == (
-        "32: 1 repeat of 8 for each of 4 methods; 4 textbook, 8 random, 2 literature, "
+        "32: 1 repeat of 8 for each of 4 methods; 4 default, 8 random, 2 published, "
         "18 proposed by tpe"
     )
     assert found["verdict"].startswith("recommends students; too few repeats for a statement")
     assert found["stopping"] == "asha: after epoch 8 the best third of a search's trials goes on"
     assert found["search"] == "at most 32 runs, 480 epochs: not measured"
-    # a method's winner and textbook twice each, its recommended student five times
+    # a method's winner and default settings twice each, its recommended student five times
     assert found["confirm"] == "at most 36 runs, 540 epochs: not measured"
-    assert found["lr"] == "0.01 .. 0.5 log (textbook 0.1)"
-    assert found["temperature"] == "1 .. 20 log (textbook 4)"
+    assert found["lr"] == "0.01 .. 0.5 log (default 0.1)"
+    assert found["temperature"] == "1 .. 20 log (default 4)"
     assert {"no_kd:", "response:", "feature:", "combined:"} <= set(found)
 
 
 @pytest.mark.parametrize(
     ("arguments", "trials", "searched", "confirmed", "enough"),
     [
-        # of each method 5 winners and 5 textbook trials twice, 5 recommended, 3 winners twice before
+        # of each method 5 winners and 5 trials with default settings twice, 5 recommended, 3 winners twice before
         (["--trials", 160], "160: 5 repeats of 8", 160, 4 * (10 + 10 + 5 + 6), True),
         (["--trials", 64, "--repeats", 3], "72: 3 repeats of 6", 72, 4 * (6 + 6 + 5 + 6), True),
         (["--trials", 40], "40: 2 repeats of 5", 40, 4 * (4 + 4 + 5 + 4), False),
@@ -87,8 +87,8 @@ def test_searching_and_confirming_cost_apart(capsys, arguments, trials, searched
 
 def test_proposals_of_all_repeats_are_counted(capsys):
     found = plan(capsys, "--trials", 160)["trials"]
-    # of each search of 8: a textbook trial, two random, one of the literature for two methods
-    assert found.endswith("; 20 textbook, 40 random, 10 literature, 90 proposed by tpe")
+    # of each search of 8: one with default settings, two random, one published for two methods
+    assert found.endswith("; 20 default, 40 random, 10 published, 90 proposed by tpe")
 
 
 def test_what_options_change(capsys, tmp_path):
@@ -102,8 +102,7 @@ def test_what_options_change(capsys, tmp_path):
     assert found["student"].startswith("digits_student, 6 epochs")
     assert found["teacher"] == "digits_teacher, to be trained for 5 epochs"
     assert (
-        found["trials"]
-        == "6: 1 repeat of 3 for each of 2 methods; 2 textbook, 4 proposed by random"
+        found["trials"] == "6: 1 repeat of 3 for each of 2 methods; 2 default, 4 proposed by random"
     )
     assert found["stopping"] == "none: every trial runs to the end"
     assert found["temperature"] == "4.0 (pinned)"
@@ -128,12 +127,12 @@ def test_spaces_with_choices_and_whole_numbers(capsys):
         "    return no_kd(space, **training)\n"
         "TRAINING = {'lr': log_uniform(0.01, 1), 'weight_decay': uniform(0, 1), 'dropout': uniform(0, 0.5)}\n"
         "M = Method(stages=stages, ranges={**TRAINING, 'kind': choice('a', 'b'), 'depth': integer(1, 3)},\n"
-        "           textbook={'lr': 0.1, 'weight_decay': 0.0, 'dropout': 0.0, 'kind': 'a', 'depth': 2})\n"
+        "           defaults={'lr': 0.1, 'weight_decay': 0.0, 'dropout': 0.0, 'kind': 'a', 'depth': 2})\n"
         "SPACE = SearchSpace(name='mine', task='digits', teacher='t', student='s', methods={'m': M})\n"
     )
     found = plan(capsys, "--space", "mine.py")
-    assert found["kind"] == "a | b (textbook a)"
-    assert found["depth"] == "1 .. 3 (textbook 2)"
+    assert found["kind"] == "a | b (default a)"
+    assert found["depth"] == "1 .. 3 (default 2)"
 
 
 def asked(tmp_path, **changes):

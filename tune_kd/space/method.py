@@ -21,8 +21,9 @@ class Method:
 
     `stages(space, **values)` is a pure function; its keyword arguments are the names of `ranges`,
     where `**training` stands for those of TRAINING.
-    `textbook` is the first trial, which runs to the end; `literature` are further settings to try,
-    each a change of the textbook's. The first `shared` stages do not depend on sampled values: they
+    `defaults` is the default configuration, the first trial of each repeat, which runs to the end.
+    `published` are configurations from papers that a search tries early, each given as what it changes
+    of `defaults`. The first `shared` stages do not depend on sampled values: they
     are trained once for all trials, or replaced by the space's `start`. `needs` says what any of its
     stages may need, of `recipe.NEEDS`: a study trains a teacher only if a method says "logits" or
     "features".
@@ -30,8 +31,8 @@ class Method:
 
     stages: Callable[..., tuple[Stage, ...]]
     ranges: Mapping[str, BaseDistribution]
-    textbook: Config
-    literature: tuple[Config, ...] = ()
+    defaults: Config
+    published: tuple[Config, ...] = ()
     fixed: Config = field(default_factory=dict)  # pinned by --set
     shared: int = 0
     needs: tuple[str, ...] = ()
@@ -43,18 +44,18 @@ class Method:
         wanted += TRAINING if len(wanted) < len(parameters) else ()
         if set(wanted) != set(given):
             raise ValueError(f"{self.stages.__name__} takes {wanted}, but ranges has {list(given)}")
-        for setting in (self.textbook, *self.literature):
+        for setting in (self.defaults, *self.published):
             for name, value in setting.items():
                 known = self.ranges.get(name)
                 if known is None and name not in self.fixed:
-                    raise ValueError(f"textbook or literature sets {name}, which has no range")
+                    raise ValueError(f"defaults or published sets {name}, which has no range")
                 if known is not None and not known._contains(known.to_internal_repr(value)):
                     raise ValueError(f"{name}={value!r} lies outside its range {shown(known)}")
         if unknown := sorted(set(self.needs) - set(NEEDS)):
             raise ValueError(f"needs names {unknown[0]!r}; there are {', '.join(NEEDS)}")
-        missing = set(self.ranges) - set(self.textbook)
+        missing = set(self.ranges) - set(self.defaults)
         if missing:
-            raise ValueError(f"the textbook setting lacks {sorted(missing)}")
+            raise ValueError(f"defaults lacks {sorted(missing)}")
 
     def build(self, space: Any, config: Config) -> tuple[Stage, ...]:
         """Return the stages of one trial from fresh weights on.
@@ -72,10 +73,10 @@ class Method:
         return stages
 
     def settings(self) -> list[dict[str, Any]]:
-        """Textbook first, then the literature's, complete and each once, sampled names only."""
+        """Return the default settings, then the published ones, complete and each once, sampled names only."""
         unique: list[dict[str, Any]] = []
-        for change in ({}, *self.literature):
-            merged = {**self.textbook, **change}
+        for change in ({}, *self.published):
+            merged = {**self.defaults, **change}
             setting = {name: merged[name] for name in self.ranges}
             if setting not in unique:
                 unique.append(setting)
@@ -86,7 +87,9 @@ class Method:
         if name not in self.ranges and name not in self.fixed:
             return self
         kept = {k: v for k, v in self.ranges.items() if k != name}
-        book = {k: v for k, v in self.textbook.items() if k != name}
-        others = tuple({k: v for k, v in s.items() if k != name} for s in self.literature)
+        defaults = {k: v for k, v in self.defaults.items() if k != name}
+        published = tuple({k: v for k, v in s.items() if k != name} for s in self.published)
         fixed = {**self.fixed, name: value}
-        return dataclasses.replace(self, ranges=kept, textbook=book, literature=others, fixed=fixed)
+        return dataclasses.replace(
+            self, ranges=kept, defaults=defaults, published=published, fixed=fixed
+        )

@@ -61,32 +61,32 @@ def kd_methods(
 ) -> dict[str, Method]:
     """no_kd, response, feature and combined over the ranges of `training` (lr, weight_decay, dropout).
 
-    `defaults` is the textbook's value of each of these, `response_defaults` that of alpha (beta = 1 - alpha) and
-    temperature for response, where a pair has one of its own (else 0.5 and 4). Ranges and further settings of the loss weights are those that published work spans:
-    alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at T 16 for response (CRD benchmark, Tian et al.
-    2020, and others).
+    `defaults` has the default value of each of these, `response_defaults` those of alpha (beta = 1 - alpha) and
+    temperature for response, where a pair has its own (else 0.5 and 4). The ranges of the loss weights are those
+    that published work spans; its settings are tried as well: alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at
+    T 16 for response (CRD benchmark, Tian et al. 2020, and others).
     """
     temperature = log_uniform(1.0, 20.0)
-    book = dict(response_defaults or {"alpha": 0.5, "temperature": 4.0})
+    own = dict(response_defaults or {"alpha": 0.5, "temperature": 4.0})
     others = (
         {"alpha": 0.1, "temperature": 4.0},
         {"alpha": 0.3, "temperature": 16.0},
         {"alpha": 0.3, "temperature": 4.0},
     )
     return {
-        "no_kd": Method(stages=no_kd, ranges=training, textbook=defaults),
+        "no_kd": Method(stages=no_kd, ranges=training, defaults=defaults),
         "response": Method(
             stages=response,
             needs=("logits",),
             ranges={"alpha": uniform(0.05, 0.95), "temperature": temperature, **training},
-            textbook={**book, **defaults},
-            literature=tuple(setting for setting in others if setting != book),
+            defaults={**own, **defaults},
+            published=tuple(setting for setting in others if setting != own),
         ),
         "feature": Method(
             stages=feature,
             needs=("features",),
             ranges={"gamma": log_uniform(0.05, 5.0), **training},
-            textbook={"gamma": 0.5, **defaults},
+            defaults={"gamma": 0.5, **defaults},
         ),
         "combined": Method(
             stages=combined,
@@ -98,8 +98,8 @@ def kd_methods(
                 "temperature": temperature,
                 **training,
             },
-            textbook={"alpha": 1.0, "beta": 0.7, "gamma": 0.5, "temperature": 4.0, **defaults},
-            literature=({"alpha": 0.1, "beta": 0.9},),
+            defaults={"alpha": 1.0, "beta": 0.7, "gamma": 0.5, "temperature": 4.0, **defaults},
+            published=({"alpha": 0.1, "beta": 0.9},),
         ),
     }
 
@@ -148,14 +148,14 @@ def more_methods(
                 "temperature": log_uniform(1.0, 20.0),
                 **training,
             },
-            textbook={"target_weight": 1.0, "other_weight": 8.0, "temperature": 4.0, **defaults},
-            literature=({"other_weight": 2.0}, {"other_weight": 1.0}),
+            defaults={"target_weight": 1.0, "other_weight": 8.0, "temperature": 4.0, **defaults},
+            published=({"other_weight": 2.0}, {"other_weight": 1.0}),
         ),
         "attention": Method(
             stages=attention,
             needs=("features",),
             ranges={"gamma": log_uniform(1.0, 200.0), **training},
-            textbook={"gamma": 50.0, **defaults},
+            defaults={"gamma": 50.0, **defaults},
         ),
     }
 
@@ -215,23 +215,28 @@ def prune_methods(training: Config) -> dict[str, Method]:
         "prune_steps": integer(1, 3),
         "finetune_lr": log_uniform(0.001, 0.1),
     }
-    book = {"prune_method": "channel", "prune_ratio": 0.3, "prune_steps": 1, "finetune_lr": 0.01}
-    other = ({"prune_method": "magnitude", "prune_ratio": 0.5},)
+    defaults = {
+        "prune_method": "channel",
+        "prune_ratio": 0.3,
+        "prune_steps": 1,
+        "finetune_lr": 0.01,
+    }
+    published = ({"prune_method": "magnitude", "prune_ratio": 0.5},)
     return {
         "prune": Method(
             stages=prune,
             needs=("pruning",),
             ranges=ranges,
-            textbook=book,
-            literature=other,
+            defaults=defaults,
+            published=published,
             shared=1,
         ),
         "kd+prune": Method(
             stages=kd_prune,
             needs=("logits", "pruning"),
             ranges={"recover": choice("labels", "teacher"), **ranges},
-            textbook={"recover": "labels", **book},
-            literature=({"recover": "teacher"}, *other),
+            defaults={"recover": "labels", **defaults},
+            published=({"recover": "teacher"}, *published),
             shared=1,
         ),
     }

@@ -203,9 +203,9 @@ def _more(space: SearchSpace, wanted: list[str]) -> dict[str, Method]:
             f"method {names[0]} tunes {', '.join(TRAINING)}, which the methods of {space.name} do not; take a space "
             "that is searched for them"
         )
-    book = {name: first.textbook[name] for name in ranges}
+    defaults = {name: first.defaults[name] for name in ranges}
     training = ranges | {name: choice(value) for name, value in fixed.items()}
-    made = methods.more_methods(training, defaults=book | fixed)
+    made = methods.more_methods(training, defaults=defaults | fixed)
     for name, value in fixed.items():
         made = {key: method.pin(name, value) for key, method in made.items()}
     return {name: made[name] for name in names}

@@ -191,7 +191,7 @@ class SearchSpace:
         return 0 if self.starts(method) else self.methods[method].shared
 
     def settings_to_check(self, method: str) -> list[dict[str, Any]]:
-        """Return a method's own settings, its textbook's with each choice, and with both ends of each range."""
+        """Return a method's own settings, its default ones with each choice, and with both ends of each range."""
         chosen = self.methods[method]
         settings = chosen.settings()
         changes = [

@@ -109,7 +109,7 @@ def shared_recipes(manifest: Manifest, chosen: SearchSpace) -> dict[str, Recipe]
     found = {}
     for name, method in chosen.methods.items():
         if count := chosen.shared(name):
-            book = method.settings()[0]
-            recipe = student_recipe(manifest, chosen, method=name, config=book)
+            defaults = method.settings()[0]
+            recipe = student_recipe(manifest, chosen, method=name, config=defaults)
             found[name] = recipe.first(count)
     return found

@@ -72,8 +72,8 @@ TRIAL_COLUMNS = {
     **_WHO,
     "space": TEXT,
     "family": TEXT,
-    "origin": TEXT,  # textbook, literature, random, sampled; in phase confirm the roles best,
-    # textbook and recommended, joined by +; shared in phase teacher: the first stages of a method;
+    "origin": TEXT,  # default, published, random, sampled; in phase confirm the roles best,
+    # default and recommended, joined by +; shared in phase teacher: the first stages of a method;
     # file: what began from somebody's weights
     "source": TEXT,  # in phases reevaluate and confirm: the search trial that is trained again
     "stage": WHOLE,

@@ -80,7 +80,7 @@ class AshaRule:
         score = self._study.score(row)
         assert score is not None
         rung = self._rungs[proposal.method, proposal.repeat, row["step"]]
-        if rung and proposal.number > 0:  # the textbook trial runs to the end
+        if rung and proposal.number > 0:  # the trial with the default settings runs to the end
             cutoff = float(np.percentile(list(rung.values()), 100 - 100 / REDUCTION))
             if score < cutoff:
                 reason = f"rung {row['step']}: {score:.4f} is below {cutoff:.4f}, of {len(rung)} trials"  # fmt: skip

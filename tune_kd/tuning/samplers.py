@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 from tune_kd.recipe import stream
 
 POPULATION = 8  # of NSGA-II: a generation; Optuna's 50 are more than most searches have trials
-LITERATURE_EVERY = 4  # at most a quarter of a search's trials come from the literature
+PUBLISHED_EVERY = 4  # at most a quarter of a search's trials have published settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -35,18 +35,15 @@ def random_start(trials: int) -> int:
 
 
 def origin(number: int, *, settings: int, start: int) -> str:
-    """Where a method's trial `number` comes from; `settings` counts textbook and literature.
+    """Where a method's trial `number` comes from; `settings` counts the default and the published ones.
 
     >>> [origin(n, settings=3, start=4) for n in (0, 1, 3, 7, 8, 11)]
-    ['textbook', 'random', 'random', 'literature', 'sampled', 'literature']
+    ['default', 'random', 'random', 'published', 'sampled', 'published']
     """
     if number == 0:
-        return "textbook"
-    if (
-        number % LITERATURE_EVERY == LITERATURE_EVERY - 1
-        and 0 < number // LITERATURE_EVERY < settings
-    ):
-        return "literature"
+        return "default"
+    if number % PUBLISHED_EVERY == PUBLISHED_EVERY - 1 and 0 < number // PUBLISHED_EVERY < settings:
+        return "published"
     return "random" if number < start else "sampled"
 
 

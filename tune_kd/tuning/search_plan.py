@@ -125,8 +125,8 @@ class SearchPlan:
     def _ask(
         self, kind: str, settings: list[dict[str, Any]], *, method: str, repeat: int, number: int
     ) -> Asked:
-        if kind in ("textbook", "literature"):
-            return Asked(settings[number // LITERATURE_EVERY], {})
+        if kind in ("default", "published"):
+            return Asked(settings[number // PUBLISHED_EVERY], {})
         study, ranges = self._study, self._study.distributions(method)
         seed = study.manifest.seed
         if "random" in (kind, study.manifest.sampler):

@@ -23,7 +23,7 @@ from tune_kd.workflows.request import DatasetInfo, SearchRequest
 
 # fields of a space that change no trial
 TOLD_LATER = ("trials", "repeats", "margin", "tables", "expected_teacher", "expected_student")
-MIN_TRIALS = 5  # of a repeat: its textbook setting and four more
+MIN_TRIALS = 5  # of a repeat: its default settings and four more
 
 
 def budget(request: SearchRequest, known: Study | None = None) -> Budget:
@@ -48,7 +48,7 @@ def _fresh(request: SearchRequest) -> Budget:
     if repeats > 1 and of_method < MIN_TRIALS * repeats:
         raise UsageError(
             f"--repeats {repeats}: {request.space.trials} trials are {of_method} for each of {methods} methods, "
-            f"and a repeat needs {MIN_TRIALS} (its textbook setting and four more); take --repeats "
+            f"and a repeat needs {MIN_TRIALS} (its default settings and four more); take --repeats "
             f"{max(1, of_method // MIN_TRIALS)} or --trials {MIN_TRIALS * repeats * methods}"
         )
     return Budget(repeats=repeats, each=-(-of_method // repeats))
@@ -154,7 +154,7 @@ def _settings(chosen: SearchSpace) -> dict[str, Setting]:
     settings = {
         name: value
         for name, value in plain_fields(chosen).items()
-        if name not in TOLD_LATER and value != defaults.get(name)
+        if name not in TOLD_LATER and value != field_defaults.get(name)
     }
     for name in loader.REFERENCES:  # by content, wherever the file lies
         if name in settings:

@@ -22,7 +22,7 @@ from tune_kd.workflows.driver import Driver, RunOptions
 
 ROLES = {
     "best": "winners of the repeats",
-    "textbook": "textbook setting",
+    "default": "default settings",
     "recommended": "recommended student",
 }
 
@@ -33,7 +33,7 @@ class ConfirmOptions:
 
     study: str  # its folder, or s3://...
     seeds: int = 2  # of each repeat
-    textbook: bool = True  # whether the textbook settings are trained as well
+    defaults: bool = True  # whether the default settings are trained as well
     data: Path | None = None  # where the images are now
     unfinished: bool = False  # whether a search that has not ended may be confirmed
 
@@ -71,7 +71,7 @@ def confirm(options: ConfirmOptions, run_options: RunOptions) -> ConfirmOutcome:
         if not options.unfinished:
             check_finished(study)
         folder = data_folder(study, options.data)
-        design = confirm_plan.design(study, seeds=options.seeds, textbook=options.textbook)
+        design = confirm_plan.design(study, seeds=options.seeds, defaults=options.defaults)
         driver = Driver(run_options)
         if not is_done(study, design):
             driver.check_cluster()

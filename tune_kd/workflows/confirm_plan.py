@@ -1,7 +1,7 @@
 """What is trained again after a search, with which seeds, and in which order.
 
 The winner of each repeat and method is confirmed with fresh seeds, the same for all methods of the repeat,
-and so is the method's textbook setting: a statement about a method rests on these. Before, the best
+and so are the method's default settings: a statement about a method rests on these. Before, the best
 winners are re-evaluated on validation, so that one of each method can be recommended; recommended students
 are confirmed with seeds in common.
 """
@@ -34,12 +34,12 @@ class Design:
 
     repeats: tuple[int, ...]
     seeds: int  # of each repeat
-    textbook: bool  # whether the textbook settings are confirmed as well
+    defaults: bool  # whether the default settings are confirmed as well
 
     def seeds_of(self, repeat: int) -> range:
         """Return the confirming seeds of a repeat, the same for all of its methods.
 
-        >>> list(Design(repeats=(0, 1), seeds=2, textbook=True).seeds_of(1))
+        >>> list(Design(repeats=(0, 1), seeds=2, defaults=True).seeds_of(1))
         [2000, 2001]
         """
         first = SEEDS_OF_REPEAT * (repeat + 1)
@@ -49,7 +49,7 @@ class Design:
     def runs_of_method(self) -> int:
         """Confirming runs of one method, at most."""
         each = len(self.repeats) * self.seeds
-        return each * (1 + self.textbook) + len(COMMON_SEEDS)
+        return each * (1 + self.defaults) + len(COMMON_SEEDS)
 
     @property
     def reevaluations_of_method(self) -> int:
@@ -58,7 +58,7 @@ class Design:
         return count * len(REEVALUATION_SEEDS) if count > 1 else 0
 
 
-def design(known: Study, *, seeds: int, textbook: bool) -> Design:
+def design(known: Study, *, seeds: int, defaults: bool) -> Design:
     """Return what is confirmed of a study: its whole repeats, or, while none is whole, what there is.
 
     Raises:
@@ -70,7 +70,7 @@ def design(known: Study, *, seeds: int, textbook: bool) -> Design:
         raise UsageError(
             f"{known.storage.uri} has no finished trial to confirm; run the search first (or resume it)"
         )
-    return Design(repeats=tuple(found), seeds=seeds, textbook=textbook)
+    return Design(repeats=tuple(found), seeds=seeds, defaults=defaults)
 
 
 def _is_whole(known: Study, repeat: int) -> bool:
@@ -111,7 +111,7 @@ def confirmations(known: Study, chosen: Design) -> list[Proposal]:
         _again(known, row, phase="confirm", origin=roles, seed=chosen.seeds_of(repeat)[at])
         for at in range(chosen.seeds)
         for repeat in chosen.repeats
-        for row, roles in _of_repeat(known, repeat, textbook=chosen.textbook)
+        for row, roles in _of_repeat(known, repeat, defaults=chosen.defaults)
     ]  # fmt: skip
     students += [
         _again(known, row, phase="confirm", origin="recommended", seed=seed)
@@ -133,28 +133,28 @@ def recommended(known: Study, chosen: Design) -> dict[str, Row]:
     return {method: row for method, row in found.items() if row}
 
 
-def _of_repeat(known: Study, repeat: int, *, textbook: bool) -> Iterator[tuple[Row, str]]:
-    """Each method's winner of a repeat and its textbook trial, with their roles.
+def _of_repeat(known: Study, repeat: int, *, defaults: bool) -> Iterator[tuple[Row, str]]:
+    """Yield each method's winner of a repeat and its trial with the default settings, with their roles.
 
-    The roles of a run are the same whatever else is confirmed: `textbook` may be asked for later.
+    The roles of a run are the same whatever else is confirmed: `defaults` may be asked for later.
     """
     for method in known.manifest.methods:
         best = known.winners(method).get(repeat)
-        book = _textbook(known, method, repeat)
-        same = best is not None and book is not None and book["trial"] == best["trial"]
+        default = _default_trial(known, method, repeat)
+        same = best is not None and default is not None and default["trial"] == best["trial"]
         if best is not None:
-            yield best, "best+textbook" if same else "best"
-        if textbook and book is not None and not same:
-            yield book, "textbook"
+            yield best, "best+default" if same else "best"
+        if defaults and default is not None and not same:
+            yield default, "default"
 
 
-def _textbook(known: Study, method: str, repeat: int) -> Row | None:
-    """Return the finished textbook trial of a repeat."""
+def _default_trial(known: Study, method: str, repeat: int) -> Row | None:
+    """Return the trial with the default settings of a repeat; None where it has not finished."""
     return next(
         (
             row
             for row in known.ranked(method)
-            if row["repeat"] == repeat and row["origin"] == "textbook"
+            if row["repeat"] == repeat and row["origin"] == "default"
         ),
         None,
     )

@@ -44,10 +44,10 @@ def plan(request: SearchRequest, resources: Resources) -> str:
     for name, method in chosen.methods.items():
         lines.append(f"{name}:")
         for parameter, distribution in method.ranges.items():
-            book = method.textbook[parameter]
-            textbook = f"{book:g}" if isinstance(book, float) else book
+            value = method.defaults[parameter]
+            default = f"{value:g}" if isinstance(value, float) else value
             lines.append(
-                f"  {parameter:<13} {distributions.shown(distribution)} (textbook {textbook})"
+                f"  {parameter:<13} {distributions.shown(distribution)} (default {default})"
             )
         lines += [
             f"  {parameter:<13} {value} (pinned)" for parameter, value in method.fixed.items()
@@ -127,7 +127,7 @@ def _costs(request: SearchRequest, resources: Resources, budget: Budget) -> list
     """Return runs, epochs and time of searching and of confirming, apart."""
     methods, epochs = len(request.space.methods), request.space.student.epochs
     chosen = confirm_plan.Design(
-        repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, textbook=True
+        repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, defaults=True
     )
     again = methods * (chosen.runs_of_method + chosen.reevaluations_of_method)
     step = _epoch_seconds(request, resources)

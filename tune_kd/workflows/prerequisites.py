@@ -96,7 +96,7 @@ class _Made:
     def origin(self) -> str:
         if self.foreign:
             return "file"
-        return "shared" if self.method else "textbook"
+        return "shared" if self.method else "default"
 
 
 def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
@@ -117,7 +117,7 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
         model = study_.manifest.start.model
         book = chosen.methods[starting[0]].settings()[0]
         recipe = recipe_builder.student_recipe(
-            study_.manifest, chosen, method=starting[0], config=book
+            study_.manifest, chosen, method=starting[0], config=defaults
         )
         found[model] = _Made(
             trial=start_trial_of(study_),
