@@ -162,7 +162,7 @@ class Simulation:
         winners = selection.winners(rows, method, metric=METRIC)
         design, found = self._asked.design, []
         for repeat, best in winners.items():
-            book = next(r for r in rows if r["trial"] == search_trial(method, repeat, 0))
+            default = next(r for r in rows if r["trial"] == search_trial(method, repeat, 0))
             roles = (
                 [(best, "best+default")]
                 if best is default
@@ -213,7 +213,7 @@ def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
         "repeat": repeat,
         "number": number,
         "trial": search_trial(method, repeat, number),
-        "origin": "sampled" if number else "textbook",
+        "origin": "sampled" if number else "default",
         "source": None,
         "seed": repeat,
         "stage": 0,

@@ -10,7 +10,7 @@ from tune_kd.study.manifest import Manifest, SearchedMethod
 IMAGES = Images(task="digits", train_hash="feedbeef", num_classes=10)
 METHODS = ("no_kd", "response", "feature", "combined")
 LR = SearchedMethod(
-    ranges={"lr": "0.01 .. 1 log"}, bounds={"lr": (0.01, 1.0, True)}, textbook={"lr": 0.1}
+    ranges={"lr": "0.01 .. 1 log"}, bounds={"lr": (0.01, 1.0, True)}, defaults={"lr": 0.1}
 )
 MADE = Manifest(
     study="made_up", space="digits_kd", family="cnn", task="digits", teacher="digits_large",

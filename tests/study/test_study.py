@@ -76,7 +76,7 @@ def test_the_manifest_says_what_was_asked_for(asked):
     assert (known.epochs, known.trials, known.rungs) == (9, 24, (5,))
     assert (known.repeats, known.trials_per_repeat) == (1, 6)
     assert (known.margin, known.random_start) == (0.005, 2)
-    assert known.methods["response"].textbook == asked.space.methods["response"].settings()[0]  # fmt: skip
+    assert known.methods["response"].defaults == asked.space.methods["response"].settings()[0]  # fmt: skip
     assert known.methods["response"].bounds["temperature"] == (1.0, 20.0, True)
     assert known.methods["no_kd"].ranges["lr"] == "0.01 .. 0.5 log"
     assert known.compute == Compute(precision="float32", layout="contiguous")

@@ -85,7 +85,7 @@ def _put_teacher(study, asked):
         method="",
         number=0,
         seed=0,
-        origin="textbook",
+        origin="default",
         recipe=recipe_builder.teacher_recipe(
             study.manifest, asked.space, compute=study.manifest.compute
         ),
@@ -203,11 +203,10 @@ def test_all_methods_of_a_repeat_have_its_seeds(known, seeds):
                 found = [p.seed for p in planned if (p.method, p.repeat) == (method, repeat) and role in _roles(p)]  # fmt: skip
                 assert found == wanted
     for method in METHODS:  # n = K m
-        textbook = [p.seed for p in planned if p.method == method and "textbook" in _roles(p)]
-        assert len(textbook) == len(set(textbook)) == REPEATS * seeds
-        configs = {tuple(p.config.items()) for p in planned if p.method == method and "textbook" in _roles(p)}  # fmt: skip
-        book = known.manifest.methods[method].textbook
-        assert [dict(config) for config in configs] == [book]
+        defaults = [p for p in planned if p.method == method and "default" in _roles(p)]
+        assert len({p.seed for p in defaults}) == len(defaults) == REPEATS * seeds
+        (config,) = {tuple(p.config.items()) for p in defaults}
+        assert dict(config) == known.manifest.methods[method].defaults
 
 
 def test_recommended_students_have_seeds_in_common(known):

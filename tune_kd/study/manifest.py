@@ -13,7 +13,7 @@ from tune_kd.study.results import SCHEMA_VERSION
 from tune_kd.study.storage import Storage
 
 FILE = "manifest.json"
-REPEATED = {"bounds", "distributions", "settings"}  # say again what ranges and textbook say
+REPEATED = {"bounds", "distributions", "settings"}  # say again what `ranges` and `defaults` say
 Scalar = str | int | float | bool | None
 Setting = Scalar | tuple[Scalar, ...]
 
@@ -26,8 +26,8 @@ class SearchedMethod:
     bounds: Mapping[str, tuple[float, float, bool]] = field(default_factory=dict)  # low, high, log
     distributions: Mapping[str, str] = field(default_factory=dict)  # as Optuna writes them
     fixed: Mapping[str, Scalar] = field(default_factory=dict)  # pinned by --set
-    textbook: Mapping[str, Scalar] = field(default_factory=dict)
-    settings: tuple[Mapping[str, Scalar], ...] = ()  # the textbook's first, then the literature's
+    defaults: Mapping[str, Scalar] = field(default_factory=dict)
+    settings: tuple[Mapping[str, Scalar], ...] = ()  # the default settings, then the published
     code: str = ""  # hash of the function that builds its stages, where no file has it
     unknown: Mapping[str, Any] = field(default_factory=dict)  # entries that a newer version wrote
 

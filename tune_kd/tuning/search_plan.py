@@ -14,7 +14,7 @@ from tune_kd.space import SearchSpace
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
 from tune_kd.study.trial_names import search_trial
-from tune_kd.tuning.samplers import LITERATURE_EVERY, Asked, Goal, origin, random_config, sample
+from tune_kd.tuning.samplers import PUBLISHED_EVERY, Asked, Goal, origin, random_config, sample
 
 OPEN_TRIALS = 2  # of one search at once, where another search has trials left
 

@@ -150,7 +150,7 @@ def described(request: SearchRequest, material: DatasetInfo) -> Specification:
 
 def _settings(chosen: SearchSpace) -> dict[str, Setting]:
     """Return the fields of a space that change trials and differ from their defaults."""
-    defaults = search_space.default_fields()
+    field_defaults = search_space.default_fields()
     settings = {
         name: value
         for name, value in plain_fields(chosen).items()
@@ -170,7 +170,7 @@ def _searched(method: Method, *, code_is_shipped: bool) -> SearchedMethod:
         bounds=distributions.bounds(method.ranges),
         distributions={name: distributions.to_json(d) for name, d in method.ranges.items()},
         fixed=dict(method.fixed),
-        textbook=settings[0],
+        defaults=settings[0],
         settings=settings,
         code="" if code_is_shipped else notebook.code_hash(method.stages),
     )

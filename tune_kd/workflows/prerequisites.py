@@ -115,7 +115,7 @@ def _shared(study_: Study, request: SearchRequest) -> list[_Made]:
     starting = [method for method in chosen.methods if chosen.starts(method)]
     if request.start and starting:
         model = study_.manifest.start.model
-        book = chosen.methods[starting[0]].settings()[0]
+        defaults = chosen.methods[starting[0]].settings()[0]
         recipe = recipe_builder.student_recipe(
             study_.manifest, chosen, method=starting[0], config=defaults
         )
