@@ -9,6 +9,7 @@ from analysis.comparison.verdicts import is_confirmed, verdict
 from analysis.formatting import counted, markdown
 from analysis.study import Study
 from analysis.tables.common import TABLES
+from analysis.tables.custom import CustomTable
 from tune_kd.errors import unknown
 from tune_kd.metrics import SHARES
 
@@ -18,7 +19,13 @@ Parameters and latency are those of the recommended student; latency ± sd at ba
 alone before the first trial{later}."""
 
 
-def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
+def section(
+    study: Study,
+    *,
+    pictures: Sequence[str],
+    tables: Sequence[CustomTable] = (),
+    level: int = 2,
+) -> str:
     """Return a study's part of the page; `pictures` are the names of the files that were drawn."""
 
     def shown(*kinds: str) -> list[str]:
@@ -34,6 +41,8 @@ def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
     parts += [*_table(study, "main", level), note(study), *shown("differences")]
     for name in (*_often(study), *extra(study)):
         parts += _table(study, name, level)
+    for custom in tables:
+        parts += [heading(custom.title, level), markdown(custom.table)]
     parts += headed("Predictions on the test split", *PREDICTED)
     parts += [*_table(study, "search", level), _rung_note(study), *_table(study, "curse", level)]
     parts += [*_table(study, "importance", level), *_table(study, "robust", level)]

@@ -19,6 +19,7 @@ from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
 from analysis.tables import common, methods
+from analysis.tables.custom import CustomTable
 from analysis.web import study_figures, study_parameters
 from analysis.web.content import (
     Block,
@@ -55,18 +56,27 @@ ANSWERS = {
 }
 
 
-def build(studies: Sequence[Study], *, pictures: Sequence[Pictures], files: Iterable[str]) -> Page:
-    """Return the page of one or more studies, each with its pictures; `files` lie beside the page."""
+def build(
+    studies: Sequence[Study],
+    *,
+    pictures: Sequence[Pictures],
+    files: Iterable[str],
+    tables: Sequence[Sequence[CustomTable]] = (),
+) -> Page:
+    """Return the page of one or more studies, each with its pictures and a user's tables.
+
+    `files` lie beside the page.
+    """
     names = " and ".join(study.name for study in studies)
     return Page(
         title=f"Does distillation help? {names}",
-        studies=tuple(map(section, studies, pictures)),
+        studies=tuple(map(section, studies, pictures, tables or [()] * len(studies))),
         files=tuple(files),
         made="Made by tune_kd; figures drawn by plotly.js (MIT licence).",
     )
 
 
-def section(study: Study, pictures: Pictures) -> StudySection:
+def section(study: Study, pictures: Pictures, tables: Sequence[CustomTable] = ()) -> StudySection:
     """Return a study's part."""
     return StudySection(
         name=study.name,
@@ -85,6 +95,7 @@ def section(study: Study, pictures: Pictures) -> StudySection:
             _section(study, "curse"),
             Section(title="Trade-offs", blocks=_front(study, pictures)),
             *(_section(study, name) for name in page.extra(study) if name != "front"),
+            *(Section(title=custom.title, blocks=(table(custom.table),)) for custom in tables),
             Section(title="Predictions on the test split", blocks=_predictions(study, pictures)),
             Section(title="Training of the chosen trials", blocks=_training(study, pictures)),
             _section(study, "teacher"),
@@ -95,7 +106,9 @@ def section(study: Study, pictures: Pictures) -> StudySection:
     )
 
 
-def printed(study: Study, *, named: bool = False) -> list[Table]:
+def printed(
+    study: Study, *, named: bool = False, tables: Sequence[CustomTable] = ()
+) -> list[Table]:
     """Return the tables that belong into a paper, with their notes; `named`: the study is in the captions."""
     about = f" ({study.name})" if named else ""
     headed, main = methods.main_table(study)
@@ -104,6 +117,7 @@ def printed(study: Study, *, named: bool = False) -> list[Table]:
     return [
         replace(table(main, caption=f"{headed}{about}"), notes=(note,)),
         *([table(bought, caption=f"{title}{about}")] if len(bought) else []),
+        *(table(custom.table, caption=f"{custom.title}{about}") for custom in tables),
     ]
 
 
