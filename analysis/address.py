@@ -27,34 +27,36 @@ def manifest(address: str) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read {address}: {' '.join(str(error).split())[:300]}") from None
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except ValueError:
         raise UsageError(f"{address}/{MANIFEST} is not JSON; is this a study's folder?") from None
-    schema = found.get("schema") if isinstance(found, dict) else None
+    schema = content.get("schema") if isinstance(content, dict) else None
     if schema != results.SCHEMA_VERSION:
         raise UsageError(
             f"{address} was written with schema {schema}, this version reads schema "
             f"{results.SCHEMA_VERSION}; report it with the version that wrote it, or search again"
         )
-    missing = [key for key in _REQUIRED if key not in found]
+    missing = [key for key in _REQUIRED if key not in content]
     if missing:
         raise UsageError(f"{address}/{MANIFEST} lacks {', '.join(missing)}; was it edited?")
-    if not found["methods"]:
+    if not content["methods"]:
         raise UsageError(f"{address}/{MANIFEST} names no method; was it edited?")
-    return dict(found)
+    return dict(content)
 
 
 def _no_study(address: str, storage: Storage) -> str:
     """Return what is there instead of a study: studies below, studies beside, or nothing."""
-    inside = _studies(storage)
-    if inside:
-        return f"{address} is no study but holds studies: name one of {', '.join(inside)}"
+    studies = _studies(storage)
+    if studies:
+        return f"{address} is no study but holds studies: name one of {', '.join(studies)}"
     parent = _parent(address)
-    beside = _studies(Storage(parent, patient=False)) if parent else []
-    there = (
-        f"{parent} has: {', '.join(beside)}" if beside else f"{parent or address} has no studies"
+    neighbors = _studies(Storage(parent, patient=False)) if parent else []
+    hint = (
+        f"{parent} has: {', '.join(neighbors)}"
+        if neighbors
+        else f"{parent or address} has no studies"
     )
-    return f"no study at {address} ({MANIFEST} is missing); {there}"
+    return f"no study at {address} ({MANIFEST} is missing); {hint}"
 
 
 def _studies(storage: Storage) -> list[str]:

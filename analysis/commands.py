@@ -21,26 +21,28 @@ def confirm_command(study: Study) -> str:
 
 def search_command(study: Study, *, repeats: int = 0) -> str:
     """Return what goes on with the search, up to `repeats` repeats where a number is given."""
-    known = study.manifest.get("command") or ""
-    if not known:
-        known = f"python -m tune_kd.search --space {shlex.quote(str(study.manifest.get('space')))}"
-    words = [*_without(shlex.split(known), DROPPED), "--resume"]
+    command = study.manifest.get("command") or ""
+    if not command:
+        command = (
+            f"python -m tune_kd.search --space {shlex.quote(str(study.manifest.get('space')))}"
+        )
+    words = [*_without(shlex.split(command), DROPPED), "--resume"]
     return shlex.join([*words, "--repeats", str(repeats)] if repeats else words)
 
 
-def _without(words: list[str], dropped: dict[str, int]) -> list[str]:
+def _without(words: list[str], options: dict[str, int]) -> list[str]:
     """Return a command without some options.
 
     >>> _without(["x", "--trials", "8", "--repeats=3", "--resume", "--quiet"], DROPPED)
     ['x', '--quiet']
     """
-    kept, skipped = [], 0
+    remaining_words, skip_count = [], 0
     for word in words:
         name = word.split("=")[0]
-        if skipped:
-            skipped -= 1
-        elif name in dropped:
-            skipped = 0 if "=" in word else dropped[name]
+        if skip_count:
+            skip_count -= 1
+        elif name in options:
+            skip_count = 0 if "=" in word else options[name]
         else:
-            kept.append(word)
-    return kept
+            remaining_words.append(word)
+    return remaining_words

@@ -31,8 +31,8 @@ def of_teacher(study: Study) -> Matrix | None:
 def of_method(study: Study, method: str) -> dict[int, Matrix]:
     """Those of the student that a method recommends, by seed."""
     runs = study.runs(study.chosen(method), "recommended")
-    found = {seed: matrix(rows[-1]) for seed, rows in runs.items()}
-    return {seed: cells for seed, cells in found.items() if cells is not None}
+    matrices = {seed: matrix(rows[-1]) for seed, rows in runs.items()}
+    return {seed: cells for seed, cells in matrices.items() if cells is not None}
 
 
 def shares(cells: Matrix) -> Floats:
@@ -49,16 +49,16 @@ def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
     [0.5, 0.75]
     """
     right = np.diagonal(cells).astype(float)
-    whole = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
-    return divided(right, whole)
+    totals = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
+    return divided(right, totals)
 
 
-def divided(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
-    """`part` / `whole`, NaN where `whole` is 0."""
-    above, below = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
-    found: Floats = np.full(above.shape, np.nan)
-    np.divide(above, below, out=found, where=below > 0)
-    return found
+def divided(part: npt.ArrayLike, total: npt.ArrayLike) -> Floats:
+    """`part` / `total`, NaN where `total` is 0."""
+    above, below = np.broadcast_arrays(np.asarray(part, float), np.asarray(total, float))
+    quotient: Floats = np.full(above.shape, np.nan)
+    np.divide(above, below, out=quotient, where=below > 0)
+    return quotient
 
 
 def similarity(first: Matrix, second: Matrix) -> float | None:

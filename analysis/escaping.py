@@ -98,8 +98,10 @@ def latex(text: str) -> str:
     >>> print(latex("50 % & no_kd"), latex("[x]"))
     50 \% \& no\_kd {}[x]
     """
-    found = "".join(LATEX.get(character, character) for character in one_line(text))
-    return f"{{}}{found}" if found[:1] in ("[", "*") else found  # after \\\\ it would be an option
+    escaped = "".join(LATEX.get(character, character) for character in one_line(text))
+    return (
+        f"{{}}{escaped}" if escaped[:1] in ("[", "*") else escaped
+    )  # after \\\\ it would be an option
 
 
 def csv(value: object) -> object:

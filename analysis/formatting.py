@@ -33,8 +33,8 @@ def heading(name: str) -> str:
     >>> heading("val_miou"), heading("test_loss")
     ('Validation mIoU, %', 'Test loss')
     """
-    known = METRICS[name]
-    return f"{known.heading}, {known.unit}" if known.unit else known.heading
+    entry = METRICS[name]
+    return f"{entry.heading}, {entry.unit}" if entry.unit else entry.heading
 
 
 def spoken(name: str) -> str:
@@ -138,9 +138,9 @@ def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f}x"
 
 
-def ratio(whole: float | None, part: float | None) -> float | None:
-    """`whole` / `part`, None where either is missing or nothing is left."""
-    return whole / part if whole is not None and part else None
+def ratio(total: float | None, part: float | None) -> float | None:
+    """`total` / `part`, None where either is missing or nothing is left."""
+    return total / part if total is not None and part else None
 
 
 def markdown(table: pd.DataFrame | str) -> str:
@@ -178,8 +178,8 @@ def noted(frame: pd.DataFrame, *notes: str, items: Iterable[str] = ()) -> Noted:
     - **x**: none
     """
     points = tuple(items)
-    listed = "\n".join(f"- {escaping.sentence(text)}" for text in points)
-    parts = [markdown(frame), *map(escaping.sentence, notes), *([listed] if points else [])]
-    found = Noted("\n\n".join(parts))
-    found.frame, found.notes, found.items = frame, notes, points
-    return found
+    bullets = "\n".join(f"- {escaping.sentence(text)}" for text in points)
+    parts = [markdown(frame), *map(escaping.sentence, notes), *([bullets] if points else [])]
+    table = Noted("\n\n".join(parts))
+    table.frame, table.notes, table.items = frame, notes, points
+    return table

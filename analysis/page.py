@@ -29,12 +29,12 @@ def section(
     """Return a study's part of the page; `pictures` are the names of the files that were drawn."""
 
     def shown(*kinds: str) -> list[str]:
-        named = [name for wanted in kinds for name in pictures if kind(name) == wanted]
-        return [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in named]
+        names = [name for wanted_kind in kinds for name in pictures if kind(name) == wanted_kind]
+        return [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in names]
 
     def headed(title: str, *kinds: str) -> list[str]:
-        found = shown(*kinds)
-        return [heading(title, level), *found] if found else []
+        links = shown(*kinds)
+        return [heading(title, level), *links] if links else []
 
     parts = [f"> **{escaping.sentence(text)}**" for text in warnings(study)]
     parts += [heading("Verdict", level), *map(_paragraph, verdict(study))]
@@ -49,8 +49,10 @@ def section(
     parts += shown("history", "front", "learning_curves")
     parts += headed("Training of the recommended trials", *TRAINED)
     parts += _table(study, "teacher", level)
-    said = [f"- {escaping.sentence(text)}" for text in advice(study)] or ["Nothing stands out."]
-    parts += [heading("Advice", level), "\n".join(said)]
+    advice_items = [f"- {escaping.sentence(text)}" for text in advice(study)] or [
+        "Nothing stands out."
+    ]
+    parts += [heading("Advice", level), "\n".join(advice_items)]
     parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
     return "\n\n".join(part for part in parts if part)
 
@@ -75,10 +77,10 @@ def _often(study: Study) -> list[str]:
 
 def extra(study: Study) -> list[str]:
     """Return the tables that the space asks for beside the common ones; UsageError names an unknown one."""
-    asked = study.manifest.get("tables", [])
-    if strangers := [name for name in asked if name not in TABLES]:
-        raise unknown("table", strangers[0], TABLES)
-    return [name for name in asked if name not in SHOWN]
+    names = study.manifest.get("tables", [])
+    if unknown_names := [name for name in names if name not in TABLES]:
+        raise unknown("table", unknown_names[0], TABLES)
+    return [name for name in names if name not in SHOWN]
 
 
 def note(study: Study) -> str:
@@ -88,11 +90,11 @@ def note(study: Study) -> str:
     count = counted(max(each.values(), default=0), "seed")
     seeds = f" (each the mean of {count}, trained on train + validation)"
     device = (selection.student_footprint(study.rows) or {}).get("device")
-    own = any(row["method"] for row in selection.trials(study.rows, "measure"))
+    has_own_sizes = any(row["method"] for row in selection.trials(study.rows, "measure"))
     note = NOTE.format(
         seeds=seeds if each else "; none is confirmed yet",
         device=f" on {device}" if device else "",
-        later=", students of another shape after the search" if own else "",
+        later=", students of another shape after the search" if has_own_sizes else "",
     )
     return escaping.sentence(note)
 

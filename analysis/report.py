@@ -37,12 +37,12 @@ def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]
     Studies that share a family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)
-    found = {}
+    families = {}
     for study in studies:
         key = study.family if count[study.family] == 1 else f"{study.family}:{study.name}"
-        key = f"{study.family}:{study.address}" if key in found else key
-        found[key] = _accuracies(study)
-    return found
+        key = f"{study.family}:{study.address}" if key in families else key
+        families[key] = _accuracies(study)
+    return families
 
 
 def _accuracies(study: "Study") -> dict[str, float | None]:
@@ -54,9 +54,9 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
         summary = stats.summarise(study.tuned(method).values()) if method else None
         return summary.mean if summary else None
 
-    taught = selection.teacher(study.rows, "confirm")
+    teacher_row = selection.teacher(study.rows, "confirm")
     return {
-        "teacher_accuracy": metrics.number(taught, study.test_metric),
+        "teacher_accuracy": metrics.number(teacher_row, study.test_metric),
         "student_accuracy_without_kd": mean(selection.BASELINE),
         "student_accuracy_with_kd": mean(kd_winner(study)),
     }
@@ -70,7 +70,7 @@ def details(study: "Study") -> dict[str, Any]:
     from analysis.comparison.verdicts import verdicts
     from analysis.tables import common
 
-    chosen = {method: study.chosen(method) for method in study.methods}
+    trials = {method: study.chosen(method) for method in study.methods}
     return {
         "study": study.name,
         "address": study.address,
@@ -82,12 +82,12 @@ def details(study: "Study") -> dict[str, Any]:
                 if name.startswith("config.")
                 or name in (*common.WEIGHTS, "trial", "repeat", "number")
             }
-            for method, row in chosen.items()
+            for method, row in trials.items()
             if row
         },
         "repeats": study.repeats,
         "test_access": {"looks": study.looks, "evaluations": study.evaluations},
-        "methods": {name: asdict(found) for name, found in methods.results(study).items()},
+        "methods": {name: asdict(result) for name, result in methods.results(study).items()},
         f"tuned_{study.test_metric}_by_seed": {
             method: study.by_seed(method, "best") for method in study.methods
         },
@@ -143,7 +143,9 @@ def write(
     tables = [part.tables for part in files]
     pairs = list(zip(studies, tables, strict=True))
     paper = [
-        table for study, custom in pairs for table in printed(study, named=several, tables=custom)
+        table
+        for study, custom in pairs
+        for table in printed(study, with_study=several, tables=custom)
     ]
     out.write("table.tex", latex.document(paper).encode())
     out.write("report.json", _json(accuracies(studies)))
@@ -213,17 +215,17 @@ def _pictures(study: "Study", out: "Storage", mark: str) -> dict[str, bytes]:
     from analysis import escaping
     from analysis.plots import results, style
 
-    found = {}
+    pictures = {}
     with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
         for kind, draw in results.PLOTS.items():
-            drawn = draw(study)
-            several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
-            for which, figure in several.items():
+            result = draw(study)
+            figures = result if isinstance(result, Mapping) else {"": result} if result else {}
+            for which, figure in figures.items():
                 part = f"-{escaping.file_name(which)}" if which else ""
                 name = f"{kind}{part}{mark}.png"
-                found[name] = style.png(figure)
-                out.write(name, found[name])
-    return found
+                pictures[name] = style.png(figure)
+                out.write(name, pictures[name])
+    return pictures
 
 
 def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
@@ -236,15 +238,15 @@ def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
     return [name for name, data in files.items() if data is not None]
 
 
-def _logs(study: "Study", folder: "Storage", name: str) -> list[str]:
+def _logs(study: "Study", folder: "Storage", folder_name: str) -> list[str]:
     """Write the training logs in place of those of an earlier report."""
     from analysis.training_logs import logs
 
-    found = logs(study)
-    for old in folder.names(""):
-        if old not in found and old.endswith((".csv", ".json")):
-            folder.remove(old)
-    return [f"{name}/{log}" for log in _files(folder, found) if log.endswith(".csv")]
+    files = logs(study)
+    for name in folder.names(""):
+        if name not in files and name.endswith((".csv", ".json")):
+            folder.remove(name)
+    return [f"{folder_name}/{log}" for log in _files(folder, files) if log.endswith(".csv")]
 
 
 def _forget(out: "Storage", names: Sequence[str]) -> None:
@@ -304,8 +306,8 @@ def _shown(folder: "Storage") -> str:
     """Return the page's path, relative where it lies below the working directory."""
     if folder.local is None:
         return folder.at("index.html").uri
-    path, here = folder.local / "index.html", Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    path, working_folder = folder.local / "index.html", Path.cwd()
+    return str(path.relative_to(working_folder) if path.is_relative_to(working_folder) else path)
 
 
 def main(argv: list[str]) -> int:

@@ -17,8 +17,8 @@ def trials(rows: Iterable[Row], phase: str, method: str | None = None) -> list[R
     last: dict[str, Row] = {}
     for row in rows:
         if row["phase"] == phase and method in (None, row["method"]):
-            known = last.get(row["trial"])
-            if known is None or (row["stage"] or 0) >= (known["stage"] or 0):
+            previous_row = last.get(row["trial"])
+            if previous_row is None or (row["stage"] or 0) >= (previous_row["stage"] or 0):
                 last[row["trial"]] = row
     return list(last.values())
 
@@ -35,12 +35,12 @@ def best(
 
 def textbooks(rows: Iterable[Row], method: str) -> dict[int, Row]:
     """Return the finished textbook trial (number 0) of each repeat of a method, by repeat."""
-    found = {
+    rows_by_repeat = {
         row["repeat"]: row
         for row in trials(rows, "search", method)
         if row.get("origin") == "textbook" and row["status"] == "finished"
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(rows_by_repeat.items()))
 
 
 def roles(row: Mapping[str, object]) -> set[str]:
@@ -54,19 +54,19 @@ def roles(row: Mapping[str, object]) -> set[str]:
 
 def values(runs: Mapping[int, Row], metric: str) -> dict[int, float]:
     """Return a metric by seed, of the runs that have it."""
-    found = {seed: number(row, metric) for seed, row in runs.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
+    numbers = {seed: number(row, metric) for seed, row in runs.items()}
+    return {seed: value for seed, value in numbers.items() if value is not None}
 
 
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:
     """Return the teacher's finished row of a phase: teacher (validation), measure or confirm (test)."""
     name = {"measure": "measure-teacher", "confirm": "confirm-teacher"}.get(phase)
-    found = [
+    teacher_rows = [
         row
         for row in trials(rows, phase, "")
         if row["status"] == "finished" and name in (None, row["trial"])
     ]
-    return found[-1] if found else None
+    return teacher_rows[-1] if teacher_rows else None
 
 
 def student_footprint(rows: Iterable[Row]) -> Row | None:
@@ -80,10 +80,10 @@ COMPRESSING = ("Prune", "Quantize")  # names of stages
 
 def settled(rows: Iterable[Row]) -> Row:
     """Of the stages' rows of one trial: the last known value of each size."""
-    found: Row = {}
+    sizes: Row = {}
     for row in rows:
-        found |= {name: row[name] for name in SIZES if number(row, name) is not None}
-    return found
+        sizes |= {name: row[name] for name in SIZES if number(row, name) is not None}
+    return sizes
 
 
 def compresses(rows: Iterable[Row], *names: str) -> bool:

@@ -47,12 +47,12 @@ class Study(Description):
 
     @cached_property
     def _winners(self) -> dict[str, dict[int, Row]]:
-        found = {}
+        winners = {}
         for method in self.methods:
             ranked = results.ranked(self.rows, method, **self._rules)
             stand = {row["repeat"]: row for row in reversed(ranked) if self.runs(row, "best")}
-            found[method] = dict(sorted((self.best_so_far(method) | stand).items()))
-        return found
+            winners[method] = dict(sorted((self.best_so_far(method) | stand).items()))
+        return winners
 
     def best_so_far(self, method: str) -> dict[int, Row]:
         """Return the best finished trial of each repeat as of now, whether confirmed or not."""
@@ -67,8 +67,10 @@ class Study(Description):
 
     @cached_property
     def _chosen(self) -> dict[str, Row | None]:
-        seen = self.test_access.design.get("repeats")
-        rows = [r for r in self.rows if r["phase"] != "search" or not seen or r["repeat"] in seen]
+        repeats = self.test_access.design.get("repeats")
+        rows = [
+            r for r in self.rows if r["phase"] != "search" or not repeats or r["repeat"] in repeats
+        ]
         return {
             method: selection.recommended(rows, method, **self._rules) for method in self.methods
         }
@@ -103,17 +105,17 @@ class Study(Description):
 
     def by_seed(self, method: str, role: str, metric: str = "") -> dict[int, dict[int, float]]:
         """Return a test metric of the runs in a role ("best" or "textbook"), by repeat and seed."""
-        found = {
+        values_by_repeat = {
             repeat: select.values(runs, metric or self.test_metric)
             for repeat, runs in self.runs_by_repeat(method, role).items()
         }
-        return {repeat: values for repeat, values in found.items() if values}
+        return {repeat: values for repeat, values in values_by_repeat.items() if values}
 
     def runs_by_repeat(self, method: str, role: str) -> dict[int, dict[int, Row]]:
         """Return the finished runs in a role ("best" or "textbook"): their verdicts by repeat and seed."""
         trials = self.winners(method) if role == "best" else select.textbooks(self.rows, method)
-        found = {repeat: self.runs(row, role) for repeat, row in trials.items()}
-        return {repeat: _verdicts(runs) for repeat, runs in found.items() if runs}
+        all_runs = {repeat: self.runs(row, role) for repeat, row in trials.items()}
+        return {repeat: _verdicts(runs) for repeat, runs in all_runs.items() if runs}
 
     def confirmed(self, trial: Row | None, metric: str = "") -> dict[int, float]:
         """Return a test metric by seed of a recommended trial, over the seeds that all methods have in common."""
@@ -122,17 +124,21 @@ class Study(Description):
 
     def runs(self, trial: Row | None, role: str = "") -> dict[int, list[Row]]:
         """Return the finished runs that confirm a search trial (in a role): their stages' rows by seed."""
-        found = self._runs.get(trial["trial"], {}) if trial else {}
-        return {s: rows for s, rows in found.items() if not role or role in select.roles(rows[-1])}
+        runs_by_seed = self._runs.get(trial["trial"], {}) if trial else {}
+        return {
+            s: rows
+            for s, rows in runs_by_seed.items()
+            if not role or role in select.roles(rows[-1])
+        }
 
     @cached_property
     def _runs(self) -> dict[str, dict[int, list[Row]]]:
-        found: dict[str, dict[int, list[Row]]] = {}
+        runs_by_trial: dict[str, dict[int, list[Row]]] = {}
         for stages in self.stages.values():
             last = stages[-1]
             if last["phase"] == "confirm" and last["status"] == "finished" and last.get("source"):
-                found.setdefault(last["source"], {})[last["seed"]] = stages
-        return {source: dict(sorted(runs.items())) for source, runs in found.items()}
+                runs_by_trial.setdefault(last["source"], {})[last["seed"]] = stages
+        return {source: dict(sorted(runs.items())) for source, runs in runs_by_trial.items()}
 
     @cached_property
     def barred(self) -> set[str]:
@@ -148,10 +154,10 @@ class Study(Description):
     @cached_property
     def stages(self) -> dict[str, list[Row]]:
         """The rows of each trial by stage, the verdict last."""
-        found: dict[str, list[Row]] = {}
+        stages: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row["trial"], []).append(row)
-        return {t: sorted(rows, key=lambda r: r["stage"] or 0) for t, rows in found.items()}
+            stages.setdefault(row["trial"], []).append(row)
+        return {t: sorted(rows, key=lambda r: r["stage"] or 0) for t, rows in stages.items()}
 
     def shared(self, method: str) -> Row | None:
         """Return what all trials of a method begin from: their first stages, trained once, or what was given."""
@@ -165,9 +171,11 @@ class Study(Description):
         Phase teacher: on validation; confirm: on test, where its training could not be repeated.
         """
         rows = select.trials(self.rows, phase)
-        named = {"teacher": "start-", "confirm": "confirm-start"}[phase]
-        found = (r for r in rows if r["trial"].startswith(named) and r["status"] == "finished")
-        return next(found, None)
+        prefix = {"teacher": "start-", "confirm": "confirm-start"}[phase]
+        finished_rows = (
+            r for r in rows if r["trial"].startswith(prefix) and r["status"] == "finished"
+        )
+        return next(finished_rows, None)
 
     def footprint(self, trial: Row | None) -> Row | None:
         """How big and how fast a search trial's student is: as measured, else as its rows say.
@@ -178,16 +186,16 @@ class Study(Description):
         if trial is None or trial["trial"] not in self.stages:
             return plain
         rows = self.stages[trial["trial"]]
-        own = select.settled(rows)
-        measured = self._measured.get(trial["trial"])
-        if measured:
-            return {**own, **{k: v for k, v in measured.items() if v is not None}}
+        sizes = select.settled(rows)
+        measurement = self._measured.get(trial["trial"])
+        if measurement:
+            return {**sizes, **{k: v for k, v in measurement.items() if v is not None}}
         if not select.compresses(rows):
             return plain
-        same = own.get("num_params") in (None, (plain or {}).get("num_params"))
-        if plain and same and not select.compresses(rows, "Quantize"):
-            return {**plain, **own}  # weights that are zero change neither shape nor speed
-        return own or None
+        has_same_shape = sizes.get("num_params") in (None, (plain or {}).get("num_params"))
+        if plain and has_same_shape and not select.compresses(rows, "Quantize"):
+            return {**plain, **sizes}  # weights that are zero change neither shape nor speed
+        return sizes or None
 
     @cached_property
     def _plain(self) -> Row | None:
@@ -201,8 +209,8 @@ class Study(Description):
 
     def values(self, trial: Row) -> Row:
         """All that is known of a search trial by name: its row, and how big and fast it is."""
-        known = {name: value for name, value in trial.items() if value is not None}
-        return {**(self.footprint(trial) or {}), **known}
+        values = {name: value for name, value in trial.items() if value is not None}
+        return {**(self.footprint(trial) or {}), **values}
 
     @cached_property
     def trials(self) -> pd.DataFrame:

@@ -103,8 +103,10 @@ def level(study: Study) -> float:
 
 
 def _judged(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
-    known = {method: found for method, found in estimates.items() if found is not None}
-    return stats.rule(known, margin=study.margin, level=level(study))
+    valid_estimates = {
+        method: estimate for method, estimate in estimates.items() if estimate is not None
+    }
+    return stats.rule(valid_estimates, margin=study.margin, level=level(study))
 
 
 def _by_repeat(study: Study, method: str) -> dict[int, float]:
@@ -158,13 +160,13 @@ def _by_seed(runs: Mapping[int, Mapping[int, Row]]) -> Runs:
 def curse(study: Study, method: str) -> Curse | None:
     """How much too good validation was of the winners that were trained again."""
     fresh = study.rechecked(method)
-    known = {row["trial"]: number(row, study.metric) for row in study.winners(method).values()}
-    chosen = {
-        trial: value for trial, value in known.items() if value is not None and trial in fresh
+    values = {row["trial"]: number(row, study.metric) for row in study.winners(method).values()}
+    winner_values = {
+        trial: value for trial, value in values.items() if value is not None and trial in fresh
     }
-    difference = stats.paired(chosen, fresh)
-    before = stats.summarise(chosen.values())
-    after = stats.summarise(fresh[trial] for trial in chosen)
+    difference = stats.paired(winner_values, fresh)
+    before = stats.summarise(winner_values.values())
+    after = stats.summarise(fresh[trial] for trial in winner_values)
     if difference is None or before is None or after is None:
         return None
     return Curse(chosen=before, fresh=after, difference=difference)
@@ -173,12 +175,14 @@ def curse(study: Study, method: str) -> Curse | None:
 def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
     """Whether the first rung knew how trials would end; None for fewer than three, or all alike."""
     rungs = study.manifest.get("rungs") or ()
-    ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
+    trials = [
+        r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"
+    ]
     if not rungs:
         return None
     pairs = [
         (early, late)
-        for row in ended
+        for row in trials
         if (late := number(row, study.metric)) is not None
         and (early := _at(study, row, int(rungs[0]))) is not None
     ]

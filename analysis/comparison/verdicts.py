@@ -45,20 +45,20 @@ def verdict(study: Study) -> list[str]:
             f"**No verdict**: {BASELINE} is the only method, and there is nothing to compare it with."
         ]
     sentences = [f"- {text}" for text in verdicts(study)]
-    found = ["\n".join(sentences), summary(study)]
-    if study.repeats < stats.MIN_REPEATS and (said := students(study)):
-        found += [ABOUT_STUDENTS, "\n".join(f"- {text}" for text in said)]
-    return [text for text in (*found, basis(study), to_settle(study)) if text]
+    paragraphs = ["\n".join(sentences), summary(study)]
+    if study.repeats < stats.MIN_REPEATS and (student_sentences := students(study)):
+        paragraphs += [ABOUT_STUDENTS, "\n".join(f"- {text}" for text in student_sentences)]
+    return [text for text in (*paragraphs, basis(study), to_settle(study)) if text]
 
 
 def _nothing(study: Study) -> str:
     """Why there is nothing at all to say."""
-    ended = selection.trials(study.rows, "search")
-    if not ended:
+    trials = selection.trials(study.rows, "search")
+    if not trials:
         return f"**No verdict yet**: no trial has ended. Type `{search_command(study)}`."
-    counts = Counter(row["status"] for row in ended)
+    counts = Counter(row["status"] for row in trials)
     return (
-        f"**No verdict**: none of {counted(len(ended), 'trial')} has finished ({counts['failed']} failed, "
+        f"**No verdict**: none of {counted(len(trials), 'trial')} has finished ({counts['failed']} failed, "
         f"{counts['stopped']} stopped). Why they failed stands under Failures; when that is mended, begin "
         "another study (`--name`), or go on with this one: "
         f"`{search_command(study)}`."
@@ -75,14 +75,14 @@ def is_confirmed(study: Study) -> bool:
 
 def verdicts(study: Study) -> list[str]:
     """Return a sentence or two about each method that distils, from its repeats."""
-    found = results(study)
-    return [_sentence(study, found[method]) for method in study.kd_methods]
+    method_results = results(study)
+    return [_sentence(study, method_results[method]) for method in study.kd_methods]
 
 
-def _sentence(study: Study, found: MethodResult) -> str:
-    method, difference, verdict = found.method, found.difference, found.verdict
+def _sentence(study: Study, result: MethodResult) -> str:
+    method, difference, verdict = result.method, result.difference, result.verdict
     if difference is None or verdict is None:
-        return f"**{method}: {_why_nothing(study, found)}"
+        return f"**{method}: {_why_nothing(study, result)}"
     if verdict.label == stats.TOO_FEW:
         return _too_few(study, method, difference)
     return SENTENCES[verdict.label].format(
@@ -97,10 +97,10 @@ def _sentence(study: Study, found: MethodResult) -> str:
     )
 
 
-def _why_nothing(study: Study, found: MethodResult) -> str:
-    if not study.winners(found.method):
+def _why_nothing(study: Study, result: MethodResult) -> str:
+    if not study.winners(result.method):
         return "nothing to say**, no trial has finished."
-    if not found.tuned:
+    if not result.tuned:
         return "not confirmed** on the test split."
     if BASELINE not in study.methods:
         return f"nothing to compare with**, the study has no baseline ({BASELINE})."
@@ -109,42 +109,48 @@ def _why_nothing(study: Study, found: MethodResult) -> str:
 
 def _too_few(study: Study, method: str, difference: Estimate) -> str:
     """Below three repeats nothing is said about a method."""
-    seen = f"{points_words(difference, 'repeat')} of {spoken(study.test_metric)} against the tuned baseline"
+    effect = f"{points_words(difference, 'repeat')} of {spoken(study.test_metric)} against the tuned baseline"
     if study.repeats < stats.MIN_REPEATS:
-        why = f"the study has {counted(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
+        reason = f"the study has {counted(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
     else:
-        why = f"only {difference.n} of {study.repeats} repeats can be compared"
-    return f"**{method}: no verdict about the method**: {why}. {seen}."
+        reason = f"only {difference.n} of {study.repeats} repeats can be compared"
+    return f"**{method}: no verdict about the method**: {reason}. {effect}."
 
 
-def _needed(study: Study, found: Estimate) -> str:
+def _needed(study: Study, difference: Estimate) -> str:
     """With how many repeats in all a difference of the margin would be seen."""
-    margin, repeats = margin_words(study.margin), needed_repeats(study, found)
+    margin, repeats = margin_words(study.margin), needed_repeats(study, difference)
     if repeats is None:
         return f"Not even {stats.MOST_REPEATS:,} repeats would show a difference of {margin} here."
-    if repeats <= found.n:
+    if repeats <= difference.n:
         return f"So many repeats show a difference of {margin} in 4 of 5 studies; that it is smaller takes more."
     return (
         f"With this spread {repeats} repeats would show a difference of {margin} in 4 of 5 studies."
     )
 
 
-def needed_repeats(study: Study, found: Estimate) -> int | None:
+def needed_repeats(study: Study, difference: Estimate) -> int | None:
     """Return the same as a number, judged as the next look at the test split would be."""
     error = stats.look_level(study.looks + 1) if study.looks else level(study)
-    return stats.repeats_needed(found, effect=study.margin, level=error / max(1, _judged(study)))
+    return stats.repeats_needed(
+        difference, effect=study.margin, level=error / max(1, _judged(study))
+    )
 
 
 def _judged(study: Study) -> int:
     """How many methods the verdicts are adjusted for."""
-    known = (found.verdict for found in results(study).values())
-    return sum(verdict is not None and verdict.label != stats.TOO_FEW for verdict in known)
+    method_verdicts = (result.verdict for result in results(study).values())
+    return sum(
+        verdict is not None and verdict.label != stats.TOO_FEW for verdict in method_verdicts
+    )
 
 
 def to_settle(study: Study) -> str:
     """Return what to type where a method has no verdict, or is not settled; "" where nothing is open."""
-    found = [result for result in results(study).values() if result.verdict and result.difference]
-    labels = [result.verdict.label for result in found if result.verdict]
+    compared_results = [
+        result for result in results(study).values() if result.verdict and result.difference
+    ]
+    labels = [result.verdict.label for result in compared_results if result.verdict]
     if not {stats.TOO_FEW, stats.NOT_SETTLED}.intersection(labels):
         return ""
     if study.trials_per_repeat < FEWEST_TRIALS:
@@ -164,22 +170,22 @@ def to_settle(study: Study) -> str:
 
 def _wanted_repeats(study: Study) -> int:
     """As many as what is not settled needs; twice as many as there are where that is beyond reason."""
-    wanted = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
+    repeat_counts = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
     for result in results(study).values():
         label = result.verdict.label if result.verdict else ""
         if label == stats.NOT_SETTLED and result.difference:
-            needed = needed_repeats(study, result.difference) or MOST_ADVISED + 1
-            wanted.append(needed if needed <= MOST_ADVISED else 2 * study.repeats)
-    return max(wanted)
+            count = needed_repeats(study, result.difference) or MOST_ADVISED + 1
+            repeat_counts.append(count if count <= MOST_ADVISED else 2 * study.repeats)
+    return max(repeat_counts)
 
 
 def summary(study: Study) -> str:
     """Return what each method gains at its textbook setting and after tuning; "" where neither is known."""
     parts = [
-        f"**{found.method}** {points_words(book, 'seed', short=True)} out of the box, "
-        f"{points_words(tuned, 'repeat', short=True)} tuned"
-        for found in results(study).values()
-        if (book := found.textbook_difference) and (tuned := found.difference)
+        f"**{result.method}** {points_words(book, 'seed', short=True)} out of the box, "
+        f"{points_words(difference, 'repeat', short=True)} tuned"
+        for result in results(study).values()
+        if (book := result.textbook_difference) and (difference := result.difference)
     ]
     if not parts:
         return ""
@@ -188,18 +194,16 @@ def summary(study: Study) -> str:
 
 def basis(study: Study) -> str:
     """Return what the sentences rest on: what the intervals hold and what not, and how often one has looked."""
-    found = [result.difference for result in results(study).values() if result.difference]
-    if not found:
+    differences = [result.difference for result in results(study).values() if result.difference]
+    if not differences:
         return _looks(study)
-    held = (
+    sources = (
         "the luck of the searches and the choice of the test images together"
-        if images.are_known(study)
+        if images.has_predictions(study)
         else "the luck of the searches, not the choice of the test images (the runs did not keep what they "
         "predicted)"
     )
-    text = (
-        f"Intervals are 95 % and hold {held}; they are not adjusted for comparing several methods"
-    )
+    text = f"Intervals are 95 % and hold {sources}; they are not adjusted for comparing several methods"
     text += ", the verdicts are (Holm). " if _judged(study) else ". "
     if any(distils(study, method) for method in study.kd_methods):
         text += (

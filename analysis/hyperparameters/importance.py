@@ -89,30 +89,32 @@ def importances(study: Study, method: str) -> Importances:
 
     None with a reason: fewer than 10 trials with a value, no range, or values that do not differ.
     """
-    known = ranges(study, method)
-    if not known:
+    method_ranges = ranges(study, method)
+    if not method_ranges:
         return Importances(method=method, reason="no parameter was searched")
-    used = basis(study, method)
-    n = len(used.values)
+    data = basis(study, method)
+    n = len(data.values)
     if n < MIN_TRIALS:
         return Importances(
             method=method,
-            reason=f"{n} trials have {used.name}; importances need at least {MIN_TRIALS}",
+            reason=f"{n} trials have {data.name}; importances need at least {MIN_TRIALS}",
         )
-    samples = sample_importances([p.values for p in used.points], used.values, known)
+    samples = sample_importances([p.values for p in data.points], data.values, method_ranges)
     if not len(samples):
-        return Importances(method=method, reason=f"the {used.name} of {n} trials do not differ")
+        return Importances(method=method, reason=f"the {data.name} of {n} trials do not differ")
     lows, highs = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    found = sorted(
-        zip(known, samples.mean(axis=0).tolist(), lows.tolist(), highs.tolist(), strict=True),
-        key=lambda one: -one[1],
+    ranking = sorted(
+        zip(
+            method_ranges, samples.mean(axis=0).tolist(), lows.tolist(), highs.tolist(), strict=True
+        ),
+        key=lambda entry: -entry[1],
     )
     parameters = (
         Importance(
             method=method, parameter=name, mean=mean, low=low, high=high, rank=rank, n=n,
-            basis=f"{used.name}, n = {n}",
+            basis=f"{data.name}, n = {n}",
         )
-        for rank, (name, mean, low, high) in enumerate(found, 1)
+        for rank, (name, mean, low, high) in enumerate(ranking, 1)
     )  # fmt: skip
     return Importances(method=method, parameters=tuple(parameters))
 
@@ -124,16 +126,16 @@ def basis(study: Study, method: str) -> Basis:
     them what made the others bad is invisible.
     """
     points = search_points(study, method)
-    ended = [(point, point.final) for point in points if point.final is not None]
+    final_pairs = [(point, point.final) for point in points if point.final is not None]
     rungs = study.manifest.get("rungs") or ()
-    if len(ended) >= MIN_FINAL or not rungs:
-        kept, values = zip(*ended, strict=True) if ended else ((), ())
-        return Basis(points=kept, values=values, name="final values")
-    early = [(point, _value_at(study, point, rungs[0])) for point in points]
-    known = [(point, value) for point, value in early if value is not None]
+    if len(final_pairs) >= MIN_FINAL or not rungs:
+        final_points, values = zip(*final_pairs, strict=True) if final_pairs else ((), ())
+        return Basis(points=final_points, values=values, name="final values")
+    candidates = [(point, _value_at(study, point, rungs[0])) for point in points]
+    early_pairs = [(point, value) for point, value in candidates if value is not None]
     return Basis(
-        points=[point for point, _ in known],
-        values=[value for _, value in known],
+        points=[point for point, _ in early_pairs],
+        values=[value for _, value in early_pairs],
         name=f"values at epoch {rungs[0]}",
     )
 
@@ -141,8 +143,8 @@ def basis(study: Study, method: str) -> Basis:
 def _value_at(study: Study, point: SearchPoint, epoch: int) -> float | None:
     """Return a trial's validation after an epoch of its first stage, where rungs are."""
     rows = study.curves.get(point.trial, ())
-    found = (row for row in rows if row["stage"] == 0 and row["epoch"] == epoch)
-    return number(next(found, None), study.metric)
+    epoch_rows = (row for row in rows if row["stage"] == 0 and row["epoch"] == epoch)
+    return number(next(epoch_rows, None), study.metric)
 
 
 def sample_importances(
@@ -153,14 +155,14 @@ def sample_importances(
     Seeds are fixed. Samples in which no value differs are left out, so there may be none.
     """
     cube, points = _unit(ranges), [_position_values(ranges, trial) for trial in trials]
-    told = [
+    optuna_trials = [
         create_trial(value=value, params=point, distributions=cube)
         for point, value in zip(points, values, strict=True)
     ]
     random = np.random.default_rng(0)
-    drawn = random.integers(len(told), size=(DRAWS, len(told)))
-    found = [_evaluate([told[i] for i in sample], seed) for seed, sample in enumerate(drawn)]
-    rows = [[one[name] for name in ranges] for one in found if one]
+    draws = random.integers(len(optuna_trials), size=(DRAWS, len(optuna_trials)))
+    samples = [_evaluate([optuna_trials[i] for i in draw], seed) for seed, draw in enumerate(draws)]
+    rows = [[sample[name] for name in ranges] for sample in samples if sample]
     return np.array(rows, dtype=np.float64).reshape(-1, len(ranges))
 
 

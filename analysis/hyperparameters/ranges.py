@@ -49,9 +49,13 @@ def ranges(study: Study, method: str) -> dict[str, BaseDistribution]:
 
     From the manifest. A range of one value is none.
     """
-    known = study.manifest["methods"][method].get("distributions", {})
-    found = {name: json_to_distribution(text) for name, text in known.items()}
-    return {name: distribution for name, distribution in found.items() if not distribution.single()}
+    texts = study.manifest["methods"][method].get("distributions", {})
+    distributions = {name: json_to_distribution(text) for name, text in texts.items()}
+    return {
+        name: distribution
+        for name, distribution in distributions.items()
+        if not distribution.single()
+    }
 
 
 def search_points(study: Study, method: str) -> list[SearchPoint]:
@@ -59,14 +63,14 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
 
     Trials that lack a sampled value are left out: they tell nothing about it.
     """
-    known = ranges(study, method)
-    found = []
+    method_ranges = ranges(study, method)
+    points = []
     for row in selection.trials(study.rows, "search", method):
-        told = {name: row.get(f"config.{name}") for name in known}
-        if any(value is None for value in told.values()):
+        cells = {name: row.get(f"config.{name}") for name in method_ranges}
+        if any(value is None for value in cells.values()):
             continue
-        values = {name: _sampled(d, told[name]) for name, d in known.items()}
-        found.append(
+        values = {name: _sampled(d, cells[name]) for name, d in method_ranges.items()}
+        points.append(
             SearchPoint(
                 trial=row["trial"],
                 number=row["number"],
@@ -77,7 +81,7 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
                 value=number(row, study.metric),
             )
         )
-    return found
+    return points
 
 
 def _sampled(distribution: BaseDistribution, value: Any) -> Any:
@@ -125,8 +129,8 @@ def value_at(distribution: BaseDistribution, place: float) -> Any:
     plain = math.exp(x) if log else x
     if distribution.step is not None and not log:
         plain = distribution.low + round((plain - distribution.low) / distribution.step) * distribution.step  # fmt: skip
-    kept = min(distribution.high, max(distribution.low, plain))
-    return round(kept) if isinstance(distribution, IntDistribution) else kept
+    value = min(distribution.high, max(distribution.low, plain))
+    return round(value) if isinstance(distribution, IntDistribution) else value
 
 
 def positions(ranges: Ranges, values: Mapping[str, Any]) -> list[float]:

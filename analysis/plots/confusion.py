@@ -16,37 +16,37 @@ WRITTEN = 10  # and up to so many have the shares in the cells
 
 def matrices(study: Study) -> dict[str, confusion.Matrix]:
     """Return counts [K, K] by model: the teacher's, and each method's recommended student's added up over seeds."""
-    found: dict[str, confusion.Matrix] = {}
-    taught = confusion.of_teacher(study)
-    if taught is not None:
-        found["teacher (n = 1)"] = taught
+    counts: dict[str, confusion.Matrix] = {}
+    teacher_counts = confusion.of_teacher(study)
+    if teacher_counts is not None:
+        counts["teacher (n = 1)"] = teacher_counts
     for method in study.methods:
         cells = list(confusion.of_method(study, method).values())
-        if cells and len({one.shape for one in cells}) == 1:
-            found[f"{label(method)} (n = {len(cells)})"] = np.sum(cells, axis=0)
-    return found
+        if cells and len({matrix.shape for matrix in cells}) == 1:
+            counts[f"{label(method)} (n = {len(cells)})"] = np.sum(cells, axis=0)
+    return counts
 
 
 def draw_confusion(study: Study) -> Figure | None:
     """Return a panel a model; the colour is stretched so that small shares are seen."""
-    found = matrices(study)
-    if not found:
+    counts = matrices(study)
+    if not counts:
         return None
-    columns = min(len(found), 3)
-    lines = -(-len(found) // columns)
+    columns = min(len(counts), 3)
+    lines = -(-len(counts) // columns)
     figure = Figure(figsize=(0.8 + 4.2 * columns, 0.8 + 4.0 * lines), layout="constrained")
     title = f"{study.name}: confusion on the test split, % of the true class"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    alike = len({cells.shape for cells in found.values()}) == 1
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=alike)
-    for axes in grid.flat[len(found) :]:
+    same_shape = len({cells.shape for cells in counts.values()}) == 1
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=same_shape)
+    for axes in grid.flat[len(counts) :]:
         axes.set_visible(False)
-    for axes, (name, cells) in zip(grid.flat, found.items(), strict=False):
-        shown = _panel(axes, study, confusion.shares(cells))
+    for axes, (name, cells) in zip(grid.flat, counts.items(), strict=False):
+        image = _panel(axes, study, confusion.shares(cells))
         axes.set_title(name, loc="left", fontsize=10)
     for axes in grid[:, 0]:
         axes.set_ylabel("true")
-    bar = figure.colorbar(shown, ax=list(grid.flat[: len(found)]), shrink=0.6, pad=0.01, aspect=30)
+    bar = figure.colorbar(image, ax=list(grid.flat[: len(counts)]), shrink=0.6, pad=0.01, aspect=30)
     bar.set_ticks([0, 1, 10, 50, 100])
     bar.outline.set_visible(False)
     return figure
@@ -55,7 +55,7 @@ def draw_confusion(study: Study) -> Figure | None:
 def _panel(axes: Axes, study: Study, shares: confusion.Floats) -> AxesImage:
     size = len(shares)
     norm = PowerNorm(0.4, vmin=0, vmax=100)
-    shown = axes.imshow(shares * 100, cmap="Blues", norm=norm)
+    image = axes.imshow(shares * 100, cmap="Blues", norm=norm)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     names = study.class_names if len(study.class_names) == size else [str(at) for at in range(size)]
@@ -70,6 +70,8 @@ def _panel(axes: Axes, study: Study, shares: confusion.Floats) -> AxesImage:
             if value >= 0.5:
                 text = f"{value:.0f}"
                 ink = "white" if float(norm(value)) > 0.6 else "black"
-                said = axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)
-                said.set_in_layout(False)  # it cannot leave its panel, and measuring it takes long
-    return shown
+                label = axes.text(
+                    column, row, text, ha="center", va="center", fontsize=6, color=ink
+                )
+                label.set_in_layout(False)  # it cannot leave its panel, and measuring it takes long
+    return image

@@ -63,16 +63,18 @@ class Effect(NamedTuple):
 
 def learning_curves(study: Study) -> list[Curve]:
     """Return the curves of all search trials, in the order of methods."""
-    status = {row["trial"]: row["status"] for row in selection.trials(study.rows, "search")}
-    chosen = {row["trial"] for method in study.methods if (row := study.chosen(method))}
+    statuses = {row["trial"]: row["status"] for row in selection.trials(study.rows, "search")}
+    recommended_names = {row["trial"] for method in study.methods if (row := study.chosen(method))}
     curves = []
     for trial, rows in study.curves.items():
-        seen = [(r["step"], number(r, study.metric)) for r in rows if r["phase"] == "search"]
-        known = [(step, value) for step, value in seen if value is not None]
-        if known and rows[0]["method"] in study.methods:
-            epochs, values = [step for step, _ in known], [value for _, value in known]
-            ended = status.get(trial, "running")
-            curves.append(Curve(rows[0]["method"], trial, ended, trial in chosen, epochs, values))
+        pairs = [(r["step"], number(r, study.metric)) for r in rows if r["phase"] == "search"]
+        points = [(step, value) for step, value in pairs if value is not None]
+        if points and rows[0]["method"] in study.methods:
+            epochs, values = [step for step, _ in points], [value for _, value in points]
+            outcome = statuses.get(trial, "running")
+            curves.append(
+                Curve(rows[0]["method"], trial, outcome, trial in recommended_names, epochs, values)
+            )
     return sorted(curves, key=lambda c: (study.methods.index(c.method), c.trial))
 
 
@@ -95,22 +97,22 @@ def history(study: Study) -> list[Point]:
 def effects(study: Study) -> list[Effect]:
     """Return what each confirmed method changed on test; empty where nothing can be compared."""
     return [
-        Effect(found.method, found.difference, list(found.by_repeat.values()), found.verdict)
-        for found in results(study).values()
-        if found.difference and found.verdict
+        Effect(result.method, result.difference, list(result.by_repeat.values()), result.verdict)
+        for result in results(study).values()
+        if result.difference and result.verdict
     ]
 
 
 def draw_differences(study: Study) -> Figure | None:
     """Return a forest plot: interval, mean and repeats of each method's difference to the tuned baseline."""
-    found = effects(study)
-    if not found:
+    rows = effects(study)
+    if not rows:
         return None
-    figure = Figure(figsize=(8.4, 1.7 + 0.62 * len(found)), layout="constrained")
+    figure = Figure(figsize=(8.4, 1.7 + 0.62 * len(rows)), layout="constrained")
     axes = bare(figure.add_subplot())
     axes.axvline(0, color=INK, linewidth=1)
     axes.axvspan(-study.margin * 100, study.margin * 100, color=INK, alpha=0.07, linewidth=0)
-    for at, effect in enumerate(found):
+    for at, effect in enumerate(rows):
         colour = VERDICT_COLOURS.get(effect.verdict.label, GREY)
         mean, low, high = effect.difference.mean, effect.difference.low, effect.difference.high
         if low is not None and high is not None:
@@ -124,8 +126,8 @@ def draw_differences(study: Study) -> Figure | None:
         text = f"{gap(effect.difference)}\n{words(effect.verdict, study.margin)}"
         axes.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center",
                       fontsize=9, color=colour if colour != GREY else INK)  # fmt: skip
-    axes.set_yticks(range(len(found)), [effect.method for effect in found], fontsize=11)
-    axes.set_ylim(len(found) - 0.45, -0.55)
+    axes.set_yticks(range(len(rows)), [effect.method for effect in rows], fontsize=11)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
@@ -150,7 +152,7 @@ def draw_learning_curves(study: Study) -> Figure | None:
         study, f"{study.name}: {spoken(study.metric)} by epoch", _axis(study)
     )
     baseline = next((c for c in curves if c.chosen and c.method == BASELINE), None)
-    taught = number(selection.teacher(study.rows, "teacher"), study.metric)
+    teacher_value = number(selection.teacher(study.rows, "teacher"), study.metric)
     for method, axes in panels.items():
         for curve in (c for c in curves if c.method == method and not c.chosen):
             _line(axes, curve, color=colour_of(study, method), alpha=0.3, linewidth=1)
@@ -161,13 +163,13 @@ def draw_learning_curves(study: Study) -> Figure | None:
             _line(axes, baseline, color=GREY, linewidth=1.5, linestyle="--")
         for curve in (c for c in curves if c.method == method and c.chosen):
             _line(axes, curve, color=colour_of(study, method), linewidth=2.5)
-        if taught is not None:
-            axes.axhline(taught * 100, color=INK, linewidth=1, linestyle=":")
+        if teacher_value is not None:
+            axes.axhline(teacher_value * 100, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel("epoch")
     # The worst of the chosen is the floor, so that a trial that diverged does not flatten the rest.
-    kept = [value * 100 for c in curves for value in c.values if c.chosen]
-    low = min(kept or [0.0])
-    high = max([value * 100 for c in curves for value in c.values] + [100 * (taught or 0)])
+    recommended_values = [value * 100 for c in curves for value in c.values if c.chosen]
+    low = min(recommended_values or [0.0])
+    high = max([value * 100 for c in curves for value in c.values] + [100 * (teacher_value or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
     key(figure, axes, [
         ("recommended trial", {"color": INK, "linewidth": 2.5}),
@@ -190,13 +192,13 @@ def draw_history(study: Study) -> Figure | None:
     low, high = window(points)
     band = low - 0.06 * (high - low)  # where trials stand that are too bad to be shown, or failed
     for method, axes in panels.items():
-        own, colour = [p for p in points if p.method == method], colour_of(study, method)
-        _running_best(axes, own, colour)
+        method_points, colour = [p for p in points if p.method == method], colour_of(study, method)
+        _running_best(axes, method_points, colour)
         for status, look in _MARKS.items():
-            shown = [(at, p.value) for at, p in enumerate(own) if p.status == status]
-            inside = [(at, v * 100) for at, v in shown if v is not None and v * 100 >= low]
+            pairs = [(at, p.value) for at, p in enumerate(method_points) if p.status == status]
+            inside = [(at, v * 100) for at, v in pairs if v is not None and v * 100 >= low]
             axes.plot(*_columns(inside), linestyle="", **_tinted(look, colour))
-            below = [(at, band) for at, v in shown if v is None or v * 100 < low]
+            below = [(at, band) for at, v in pairs if v is None or v * 100 < low]
             mark = {**_tinted(look, colour), **({} if status == "failed" else {"marker": "v"})}
             axes.plot(*_columns(below), linestyle="", **mark)
         axes.set_xlabel("trial" if study.repeats == 1 else "trial, repeats one after another")
@@ -214,11 +216,11 @@ def _running_best(axes: Axes, points: Sequence[Point], colour: str) -> None:
     """Draw a step line for each repeat, and a faint line between two repeats."""
     places = list(enumerate(points))
     for repeat in dict.fromkeys(p.repeat for p in points):
-        own = [at for at, p in places if p.repeat == repeat]
-        best = [(at, p.best * 100) for at, p in places if at in own and p.best is not None]
+        numbers = [at for at, p in places if p.repeat == repeat]
+        best = [(at, p.best * 100) for at, p in places if at in numbers and p.best is not None]
         axes.step(*_columns(best), where="post", color=colour)
-        if own[0]:
-            axes.axvline(own[0] - 0.5, color=GREY, linewidth=0.6, linestyle=":")
+        if numbers[0]:
+            axes.axvline(numbers[0] - 0.5, color=GREY, linewidth=0.6, linestyle=":")
 
 
 def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -256,9 +258,9 @@ def _axis(study: Study) -> str:
 def window(points: Sequence[Point]) -> tuple[float, float]:
     """Limits in percent that keep good trials apart: a few very bad ones stay below them."""
     values = sorted(p.value * 100 for p in points if p.value is not None) or [0.0, 100.0]
-    finished = sorted(p.value * 100 for p in points if p.value and p.status == "finished")
+    final_values = sorted(p.value * 100 for p in points if p.value and p.status == "finished")
     top = values[-1]
-    floor = (finished or values)[len(finished or values) // 4]
+    floor = (final_values or values)[len(final_values or values) // 4]
     low = max(values[0], floor - max(top - floor, 1.0))
     return low, top + 0.06 * (top - low) + 0.01
 

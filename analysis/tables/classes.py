@@ -35,14 +35,14 @@ def qualities(study: Study, method: str, name: str) -> dict[int, float]:
     teacher = confusion.of_teacher(study)
     if teacher is None:
         return {}
-    found = {}
+    means = {}
     for repeat, runs in study.runs_by_repeat(method, "best").items():
-        known = [cells for row in runs.values() if (cells := confusion.matrix(row)) is not None]
-        likeness = [confusion.similarity(cells, teacher) for cells in known]
+        matrices = [cells for row in runs.values() if (cells := confusion.matrix(row)) is not None]
+        likeness = [confusion.similarity(cells, teacher) for cells in matrices]
         values = stats.summarise(value for value in likeness if value is not None)
         if values:
-            found[repeat] = values.mean
-    return found
+            means[repeat] = values.mean
+    return means
 
 
 def calibration(study: Study) -> Table:
@@ -53,31 +53,35 @@ def calibration(study: Study) -> Table:
     if not any(values.values()):
         return title, ""
     column = f"{short(study.test_metric)}, %"
-    taught = selection.teacher(study.rows, "confirm")
-    known = number(taught, study.test_metric)
+    teacher_row = selection.teacher(study.rows, "confirm")
+    teacher_value = number(teacher_row, study.test_metric)
     rows = [
         {
             "Method": "teacher",
-            column: mean_sd(stats.summarise([] if known is None else [known])),
-            **_of_teacher(number(taught, "test_ece")),
+            column: mean_sd(stats.summarise([] if teacher_value is None else [teacher_value])),
+            **_of_teacher(number(teacher_row, "test_ece")),
         }
     ]
     sentences = []
     for method in methods:
-        tested = stats.summarise(study.tuned(method).values())
-        row = {"Method": label(method), column: mean_sd(tested)}
-        said = []
+        summary = stats.summarise(study.tuned(method).values())
+        row = {"Method": label(method), column: mean_sd(summary)}
+        phrases = []
         for heading, name, scale in QUALITIES:
-            own = values[method, name]
-            row[heading] = mean_sd(stats.summarise(own.values()), scale=scale)
+            method_values = values[method, name]
+            row[heading] = mean_sd(stats.summarise(method_values.values()), scale=scale)
             if BASELINE in methods:
-                change = stats.paired(own, values[BASELINE, name]) if method != BASELINE else None
+                change = (
+                    stats.paired(method_values, values[BASELINE, name])
+                    if method != BASELINE
+                    else None
+                )
                 row[f"Δ {_first(heading)}"] = gap(change, scale=scale)
                 if change:
-                    said.append(f"{_first(heading)}: {_direction(change)}")
+                    phrases.append(f"{_first(heading)}: {_direction(change)}")
         rows.append(row)
-        if said:
-            sentences.append(f"**{method}** against the baseline: {'; '.join(said)}.")
+        if phrases:
+            sentences.append(f"**{method}** against the baseline: {'; '.join(phrases)}.")
     frame = pd.DataFrame(rows).fillna(NONE)
     note = SAID.format(places="pixels" if study.dense else "images")
     return title, noted(frame, note, items=sentences)
@@ -108,18 +112,20 @@ def classes(study: Study) -> Table:
     Means over seeds of accuracy, or intersection over union where every pixel has a label. Of more than twenty classes
     the ten that gained most and the ten that lost most.
     """
-    what = "IoU" if study.dense else "accuracy"
-    title = f"Classes: {what}, % (test split)"
+    metric_name = "IoU" if study.dense else "accuracy"
+    title = f"Classes: {metric_name}, % (test split)"
     best = kd_winner(study)
     models = [m for m in (BASELINE, best) if m and m in study.methods]
-    found = {m: confusion.of_method(study, m) for m in models}
-    means = {label(m): _mean(study, list(cells.values())) for m, cells in found.items() if cells}
-    taught = confusion.of_teacher(study)
-    if taught is not None:
-        means = {"teacher": _mean(study, [taught]), **means}
+    by_method = {m: confusion.of_method(study, m) for m in models}
+    means = {
+        label(m): _mean(study, list(cells.values())) for m, cells in by_method.items() if cells
+    }
+    teacher_counts = confusion.of_teacher(study)
+    if teacher_counts is not None:
+        means = {"teacher": _mean(study, [teacher_counts]), **means}
     if not means or len({len(values) for values in means.values()}) != 1:
         return title, ""
-    counts = {"teacher": 1, **{label(m): len(cells) for m, cells in found.items()}}
+    counts = {"teacher": 1, **{label(m): len(cells) for m, cells in by_method.items()}}
     size = len(next(iter(means.values())))
     frame = pd.DataFrame({"Class": _names(study, size)})
     for name, values in means.items():
@@ -130,8 +136,8 @@ def classes(study: Study) -> Table:
         frame["Difference, pp"] = [NONE if np.isnan(c) else points(c) for c in change]
         if size > LONG:
             order = [int(at) for at in np.argsort(-change) if not np.isnan(change[at])]
-            kept = order[:SHOWN] + order[SHOWN:][-SHOWN:]
-            frame = frame.iloc[kept]
+            order_ends = order[:SHOWN] + order[SHOWN:][-SHOWN:]
+            frame = frame.iloc[order_ends]
             title = f"{title[:-1]}; of {size} the {SHOWN} best and the {SHOWN} worst changes)"
     elif size > LONG:
         frame = frame.head(LONG)
@@ -145,9 +151,9 @@ def classes(study: Study) -> Table:
 def _mean(study: Study, matrices: list[confusion.Matrix]) -> confusion.Floats:
     """Mean over seeds of each class's value; NaN for a class that no seed has."""
     values = np.stack([confusion.by_class(cells, dense=study.dense) for cells in matrices])
-    there = ~np.isnan(values)
-    total = np.where(there, values, 0.0).sum(axis=0)
-    return confusion.divided(total, there.sum(axis=0))
+    is_present = ~np.isnan(values)
+    total = np.where(is_present, values, 0.0).sum(axis=0)
+    return confusion.divided(total, is_present.sum(axis=0))
 
 
 def _names(study: Study, size: int) -> list[str]:

@@ -37,7 +37,7 @@ FAILURES_SHOWN = 20
 
 def validation(study: Study) -> Table:
     """Return the winners of each method on validation: what there is before anything is confirmed."""
-    found = [
+    rows = [
         {
             "Method": label(line.method),
             f"{heading(study.metric)}, mean ± sd (n repeats), each chosen on this split": mean_sd(
@@ -47,29 +47,29 @@ def validation(study: Study) -> Table:
         for line in lines(study)
     ]
     title = f"{METRICS[study.metric].heading} of the search (optimistic: chosen on it)"
-    return title, pd.DataFrame(found)
+    return title, pd.DataFrame(rows)
 
 
 def configuration(study: Study) -> Table:
     """Return the setting of the trial that stands for each method; loss weights also as ratios."""
     trials = {method: study.chosen(method) for method in study.methods}
-    sampled = sorted({k for row in trials.values() if row for k in row if k.startswith("config.")})
-    names = [n for n in sampled if n.removeprefix("config.") not in WEIGHTS]
+    columns = sorted({k for row in trials.values() if row for k in row if k.startswith("config.")})
+    names = [n for n in columns if n.removeprefix("config.") not in WEIGHTS]
     names = [n for n in names if any(row and row[n] is not None for row in trials.values())]
-    found = []
+    table = []
     for method, row in trials.items():
         if row is None:
             continue
-        fixed = study.manifest["methods"][method].get("fixed", {})
+        fixed_values = study.manifest["methods"][method].get("fixed", {})
         cells = {"Method": label(method), "Trial": str(row["trial"])}
         cells["Validation that chose it, % (n = 1)"] = metric(row, study.metric)
         cells |= {name: plain(row[name]) for name in WEIGHTS}
         cells |= {f"{name}/alpha": _ratio(row[name], row["alpha"]) for name in ("beta", "gamma")}
         for name in names:
             value, short = row.get(name), name.removeprefix("config.")
-            cells[short] = plain(fixed.get(short) if value is None else value)
-        found.append(cells)
-    return "Recommended configuration of each method", pd.DataFrame(found)
+            cells[short] = plain(fixed_values.get(short) if value is None else value)
+        table.append(cells)
+    return "Recommended configuration of each method", pd.DataFrame(table)
 
 
 def _ratio(weight: float | None, alpha: float | None) -> str:
@@ -81,7 +81,7 @@ def search_summary(study: Study) -> Table:
 
     The last column is the rank correlation of validation at the first rung with that at the end.
     """
-    found = []
+    table = []
     methods = {label(method): method for method in study.methods}
     groups = {"teacher": selection.trials(study.rows, "teacher", "")}
     for m in study.methods:
@@ -94,7 +94,7 @@ def search_summary(study: Study) -> Table:
             continue
         counts = Counter(row["status"] for row in rows)
         seconds = sum(number(row, "seconds") or 0 for row in rows)
-        found.append(
+        table.append(
             {
                 "Method": name,
                 "Trials": str(len(rows)),
@@ -105,28 +105,28 @@ def search_summary(study: Study) -> Table:
                 "First rung and end": _rung(study, methods.get(name, "")),
             }
         )
-    return "Search", pd.DataFrame(found)
+    return "Search", pd.DataFrame(table)
 
 
 def _rung(study: Study, method: str) -> str:
     """Spearman's correlation of the first rung with the end."""
-    found = rung_correlation(study, method) if method else None
-    return f"{found.value:+.2f} (n = {found.n})" if found else NONE
+    correlation = rung_correlation(study, method) if method else None
+    return f"{correlation.value:+.2f} (n = {correlation.n})" if correlation else NONE
 
 
 def teacher(study: Study) -> Table:
     """Return what is known of the teacher."""
-    taught, tested = (selection.teacher(study.rows, phase) for phase in ("teacher", "confirm"))
+    train_row, test_row = (selection.teacher(study.rows, phase) for phase in ("teacher", "confirm"))
     size = selection.teacher(study.rows, "measure")
     file = study.manifest.get("teacher_file")
     facts = {
         "Network": study.manifest.get("teacher") or NONE,
         "Weights": f"from the file {file}" if file else "trained by this project on train only",
-        **({"Origin": taught["reason"]} if taught and taught.get("reason") else {}),
-        f"{heading(study.metric)} (n = 1)": metric(taught, study.metric),
-        f"{heading(study.test_metric)} (n = 1)": metric(tested, study.test_metric),
-        "Epochs": plain((taught or {}).get("epochs")),
-        "Training time, s": plain(number(taught, "seconds")),
+        **({"Origin": train_row["reason"]} if train_row and train_row.get("reason") else {}),
+        f"{heading(study.metric)} (n = 1)": metric(train_row, study.metric),
+        f"{heading(study.test_metric)} (n = 1)": metric(test_row, study.test_metric),
+        "Epochs": plain((train_row or {}).get("epochs")),
+        "Training time, s": plain(number(train_row, "seconds")),
         "Parameters": metric(size, "num_params"),
         "Size, MB": metric(size, "size_mb"),
         "Latency, ms": latency(size),
@@ -140,25 +140,25 @@ def _cost(cost: TeacherCost | None) -> dict[str, str]:
     """Return what the teacher cost, and from how many students on it pays."""
     if cost is None:
         return {}
-    found = {}
+    facts = {}
     if cost.students is not None:
-        found["As long as"] = (
+        facts["As long as"] = (
             f"{cost.students:.1f} trainings of the plain student ({cost.student_s:,.0f} s, the mean of its "
             "finished trials)"
         )
     if cost.pays_from is not None:
-        found["Pays"] = (
+        facts["Pays"] = (
             f"from {counted(cost.pays_from, 'student')} on: the teacher once and {cost.textbook_s:,.0f} s for each "
             f"at a textbook setting, against {cost.search_s:,.0f} s for each for one whole search of the "
             "baseline; this counts time, not accuracy"
         )
-    return found
+    return facts
 
 
 def failures(study: Study) -> Table:
     """Failed trials of every phase with their reasons, the first twenty."""
-    failed = [row for row in study.rows if row["status"] == "failed"]
-    found = [
+    rows = [row for row in study.rows if row["status"] == "failed"]
+    table = [
         {
             "Phase": row["phase"],
             "Method": row["method"] or NONE,
@@ -166,46 +166,46 @@ def failures(study: Study) -> Table:
             "Epochs": plain(row["epochs"]),
             "Reason": " ".join((row["reason"] or "not recorded").split())[:300],
         }
-        for row in failed[:FAILURES_SHOWN]
+        for row in rows[:FAILURES_SHOWN]
     ]
-    more = f" ({len(failed)}, the first {len(found)} shown)" if len(failed) > len(found) else ""
-    return f"Failures{more}", pd.DataFrame(found)
+    more = f" ({len(rows)}, the first {len(table)} shown)" if len(rows) > len(table) else ""
+    return f"Failures{more}", pd.DataFrame(table)
 
 
 def provenance(study: Study) -> Table:
     """How the numbers were made: command, seeds, hardware, software, data."""
-    known, fields = study.manifest, study.manifest.get("fields", {})
-    images, compute = known.get("images", {}), known.get("compute", {})
-    versions = dict(known.get("versions") or {})
+    manifest, fields = study.manifest, study.manifest.get("fields", {})
+    images, compute = manifest.get("images", {}), manifest.get("compute", {})
+    versions = dict(manifest.get("versions") or {})
     system = next((versions.pop(k) for k in ("platform", "os", "system") if k in versions), None)
     seeds = {row["seed"] for row in selection.trials(study.rows, "confirm") if row["method"]}
     facts = {
-        "Command": known.get("command"),
-        "Study, space": f"{study.name}, {known.get('space', NONE)}",
-        "Task": f"{known.get('task')}, {plain(images.get('num_classes'))} classes",
-        "Images": f"{plain(known.get('num_train'))} training, "
-        f"{plain(known.get('num_val'))} validation",
-        "Validation rule": known.get("validation_rule"),
+        "Command": manifest.get("command"),
+        "Study, space": f"{study.name}, {manifest.get('space', NONE)}",
+        "Task": f"{manifest.get('task')}, {plain(images.get('num_classes'))} classes",
+        "Images": f"{plain(manifest.get('num_train'))} training, "
+        f"{plain(manifest.get('num_val'))} validation",
+        "Validation rule": manifest.get("validation_rule"),
         "Repeats, trials of each": f"{study.repeats}, {study.trials_per_repeat}",
         "Data hash": images.get("train_hash"),
-        "Teacher, student": f"{known.get('teacher')}, {known.get('student')}",
-        "Seed of the search": known.get("seed"),
+        "Teacher, student": f"{manifest.get('teacher')}, {manifest.get('student')}",
+        "Seed of the search": manifest.get("seed"),
         "Confirmation seeds": sorted(seeds),
-        "Epochs": f"{plain(known.get('epochs'))} (teacher {plain(known.get('teacher_epochs'))})",
+        "Epochs": f"{plain(manifest.get('epochs'))} (teacher {plain(manifest.get('teacher_epochs'))})",
         **{
             name.replace("_", " ").capitalize(): plain(value)
             for name, value in fields.items()
             if not name.endswith("epochs")
         },
         "Precision, layout": f"{compute.get('precision')}, {compute.get('layout')}",
-        "Sampler, random trials": f"{known.get('sampler')}, {plain(known.get('random_start'))}",
-        "Scheduler, rungs": f"{known.get('scheduler')}, epochs {plain(known.get('rungs'))}",
-        "Devices": _distinct(study.rows, "device") or known.get("device"),
-        **({"Hardware": known["hardware"]} if known.get("hardware") else {}),
+        "Sampler, random trials": f"{manifest.get('sampler')}, {plain(manifest.get('random_start'))}",
+        "Scheduler, rungs": f"{manifest.get('scheduler')}, epochs {plain(manifest.get('rungs'))}",
+        "Devices": _distinct(study.rows, "device") or manifest.get("device"),
+        **({"Hardware": manifest["hardware"]} if manifest.get("hardware") else {}),
         "Hosts": _distinct(study.rows, "host"),
         "Operating system": system or "not recorded",
         "Versions": versions,
-        "Commit": _distinct(study.rows, "commit") or known.get("commit"),
+        "Commit": _distinct(study.rows, "commit") or manifest.get("commit"),
         "From, to (UTC)": _distinct(study.rows, "started")[:1]
         + _distinct(study.rows, "ended")[-1:],
     }
@@ -222,30 +222,30 @@ def _distinct(rows: Iterable[Row], name: str) -> list[str]:
 
 def confirmed_trials(study: Study) -> Table:
     """Every search trial that was confirmed, by method and repeat, in each of its roles."""
-    found = []
+    table = []
     for method in study.methods:
         trials = selection.trials(study.rows, "search", method)
         for row in sorted(trials, key=lambda r: (r["repeat"], r["number"])):
             for role in ("best", "textbook", "recommended"):
                 values = {s: rows[-1] for s, rows in study.runs(row, role).items()}
                 if values:
-                    tested = selection.values(values, study.test_metric)
-                    found.append(
+                    test_values = selection.values(values, study.test_metric)
+                    table.append(
                         {
                             "Method": label(method),
                             "Repeat": str(row["repeat"]),
                             "Trial": str(row["number"]),
                             "Confirmed as": role,
                             "Validation, % (n = 1)": metric(row, study.metric),
-                            "Test, % (n seeds)": mean_sd(stats.summarise(tested.values())),
+                            "Test, % (n seeds)": mean_sd(stats.summarise(test_values.values())),
                         }
                     )
-    return "Confirmed trials", pd.DataFrame(found)
+    return "Confirmed trials", pd.DataFrame(table)
 
 
 def top_trials(study: Study) -> Table:
     """Return the five best finished trials of each method on validation, over all repeats."""
-    found = [
+    table = [
         {
             "Method": label(method),
             "Repeat": str(row["repeat"]),
@@ -257,7 +257,7 @@ def top_trials(study: Study) -> Table:
         for method in study.methods
         for row in selection.best(study.rows, method, top=5, metric=study.metric)
     ]
-    return "Best five trials of each method", pd.DataFrame(found)
+    return "Best five trials of each method", pd.DataFrame(table)
 
 
 TABLES: dict[str, Callable[[Study], Table]] = {

@@ -31,15 +31,15 @@ def quantization(study: Study) -> Table:
     kinds = {method: kind for method in study.methods if (kind := quantized(study, method))}
     if not kinds:
         return title, ""
-    taught = selection.teacher(study.rows, "measure")
-    rows = [_teacher(study, taught)]
+    teacher_sizes = selection.teacher(study.rows, "measure")
+    rows = [_teacher(study, teacher_sizes)]
     best = kd_winner(study)
     if best and not is_compressed(study, best):
         rows.append((f"Student, distilled ({best})", _tested(study, best), _foot(study, best)))
     else:
         method = next(iter(kinds))
-        found = change(study, method, "Quantize")
-        before = found.before if found else None
+        effect = change(study, method, "Quantize")
+        before = effect.before if effect else None
         plain = selection.student_footprint(study.rows)
         rows.append((f"Student, before quantizing ({method})", before, plain))
     if BASELINE in study.methods and BASELINE not in kinds:
@@ -58,8 +58,8 @@ def quantization(study: Study) -> Table:
             "Parameters": metric(foot, "num_params"),
             short(study.test_metric): mean_sd(test),
             "Size (MB)": metric(foot, "size_mb"),
-            "Inference Time": _time(taught, foot),
-            "Compression": times(ratio(number(taught, "size_mb"), number(foot, "size_mb"))),
+            "Inference Time": _time(teacher_sizes, foot),
+            "Compression": times(ratio(number(teacher_sizes, "size_mb"), number(foot, "size_mb"))),
         }
         for name, test, foot in rows
     ]
@@ -68,9 +68,9 @@ def quantization(study: Study) -> Table:
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
-    known = number(selection.teacher(study.rows, "confirm"), study.test_metric)
+    value = number(selection.teacher(study.rows, "confirm"), study.test_metric)
     name = f"Teacher ({study.manifest.get('teacher') or 'unknown'})"
-    return name, stats.summarise([] if known is None else [known]), foot
+    return name, stats.summarise([] if value is None else [value]), foot
 
 
 def _tested(study: Study, method: str) -> stats.Summary | None:
@@ -82,58 +82,58 @@ def _foot(study: Study, method: str) -> Row | None:
     return study.footprint(study.chosen(method))
 
 
-def _time(taught: Row | None, foot: Row | None) -> str:
+def _time(teacher_sizes: Row | None, foot: Row | None) -> str:
     """Compiled latency with the speed-up against the teacher's, compiled as well."""
-    own = number(foot, COMPILED)
-    if own is None:
+    milliseconds = number(foot, COMPILED)
+    if milliseconds is None:
         return NONE
-    gain = ratio(number(taught, COMPILED), own)
-    if gain is None or foot is taught:
+    gain = ratio(number(teacher_sizes, COMPILED), milliseconds)
+    if gain is None or foot is teacher_sizes:
         return f"{latency(foot, COMPILED)} ms"
-    said = f"{gain:.1f}x faster" if gain >= 1 else f"{1 / gain:.1f}x slower"
-    return f"{latency(foot, COMPILED)} ms ({said})"
+    speedup = f"{gain:.1f}x faster" if gain >= 1 else f"{1 / gain:.1f}x slower"
+    return f"{latency(foot, COMPILED)} ms ({speedup})"
 
 
 def _about_time(study: Study, feet: list[Row | None]) -> str:
     """Return what the times are of, and why some are missing; int8 runs on CPUs alone, so all are compiled for one."""
-    lacking = [foot for foot in feet if number(foot, COMPILED) is None]
-    reasons = sorted({foot["reason"] for foot in lacking if foot and foot.get("reason")})
-    known = study.manifest.get("hardware") or {}
-    named = {foot["device"] for foot in feet if foot and foot.get("device")}
-    cpu = known.get("cpu") or "the CPU of a worker"
-    devices = sorted({name if name.startswith("cpu") else cpu for name in named})
+    untimed = [foot for foot in feet if number(foot, COMPILED) is None]
+    reasons = sorted({foot["reason"] for foot in untimed if foot and foot.get("reason")})
+    hardware = study.manifest.get("hardware") or {}
+    device_names = {foot["device"] for foot in feet if foot and foot.get("device")}
+    cpu = hardware.get("cpu") or "the CPU of a worker"
+    devices = sorted({name if name.startswith("cpu") else cpu for name in device_names})
     text = f"{STUDENTS} Inference time: one image, every network compiled" + (
         f", on {', '.join(devices)}." if devices else "."
     )
-    if lacking:
-        why = "; ".join(reasons) or "not measured"
-        text += f" Where there is none: {why}."
+    if untimed:
+        reason = "; ".join(reasons) or "not measured"
+        text += f" Where there is none: {reason}."
     return f"{text} Compression: the teacher's size divided by the model's."
 
 
 def pruning(study: Study) -> Table:
     """Teacher, and the recommended students: plain, distilled, and around pruning; test split."""
     title = "Pruning (test split)"
-    changes = {m: found for m in study.methods if (found := change(study, m, "Prune"))}
+    changes = {m: effect for m in study.methods if (effect := change(study, m, "Prune"))}
     if not changes:
         return title, ""
-    taught = selection.teacher(study.rows, "measure")
-    name, test, _ = _teacher(study, taught)
-    rows = [_line(study, name, test, taught or {})]
+    teacher_sizes = selection.teacher(study.rows, "measure")
+    name, test, _ = _teacher(study, teacher_sizes)
+    rows = [_line(study, name, test, teacher_sizes or {})]
     best = kd_winner(study)
     plain = {"Student baseline": BASELINE, "Student + KD": best}
-    for called, method in plain.items():
+    for model_name, method in plain.items():
         if method in study.methods and not is_compressed(study, method):
             foot = _foot(study, method) or {}
-            rows.append(_line(study, f"{called} ({method})", _tested(study, method), foot))
-    for method, found in changes.items():
-        rows.append(_line(study, f"{method}, before pruning", found.before, found.sizes_before))
-        foot = found.sizes_after
+            rows.append(_line(study, f"{model_name} ({method})", _tested(study, method), foot))
+    for method, effect in changes.items():
+        rows.append(_line(study, f"{method}, before pruning", effect.before, effect.sizes_before))
+        foot = effect.sizes_after
         rows.append(
-            _line(study, f"{method}, after", found.after, foot, only_zeros=found.only_zeros)
+            _line(study, f"{method}, after", effect.after, foot, only_zeros=effect.only_zeros)
         )
     note = f"{STUDENTS} Compression: the teacher's parameters divided by the model's."
-    if any(found.only_zeros for found in changes.values()):
+    if any(effect.only_zeros for effect in changes.values()):
         note += (
             " Magnitude pruning sets weights to zero and keeps the shape: there parameters are those "
             "that are not zero, and FLOPs count the zeros."
@@ -145,13 +145,13 @@ def _line(
     study: Study, name: str, test: stats.Summary | None, foot: Row, *, only_zeros: bool = False
 ) -> dict[str, str]:
     column = "nonzero_params" if only_zeros else "num_params"
-    whole = number(selection.teacher(study.rows, "measure"), "num_params")
+    teacher_params = number(selection.teacher(study.rows, "measure"), "num_params")
     params = number(foot, column)
     return {
         "Model": name,
         short(study.test_metric): mean_sd(test),
         "Parameters": metric(foot, column) + (" nonzero" if only_zeros else ""),
-        "Compression": times(ratio(whole, params)),
+        "Compression": times(ratio(teacher_params, params)),
         "FLOPs": metric(foot, "flops"),
     }
 
@@ -162,24 +162,24 @@ def pruning_csv(study: Study) -> bytes | None:
     Accuracies are fractions of the split in the last column (val: of the search; test: of confirm).
     Parameters after magnitude pruning are those that are not zero. None where nothing was pruned.
     """
-    found = []
+    experiments = []
     for method in study.methods:
-        ended = selection.trials(study.rows, "search", method)
-        for trial in sorted(ended, key=lambda row: (row["repeat"], row["number"])):
+        trials = selection.trials(study.rows, "search", method)
+        for trial in sorted(trials, key=lambda row: (row["repeat"], row["number"])):
             rows = study.stages[trial["trial"]]
             if trial["status"] != "finished" or not selection.compresses(rows, "Prune"):
                 continue
             around = selection.around(rows, "Prune", shared=study.shared(method))
-            found.append(_experiment(study, trial, around, split="val"))
+            experiments.append(_experiment(study, trial, around, split="val"))
             for stages in study.runs(trial).values():
                 around = selection.around(stages, "Prune", shared=study.given("confirm"))
-                found.append(_experiment(study, trial, around, split="test"))
-    if not found:
+                experiments.append(_experiment(study, trial, around, split="test"))
+    if not experiments:
         return None
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{k: escaping.csv(v) for k, v in row.items()} for row in found])
+    writer.writerows([{k: escaping.csv(v) for k, v in row.items()} for row in experiments])
     return buffer.getvalue().encode()
 
 
@@ -194,11 +194,11 @@ def _experiment(
     zeros = Change(
         before=None, after=None, difference=None, sizes_before=first, sizes_after=last
     ).only_zeros
-    kept = math.prod(1 - stage.ratio for stage in stages)
+    remaining = math.prod(1 - stage.ratio for stage in stages)
     return {
         "experiment": after["trial"],
         "prune_method": "+".join(dict.fromkeys(stage.method for stage in stages)),
-        "prune_ratio": round(1 - kept, 6) if stages else None,
+        "prune_ratio": round(1 - remaining, 6) if stages else None,
         "params_before": _whole(first, "num_params"),
         "params_after": _whole(last, "nonzero_params" if zeros else "num_params"),
         "size_mb_before": number(first, "size_mb"),

@@ -15,10 +15,10 @@ from tune_kd.study.results import Row
 
 def main_table(study: Study) -> Table:
     """Teacher, baseline and tuned methods: the test metric over repeats, difference, verdict, size."""
-    found = []
+    rows = []
     for line in lines(study):
         verdict = line.result.verdict if line.result else None
-        found.append(
+        rows.append(
             {
                 "Method": label(line.method),
                 f"{heading(study.test_metric)}, mean ± sd (n repeats)": mean_sd(line.test),
@@ -31,14 +31,14 @@ def main_table(study: Study) -> Table:
                 "Latency, ms": latency(line.footprint),
             }
         )
-    return METRICS[study.test_metric].heading, pd.DataFrame(found)
+    return METRICS[study.test_metric].heading, pd.DataFrame(rows)
 
 
 def tuning(study: Study) -> Table:
     """Textbook settings against the baseline's, tuned ones against the tuned baseline, and the gain."""
     title = "Out of the box and tuned (test split)"
-    found = results(study).values()
-    if not any(result.textbook for result in found):
+    method_results = results(study).values()
+    if not any(result.textbook for result in method_results):
         return title, ""
     frame = pd.DataFrame(
         [
@@ -50,7 +50,7 @@ def tuning(study: Study) -> Table:
                 "Tuned difference, pp [95 %]": gap(result.difference),
                 "Gain from tuning, pp [95 %]": gap(result.bought),
             }
-            for result in found
+            for result in method_results
         ]
     )
     note = (
@@ -64,13 +64,13 @@ def tuning(study: Study) -> Table:
 def use(study: Study) -> Table:
     """Return the student that each method recommends, against the best plain student."""
     title = "What to use"
-    found = []
+    rows = []
     for result in results(study).values():
         trial = study.chosen(result.method)
         if trial is None:
             continue
         foot = study.footprint(trial)
-        found.append(
+        rows.append(
             {
                 "Method": label(result.method),
                 "Recommended trial": str(trial["trial"]),
@@ -83,7 +83,7 @@ def use(study: Study) -> Table:
                 "Latency, ms": latency(foot),
             }
         )
-    if not found:
+    if not rows:
         return title, ""
     note = (
         "Recommended without the test split: of a method's best winners the one whose mean over fresh seeds on "
@@ -91,7 +91,7 @@ def use(study: Study) -> Table:
         "comparison is of these configurations, over seeds that all have in common: it says nothing of the "
         "methods, whose searches might have found others."
     )
-    return title, noted(pd.DataFrame(found), note, items=students(study))
+    return title, noted(pd.DataFrame(rows), note, items=students(study))
 
 
 def _fresh(study: Study, method: str, trial: Row) -> str:
@@ -103,7 +103,7 @@ def _fresh(study: Study, method: str, trial: Row) -> str:
 def curse(study: Study) -> Table:
     """How much too good the validation was that chose the winners."""
     title = "Winner's curse (validation split)"
-    found = [
+    rows = [
         {
             "Method": label(result.method),
             "When it was chosen, %": mean_sd(result.curse.chosen),
@@ -113,10 +113,10 @@ def curse(study: Study) -> Table:
         for result in results(study).values()
         if result.curse
     ]
-    if not found:
+    if not rows:
         return title, ""
     note = (
         "The best of several trials is partly luck: n winners on the validation that chose them, and the mean of "
         "their fresh seeds on the same images."
     )
-    return title, noted(pd.DataFrame(found), note)
+    return title, noted(pd.DataFrame(rows), note)

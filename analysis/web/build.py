@@ -107,16 +107,16 @@ def section(study: Study, pictures: Pictures, tables: Sequence[CustomTable] = ()
 
 
 def printed(
-    study: Study, *, named: bool = False, tables: Sequence[CustomTable] = ()
+    study: Study, *, with_study: bool = False, tables: Sequence[CustomTable] = ()
 ) -> list[Table]:
-    """Return the tables that belong into a paper, with their notes; `named`: the study is in the captions."""
-    about = f" ({study.name})" if named else ""
-    headed, main = methods.main_table(study)
-    title, bought = methods.tuning(study)
+    """Return the tables that belong into a paper, with their notes; `with_study`: its name is in the captions."""
+    about = f" ({study.name})" if with_study else ""
+    main_title, main = methods.main_table(study)
+    title, gain = methods.tuning(study)
     note = page.note(study)
     return [
-        replace(table(main, caption=f"{headed}{about}"), notes=(note,)),
-        *([table(bought, caption=f"{title}{about}")] if len(bought) else []),
+        replace(table(main, caption=f"{main_title}{about}"), notes=(note,)),
+        *([table(gain, caption=f"{title}{about}")] if len(gain) else []),
         *(table(custom.table, caption=f"{custom.title}{about}") for custom in tables),
     ]
 
@@ -126,15 +126,15 @@ def printed(
 
 def status(study: Study) -> str:
     """How far the search is, where it is not complete; "" where nothing is open."""
-    ended = len(selection.trials(study.rows, "search"))
-    begun = {name.removesuffix(".json") for name in study.storage.names("proposals", ".json")}
-    open_trials = len(begun - study.stages.keys())
+    trial_count = len(selection.trials(study.rows, "search"))
+    proposals = {name.removesuffix(".json") for name in study.storage.names("proposals", ".json")}
+    open_trials = len(proposals - study.stages.keys())
     total = study.trials_per_repeat * study.repeats * len(study.methods)
-    if ended and ended < total:
-        return f"{ended} of {total} trials have ended, still running or interrupted"
+    if trial_count and trial_count < total:
+        return f"{trial_count} of {total} trials have ended, still running or interrupted"
     if open_trials:
-        return f"{ended} trials have ended, {open_trials} still running or interrupted"
-    return "" if ended else "no trial has ended yet"
+        return f"{trial_count} trials have ended, {open_trials} still running or interrupted"
+    return "" if trial_count else "no trial has ended yet"
 
 
 def answer(study: Study) -> str:
@@ -207,8 +207,8 @@ def _main(study: Study) -> Section:
     base = tuple(at for at, row in enumerate(main.rows) if row[0] == label(BASELINE))
     blocks: list[Block] = [replace(main, strong=base), Text(text=page.note(study), kind="note")]
     if not is_confirmed(study):
-        headed, chosen = common.validation(study)
-        blocks.append(table(chosen, caption=headed))
+        caption, winners = common.validation(study)
+        blocks.append(table(winners, caption=caption))
     return Section(title=title, blocks=tuple(blocks))
 
 
@@ -222,8 +222,8 @@ def _tuning(study: Study) -> tuple[Block, ...]:
 def _use(study: Study) -> tuple[Block, ...]:
     """Return the recommended students, what is said of them, and their configurations."""
     blocks = list(_section(study, "use").blocks)
-    headed, best = common.configuration(study)
-    return (*blocks, *([table(best, caption=headed)] if len(best) else []))
+    caption, best = common.configuration(study)
+    return (*blocks, *([table(best, caption=caption)] if len(best) else []))
 
 
 def _hyperparameters(study: Study) -> tuple[Block, ...]:
@@ -234,7 +234,7 @@ def _hyperparameters(study: Study) -> tuple[Block, ...]:
     )
     matter = "How much each hyperparameter matters, with 95 % intervals"
     pairs = "The two hyperparameters of each method that matter most, the metric as colour"
-    shown: list[Block] = [
+    figures: list[Block] = [
         *_figure(study_parameters.importance(study), matter),
         *_section(study, "importance").blocks,
         *_figure(study_parameters.slices(study), alt, caption),
@@ -251,7 +251,7 @@ def _hyperparameters(study: Study) -> tuple[Block, ...]:
         )
         for method, plot in plots.items()
     ]
-    return (*shown, *lines)
+    return (*figures, *lines)
 
 
 def _search(study: Study, pictures: Pictures) -> tuple[Block, ...]:
@@ -273,19 +273,21 @@ def _search(study: Study, pictures: Pictures) -> tuple[Block, ...]:
 
 
 def _front(study: Study, pictures: Pictures) -> tuple[Block, ...]:
-    title, found = common.TABLES["front"](study)
+    title, content = common.TABLES["front"](study)
     alt = "Finished trials by the first two objectives; the table below has those on the front"
     caption = "Large marks: no other finished trial is at least as good in every objective."
-    listed = [table(found, caption=title)] if len(found) else []
-    return (*_figure(study_parameters.front(study), alt, caption, _picture(pictures, "front")), *listed)  # fmt: skip
+    tables = [table(content, caption=title)] if len(content) else []
+    return (*_figure(study_parameters.front(study), alt, caption, _picture(pictures, "front")), *tables)  # fmt: skip
 
 
 def _predictions(study: Study, pictures: Pictures) -> tuple[Block, ...]:
     names = [name for kind in page.PREDICTED for name in pictures if page.kind(name) == kind]
-    shown = {name: Picture(name=name, data=pictures[name], alt=_alt(study, name)) for name in names}
+    by_name = {
+        name: Picture(name=name, data=pictures[name], alt=_alt(study, name)) for name in names
+    }
     return tuple(
         Fold(title=picture.alt, blocks=(picture,)) if page.kind(name) == "predictions" else picture
-        for name, picture in shown.items()
+        for name, picture in by_name.items()
     )
 
 
@@ -300,24 +302,24 @@ def _advice(study: Study) -> tuple[Block, ...]:
 
 
 def _provenance(study: Study) -> tuple[Block, ...]:
-    found = common.provenance(study)[1]
-    return (Fold(title="Command, seeds, data, hardware, software", blocks=(table(found),)),)
+    content = common.provenance(study)[1]
+    return (Fold(title="Command, seeds, data, hardware, software", blocks=(table(content),)),)
 
 
 def _section(study: Study, name: str) -> Section:
     """One of the registered tables with its own title; empty where the study has no data for it."""
-    title, found = common.TABLES[name](study)
-    return Section(title=title, blocks=(table(found),) if len(found) else ())
+    title, content = common.TABLES[name](study)
+    return Section(title=title, blocks=(table(content),) if len(content) else ())
 
 
 # ---------------------------------------------------------------- blocks
 
 
-def table(found: pd.DataFrame | str, *, caption: str = "") -> Table:
+def table(content: pd.DataFrame | str, *, caption: str = "") -> Table:
     """Return a table of strings as the report makes them, with its notes."""
-    assert not isinstance(found, str) or isinstance(found, Noted), "a table without its data"
-    frame = found.frame if isinstance(found, Noted) else found
-    notes = (*found.notes, *found.items) if isinstance(found, Noted) else ()
+    assert not isinstance(content, str) or isinstance(content, Noted), "a table without its data"
+    frame = content.frame if isinstance(content, Noted) else content
+    notes = (*content.notes, *content.items) if isinstance(content, Noted) else ()
     return Table(
         columns=tuple(map(str, frame.columns)),
         rows=tuple(tuple(map(str, row)) for row in frame.itertuples(index=False)),
@@ -334,10 +336,10 @@ def _figure(
 
 
 def _picture(pictures: Pictures, kind: str) -> Picture | None:
-    found = [name for name in pictures if page.kind(name) == kind]
-    if not found:
+    names = [name for name in pictures if page.kind(name) == kind]
+    if not names:
         return None
-    return Picture(name=found[0], data=pictures[found[0]], alt=kind.replace("_", " "))
+    return Picture(name=names[0], data=pictures[names[0]], alt=kind.replace("_", " "))
 
 
 def _alt(study: Study, name: str) -> str:

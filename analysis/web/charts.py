@@ -67,7 +67,7 @@ def trace(series: Series, y: Axis) -> Json:
     low = y.low if series.look == "dots" else None
     below = [low is not None and p.y is not None and p.y < low for p in series.points]
     ys = [low if out else p.y for out, p in zip(below, series.points, strict=True)]
-    found: Json = {
+    line_data: Json = {
         "type": "scatter",
         "x": [_category(p.x) for p in series.points],
         "y": [rounded(value) for value in ys],
@@ -76,10 +76,10 @@ def trace(series: Series, y: Axis) -> Json:
     }
     if series.look == "dots":
         symbols = ["triangle-down" if out else series.symbol for out in below]
-        alike = series.symbol if not any(below) else symbols
-        marker = {"symbol": alike, "size": series.size, "color": colour(series.colour)}
+        symbol = series.symbol if not any(below) else symbols
+        marker = {"symbol": symbol, "size": series.size, "color": colour(series.colour)}
         rim = {"width": 1.5 if series.symbol in ("x", "circle-open", "line-ns-open") else 0}
-        return found | {
+        return line_data | {
             "mode": "markers",
             "marker": {**marker, "line": {**rim, "color": colour(series.colour)}},
             "cliponaxis": not any(below),
@@ -87,7 +87,7 @@ def trace(series: Series, y: Axis) -> Json:
     line: Json = {"color": colour(series.colour), "width": series.width}
     line |= {"dash": "dash"} if series.dashed else {}
     line |= {"shape": "hv"} if series.look == "step" else {}
-    return found | {"mode": "lines", "line": line}
+    return line_data | {"mode": "lines", "line": line}
 
 
 def _category(x: float | str) -> float | str | None:

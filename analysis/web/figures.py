@@ -87,7 +87,7 @@ def layout(x: Json, y: Json, **more: Any) -> Json:
 
 def axis(of: Axis, **more: Any) -> Json:
     """Return an axis; its range only where both ends are given."""
-    found: Json = {
+    result: Json = {
         "title": {"text": said(of.title), "standoff": 6},
         "type": "log" if of.log else "linear",
         "gridcolor": colour("grid"),
@@ -99,13 +99,13 @@ def axis(of: Axis, **more: Any) -> Json:
     }
     if of.log:
         ticks = log_ticks(of)
-        found |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]} if ticks else {}
+        result |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]} if ticks else {}
     if of.whole:
-        found |= {"tickformat": "d"}
+        result |= {"tickformat": "d"}
     if of.low is not None and of.high is not None:
         ends = (of.low, of.high)
-        found["range"] = [math.log10(end) if of.log else end for end in ends]
-    return found | more
+        result["range"] = [math.log10(end) if of.log else end for end in ends]
+    return result | more
 
 
 def log_ticks(of: Axis) -> list[float]:
@@ -119,8 +119,8 @@ def log_ticks(of: Axis) -> list[float]:
     low, high = of.low * 0.999, of.high * 1.001
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 2, 5)):
-        found = [float(f"{step}e{power}") for power in powers for step in steps]
-        inside = [value for value in found if low <= value <= high]
+        ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+        inside = [value for value in ticks if low <= value <= high]
         if len(inside) > 1:
             return inside
     return []

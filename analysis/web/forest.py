@@ -52,28 +52,28 @@ def _roomy(forest: Forest) -> Axis:
 
 def _effect(effect: Effect, at: int) -> list[Json]:
     """Interval, single differences, mean."""
-    ink, found = colour(TONES[effect.tone]), list[Json]()
+    ink, traces = colour(TONES[effect.tone]), list[Json]()
     hover = said(effect.hover or f"{effect.name}: {effect.said}")
     if effect.low is not None and effect.high is not None:
-        found.append({
+        traces.append({
             "type": "scatter", "mode": "lines", "x": [rounded(effect.low), rounded(effect.high)],
             "y": [at, at], "line": {"color": ink, "width": 4}, "hoverinfo": "text",
             "hovertext": hover,
         })  # fmt: skip
     marks = [Point(mark.value, at + 0.22, mark.hover) for mark in effect.marks]
     if marks:
-        found.append({
+        traces.append({
             "type": "scatter", "mode": "markers", "x": [rounded(mark.value) for mark in effect.marks],
             "y": [point.y for point in marks], "opacity": 0.75,
             "marker": {"color": ink, "size": 8, "symbol": "circle-open", "line": {"width": 1.5}},
             **hovers(marks),
         })  # fmt: skip
-    found.append({
+    traces.append({
         "type": "scatter", "mode": "markers", "x": [rounded(effect.mean)], "y": [at],
         "marker": {"color": ink, "size": 12, "line": {"color": colour("card"), "width": 2}},
         "hoverinfo": "text", "hovertext": hover,
     })  # fmt: skip
-    return found
+    return traces
 
 
 def _words(effect: Effect, at: int) -> Json:

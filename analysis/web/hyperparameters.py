@@ -44,9 +44,9 @@ def draw_importances(plot: Importances) -> list[Drawn]:
 
 def _bars(one: Importance, most: int) -> Drawn:
     bars = sorted(one.bars, key=lambda bar: bar.mean)  # plotly begins at the bottom
-    known = [bar for bar in bars if bar.low is not None and bar.high is not None]
+    bounded_bars = [bar for bar in bars if bar.low is not None and bar.high is not None]
     whiskers: Json = {}
-    if known:
+    if bounded_bars:
         whiskers["error_x"] = {
             "type": "data", "symmetric": False, "color": colour("ink"), "thickness": 1.2, "width": 4,
             "array": [rounded(bar.high - bar.mean) if bar.high is not None else 0 for bar in bars],
@@ -93,11 +93,11 @@ def draw_slices(plot: Slices) -> list[Drawn]:
         )
         for one in plot.slices
     )
-    drawn = draw_chart(Chart(panels=panels, x=Axis(), y=plot.y, key=plot.key))
-    for panel, made in zip(panels, drawn, strict=True):
+    plots = draw_chart(Chart(panels=panels, x=Axis(), y=plot.y, key=plot.key))
+    for panel, panel_plot in zip(panels, plots, strict=True):
         if any(isinstance(point.x, str) for series in panel.series for point in series.points):
-            made.layout["xaxis"]["type"] = "category"
-    return drawn
+            panel_plot.layout["xaxis"]["type"] = "category"
+    return plots
 
 
 def draw_pairs(plot: Pairs) -> list[Drawn]:
@@ -163,14 +163,14 @@ def draw_parallel(plot: Parallel) -> list[Drawn]:
 
 def _line(plot: Parallel, row: Row) -> Json:
     ink, width, opacity = LOOKS[row.rank]
-    known = [
+    places = [
         (at, place)
         for at, (scale, value) in enumerate(zip(plot.scales, row.values, strict=True))
         if (place := _place(scale, value)) is not None
     ]
     return {
-        "type": "scatter", "mode": "lines+markers", "x": [at for at, _ in known],
-        "y": [rounded(place) for _, place in known], "opacity": opacity,
+        "type": "scatter", "mode": "lines+markers", "x": [at for at, _ in places],
+        "y": [rounded(place) for _, place in places], "opacity": opacity,
         "line": {"color": colour(ink or row.colour), "width": width}, "marker": {"size": 4},
         "hoverinfo": "text" if row.hover else "skip", "hovertext": said(row.hover),
     }  # fmt: skip

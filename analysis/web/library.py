@@ -42,9 +42,9 @@ def policy(scripts: Iterable[str]) -> str:
 
     A picture beside the page may be shown.
     """
-    known = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     return (
-        f"default-src 'none'; script-src {known}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
         "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'"
     )
 

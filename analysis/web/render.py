@@ -29,14 +29,14 @@ BUDGET = 5_000_000  # characters of the whole file
 
 def render(page: Page) -> str:
     """Return the HTML file's text."""
-    drawn = {id(figure): _named(figure, at) for at, figure in enumerate(_figures(page))}
+    plots_by_figure = {id(figure): _named(figure, at) for at, figure in enumerate(_figures(page))}
     drawings = [{"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
-             for named in drawn.values() for name, plot in named]  # fmt: skip
+             for figure_plots in plots_by_figure.values() for name, plot in figure_plots]  # fmt: skip
     script = library.own("page.js")
     template = _environment().from_string(library.own("page.html"))
-    known: dict[str, Any] = {
+    context: dict[str, Any] = {
         "page": page,
-        "drawn": drawn,
+        "drawn": plots_by_figure,
         "css": Markup(library.own("page.css")),
         "script": Markup(script),
         "plots": library.packed_json(drawings) if drawings else "",
@@ -44,9 +44,9 @@ def render(page: Page) -> str:
         "policy": library.policy([script, library.plotly_js()] if drawings else [script]),
     }
     sources: dict[str, str] = {}
-    text = template.render(known, sources=sources)
+    text = template.render(context, sources=sources)
     sources |= pictures.embedded(_pictures(page), budget=BUDGET - len(text.encode()))
-    return template.render(known, sources=sources)
+    return template.render(context, sources=sources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +81,17 @@ def marked(text: str) -> Markup:
 
 
 def _environment() -> jinja2.Environment:
-    found = jinja2.Environment(
+    environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters |= {
+    environment.filters |= {
         "marked": marked,
         "unbroken": unbroken,
         "scale": figures.scale,
         "kind": lambda block: type(block).__name__.lower(),
     }
-    found.globals |= {"cells": cells, "numeric": numeric, "id": id}
-    return found
+    environment.globals |= {"cells": cells, "numeric": numeric, "id": id}
+    return environment
 
 
 def _named(figure: Figure, at: int) -> list[tuple[str, figures.Drawn]]:
@@ -118,8 +118,8 @@ def _figures(page: Page) -> list[Figure]:
 
 def _pictures(page: Page) -> list[Picture]:
     """Return what may be embedded: what stands for figures comes first, for the rest is a click away."""
-    found = [figure.fallback for figure in _figures(page) if figure.fallback]
+    fallbacks = [figure.fallback for figure in _figures(page) if figure.fallback]
     return [
-        *found,
+        *fallbacks,
         *(b for study in page.studies for b in _all(study) if isinstance(b, Picture)),
     ]

@@ -56,12 +56,12 @@ def words(study: Study, trial: results.Row, *more: str) -> str:
     ]
     if value is not None:
         lines.append(f"{spoken(study.metric)} {value * 100:.2f} %")
-    known = [
+    settings = [
         f"{name.removeprefix('config.')} {plain(value)}"
         for name, value in trial.items()
         if name.startswith("config.") and value is not None and value == value
     ]
-    lines += known  # a line each: a small panel has no room for two
+    lines += settings  # a line each: a small panel has no room for two
     if trial["status"] == "failed":
         lines.append(" ".join((trial.get("reason") or "reason not recorded").split())[:200])
     return "\n".join(lines)
@@ -80,13 +80,13 @@ def differences(study: Study) -> Forest | None:
     effects = tuple(
         _effect(
             study,
-            found.method,
-            found.difference,
-            pair=(study.tuned(found.method), study.tuned(BASELINE)),
-            verdict=found.verdict,
+            result.method,
+            result.difference,
+            pair=(study.tuned(result.method), study.tuned(BASELINE)),
+            verdict=result.verdict,
         )
-        for found in methods.results(study).values()
-        if found.difference
+        for result in methods.results(study).values()
+        if result.difference
     )
     axis = f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points"
     return Forest(effects=effects, axis=axis, margin=study.margin * 100) if effects else None
@@ -97,13 +97,13 @@ def tuning(study: Study) -> Forest | None:
     effects = tuple(
         _effect(
             study,
-            found.method,
-            found.bought,
-            pair=(study.tuned(found.method), study.textbook_by_repeat(found.method)),
+            result.method,
+            result.bought,
+            pair=(study.tuned(result.method), study.textbook_by_repeat(result.method)),
             verdict=None,
         )
-        for found in methods.results(study).values()
-        if found.bought
+        for result in methods.results(study).values()
+        if result.bought
     )
     axis = f"{spoken(study.test_metric)}: tuned minus textbook, percentage points"
     return Forest(effects=effects, axis=axis) if effects else None
@@ -112,31 +112,31 @@ def tuning(study: Study) -> Forest | None:
 def _effect(
     study: Study,
     method: str,
-    found: stats.Estimate,
+    estimate: stats.Estimate,
     *,
     pair: tuple[Mapping[int, float], Mapping[int, float]],
     verdict: stats.Verdict | None,
 ) -> Effect:
     """Return a difference over repeats, each with what it compares."""
-    own, other = pair
+    treatment, control = pair
     marks = tuple(
         Mark(
             change * 100,
-            f"{method}, repeat {repeat}: {points(change)} points ({own[repeat] * 100:.2f} against "
-            f"{other[repeat] * 100:.2f} %)\n{_winner(study, method, repeat)}",
+            f"{method}, repeat {repeat}: {points(change)} points ({treatment[repeat] * 100:.2f} against "
+            f"{control[repeat] * 100:.2f} %)\n{_winner(study, method, repeat)}",
         )
-        for repeat, change in stats.differences(own, other).items()
+        for repeat, change in stats.differences(treatment, control).items()
     )
     return Effect(
         name=label(method),
-        mean=found.mean * 100,
-        low=None if found.low is None else found.low * 100,
-        high=None if found.high is None else found.high * 100,
-        said=gap(found),
+        mean=estimate.mean * 100,
+        low=None if estimate.low is None else estimate.low * 100,
+        high=None if estimate.high is None else estimate.high * 100,
+        said=gap(estimate),
         label=words_of(verdict, study.margin),
         tone=TONES.get(verdict.label, "none") if verdict else "none",
         marks=marks,
-        hover=f"{method}: {gap(found)}",
+        hover=f"{method}: {gap(estimate)}",
     )
 
 
@@ -151,18 +151,18 @@ def _winner(study: Study, method: str, repeat: int) -> str:
 
 def history(study: Study) -> Chart | None:
     """Return a panel a method: its repeats one after the other, each with its best finished trial so far as a line."""
-    found = plots.history(study)
-    if not found:
+    history_points = plots.history(study)
+    if not history_points:
         return None
-    low, high = plots.window(found)
+    low, high = plots.window(history_points)
     key = [Key(label=status, symbol=symbol) for status, symbol in SYMBOLS.items()]
     return Chart(
-        panels=tuple(_history(study, method, found) for method in study.methods),
+        panels=tuple(_history(study, method, history_points) for method in study.methods),
         x=Axis(
             title="trials of all repeats, in their order",
             whole=True,
             low=-0.5,
-            high=_most(found) - 0.5,
+            high=_most(history_points) - 0.5,
         ),
         y=Axis(title=titled(study.metric), low=low, high=high),
         key=(
@@ -173,27 +173,30 @@ def history(study: Study) -> Chart | None:
     )
 
 
-def _most(found: Sequence[plots.Point]) -> int:
+def _most(history_points: Sequence[plots.Point]) -> int:
     """Return the trials of the method that has most."""
-    return max(Counter(point.method for point in found).values())
+    return max(Counter(point.method for point in history_points).values())
 
 
-def _history(study: Study, method: str, found: Sequence[plots.Point]) -> Panel:
+def _history(study: Study, method: str, history_points: Sequence[plots.Point]) -> Panel:
     trials = {row["trial"]: row for row in selection.trials(study.rows, "search", method)}
     rows = {(row["repeat"], row["number"]): row for row in trials.values()}
-    own, colour = [p for p in found if p.method == method], colour_of(study, method)
-    place = {(p.repeat, p.number): at for at, p in enumerate(own)}
+    method_points, colour = (
+        [p for p in history_points if p.method == method],
+        colour_of(study, method),
+    )
+    place = {(p.repeat, p.number): at for at, p in enumerate(method_points)}
     lines = [
         Series(
             points=tuple(
                 Point(place[p.repeat, p.number], p.best * 100)
-                for p in own
+                for p in method_points
                 if p.repeat == repeat and p.best is not None
             ),
             look="step",
             colour=colour,
         )
-        for repeat in sorted({p.repeat for p in own})
+        for repeat in sorted({p.repeat for p in method_points})
     ]
     dots = [
         Series(
@@ -203,7 +206,7 @@ def _history(study: Study, method: str, found: Sequence[plots.Point]) -> Panel:
                     _percent(p.value),
                     words(study, rows[p.repeat, p.number]),
                 )
-                for p in own
+                for p in method_points
                 if p.status == status
             ),
             colour=colour,
@@ -231,18 +234,20 @@ def learning_curves(study: Study) -> Chart | None:
     if not curves:
         return None
     base = [c for c in curves if c.chosen and c.method == BASELINE]
-    taught = number(selection.teacher(study.rows, "teacher"), study.metric)
-    level = () if taught is None else (Level(value=taught * 100, hover="teacher"),)
+    teacher_value = number(selection.teacher(study.rows, "teacher"), study.metric)
+    level = () if teacher_value is None else (Level(value=teacher_value * 100, hover="teacher"),)
     panels = []
     for method in study.methods:
         colour = colour_of(study, method)
-        own = [c for c in curves if c.method == method]
-        others = thinned([c for c in own if not c.chosen], MOST_CURVES)
-        drawn = [_curve(study, c, replace(OTHER, colour=colour)) for c in others]
-        drawn += [_curve(study, c, COMPARED) for c in base if method != BASELINE]
-        drawn += [_curve(study, c, replace(CHOSEN, colour=colour)) for c in own if c.chosen]
-        panels.append(Panel(title=label(method), colour=colour, series=tuple(drawn), levels=level))
-    low, high = _floor(curves, taught)
+        method_curves = [c for c in curves if c.method == method]
+        others = thinned([c for c in method_curves if not c.chosen], MOST_CURVES)
+        lines = [_curve(study, c, replace(OTHER, colour=colour)) for c in others]
+        lines += [_curve(study, c, COMPARED) for c in base if method != BASELINE]
+        lines += [
+            _curve(study, c, replace(CHOSEN, colour=colour)) for c in method_curves if c.chosen
+        ]
+        panels.append(Panel(title=label(method), colour=colour, series=tuple(lines), levels=level))
+    low, high = _floor(curves, teacher_value)
     return Chart(
         panels=tuple(panels),
         x=Axis(title="epoch", whole=True),
@@ -274,11 +279,11 @@ def _curve(study: Study, curve: plots.Curve, like: Series) -> Series:
     return replace(like, points=tuple(Point(step, value * 100, hover) for step, value in steps))
 
 
-def _floor(curves: Sequence[plots.Curve], taught: float | None) -> tuple[float, float]:
+def _floor(curves: Sequence[plots.Curve], teacher_value: float | None) -> tuple[float, float]:
     """Return the worst of the chosen curves is the floor, so that a trial that diverged does not flatten the rest."""
-    chosen = [value for c in curves if c.chosen for value in c.values]
+    recommended_values = [value for c in curves if c.chosen for value in c.values]
     every = [value for c in curves for value in c.values]
-    low, high = min(chosen or every) * 100, max([*every, taught or 0.0]) * 100
+    low, high = min(recommended_values or every) * 100, max([*every, teacher_value or 0.0]) * 100
     room = 0.06 * (high - low) or 1.0
     return low - room, high + room
 
@@ -318,10 +323,10 @@ def losses(study: Study) -> Chart | None:
 
 
 def _loss(study: Study, method: str, column: str) -> Series:
-    found, name = training.series(study, method, column), training.LOSSES[column][0]
+    curve, name = training.series(study, method, column), training.LOSSES[column][0]
     points = tuple(
         Point(step, value, f"{name}, epoch {step}: {value:.4g}")
-        for step, value in zip(found.steps, found.values, strict=True)
+        for step, value in zip(curve.steps, curve.values, strict=True)
     )
     return replace(LOSSES[column], points=points)
 

@@ -7,7 +7,7 @@ from analysis.formatting import heading, label, spoken
 from analysis.hyperparameters.slices import pair
 from analysis.plots import results as plots
 from analysis.study import Study
-from analysis.tables.parameters import known_importances
+from analysis.tables.parameters import cached_importances
 from analysis.tables.pareto import best_trials, front_trials
 from analysis.web.content import (
     Axis,
@@ -40,19 +40,19 @@ def front(study: Study) -> Chart | None:
     if len(study.objectives) < 2:
         return None
     up, right = study.objectives[:2]
-    ended = front_trials(study)
-    known = [t for t in ended if number(t, up) is not None and number(t, right) is not None]
-    if not known:
+    trials = front_trials(study)
+    points = [t for t in trials if number(t, up) is not None and number(t, right) is not None]
+    if not points:
         return None
-    kept = {trial["trial"] for trial in best_trials(study, known)}
+    front_names = {trial["trial"] for trial in best_trials(study, points)}
     looks = [(on, broken) for on in (False, True) for broken in (False, True)]
     series = tuple(
         Series(
             points=tuple(
                 Point(_value(t, right), _value(t, up), _objectives(study, t))
-                for t in known
+                for t in points
                 if t["method"] == method
-                and (t["trial"] in kept, bool(objectives.broken(t, study.constraints)))
+                and (t["trial"] in front_names, bool(objectives.broken(t, study.constraints)))
                 == (on, broken)
             ),
             colour=colour_of(study, method),
@@ -108,7 +108,7 @@ def slices(study: Study) -> Slices | None:
     rows = [
         r for r in selection.trials(study.rows, "search") if number(r, study.metric) is not None
     ]
-    shown = tuple(
+    panels = tuple(
         Slice(
             parameter=_roomy(name, *ends),
             series=tuple(
@@ -120,11 +120,11 @@ def slices(study: Study) -> Slices | None:
         for name, ends in _bounds(study).items()
         if any(row.get(f"config.{name}") is not None for row in rows)
     )
-    if not shown:
+    if not panels:
         return None
     low, high = plots.window(plots.history(study))
     return Slices(
-        slices=shown,
+        slices=panels,
         y=Axis(title=titled(study.metric), low=low, high=high),
         key=(
             *methods_key(study),
@@ -161,18 +161,18 @@ def _dots(
 
 def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
     """Return the widest range of each hyperparameter over the methods that search it."""
-    found: dict[str, tuple[float, float, bool]] = {}
+    bounds: dict[str, tuple[float, float, bool]] = {}
     for method in study.methods:
         for name, (low, high, log) in study.manifest["methods"][method].get("bounds", {}).items():
-            known = found.get(name, (low, high, log))
-            found[name] = (min(low, known[0]), max(high, known[1]), bool(log))
-    return {name: ends for name, ends in found.items() if ends[0] < ends[1]}
+            widest = bounds.get(name, (low, high, log))
+            bounds[name] = (min(low, widest[0]), max(high, widest[1]), bool(log))
+    return {name: ends for name, ends in bounds.items() if ends[0] < ends[1]}
 
 
 def importance(study: Study) -> Importances | None:
     """Return a panel of bars for each method whose importances are known."""
-    known = [known_importances(study, method) for method in study.methods]
-    found = tuple(
+    all_importances = [cached_importances(study, method) for method in study.methods]
+    panels = tuple(
         Importance(
             method=label(one.method),
             bars=tuple(
@@ -182,18 +182,18 @@ def importance(study: Study) -> Importances | None:
             basis=one.parameters[0].basis,
             colour=colour_of(study, one.method),
         )
-        for one in known
+        for one in all_importances
         if one.parameters
     )
-    return Importances(methods=found) if found else None
+    return Importances(methods=panels) if panels else None
 
 
 def pairs(study: Study) -> Pairs | None:
     """Return the plane of the two hyperparameters that matter most, of each method where both are numbers."""
     rows = {row["trial"]: row for row in selection.trials(study.rows, "search")}
-    found = []
+    planes = []
     for method in study.methods:
-        plane = pair(study, known_importances(study, method))
+        plane = pair(study, cached_importances(study, method))
         ends = study.manifest["methods"][method].get("bounds", {})
         if plane is None or not {plane.x, plane.y} <= ends.keys():
             continue
@@ -201,7 +201,7 @@ def pairs(study: Study) -> Pairs | None:
             Graded(point.x, point.y, point.value * 100, words(study, rows[point.trial]))
             for point in plane.points
         )
-        found.append(
+        planes.append(
             Pair(
                 title=label(method),
                 x=_roomy(plane.x, *ends[plane.x]),
@@ -210,19 +210,21 @@ def pairs(study: Study) -> Pairs | None:
                 points=points,
             )
         )
-    return Pairs(pairs=tuple(found)) if found else None
+    return Pairs(pairs=tuple(planes)) if planes else None
 
 
 def parallel(study: Study, method: str) -> Parallel | None:
     """Return a method's finished trials over all that was searched, the metric on the last axis."""
-    ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
+    trials = [
+        r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"
+    ]
     rows = sorted(
-        (r for r in ended if number(r, study.metric) is not None), key=lambda r: -r[study.metric]
+        (r for r in trials if number(r, study.metric) is not None), key=lambda r: -r[study.metric]
     )
     bounds = study.manifest["methods"][method].get("bounds", {})
     if len(rows) < 3 or len(bounds) < 2:
         return None
-    chosen, colour = study.chosen(method), colour_of(study, method)
+    recommended, colour = study.chosen(method), colour_of(study, method)
     values = [row[study.metric] * 100 for row in rows]
     scales = [Scale(title=n, low=low, high=high, log=log) for n, (low, high, log) in bounds.items()]
     scales.append(Scale(title=spoken(study.metric), low=values[-1], high=values[0]))
@@ -231,7 +233,7 @@ def parallel(study: Study, method: str) -> Parallel | None:
             values=(*(row.get(f"config.{name}") for name in bounds), value),
             hover=words(study, row),
             rank="best"
-            if chosen and row["trial"] == chosen["trial"]
+            if recommended and row["trial"] == recommended["trial"]
             else "good"
             if at < len(rows) / 4
             else "other",

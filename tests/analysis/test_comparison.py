@@ -86,7 +86,7 @@ def test_the_choice_of_test_images_widens_the_interval_by_hand(made_up, tmp_path
     half = math.hypot(T2 * 0.005 / 3, 1.959964 * error)
     assert found.image_se == pytest.approx(error)
     assert found.high - found.mean == pytest.approx(half, abs=1e-7)
-    assert images.are_known(load(tmp_path / "x"))
+    assert images.has_predictions(load(tmp_path / "x"))
 
 
 def test_images_that_a_run_did_not_keep_are_not_guessed(made_up, tmp_path):
@@ -97,7 +97,7 @@ def test_images_that_a_run_did_not_keep_are_not_guessed(made_up, tmp_path):
     found = methods.results(study)["response"]
     assert found.difference.image_se == 0.0
     assert found.student.image_se > 0
-    assert not images.are_known(study)
+    assert not images.has_predictions(study)
 
 
 def test_runs_on_other_images_are_not_compared_image_by_image(made_up, tmp_path):
@@ -136,7 +136,7 @@ def test_the_images_of_a_dense_study_count(made_up, dense, tmp_path):
     ]
     changes = {**dense.manifest, "images": {"num_classes": 2}}
     study = load(made_up.put(tmp_path / "y", rows, **changes))
-    assert images.are_known(study)
+    assert images.has_predictions(study)
     assert methods.results(study)["response"].difference.image_se > 0.01
 
 

@@ -35,7 +35,7 @@ def test_the_tables_of_a_study(made_up, tmp_path):
     assert text.count(r"\begin{table}") == 2
     assert r"response & 93.17 $\pm$ 1.04 (n = 3) & +2.17 [+1.45, +2.88]" in text
     assert "(made\\_up)" not in text
-    assert "(made\\_up)" in latex.document(build.printed(study, named=True))
+    assert "(made\\_up)" in latex.document(build.printed(study, with_study=True))
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
