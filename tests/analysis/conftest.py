@@ -25,7 +25,7 @@ Row = dict[str, Any]
 def manifest(**changes: Any) -> dict[str, Any]:
     """A manifest as `tune_kd.search` writes it."""
     lr = {"ranges": {"lr": "0.01 .. 1 log"}, "bounds": {"lr": [0.01, 1.0, True]}}
-    known = {
+    usual = {
         "schema": results.SCHEMA_VERSION, "study": "made_up", "space": "digits_kd", "family": "cnn",
         "task": "digits", "teacher": "digits_large", "student": "digits_small",
         "methods": {m: {**lr, "fixed": {}, "textbook": {"lr": 0.1}} for m in METHODS},
@@ -41,7 +41,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "commit": "abc1234", "teacher_model": "f00d", "teacher_file": "", "device": "cpu",
         "command": "python -m tune_kd.search --space digits_kd",
     }  # fmt: skip
-    return known | changes
+    return usual | changes
 
 
 def row(**values: Any) -> Row:
@@ -86,7 +86,7 @@ def confirmation(
     Seeds begin at 800 for a recommended trial and at those of its repeat for others.
     """
     method, repeat, _ = source.rsplit("-", 2)
-    own = 800 if origin == "recommended" else 1000 * (int(repeat[1:]) + 1)
+    usual_first = 800 if origin == "recommended" else 1000 * (int(repeat[1:]) + 1)
     return [
         row(
             phase="confirm", method=method, repeat=int(repeat[1:]),
@@ -94,7 +94,7 @@ def confirmation(
             test_accuracy=test, status="failed" if test is None else "finished",
             reason="out of memory" if test is None else None,
         )
-        for seed, test in enumerate(tests, own if first is None else first)
+        for seed, test in enumerate(tests, usual_first if first is None else first)
     ]  # fmt: skip
 
 
@@ -120,8 +120,8 @@ def teacher_rows(*, val: float = 0.99, test: float | None = 0.985) -> list[Row]:
         row(phase="measure", trial="measure-student", num_params=20_000.0, latency_ms=0.5,
             latency_ms_sd=0.02, size_mb=0.08, flops=1e6),
     ]  # fmt: skip
-    known = row(phase="confirm", trial="confirm-teacher", test_accuracy=test)
-    return rows if test is None else [*rows, known]
+    confirm_row = row(phase="confirm", trial="confirm-teacher", test_accuracy=test)
+    return rows if test is None else [*rows, confirm_row]
 
 
 # Validation of the trials 0, 1, 2 of each repeat. Of combined only the textbook trial of repeat 0 ends.
@@ -173,8 +173,8 @@ def _search() -> list[Row]:
 
 def _confirm() -> list[Row]:
     rows = []
-    for method, won in TUNED.items():
-        for repeat, (number, mean) in enumerate(won):
+    for method, winners in TUNED.items():
+        for repeat, (number, mean) in enumerate(winners):
             role = "best" if number else "best+textbook"
             rows += confirmation(name(method, repeat, number), role, [mean - 0.01, mean + 0.01])
             book = TEXTBOOK[method][repeat]
@@ -183,7 +183,7 @@ def _confirm() -> list[Row]:
                     name(method, repeat, 0), "textbook", [book - 0.01, book + 0.01]
                 )
             rows += reevaluation(name(method, repeat, number), FRESH[method][repeat])
-        rows += confirmation(name(method, 0, won[0][0]), "recommended", RECOMMENDED[method])
+        rows += confirmation(name(method, 0, winners[0][0]), "recommended", RECOMMENDED[method])
     rows += confirmation(name("combined", 0, 0), "best+textbook", [0.88, None])
     return rows + confirmation(name("combined", 0, 0), "recommended", [0.88, *[None] * 4])
 
@@ -193,37 +193,37 @@ SEARCH, CONFIRM = _search(), _confirm()
 
 def curves(rows: list[Row]) -> list[Row]:
     """Epoch rows that rise to each search trial's value, and falling losses where `train_loss` is."""
-    found = []
+    epoch_rows = []
     for verdict in {
         row["trial"]: row for row in rows if row["phase"] in ("search", "teacher")
     }.values():
         for step in range(1, verdict["epochs"] + 1):
             rise = 1 - 0.5 ** (step + 1)
-            who = ("phase", "method", "repeat", "trial", "number", "seed")
-            known = {name: verdict[name] for name in who}
+            names = ("phase", "method", "repeat", "trial", "number", "seed")
+            epoch_row = {name: verdict[name] for name in names}
             for name in ("val_accuracy", "val_miou"):
                 if name == "val_accuracy" or name in verdict:
-                    known[name] = (verdict.get(name) or 0.3) * rise
+                    epoch_row[name] = (verdict.get(name) or 0.3) * rise
             beta, gamma = verdict.get("beta") or 0.0, verdict.get("gamma") or 0.0
-            known |= {
+            epoch_row |= {
                 "lr": 0.1 / step, "train_loss": 2 / step + beta + gamma, "hard_loss": 2 / step,
                 "soft_loss": 1 / step if beta else 0.0, "feature_loss": 0.5 if gamma else 0.0,
                 "val_loss": 1 / step,
             }  # fmt: skip
-            found.append(known | {"attempt": "0", "stage": 0, "epoch": step, "step": step})
-    return found
+            epoch_rows.append(epoch_row | {"attempt": "0", "stage": 0, "epoch": step, "step": step})
+    return epoch_rows
 
 
 def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **changes: Any) -> str:
     """Write a study and give its address; its test split was looked at once if it is confirmed."""
-    storage, known = Storage(folder), manifest(**changes)
+    storage, content = Storage(folder), manifest(**changes)
     looks = any(row["phase"] == "confirm" for row in rows) if looks is None else looks
     for look in range(1, 1 + looks):
         design = {"repeats": [0, 1, 2], "seeds": 1 + look, "textbook": True}
         access = {"time": "", "command": "", "trials": [], "design": design}
         storage.write(f"test_access/{look:04d}.json", json.dumps(access).encode())
-    storage.write("manifest.json", json.dumps(known).encode())
-    schema = results.trial_schema(known["config_types"])
+    storage.write("manifest.json", json.dumps(content).encode())
+    schema = results.trial_schema(content["config_types"])
     storage.write("trials/all.parquet", results.encode(rows, schema))
     epochs = results.encode(curves(rows), results.epoch_schema())
     storage.write("epochs/all.parquet", epochs)

@@ -139,7 +139,7 @@ def page() -> Page:
         Section(title=name, blocks=(Figure(plot=plot, alt=f"the {name}", caption=f"A `{name}`."),))
         for name, plot in PLOTS.items()
     ]
-    rest = (
+    other_blocks = (
         Text(text="A warning.", kind="warning"),
         Items(texts=("one", "**two**")),
         TABLE,
@@ -150,6 +150,10 @@ def page() -> Page:
         answer="**response** helps.",
         status="12 of 20 trials have ended, still running or interrupted",
         verdicts=(Verdict(method="response", text="**response helps**: +1.2.", tone="good"),),
-        sections=(*figures, Section(title="Rest", blocks=rest), Section(title="Empty", blocks=())),
+        sections=(
+            *figures,
+            Section(title="Rest", blocks=other_blocks),
+            Section(title="Empty", blocks=()),
+        ),
     )
     return Page(title="Does distillation help? made", studies=(study,), files=("table.csv",))

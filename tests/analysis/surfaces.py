@@ -27,13 +27,13 @@ def study(
     **manifest: Any,
 ) -> Study:
     """A study of these search rows; methods are those that the rows name, all with the same ranges."""
-    told = {name: distribution_to_json(d) for name, d in ranges.items()}
-    methods = {row["method"]: {"distributions": told} for row in rows} or {"response": {"distributions": told}}  # fmt: skip
-    known = {"study": "surfaces", "family": "cnn", "methods": methods, "metric": "val_accuracy", "rungs": []}  # fmt: skip
+    distributions = {name: distribution_to_json(d) for name, d in ranges.items()}
+    methods = {row["method"]: {"distributions": distributions} for row in rows} or {"response": {"distributions": distributions}}  # fmt: skip
+    usual = {"study": "surfaces", "family": "cnn", "methods": methods, "metric": "val_accuracy", "rungs": []}  # fmt: skip
     return Study(
         address="surfaces",
         storage=Storage("/nowhere"),
-        manifest=known | manifest,
+        manifest=usual | manifest,
         rows=rows,
         curves=curves or {},
     )
@@ -49,7 +49,7 @@ def row(method: str, repeat: int, number: int, value: float | None, **values: An
     return usual | {f"config.{name}": v for name, v in values.items()}
 
 
-def drawn(  # a surface, and how it is searched
+def random_rows(  # a surface, and how it is searched
     surface: Surface,
     *,
     method: str = "response",
@@ -70,6 +70,6 @@ def drawn(  # a surface, and how it is searched
     return rows
 
 
-def curve(made: Row, epoch: int, value: float) -> list[Row]:
+def curve(trial: Row, epoch: int, value: float) -> list[Row]:
     """The epoch row of a trial at a rung."""
-    return [{"trial": made["trial"], "stage": 0, "epoch": epoch, "val_accuracy": value}]
+    return [{"trial": trial["trial"], "stage": 0, "epoch": epoch, "val_accuracy": value}]

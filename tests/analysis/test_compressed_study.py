@@ -36,9 +36,9 @@ def test_pruning_before_and_after_by_hand(compressed):
 
 
 def test_the_change_of_a_stage_is_paired_by_seed(compressed):
-    found = compression.change(compressed, "static", "Quantize")
-    assert found.difference.mean == pytest.approx(-0.10)
-    assert found.difference.n == 3
+    change = compression.change(compressed, "static", "Quantize")
+    assert change.difference.mean == pytest.approx(-0.10)
+    assert change.difference.n == 3
     assert compression.change(compressed, "response", "Prune") is None
     assert [compression.quantized(compressed, m) for m in ("zeros", "static", "qat")] == [
         "",
@@ -59,12 +59,12 @@ def test_pruned_then_quantized_counts_what_pruning_alone_did(made_up, tmp_path):
         for at in range(4)
     ]
     study = load(made_up.put(tmp_path / "x", rows))
-    found = compression.change(study, "response", "Prune")
-    assert (found.before.mean, found.after.mean) == (0.95, 0.92)
-    assert found.sizes_after["size_mb"] == 0.02
-    found = compression.change(study, "response", "Quantize")
-    assert (found.before.mean, found.after.mean) == (0.92, 0.90)
-    assert (found.sizes_before["size_mb"], found.sizes_after["size_mb"]) == (0.02, 0.025)
+    change = compression.change(study, "response", "Prune")
+    assert (change.before.mean, change.after.mean) == (0.95, 0.92)
+    assert change.sizes_after["size_mb"] == 0.02
+    change = compression.change(study, "response", "Quantize")
+    assert (change.before.mean, change.after.mean) == (0.92, 0.90)
+    assert (change.sizes_before["size_mb"], change.sizes_after["size_mb"]) == (0.02, 0.025)
 
 
 def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
@@ -81,10 +81,10 @@ def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
 
 def test_a_student_that_was_given_is_what_was_before(made_up, tmp_path):
     """Its training cannot be repeated: one measurement stands before every seed's pruning."""
-    given = {"stage_name": "Measure", **kinds.PLAIN, "num_params": 15_000.0}
+    columns = {"stage_name": "Measure", **kinds.PLAIN, "num_params": 15_000.0}
     rows = [
-        made_up.row(phase="teacher", method="response", origin="file", trial="start-f00d", val_accuracy=0.93, **given),
-        made_up.row(phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **given),
+        made_up.row(phase="teacher", method="response", origin="file", trial="start-f00d", val_accuracy=0.93, **columns),
+        made_up.row(phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **columns),
         made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT),
         *(
             row | {"stage_name": "Prune"} | kinds.CUT
@@ -92,17 +92,19 @@ def test_a_student_that_was_given_is_what_was_before(made_up, tmp_path):
         ),
     ]  # fmt: skip
     study = load(made_up.put(tmp_path / "x", rows, start_file="mine.pt"))
-    found = compression.change(study, "response", "Prune")
-    assert (found.before.mean, found.before.n) == (0.91, 1)
-    assert (found.after.mean, found.after.n) == (pytest.approx(0.86), 2)
-    assert found.difference.mean == pytest.approx(-0.05)
-    assert found.sizes_before["num_params"] == 15_000
-    searched, *confirmed = csv.DictReader(
+    change = compression.change(study, "response", "Prune")
+    assert (change.before.mean, change.before.n) == (0.91, 1)
+    assert (change.after.mean, change.after.n) == (pytest.approx(0.86), 2)
+    assert change.difference.mean == pytest.approx(-0.05)
+    assert change.sizes_before["num_params"] == 15_000
+    search_row, *confirm_rows = csv.DictReader(
         io.StringIO(tables_compression.pruning_csv(study).decode())
     )
-    assert (searched["top1_before"], searched["params_before"]) == ("0.93", "15000")
-    assert {(row["top1_before"], row["params_before"]) for row in confirmed} == {("0.91", "15000")}
-    assert any("began from the file mine.pt" in said for said in warnings(study))
+    assert (search_row["top1_before"], search_row["params_before"]) == ("0.93", "15000")
+    assert {(row["top1_before"], row["params_before"]) for row in confirm_rows} == {
+        ("0.91", "15000")
+    }
+    assert any("began from the file mine.pt" in text for text in warnings(study))
 
 
 def test_int8_is_timed_on_a_cpu_whatever_the_study_ran_on(made_up, tmp_path):
@@ -140,23 +142,23 @@ def test_quantization_by_hand(compressed):
     assert headings(text) == [
         "Model Type", "Parameters", "Accuracy", "Size (MB)", "Inference Time", "Compression",
     ]  # fmt: skip
-    found = {row[0]: row[1:] for row in cells(text)}
-    assert list(found) == [
+    rows = {row[0]: row[1:] for row in cells(text)}
+    assert list(rows) == [
         "Teacher (digits_large)",
         "Student, distilled (response)",
         "Baseline (no distillation)",
         "Quantized student, static (static)",
         "Quantized student, QAT (qat)",
     ]
-    assert found["Teacher (digits_large)"][2:] == ["2.000", "1.000 ± 0.020 ms", "1.0x"]
-    assert found["Student, distilled (response)"][3:] == [
+    assert rows["Teacher (digits_large)"][2:] == ["2.000", "1.000 ± 0.020 ms", "1.0x"]
+    assert rows["Student, distilled (response)"][3:] == [
         "0.250 ± 0.020 ms (4.0x faster)",
         "25.0x",
     ]
-    assert found["Quantized student, static (static)"] == [
+    assert rows["Quantized student, static (static)"] == [
         "20,000", "84.00 ± 1.00 (n = 3)", "0.025", "0.100 ± 0.020 ms (10.0x faster)", "80.0x",
     ]  # fmt: skip
-    assert "(2.0x slower)" in found["Quantized student, QAT (qat)"][3]
+    assert "(2.0x slower)" in rows["Quantized student, QAT (qat)"][3]
 
 
 def test_without_a_compiler_the_times_are_empty_and_the_reason_is_said(made_up, tmp_path):
@@ -176,9 +178,9 @@ def test_without_a_float_method_the_student_before_quantizing_stands_for_it(made
 
 
 def test_the_main_table_has_each_methods_own_footprint(compressed):
-    found = common.TABLES["main"](compressed)[1].set_index("Method")
-    assert found["Parameters"]["channels"] == "5,000"
-    assert found["Latency, ms"].to_list() == [
+    frame = common.TABLES["main"](compressed)[1].set_index("Method")
+    assert frame["Parameters"]["channels"] == "5,000"
+    assert frame["Latency, ms"].to_list() == [
         f"{mean:.3f} ± 0.010" for mean in (2.0, 0.5, 0.5, 0.4, 0.5, 0.9, 0.9)
     ]
 
@@ -209,20 +211,20 @@ def test_a_method_that_prunes_does_not_stand_for_plain_distillation(made_up, tmp
             row["val_accuracy"] = 0.99  # more than any other
     study = load(made_up.put(tmp_path / "x", rows, **changes))
     assert summary.kd_winner(study) == "response"
-    found = report.accuracies([study])["cnn"]["student_accuracy_with_kd"]
-    assert found == pytest.approx(0.94)
+    accuracy = report.accuracies([study])["cnn"]["student_accuracy_with_kd"]
+    assert accuracy == pytest.approx(0.94)
     changes["methods"] = {m: {} for m in ("no_kd", "zeros", "qat")}
-    barred = load(made_up.put(tmp_path / "y", rows, **changes))
-    assert summary.kd_winner(barred) == "qat"  # zeros breaks the constraint
-    free = load(made_up.put(tmp_path / "z", rows, **changes | {"constraints": []}))
-    assert summary.kd_winner(free) == "zeros"
+    constrained = load(made_up.put(tmp_path / "y", rows, **changes))
+    assert summary.kd_winner(constrained) == "qat"  # zeros breaks the constraint
+    unconstrained = load(made_up.put(tmp_path / "z", rows, **changes | {"constraints": []}))
+    assert summary.kd_winner(unconstrained) == "zeros"
 
 
 def test_advice_on_int8_that_costs_much_or_is_slow(compressed):
-    said = " ".join(advice(compressed))
-    assert "**static**: quantizing changes test accuracy by -10.00 [-10.00, -10.00] (n = 3)" in said
-    assert "**qat**: int8 is no faster here than the float student (2.000 against 0.250 ms" in said
-    assert "**qat**: quantizing" not in said
+    text = " ".join(advice(compressed))
+    assert "**static**: quantizing changes test accuracy by -10.00 [-10.00, -10.00] (n = 3)" in text
+    assert "**qat**: int8 is no faster here than the float student (2.000 against 0.250 ms" in text
+    assert "**qat**: quantizing" not in text
 
 
 # ---------------------------------------------------------------- several objectives

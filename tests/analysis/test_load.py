@@ -93,11 +93,11 @@ def test_what_was_confirmed_stands_until_the_better_one_is(made_up, tmp_path):
 
 def test_the_recommended_trial_is_of_the_repeats_that_were_looked_at(made_up, tmp_path):
     more = [made_up.trial("response", 0, 0.99, repeat=3)]
-    again = made_up.reevaluation("response-r3-0000", [0.99, 0.99])
-    study = load(made_up.put(tmp_path / "x", [*made_up.all_rows(), *more, *again]))
+    reevaluations = made_up.reevaluation("response-r3-0000", [0.99, 0.99])
+    study = load(made_up.put(tmp_path / "x", [*made_up.all_rows(), *more, *reevaluations]))
     assert study.chosen("response")["trial"] == "response-r0-0001"
-    sealed = [r for r in made_up.all_rows() if r["phase"] != "confirm"]
-    study = load(made_up.put(tmp_path / "y", [*sealed, *more, *again]))
+    search_rows = [r for r in made_up.all_rows() if r["phase"] != "confirm"]
+    study = load(made_up.put(tmp_path / "y", [*search_rows, *more, *reevaluations]))
     assert study.chosen("response")["trial"] == "response-r3-0000"
 
 
@@ -115,12 +115,12 @@ def test_looks_are_counted_by_design_and_evaluations_apart(made_up, tmp_path):
     assert load(made_up.put(tmp_path / "y", [])).looks == 0
 
 
-@pytest.mark.parametrize("given", ["runs/y", "runs/y/"])
-def test_a_wrong_name_is_answered_with_the_studies_beside_it(made_up, tmp_path, given):
+@pytest.mark.parametrize("name", ["runs/y", "runs/y/"])
+def test_a_wrong_name_is_answered_with_the_studies_beside_it(made_up, tmp_path, name):
     made_up.put(tmp_path / "runs" / "a", [])
     made_up.put(tmp_path / "runs" / "b", [])
     with pytest.raises(UsageError, match=r"no study at .*runs has: a, b$"):
-        load(f"{tmp_path}/{given}")
+        load(f"{tmp_path}/{name}")
 
 
 def test_the_folder_of_studies_is_answered_with_its_studies(made_up, tmp_path):
@@ -143,7 +143,7 @@ def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not JSON"),
         ("[]", "schema None"),
@@ -152,7 +152,7 @@ def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
         ('{"schema": 4, "study": "x", "family": "x", "methods": {}}', "names no method"),
     ],
 )
-def test_a_broken_manifest_is_named(tmp_path, text, said):
+def test_a_broken_manifest_is_named(tmp_path, text, message):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         load(str(tmp_path))

@@ -24,8 +24,8 @@ HEADS = f"[...{FIRST}.tHead.rows[0].cells].map(head => head.getAttribute('aria-s
 
 @pytest.fixture(scope="module")
 def browser():
-    with browsers.browser() as found:
-        yield found
+    with browsers.browser() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_plots_follow_the_readers_theme(browser, page):
     browser.open(page)
     ink = "getComputedStyle(document.querySelector('#plot-0-0 .xtick text')).fill"
     light = browser.value(ink)
-    assert background(browser.shot(whole=False)) > 250
+    assert background(browser.shot(full_page=False)) > 250
     browser.theme(dark=True)
     browser.value(f"""new Promise((resolve, reject) => {{
         let tries = 0;
@@ -139,7 +139,7 @@ def test_plots_follow_the_readers_theme(browser, page):
             else setTimeout(look, 50);
         }})();
     }})""")
-    assert background(browser.shot(whole=False)) < 40
+    assert background(browser.shot(full_page=False)) < 40
     assert browser.errors == []
 
 
@@ -153,8 +153,8 @@ def test_on_paper_plots_are_light_and_as_wide_as_the_page(browser, page):
         }}); window.paper = null""")
     paper = browser.paper()
     assert paper.startswith(b"%PDF")
-    colour, width, folded = browser.value("window.paper")
-    assert (colour, width, folded) == ("#ffffff", 680, 0)
+    colour, width, fold_count = browser.value("window.paper")
+    assert (colour, width, fold_count) == ("#ffffff", 680, 0)
     assert browser.value("document.querySelectorAll('details[open]').length") == 0  # folded again
     assert browser.errors == []
 
@@ -172,8 +172,8 @@ def test_without_scripts_tables_and_pictures_are_there(browser, made_up, tmp_pat
     address = made_up.put(tmp_path / "x", made_up.all_rows())
     assert report.main([address]) == 0
     browser.open(tmp_path / "x" / "report" / "index.html", scripts=False)
-    shown = "[...document.images].filter(i => i.complete && i.naturalWidth > 100).length"
-    assert browser.value(shown) == 4  # differences, history, curves, losses
+    script = "[...document.images].filter(i => i.complete && i.naturalWidth > 100).length"
+    assert browser.value(script) == 4  # differences, history, curves, losses
     assert browser.value("document.querySelectorAll('tbody tr').length") > 20
     assert browser.errors == []
 

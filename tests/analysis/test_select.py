@@ -8,8 +8,8 @@ def names(rows):
 
 
 def test_only_finished_trials_are_ranked_and_the_best_comes_first(made_up):
-    found = names(selection.best(made_up.search, "response", top=4))
-    assert found == [f"response-{end}" for end in ("r2-0002", "r0-0001", "r1-0001", "r0-0002")]
+    trials = names(selection.best(made_up.search, "response", top=4))
+    assert trials == [f"response-{end}" for end in ("r2-0002", "r0-0001", "r1-0001", "r0-0002")]
     # of combined others were stopped with higher values, or failed
     assert names(selection.best(made_up.search, "combined", top=9)) == ["combined-r0-0000"]
 
@@ -37,8 +37,8 @@ def test_a_trial_of_two_stages_is_judged_by_its_last(made_up):
 
 
 def test_the_textbook_trial_of_a_repeat_counts_only_when_finished(made_up):
-    found = selection.textbooks(made_up.search, "response")
-    assert {repeat: row["trial"] for repeat, row in found.items()} == {
+    rows = selection.textbooks(made_up.search, "response")
+    assert {repeat: row["trial"] for repeat, row in rows.items()} == {
         repeat: f"response-r{repeat}-0000" for repeat in range(3)
     }
     # of combined the textbook trials of repeats 1 and 2 were stopped
