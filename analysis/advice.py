@@ -7,7 +7,7 @@ from analysis.commands import confirm_command, search_command
 from analysis.comparison import stats
 from analysis.comparison.verdicts import is_confirmed
 from analysis.compression import change
-from analysis.formatting import counted, gap, mean_sd, metric, spoken
+from analysis.formatting import count_text, gap, mean_sd, metric, sentence_name
 from analysis.hyperparameters.edges import edges
 from analysis.selection import BASELINE
 from analysis.study import Study
@@ -49,7 +49,7 @@ def _weak_teacher(study: Study) -> list[str]:
     rows = selection.textbooks(study.rows, BASELINE).values()
     textbook = [v for row in rows if (v := number(row, study.metric)) is not None]
     for teacher_row, name, values, rival in (
-        (test_row, study.test_metric, study.tuned(BASELINE).values(), "the tuned baseline"),
+        (test_row, study.test_metric, study.tuned_values(BASELINE).values(), "the tuned baseline"),
         (train_row, study.metric, textbook, "the baseline at its textbook setting"),
     ):
         value, plain = number(teacher_row, name), stats.summarise(values)
@@ -58,7 +58,7 @@ def _weak_teacher(study: Study) -> list[str]:
         if value >= plain.mean:
             return []
         return [
-            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {spoken(name)}, %: {metric(teacher_row, name)} "
+            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {sentence_name(name)}, %: {metric(teacher_row, name)} "
             f"(n = 1) against {mean_sd(plain)} of {rival}. Train it longer or take another teacher; what "
             "distillation does below says little."
         ]
@@ -89,7 +89,7 @@ def _unconfirmed(study: Study) -> list[str]:
     sentences = []
     for method in study.methods:
         best_rows, winners = study.best_so_far(method), study.winners(method)
-        test_values = study.tuned(method)
+        test_values = study.tuned_values(method)
         if missing := [repeat for repeat in winners if repeat not in test_values]:
             sentences.append(f"**{method}**: not confirmed in {_repeats(missing)}.")
         for repeat, row in best_rows.items():
@@ -98,8 +98,8 @@ def _unconfirmed(study: Study) -> list[str]:
                     f"**{method}**: trial {row['trial']} is now better on validation than trial "
                     f"{winners[repeat]['trial']}, which was confirmed."
                 )
-        trial = study.chosen(method)
-        if trial and not study.confirmed(trial):
+        trial = study.recommended_trial(method)
+        if trial and not study.confirmed_values(trial):
             sentences.append(
                 f"**{method}**: its recommended trial {trial['trial']} is not confirmed."
             )
@@ -117,7 +117,7 @@ def _lost_repeats(study: Study) -> list[str]:
         if lost_repeats and study.winners(method):
             sentences.append(
                 f"**{method}**: no trial has finished in {_repeats(lost_repeats)}: it counts for nothing there, "
-                f"so that n = {len(study.winners(method))} of {counted(study.repeats, 'repeat')}."
+                f"so that n = {len(study.winners(method))} of {count_text(study.repeats, 'repeat')}."
             )
     return sentences
 
@@ -132,11 +132,11 @@ def _quantized(study: Study) -> list[str]:
             continue
         if effect.difference and effect.difference.mean < -COSTLY:
             sentences.append(
-                f"**{method}**: quantizing changes {spoken(study.test_metric)} by "
+                f"**{method}**: quantizing changes {sentence_name(study.test_metric)} by "
                 f"{gap(effect.difference)} percentage points: calibrate on more images, or train with "
                 "fake quantization."
             )
-        fast = number(study.footprint(study.chosen(method)), "compiled_latency_ms")
+        fast = number(study.footprint(study.recommended_trial(method)), "compiled_latency_ms")
         if fast is not None and plain is not None and fast >= plain:
             sentences.append(
                 f"**{method}**: int8 is no faster here than the float student ({fast:.3f} against "
@@ -160,10 +160,10 @@ def _unfinished(study: Study) -> list[str]:
         counts = Counter(row["status"] for row in selection.trials(study.rows, "search", method))
         total = sum(counts.values())
         if total and not counts["finished"]:
-            sentences.append(f"**{method}**: none of {counted(total, 'trial')} has finished.")
+            sentences.append(f"**{method}**: none of {count_text(total, 'trial')} has finished.")
         elif counts["failed"]:
             sentences.append(
-                f"**{method}**: of {counted(total, 'trial')} {counts['failed']} failed, "
+                f"**{method}**: of {count_text(total, 'trial')} {counts['failed']} failed, "
                 f"{counts['stopped']} stopped early, {counts['finished']} finished; only these are ranked."
             )
     return sentences

@@ -30,14 +30,14 @@ def of_teacher(study: Study) -> Matrix | None:
 
 def of_method(study: Study, method: str) -> dict[int, Matrix]:
     """Those of the student that a method recommends, by seed."""
-    runs = study.runs(study.chosen(method), "recommended")
+    runs = study.runs(study.recommended_trial(method), "recommended")
     matrices = {seed: matrix(rows[-1]) for seed, rows in runs.items()}
     return {seed: cells for seed, cells in matrices.items() if cells is not None}
 
 
 def shares(cells: Matrix) -> Floats:
     """Each row divided by its sum, float64 [K, K]; NaN for a class without images."""
-    return divided(cells, cells.sum(axis=1, keepdims=True))
+    return divide(cells, cells.sum(axis=1, keepdims=True))
 
 
 def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
@@ -50,10 +50,10 @@ def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
     """
     right = np.diagonal(cells).astype(float)
     totals = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
-    return divided(right, totals)
+    return divide(right, totals)
 
 
-def divided(part: npt.ArrayLike, total: npt.ArrayLike) -> Floats:
+def divide(part: npt.ArrayLike, total: npt.ArrayLike) -> Floats:
     """`part` / `total`, NaN where `total` is 0."""
     above, below = np.broadcast_arrays(np.asarray(part, float), np.asarray(total, float))
     quotient: Floats = np.full(above.shape, np.nan)

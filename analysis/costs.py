@@ -51,7 +51,9 @@ def teacher_cost(study: Study) -> TeacherCost | None:
         return None
     return TeacherCost(
         teacher_s=seconds,
-        student_s=_mean([row for row in _searched(study, BASELINE) if row["status"] == "finished"]),
+        student_s=_mean(
+            [row for row in _search_rows(study, BASELINE) if row["status"] == "finished"]
+        ),
         search_s=_mean_search(study),
         textbook_s=_mean(
             [
@@ -64,7 +66,7 @@ def teacher_cost(study: Study) -> TeacherCost | None:
     )
 
 
-def _searched(study: Study, method: str) -> list[Row]:
+def _search_rows(study: Study, method: str) -> list[Row]:
     return selection.trials(study.rows, "search", method)
 
 
@@ -72,7 +74,7 @@ def _mean_search(study: Study) -> float | None:
     """Mean seconds of the baseline's searches whose trials have all ended."""
     trial_count = study.trials_per_repeat
     seconds: dict[int, list[float]] = {}
-    for row in _searched(study, BASELINE):
+    for row in _search_rows(study, BASELINE):
         seconds.setdefault(row["repeat"], []).append(number(row, "seconds") or 0.0)
     totals = [sum(values) for values in seconds.values() if len(values) >= trial_count]
     summary = stats.summarise(totals)

@@ -78,10 +78,10 @@ def sentence(text: str) -> str:
     >>> print(sentence("**<b>** hurts: `confirm --seeds 5` [x](y)"))
     **\<b>** hurts: `confirm --seeds 5` [x\](y)
     """
-    return "".join(_written(span) for span in spans(text))
+    return "".join(_span_text(span) for span in spans(text))
 
 
-def _written(span: Span) -> str:
+def _span_text(span: Span) -> str:
     if span.kind == "code":
         ticks = "`" * (1 + max(map(len, re.findall("`+", span.text)), default=0))
         return f"{ticks}{span.text}{ticks}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from analysis import escaping, selection
 from analysis.advice import advice, warnings
 from analysis.comparison.verdicts import is_confirmed, verdict
-from analysis.formatting import counted, markdown
+from analysis.formatting import count_text, markdown
 from analysis.study import Study
 from analysis.tables.common import TABLES
 from analysis.tables.custom import CustomTable
@@ -28,26 +28,26 @@ def section(
 ) -> str:
     """Return a study's part of the page; `pictures` are the names of the files that were drawn."""
 
-    def shown(*kinds: str) -> list[str]:
+    def links(*kinds: str) -> list[str]:
         names = [name for wanted_kind in kinds for name in pictures if kind(name) == wanted_kind]
         return [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in names]
 
-    def headed(title: str, *kinds: str) -> list[str]:
-        links = shown(*kinds)
-        return [heading(title, level), *links] if links else []
+    def with_heading(title: str, *kinds: str) -> list[str]:
+        pictures_below = links(*kinds)
+        return [heading(title, level), *pictures_below] if pictures_below else []
 
     parts = [f"> **{escaping.sentence(text)}**" for text in warnings(study)]
     parts += [heading("Verdict", level), *map(_paragraph, verdict(study))]
-    parts += [*_table(study, "main", level), note(study), *shown("differences")]
-    for name in (*_often(study), *extra(study)):
+    parts += [*_table(study, "main", level), note(study), *links("differences")]
+    for name in (*_common_tables(study), *extra(study)):
         parts += _table(study, name, level)
     for custom in tables:
         parts += [heading(custom.title, level), markdown(custom.table)]
-    parts += headed("Predictions on the test split", *PREDICTED)
+    parts += with_heading("Predictions on the test split", *PREDICTED)
     parts += [*_table(study, "search", level), _rung_note(study), *_table(study, "curse", level)]
     parts += [*_table(study, "importance", level), *_table(study, "robust", level)]
-    parts += shown("history", "front", "learning_curves")
-    parts += headed("Training of the recommended trials", *TRAINED)
+    parts += links("history", "front", "learning_curves")
+    parts += with_heading("Training of the recommended trials", *TRAINED)
     parts += _table(study, "teacher", level)
     advice_items = [f"- {escaping.sentence(text)}" for text in advice(study)] or [
         "Nothing stands out."
@@ -70,7 +70,7 @@ SHOWN = (
 )  # fmt: skip
 
 
-def _often(study: Study) -> list[str]:
+def _common_tables(study: Study) -> list[str]:
     """Return the tables between the results and the search: validation only where there is no test."""
     return [*([] if is_confirmed(study) else ["validation"]), "tuning", "use", "configuration"]
 
@@ -87,7 +87,7 @@ def note(study: Study) -> str:
     """How the main table's numbers came about."""
     rows = [r for r in selection.trials(study.rows, "confirm") if "best" in selection.roles(r)]
     each = Counter((row["method"], row["repeat"]) for row in rows if row["method"])
-    count = counted(max(each.values(), default=0), "seed")
+    count = count_text(max(each.values(), default=0), "seed")
     seeds = f" (each the mean of {count}, trained on train + validation)"
     device = (selection.student_footprint(study.rows) or {}).get("device")
     has_own_sizes = any(row["method"] for row in selection.trials(study.rows, "measure"))

@@ -51,7 +51,7 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
     from analysis.summary import kd_winner
 
     def mean(method: str | None) -> float | None:
-        summary = stats.summarise(study.tuned(method).values()) if method else None
+        summary = stats.summarise(study.tuned_values(method).values()) if method else None
         return summary.mean if summary else None
 
     teacher_row = selection.teacher(study.rows, "confirm")
@@ -70,7 +70,7 @@ def details(study: "Study") -> dict[str, Any]:
     from analysis.comparison.verdicts import verdicts
     from analysis.tables import common
 
-    trials = {method: study.chosen(method) for method in study.methods}
+    trials = {method: study.recommended_trial(method) for method in study.methods}
     return {
         "study": study.name,
         "address": study.address,
@@ -127,7 +127,7 @@ def write(
 
     from analysis import escaping, latex
     from analysis import summary as lines
-    from analysis.web.build import build, printed
+    from analysis.web.build import build, paper_tables
     from analysis.web.render import render
 
     several = len(studies) > 1
@@ -145,7 +145,7 @@ def write(
     paper = [
         table
         for study, custom in pairs
-        for table in printed(study, with_study=several, tables=custom)
+        for table in paper_tables(study, with_study=several, tables=custom)
     ]
     out.write("table.tex", latex.document(paper).encode())
     out.write("report.json", _json(accuracies(studies)))
@@ -198,9 +198,9 @@ def _markdown_page(
 
 def _incomparable(studies: Sequence["Study"]) -> list[str]:
     """Return a warning where studies on one page are measured by different metrics."""
-    from analysis.formatting import spoken
+    from analysis.formatting import sentence_name
 
-    metrics = dict.fromkeys(spoken(study.test_metric) for study in studies)
+    metrics = dict.fromkeys(sentence_name(study.test_metric) for study in studies)
     if len(metrics) < 2:
         return []
     return [
@@ -296,13 +296,13 @@ def run(addresses: Sequence[str], out: str | None, *, tables: Sequence[str] = ()
         if len(studies) > 1:
             print(f"{study.name}\n")
         print(markdown(main_table(study)[1]), end="\n\n")
-    print(f"report: {_shown(folder)}")
+    print(f"report: {_page_path(folder)}")
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
 
 
-def _shown(folder: "Storage") -> str:
+def _page_path(folder: "Storage") -> str:
     """Return the page's path, relative where it lies below the working directory."""
     if folder.local is None:
         return folder.at("index.html").uri

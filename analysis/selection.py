@@ -78,7 +78,7 @@ SIZES = ("num_params", "nonzero_params", "size_mb", "flops")
 COMPRESSING = ("Prune", "Quantize")  # names of stages
 
 
-def settled(rows: Iterable[Row]) -> Row:
+def latest_sizes(rows: Iterable[Row]) -> Row:
     """Of the stages' rows of one trial: the last known value of each size."""
     sizes: Row = {}
     for row in rows:
@@ -91,7 +91,7 @@ def compresses(rows: Iterable[Row], *names: str) -> bool:
     return any(row.get("stage_name") in (names or COMPRESSING) for row in rows)
 
 
-def around(
+def before_and_after(
     rows: Sequence[Row], name: str, *, shared: Row | None = None
 ) -> tuple[Row | None, Row | None]:
     """Return a trial before and after its stages `name` (Prune or Quantize): rows with their sizes settled.
@@ -108,6 +108,6 @@ def around(
     end = min(others, default=len(rows))
     before = rows[first - 1] if first else shared
     return (
-        {**before, **settled(rows[:first])} if before else None,
-        {**rows[end - 1], **settled(rows[first:end])},
+        {**before, **latest_sizes(rows[:first])} if before else None,
+        {**rows[end - 1], **latest_sizes(rows[first:end])},
     )

@@ -58,15 +58,15 @@ class Study(Description):
         """Return the best finished trial of each repeat as of now, whether confirmed or not."""
         return selection.winners(self.rows, method, **self._rules)
 
-    def chosen(self, method: str) -> Row | None:
+    def recommended_trial(self, method: str) -> Row | None:
         """Return the search trial that a method recommends (`selection.recommended`).
 
         Once the test split has been opened: of the repeats that were looked at.
         """
-        return self._chosen.get(method)
+        return self._recommended_trials.get(method)
 
     @cached_property
-    def _chosen(self) -> dict[str, Row | None]:
+    def _recommended_trials(self) -> dict[str, Row | None]:
         repeats = self.test_access.design.get("repeats")
         rows = [
             r for r in self.rows if r["phase"] != "search" or not repeats or r["repeat"] in repeats
@@ -80,15 +80,17 @@ class Study(Description):
         constraints = [str(text) for text in self.manifest.get("constraints") or ()]
         return {"metric": self.metric, "constraints": constraints}
 
-    def rechecked(self, method: str) -> dict[str, float]:
+    def fresh_means(self, method: str) -> dict[str, float]:
         """Mean validation over fresh seeds of the winners that were trained again, by search trial."""
-        return {t: statistics.fmean(seeds.values()) for t, seeds in self.fresh(method).items()}
+        return {
+            t: statistics.fmean(seeds.values()) for t, seeds in self.fresh_values(method).items()
+        }
 
-    def fresh(self, method: str) -> dict[str, dict[int, float]]:
+    def fresh_values(self, method: str) -> dict[str, dict[int, float]]:
         """Their validation by search trial and seed."""
         return selection.reevaluations(self.rows, method, metric=self.metric)
 
-    def tuned(self, method: str, metric: str = "") -> dict[int, float]:
+    def tuned_values(self, method: str, metric: str = "") -> dict[int, float]:
         """Return what each search of a method led to: a test metric by repeat, mean over the repeat's seeds."""
         values = self.by_seed(method, "best", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
@@ -117,7 +119,7 @@ class Study(Description):
         all_runs = {repeat: self.runs(row, role) for repeat, row in trials.items()}
         return {repeat: _verdicts(runs) for repeat, runs in all_runs.items() if runs}
 
-    def confirmed(self, trial: Row | None, metric: str = "") -> dict[int, float]:
+    def confirmed_values(self, trial: Row | None, metric: str = "") -> dict[int, float]:
         """Return a test metric by seed of a recommended trial, over the seeds that all methods have in common."""
         runs = self.runs(trial, "recommended")
         return select.values(_verdicts(runs), metric or self.test_metric)
@@ -141,7 +143,7 @@ class Study(Description):
         return {source: dict(sorted(runs.items())) for source, runs in runs_by_trial.items()}
 
     @cached_property
-    def barred(self) -> set[str]:
+    def infeasible_trials(self) -> set[str]:
         """The search trials that break a constraint."""
         return {
             trial
@@ -163,9 +165,9 @@ class Study(Description):
         """Return what all trials of a method begin from: their first stages, trained once, or what was given."""
         rows = select.trials(self.rows, "teacher", method)
         shared = (r for r in rows if r.get("origin") == "shared" and r["status"] == "finished")
-        return next(shared, None) or self.given("teacher")
+        return next(shared, None) or self.initial_student("teacher")
 
-    def given(self, phase: str) -> Row | None:
+    def initial_student(self, phase: str) -> Row | None:
         """Return the measurement of a student that was given in place of first stages (`--set start=...`).
 
         Phase teacher: on validation; confirm: on test, where its training could not be repeated.
@@ -186,8 +188,8 @@ class Study(Description):
         if trial is None or trial["trial"] not in self.stages:
             return plain
         rows = self.stages[trial["trial"]]
-        sizes = select.settled(rows)
-        measurement = self._measured.get(trial["trial"])
+        sizes = select.latest_sizes(rows)
+        measurement = self._measurements.get(trial["trial"])
         if measurement:
             return {**sizes, **{k: v for k, v in measurement.items() if v is not None}}
         if not select.compresses(rows):
@@ -202,7 +204,7 @@ class Study(Description):
         return select.student_footprint(self.rows)
 
     @cached_property
-    def _measured(self) -> dict[str, Row]:
+    def _measurements(self) -> dict[str, Row]:
         """Measurements of search trials' students by trial."""
         rows = select.trials(self.rows, "measure")
         return {r["source"]: r for r in rows if r.get("source") and r["status"] == "finished"}

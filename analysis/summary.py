@@ -49,7 +49,7 @@ def lines(study: Study) -> list[Line]:
 
 
 def _line(study: Study, result: MethodResult) -> Line:
-    trial = study.chosen(result.method)
+    trial = study.recommended_trial(result.method)
     return Line(
         method=result.method,
         trial=trial["trial"] if trial else "",
@@ -73,10 +73,12 @@ def kd_winner(study: Study) -> str | None:
     Of those that neither prune nor quantize, where there are such; one whose recommended trial breaks
     a constraint counts only where there is no other. The test split has no part in it.
     """
-    kd_methods = [m for m in study.kd_methods if study.chosen(m) and distils(study, m)]
+    kd_methods = [m for m in study.kd_methods if study.recommended_trial(m) and distils(study, m)]
     uncompressed = [m for m in kd_methods if not is_compressed(study, m)] or kd_methods
     candidates = [
-        m for m in uncompressed if (study.chosen(m) or {}).get("trial") not in study.barred
+        m
+        for m in uncompressed
+        if (study.recommended_trial(m) or {}).get("trial") not in study.infeasible_trials
     ]
 
     def rank(method: str) -> tuple[float, float]:
@@ -92,13 +94,13 @@ def distils(study: Study, method: str) -> bool:
 
     A row without a recipe is taken at its method's word.
     """
-    stages = stages_of(study.chosen(method))
+    stages = stages_of(study.recommended_trial(method))
     return not stages or any(stage.needs_teacher for stage in stages)
 
 
 def is_compressed(study: Study, method: str) -> bool:
     """Whether the trial that a method recommends prunes or quantizes."""
-    trial = study.chosen(method)
+    trial = study.recommended_trial(method)
     return trial is not None and selection.compresses(study.stages[trial["trial"]])
 
 

@@ -33,7 +33,7 @@ def logs(study: Study) -> dict[str, bytes]:
     """
     teacher_row = selection.teacher(study.rows, "teacher")
     files: dict[str, bytes] = {}
-    for row in (teacher_row, *(study.chosen(method) for method in study.methods)):
+    for row in (teacher_row, *(study.recommended_trial(method) for method in study.methods)):
         stages = stages_of(row)
         epoch_rows = study.curves.get(row["trial"], []) if row else []
         epochs = [_epoch(study, e) | _weights(row, stages, e) for e in epoch_rows]

@@ -84,7 +84,7 @@ class Study:
             UsageError: no such method, or none of its trials has finished.
         """
         read = self._read()
-        row = read.chosen(self._known(method))
+        row = read.recommended_trial(self._known(method))
         if row is None:
             raise UsageError(f"{self.address}: no trial of {method} has finished")
         values = {k.removeprefix("config."): v for k, v in row.items() if k.startswith("config.")}

@@ -77,18 +77,18 @@ def results(study: Study) -> dict[str, MethodResult]:
 def _results(study: Study) -> Mapping[str, MethodResult]:
     differences = {method: _tuned(study, method) for method in study.kd_methods}
     students = {method: _student(study, method) for method in study.kd_methods}
-    verdicts, on_students = _judged(study, differences), _judged(study, students)
+    verdicts, on_students = _verdicts(study, differences), _verdicts(study, students)
     return {
         method: MethodResult(
             method=method,
-            tuned=study.tuned(method),
+            tuned=study.tuned_values(method),
             textbook=study.textbook(method),
-            recommended=study.confirmed(study.chosen(method)),
+            recommended=study.confirmed_values(study.recommended_trial(method)),
             by_repeat=_by_repeat(study, method),
             difference=differences.get(method),
             verdict=verdicts.get(method),
             textbook_difference=_textbook(study, method),
-            bought=_bought(study, method),
+            bought=_gain(study, method),
             student=students.get(method),
             student_verdict=on_students.get(method),
             curse=curse(study, method),
@@ -102,7 +102,7 @@ def level(study: Study) -> float:
     return stats.look_level(max(1, study.looks))
 
 
-def _judged(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
+def _verdicts(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
     valid_estimates = {
         method: estimate for method, estimate in estimates.items() if estimate is not None
     }
@@ -112,13 +112,15 @@ def _judged(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str,
 def _by_repeat(study: Study, method: str) -> dict[int, float]:
     if method == BASELINE:
         return {}
-    return stats.differences(study.tuned(method), study.tuned(BASELINE))
+    return stats.differences(study.tuned_values(method), study.tuned_values(BASELINE))
 
 
 def _tuned(study: Study, method: str) -> Estimate | None:
     """Return what the searches of a method led to against those of the baseline, repeat by repeat."""
     error = image_error(study, *(_rows(study, m, "best") for m in (method, BASELINE)))
-    return stats.paired(study.tuned(method), study.tuned(BASELINE), image_se=error or 0.0)
+    return stats.paired(
+        study.tuned_values(method), study.tuned_values(BASELINE), image_se=error or 0.0
+    )
 
 
 def _textbook(study: Study, method: str) -> Estimate | None:
@@ -130,23 +132,23 @@ def _textbook(study: Study, method: str) -> Estimate | None:
     return stats.paired(study.textbook(method), study.textbook(BASELINE), image_se=error or 0.0)
 
 
-def _bought(study: Study, method: str) -> Estimate | None:
+def _gain(study: Study, method: str) -> Estimate | None:
     """Tuned minus textbook of one method, over repeats; 0 where a search found nothing better."""
     runs = [_rows(study, method, role) for role in ("best", "textbook")]
     error = image_error(study, *runs)
     book = study.textbook_by_repeat(method)
-    return stats.paired(study.tuned(method), book, image_se=error or 0.0)
+    return stats.paired(study.tuned_values(method), book, image_se=error or 0.0)
 
 
 def _student(study: Study, method: str) -> Estimate | None:
     """Return the recommended trial against the recommended baseline, over the seeds in common."""
-    trials = [study.chosen(m) for m in (method, BASELINE)]
+    trials = [study.recommended_trial(m) for m in (method, BASELINE)]
     runs = [
         {seed: [stages[-1]] for seed, stages in study.runs(trial, "recommended").items()}
         for trial in trials
     ]
     error = image_error(study, *runs)
-    return stats.paired(*map(study.confirmed, trials), image_se=error or 0.0)
+    return stats.paired(*map(study.confirmed_values, trials), image_se=error or 0.0)
 
 
 def _rows(study: Study, method: str, role: str) -> Runs:
@@ -159,7 +161,7 @@ def _by_seed(runs: Mapping[int, Mapping[int, Row]]) -> Runs:
 
 def curse(study: Study, method: str) -> Curse | None:
     """How much too good validation was of the winners that were trained again."""
-    fresh = study.rechecked(method)
+    fresh = study.fresh_means(method)
     values = {row["trial"]: number(row, study.metric) for row in study.winners(method).values()}
     winner_values = {
         trial: value for trial, value in values.items() if value is not None and trial in fresh

@@ -8,7 +8,7 @@ from analysis.comparison import images, stats
 from analysis.comparison.methods import MethodResult, level, results
 from analysis.comparison.stats import Estimate
 from analysis.comparison.students import ABOUT_STUDENTS, students
-from analysis.formatting import counted, spoken
+from analysis.formatting import count_text, sentence_name
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import distils
@@ -33,7 +33,7 @@ MOST_ADVISED = 50  # repeats; where more are needed, the command asks for twice 
 def verdict(study: Study) -> list[str]:
     """Return the paragraphs of the verdict: of each method, out of the box and tuned, what they rest on, what to do."""
     if not any(study.winners(method) for method in study.methods):
-        return [_nothing(study)]
+        return [_no_verdict(study)]
     if not is_confirmed(study):
         return [
             f"**No verdict yet**: nothing has been confirmed on the test split. Type `{confirm_command(study)}`. "
@@ -51,14 +51,14 @@ def verdict(study: Study) -> list[str]:
     return [text for text in (*paragraphs, basis(study), to_settle(study)) if text]
 
 
-def _nothing(study: Study) -> str:
+def _no_verdict(study: Study) -> str:
     """Why there is nothing at all to say."""
     trials = selection.trials(study.rows, "search")
     if not trials:
         return f"**No verdict yet**: no trial has ended. Type `{search_command(study)}`."
     counts = Counter(row["status"] for row in trials)
     return (
-        f"**No verdict**: none of {counted(len(trials), 'trial')} has finished ({counts['failed']} failed, "
+        f"**No verdict**: none of {count_text(len(trials), 'trial')} has finished ({counts['failed']} failed, "
         f"{counts['stopped']} stopped). Why they failed stands under Failures; when that is mended, begin "
         "another study (`--name`), or go on with this one: "
         f"`{search_command(study)}`."
@@ -68,7 +68,9 @@ def _nothing(study: Study) -> str:
 def is_confirmed(study: Study) -> bool:
     """Whether any method has a number on the test split."""
     return any(
-        study.tuned(method) or study.textbook(method) or study.confirmed(study.chosen(method))
+        study.tuned_values(method)
+        or study.textbook(method)
+        or study.confirmed_values(study.recommended_trial(method))
         for method in study.methods
     )
 
@@ -88,11 +90,11 @@ def _sentence(study: Study, result: MethodResult) -> str:
     return SENTENCES[verdict.label].format(
         method=method,
         gap=points_words(difference, "repeat"),
-        metric=spoken(study.test_metric),
+        metric=sentence_name(study.test_metric),
         margin=margin_words(study.margin),
         p=p_words(verdict.p),
         p_equivalence=p_words(verdict.p_equivalence),
-        holm=f"Holm over {counted(_judged(study), 'method')}",
+        holm=f"Holm over {count_text(_verdict_count(study), 'method')}",
         needed=_needed(study, difference) if verdict.label == stats.NOT_SETTLED else "",
     )
 
@@ -109,9 +111,9 @@ def _why_nothing(study: Study, result: MethodResult) -> str:
 
 def _too_few(study: Study, method: str, difference: Estimate) -> str:
     """Below three repeats nothing is said about a method."""
-    effect = f"{points_words(difference, 'repeat')} of {spoken(study.test_metric)} against the tuned baseline"
+    effect = f"{points_words(difference, 'repeat')} of {sentence_name(study.test_metric)} against the tuned baseline"
     if study.repeats < stats.MIN_REPEATS:
-        reason = f"the study has {counted(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
+        reason = f"the study has {count_text(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
     else:
         reason = f"only {difference.n} of {study.repeats} repeats can be compared"
     return f"**{method}: no verdict about the method**: {reason}. {effect}."
@@ -133,11 +135,11 @@ def needed_repeats(study: Study, difference: Estimate) -> int | None:
     """Return the same as a number, judged as the next look at the test split would be."""
     error = stats.look_level(study.looks + 1) if study.looks else level(study)
     return stats.repeats_needed(
-        difference, effect=study.margin, level=error / max(1, _judged(study))
+        difference, effect=study.margin, level=error / max(1, _verdict_count(study))
     )
 
 
-def _judged(study: Study) -> int:
+def _verdict_count(study: Study) -> int:
     """How many methods the verdicts are adjusted for."""
     method_verdicts = (result.verdict for result in results(study).values())
     return sum(
@@ -158,7 +160,7 @@ def to_settle(study: Study) -> str:
             f"A repeat needs at least {FEWEST_TRIALS} trials of each method and this study has "
             f"{study.trials_per_repeat}: begin another one (`--name`) with more `--trials`."
         )
-    command = search_command(study, repeats=_wanted_repeats(study))
+    command = search_command(study, repeats=_advised_repeats(study))
     text = f"To know more: `{command}`, then `{confirm_command(study)}`."
     if study.looks:
         error = percent_words(stats.look_level(study.looks + 1))
@@ -168,7 +170,7 @@ def to_settle(study: Study) -> str:
     return text
 
 
-def _wanted_repeats(study: Study) -> int:
+def _advised_repeats(study: Study) -> int:
     """As many as what is not settled needs; twice as many as there are where that is beyond reason."""
     repeat_counts = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
     for result in results(study).values():
@@ -189,7 +191,7 @@ def summary(study: Study) -> str:
     ]
     if not parts:
         return ""
-    return f"Points of {spoken(study.test_metric)} over the baseline treated alike: {'; '.join(parts)}."
+    return f"Points of {sentence_name(study.test_metric)} over the baseline treated alike: {'; '.join(parts)}."
 
 
 def basis(study: Study) -> str:
@@ -204,7 +206,7 @@ def basis(study: Study) -> str:
         "predicted)"
     )
     text = f"Intervals are 95 % and hold {sources}; they are not adjusted for comparing several methods"
-    text += ", the verdicts are (Holm). " if _judged(study) else ". "
+    text += ", the verdicts are (Holm). " if _verdict_count(study) else ". "
     if any(distils(study, method) for method in study.kd_methods):
         text += (
             "All is said about this teacher and this split: the teacher is one run (n = 1), whose seed no "
@@ -217,9 +219,9 @@ def basis(study: Study) -> str:
 
 def _looks(study: Study) -> str:
     error = percent_words(level(study))
-    times = "once" if study.looks <= 1 else counted(study.looks, "time")
+    times = "once" if study.looks <= 1 else count_text(study.looks, "time")
     text = f"The test split was looked at {times}"
-    if not _judged(study):
+    if not _verdict_count(study):
         text += "."
     elif study.looks <= 1:
         text += f": the verdicts of all methods together err in at most {error} of studies."
@@ -227,7 +229,7 @@ def _looks(study: Study) -> str:
         text += f": the verdicts of this look err in at most {error} of studies, those of all looks in 5 %."
     if study.evaluations:
         text += (
-            f" Beside that it was opened {counted(study.evaluations, 'time')} to evaluate single networks; "
+            f" Beside that it was opened {count_text(study.evaluations, 'time')} to evaluate single networks; "
             "nothing may be chosen by what that said."
         )
     return text

@@ -12,7 +12,7 @@ parameters, noise of half the signal's deviation, 12 studies of each surface. Sh
 truly most important parameter came first, over all samples: of 32 trials 0.90 (PED-ANOVA 0.83 to 0.88, by
 its quantile; mean decrease in impurity 0.90), of 10 trials 0.56 (0.31 to 0.42; 0.56). With its default
 quantile of a tenth, PED-ANOVA looks at one to four trials here. Where the first interval lies wholly above
-the second (`settled`; 12 of 32 studies of 40 trials) the first was the true one in all; of pure noise it
+the second (`is_settled`; 12 of 32 studies of 40 trials) the first was the true one in all; of pure noise it
 never did (100 studies).
 """
 
@@ -68,7 +68,7 @@ class Importances:
         return [one.parameter for one in self.parameters]
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether the first comes first in whatever sample: its interval lies above the second's."""
         if len(self.parameters) < 2:
             return bool(self.parameters)

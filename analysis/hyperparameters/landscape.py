@@ -152,7 +152,7 @@ def _find(surface: _Surface, places: Floats, *, margin: float) -> _Region:
         top = int(means.argmax())
         best, bar = candidates[top], float(means[top] - max(deviations[top], margin))
         inside = candidates[means >= bar]
-        inside = np.vstack([best, inside[_seen(surface, best, inside, bar=bar)]])
+        inside = np.vstack([best, inside[_is_reachable(surface, best, inside, bar=bar)]])
         if len(inside) > ENOUGH:
             break
         room = 0.1 * (high - low)
@@ -163,7 +163,9 @@ def _find(surface: _Surface, places: Floats, *, margin: float) -> _Region:
     return _Region(places=inside, bar=bar)
 
 
-def _seen(surface: _Surface, best: Floats, places: Floats, *, bar: float) -> npt.NDArray[np.bool_]:
+def _is_reachable(
+    surface: _Surface, best: Floats, places: Floats, *, bar: float
+) -> npt.NDArray[np.bool_]:
     """Whether the straight way from the best point to each place stays inside; choices change first."""
     is_visible = np.ones(len(places), dtype=np.bool_)
     is_choice = [isinstance(d, CategoricalDistribution) for d in surface.ranges.values()]

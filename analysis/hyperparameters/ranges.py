@@ -69,7 +69,7 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
         cells = {name: row.get(f"config.{name}") for name in method_ranges}
         if any(value is None for value in cells.values()):
             continue
-        values = {name: _sampled(d, cells[name]) for name, d in method_ranges.items()}
+        values = {name: _sampled_value(d, cells[name]) for name, d in method_ranges.items()}
         points.append(
             SearchPoint(
                 trial=row["trial"],
@@ -84,7 +84,7 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
     return points
 
 
-def _sampled(distribution: BaseDistribution, value: Any) -> Any:
+def _sampled_value(distribution: BaseDistribution, value: Any) -> Any:
     """Return the sampled value of a column: choices of several kinds are written as text, others as JSON."""
     if isinstance(distribution, CategoricalDistribution) and isinstance(value, str):
         texts = (c if isinstance(c, str) else json.dumps(c) for c in distribution.choices)

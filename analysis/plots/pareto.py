@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.formatting import heading, label, spoken
+from analysis.formatting import heading, label, sentence_name
 from analysis.plots.style import INK, bare, colour_of, key
 from analysis.study import Study
 from analysis.tables.pareto import best_trials, front_trials
@@ -42,7 +42,7 @@ def draw_front(study: Study) -> Figure | None:
     axes.set_ylabel(heading(up))
     axes.margins(0.08)
     axes.set_title(
-        f"{study.name}: finished trials by {spoken(up)} and {spoken(right)}",
+        f"{study.name}: finished trials by {sentence_name(up)} and {sentence_name(right)}",
         loc="left",
         fontweight="bold",
     )

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import selection
 from analysis.comparison import stats
 from analysis.comparison.methods import results
-from analysis.formatting import gap, heading, spoken
+from analysis.formatting import gap, heading, sentence_name
 from analysis.plots import confusion, pareto, segmentation, training
 from analysis.plots.style import GREY, INK, Drawn, bare, colour_of, key, panels_of
 from analysis.selection import BASELINE
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
     method: str
     trial: str
     status: str  # "running" where there is no verdict yet
-    chosen: bool  # whether its method recommends it
+    is_recommended: bool  # whether its method recommends it
     epochs: list[int]
     values: list[float]
 
@@ -64,7 +64,9 @@ class Effect(NamedTuple):
 def learning_curves(study: Study) -> list[Curve]:
     """Return the curves of all search trials, in the order of methods."""
     statuses = {row["trial"]: row["status"] for row in selection.trials(study.rows, "search")}
-    recommended_names = {row["trial"] for method in study.methods if (row := study.chosen(method))}
+    recommended_names = {
+        row["trial"] for method in study.methods if (row := study.recommended_trial(method))
+    }
     curves = []
     for trial, rows in study.curves.items():
         pairs = [(r["step"], number(r, study.metric)) for r in rows if r["phase"] == "search"]
@@ -131,7 +133,9 @@ def draw_differences(study: Study) -> Figure | None:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    axes.set_xlabel(f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points")
+    axes.set_xlabel(
+        f"{sentence_name(study.test_metric)} minus the tuned baseline's, percentage points"
+    )
     axes.set_title(
         f"{study.name}: what distillation changes", loc="left", fontweight="bold", pad=22
     )
@@ -149,25 +153,25 @@ def draw_learning_curves(study: Study) -> Figure | None:
     if not curves:
         return None
     figure, panels = panels_of(
-        study, f"{study.name}: {spoken(study.metric)} by epoch", _axis(study)
+        study, f"{study.name}: {sentence_name(study.metric)} by epoch", _axis(study)
     )
-    baseline = next((c for c in curves if c.chosen and c.method == BASELINE), None)
+    baseline = next((c for c in curves if c.is_recommended and c.method == BASELINE), None)
     teacher_value = number(selection.teacher(study.rows, "teacher"), study.metric)
     for method, axes in panels.items():
-        for curve in (c for c in curves if c.method == method and not c.chosen):
+        for curve in (c for c in curves if c.method == method and not c.is_recommended):
             _line(axes, curve, color=colour_of(study, method), alpha=0.3, linewidth=1)
             if curve.status == "stopped":
                 end = curve.epochs[-1], curve.values[-1] * 100
                 axes.plot(*end, "|", color=colour_of(study, method), alpha=0.6, markersize=6)
         if baseline and method != BASELINE:
             _line(axes, baseline, color=GREY, linewidth=1.5, linestyle="--")
-        for curve in (c for c in curves if c.method == method and c.chosen):
+        for curve in (c for c in curves if c.method == method and c.is_recommended):
             _line(axes, curve, color=colour_of(study, method), linewidth=2.5)
         if teacher_value is not None:
             axes.axhline(teacher_value * 100, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel("epoch")
     # The worst of the chosen is the floor, so that a trial that diverged does not flatten the rest.
-    recommended_values = [value * 100 for c in curves for value in c.values if c.chosen]
+    recommended_values = [value * 100 for c in curves for value in c.values if c.is_recommended]
     low = min(recommended_values or [0.0])
     high = max([value * 100 for c in curves for value in c.values] + [100 * (teacher_value or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
@@ -187,7 +191,7 @@ def draw_history(study: Study) -> Figure | None:
     if not points:
         return None
     figure, panels = panels_of(
-        study, f"{study.name}: {spoken(study.metric)} by trial", _axis(study)
+        study, f"{study.name}: {sentence_name(study.metric)} by trial", _axis(study)
     )
     low, high = window(points)
     band = low - 0.06 * (high - low)  # where trials stand that are too bad to be shown, or failed
@@ -197,15 +201,15 @@ def draw_history(study: Study) -> Figure | None:
         for status, look in _MARKS.items():
             pairs = [(at, p.value) for at, p in enumerate(method_points) if p.status == status]
             inside = [(at, v * 100) for at, v in pairs if v is not None and v * 100 >= low]
-            axes.plot(*_columns(inside), linestyle="", **_tinted(look, colour))
+            axes.plot(*_columns(inside), linestyle="", **_with_colour(look, colour))
             below = [(at, band) for at, v in pairs if v is None or v * 100 < low]
-            mark = {**_tinted(look, colour), **({} if status == "failed" else {"marker": "v"})}
+            mark = {**_with_colour(look, colour), **({} if status == "failed" else {"marker": "v"})}
             axes.plot(*_columns(below), linestyle="", **mark)
         axes.set_xlabel("trial" if study.repeats == 1 else "trial, repeats one after another")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(low - 0.12 * (high - low), high)
     key(figure, axes, [
-        *((status, _tinted(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()),
+        *((status, _with_colour(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()),
         ("below the range", {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}),
         ("best of the repeat so far", {"color": INK}),
     ])  # fmt: skip
@@ -265,7 +269,7 @@ def window(points: Sequence[Point]) -> tuple[float, float]:
     return low, top + 0.06 * (top - low) + 0.01
 
 
-def _tinted(look: dict[str, Any], colour: str) -> dict[str, Any]:
+def _with_colour(look: dict[str, Any], colour: str) -> dict[str, Any]:
     return {"color": colour, **look}
 
 

@@ -42,7 +42,7 @@ def predictions(study: Study) -> dict[str, Predictions]:
     """Return what is kept of the teacher and of each method's recommended student, by method (or "teacher")."""
     methods = {"confirm-teacher": "teacher"}
     for method in study.methods:
-        for rows in study.runs(study.chosen(method)).values():
+        for rows in study.runs(study.recommended_trial(method)).values():
             methods[rows[-1]["trial"]] = method
     by_method: dict[str, Predictions] = {}
     for name in study.storage.names("predictions", ".npz"):

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from analysis.formatting import heading, label, spoken
+from analysis.formatting import heading, label, sentence_name
 from analysis.plots.style import INK, bare, colour_of, key, panels_of
 from analysis.selection import BASELINE
 from analysis.study import Study
@@ -35,7 +35,7 @@ class Series(NamedTuple):
 
 def series(study: Study, method: str, column: str) -> Series:
     """Return a column of the trial that a method recommends; empty lists where there is none."""
-    trial = study.chosen(method)
+    trial = study.recommended_trial(method)
     rows = study.curves.get(trial["trial"], []) if trial else []
     points = [(r["step"], value) for r in rows if (value := number(r, column)) is not None]
     if column in UNUSED and not any(value for _, value in points):
@@ -97,7 +97,7 @@ def draw_learning_rate(study: Study) -> Figure | None:
     """Return the learning rate of each method's recommended trial at the end of each epoch."""
     if not _any(study, ["lr"]):
         return None
-    figure, axes = _single(f"{study.name}: learning rate (recommended trial of each method)")
+    figure, axes = _single_panel(f"{study.name}: learning rate (recommended trial of each method)")
     for method in study.methods:
         _method(axes, study, method, series(study, method, "lr"))
     axes.set_ylabel("learning rate")
@@ -113,13 +113,13 @@ def draw_validation(study: Study, metric: str) -> Figure | None:
     """
     if study.metric != metric or not _any(study, [study.metric]):
         return None
-    figure, axes = _single(
-        f"{study.name}: {spoken(study.metric)} (recommended trial of each method)"
+    figure, axes = _single_panel(
+        f"{study.name}: {sentence_name(study.metric)} (recommended trial of each method)"
     )
     for method in study.methods:
         curve = series(study, method, study.metric)
         _method(axes, study, method, Series(curve.steps, [value * 100 for value in curve.values]))
-    baseline = number(study.chosen(BASELINE), study.metric)
+    baseline = number(study.recommended_trial(BASELINE), study.metric)
     last: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": ":"}
     if baseline is not None:
         axes.axhline(baseline * 100, **last)
@@ -132,7 +132,7 @@ def draw_validation(study: Study, metric: str) -> Figure | None:
     return figure
 
 
-def _single(title: str) -> tuple[Figure, Axes]:
+def _single_panel(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.6, 4.2), layout="constrained")
     axes = bare(figure.add_subplot())
     axes.set_title(title, loc="left", fontweight="bold")

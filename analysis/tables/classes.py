@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis import confusion, selection
 from analysis.comparison import stats
-from analysis.formatting import NONE, Table, gap, label, mean_sd, noted, points, short
+from analysis.formatting import NONE, Table, gap, label, mean_sd, points, short, with_notes
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
@@ -31,7 +31,7 @@ LONG, SHOWN = 20, 10  # more classes than this: so many of the best and of the w
 def qualities(study: Study, method: str, name: str) -> dict[int, float]:
     """Return a tuned method's calibration error, agreement or class similarity by repeat, mean over its seeds."""
     if name != "similarity":
-        return study.tuned(method, name)
+        return study.tuned_values(method, name)
     teacher = confusion.of_teacher(study)
     if teacher is None:
         return {}
@@ -48,7 +48,7 @@ def qualities(study: Study, method: str, name: str) -> dict[int, float]:
 def calibration(study: Study) -> Table:
     """Return the test metric, calibration error, agreement and class similarity, each with its difference."""
     title = "Calibration and similarity to the teacher (test split)"
-    methods = [m for m in study.methods if study.tuned(m)]
+    methods = [m for m in study.methods if study.tuned_values(m)]
     values = {(m, name): qualities(study, m, name) for m in methods for _, name, _ in QUALITIES}
     if not any(values.values()):
         return title, ""
@@ -64,7 +64,7 @@ def calibration(study: Study) -> Table:
     ]
     sentences = []
     for method in methods:
-        summary = stats.summarise(study.tuned(method).values())
+        summary = stats.summarise(study.tuned_values(method).values())
         row = {"Method": label(method), column: mean_sd(summary)}
         phrases = []
         for heading, name, scale in QUALITIES:
@@ -84,7 +84,7 @@ def calibration(study: Study) -> Table:
             sentences.append(f"**{method}** against the baseline: {'; '.join(phrases)}.")
     frame = pd.DataFrame(rows).fillna(NONE)
     note = SAID.format(places="pixels" if study.dense else "images")
-    return title, noted(frame, note, items=sentences)
+    return title, with_notes(frame, note, items=sentences)
 
 
 def _of_teacher(error: float | None) -> dict[str, str]:
@@ -145,7 +145,7 @@ def classes(study: Study) -> Table:
     note = (
         "Recommended students, means over n seeds; single classes were not tested for differences."
     )
-    return title, noted(frame, note)
+    return title, with_notes(frame, note)
 
 
 def _mean(study: Study, matrices: list[confusion.Matrix]) -> confusion.Floats:
@@ -153,7 +153,7 @@ def _mean(study: Study, matrices: list[confusion.Matrix]) -> confusion.Floats:
     values = np.stack([confusion.by_class(cells, dense=study.dense) for cells in matrices])
     is_present = ~np.isnan(values)
     total = np.where(is_present, values, 0.0).sum(axis=0)
-    return confusion.divided(total, is_present.sum(axis=0))
+    return confusion.divide(total, is_present.sum(axis=0))
 
 
 def _names(study: Study, size: int) -> list[str]:

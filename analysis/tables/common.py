@@ -16,7 +16,7 @@ from analysis.costs import TeacherCost, teacher_cost
 from analysis.formatting import (
     NONE,
     Table,
-    counted,
+    count_text,
     heading,
     label,
     latency,
@@ -52,7 +52,7 @@ def validation(study: Study) -> Table:
 
 def configuration(study: Study) -> Table:
     """Return the setting of the trial that stands for each method; loss weights also as ratios."""
-    trials = {method: study.chosen(method) for method in study.methods}
+    trials = {method: study.recommended_trial(method) for method in study.methods}
     columns = sorted({k for row in trials.values() if row for k in row if k.startswith("config.")})
     names = [n for n in columns if n.removeprefix("config.") not in WEIGHTS]
     names = [n for n in names if any(row and row[n] is not None for row in trials.values())]
@@ -148,7 +148,7 @@ def _cost(cost: TeacherCost | None) -> dict[str, str]:
         )
     if cost.pays_from is not None:
         facts["Pays"] = (
-            f"from {counted(cost.pays_from, 'student')} on: the teacher once and {cost.textbook_s:,.0f} s for each "
+            f"from {count_text(cost.pays_from, 'student')} on: the teacher once and {cost.textbook_s:,.0f} s for each "
             f"at a textbook setting, against {cost.search_s:,.0f} s for each for one whole search of the "
             "baseline; this counts time, not accuracy"
         )

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import selection
 from analysis.comparison import stats
-from analysis.formatting import NONE, Table, mean_sd, metric, noted, ratio, short, times
+from analysis.formatting import NONE, Table, mean_sd, metric, ratio, short, times, with_notes
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import Line, kd_winner, lines
@@ -97,8 +97,8 @@ def _improvement(study: Study, line: Line) -> str:
     """Absolute, in percent of the baseline's value in the same repeats, and the interval if any."""
     change = line.difference
     assert change is not None
-    baseline = study.tuned(BASELINE)
-    common = baseline.keys() & study.tuned(line.method).keys()
+    baseline = study.tuned_values(BASELINE)
+    common = baseline.keys() & study.tuned_values(line.method).keys()
     level = sum(baseline[repeat] for repeat in common) / len(common)
     share = f" ({change.mean / level * 100:+.2f}%)" if level else ""
     text = f"{change.mean:+.4f}{share}"
@@ -115,7 +115,7 @@ def comparison(study: Study) -> Table:
         return title, ""
     frame = pd.DataFrame(content.rows, columns=list(content.columns))
     items = [f"{method}: {text}" for method, text in content.improvements]
-    return title, noted(frame, *([f"{IMPROVEMENTS}:"] if items else []), items=items)
+    return title, with_notes(frame, *([f"{IMPROVEMENTS}:"] if items else []), items=items)
 
 
 def text(study: Study) -> bytes | None:

@@ -8,8 +8,18 @@ import pandas as pd
 
 from analysis import escaping, selection
 from analysis.comparison import stats
-from analysis.compression import Change, change, quantized, sizes, stages_of
-from analysis.formatting import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
+from analysis.compression import Change, change, quantization_kind, sizes, stages_of
+from analysis.formatting import (
+    NONE,
+    Table,
+    latency,
+    mean_sd,
+    metric,
+    ratio,
+    short,
+    times,
+    with_notes,
+)
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import is_compressed, kd_winner
@@ -28,14 +38,16 @@ STUDENTS = "Of each method the recommended student, mean ± sd over n seeds."
 def quantization(study: Study) -> Table:
     """Teacher, float and int8 students as recommended: accuracy, size, compiled latency; test split."""
     title = "Quantization (test split)"
-    kinds = {method: kind for method in study.methods if (kind := quantized(study, method))}
+    kinds = {method: kind for method in study.methods if (kind := quantization_kind(study, method))}
     if not kinds:
         return title, ""
     teacher_sizes = selection.teacher(study.rows, "measure")
     rows = [_teacher(study, teacher_sizes)]
     best = kd_winner(study)
     if best and not is_compressed(study, best):
-        rows.append((f"Student, distilled ({best})", _tested(study, best), _foot(study, best)))
+        rows.append(
+            (f"Student, distilled ({best})", _test_summary(study, best), _foot(study, best))
+        )
     else:
         method = next(iter(kinds))
         effect = change(study, method, "Quantize")
@@ -44,11 +56,15 @@ def quantization(study: Study) -> Table:
         rows.append((f"Student, before quantizing ({method})", before, plain))
     if BASELINE in study.methods and BASELINE not in kinds:
         rows.append(
-            ("Baseline (no distillation)", _tested(study, BASELINE), _foot(study, BASELINE))
+            ("Baseline (no distillation)", _test_summary(study, BASELINE), _foot(study, BASELINE))
         )
     for kind in ("static", "QAT"):
         rows += [
-            (f"Quantized student, {kind} ({method})", _tested(study, method), _foot(study, method))
+            (
+                f"Quantized student, {kind} ({method})",
+                _test_summary(study, method),
+                _foot(study, method),
+            )
             for method in kinds
             if kinds[method] == kind
         ]
@@ -64,7 +80,7 @@ def quantization(study: Study) -> Table:
         for name, test, foot in rows
     ]
     about = _about_time(study, [foot for *_, foot in rows])
-    return title, noted(pd.DataFrame(cells), about)
+    return title, with_notes(pd.DataFrame(cells), about)
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
@@ -73,13 +89,13 @@ def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None,
     return name, stats.summarise([] if value is None else [value]), foot
 
 
-def _tested(study: Study, method: str) -> stats.Summary | None:
+def _test_summary(study: Study, method: str) -> stats.Summary | None:
     """Return the recommended student over the seeds that all have in common."""
-    return stats.summarise(study.confirmed(study.chosen(method)).values())
+    return stats.summarise(study.confirmed_values(study.recommended_trial(method)).values())
 
 
 def _foot(study: Study, method: str) -> Row | None:
-    return study.footprint(study.chosen(method))
+    return study.footprint(study.recommended_trial(method))
 
 
 def _time(teacher_sizes: Row | None, foot: Row | None) -> str:
@@ -125,7 +141,9 @@ def pruning(study: Study) -> Table:
     for model_name, method in plain.items():
         if method in study.methods and not is_compressed(study, method):
             foot = _foot(study, method) or {}
-            rows.append(_line(study, f"{model_name} ({method})", _tested(study, method), foot))
+            rows.append(
+                _line(study, f"{model_name} ({method})", _test_summary(study, method), foot)
+            )
     for method, effect in changes.items():
         rows.append(_line(study, f"{method}, before pruning", effect.before, effect.sizes_before))
         foot = effect.sizes_after
@@ -138,7 +156,7 @@ def pruning(study: Study) -> Table:
             " Magnitude pruning sets weights to zero and keeps the shape: there parameters are those "
             "that are not zero, and FLOPs count the zeros."
         )
-    return title, noted(pd.DataFrame(rows), note)
+    return title, with_notes(pd.DataFrame(rows), note)
 
 
 def _line(
@@ -169,10 +187,12 @@ def pruning_csv(study: Study) -> bytes | None:
             rows = study.stages[trial["trial"]]
             if trial["status"] != "finished" or not selection.compresses(rows, "Prune"):
                 continue
-            around = selection.around(rows, "Prune", shared=study.shared(method))
+            around = selection.before_and_after(rows, "Prune", shared=study.shared(method))
             experiments.append(_experiment(study, trial, around, split="val"))
             for stages in study.runs(trial).values():
-                around = selection.around(stages, "Prune", shared=study.given("confirm"))
+                around = selection.before_and_after(
+                    stages, "Prune", shared=study.initial_student("confirm")
+                )
                 experiments.append(_experiment(study, trial, around, split="test"))
     if not experiments:
         return None
@@ -190,7 +210,7 @@ def _experiment(
     assert after is not None
     stages = [stage for stage in stages_of(trial) if isinstance(stage, Prune)]
     first = sizes(study, before)
-    last = selection.settled([after])
+    last = selection.latest_sizes([after])
     zeros = Change(
         before=None, after=None, difference=None, sizes_before=first, sizes_after=last
     ).only_zeros
@@ -199,8 +219,8 @@ def _experiment(
         "experiment": after["trial"],
         "prune_method": "+".join(dict.fromkeys(stage.method for stage in stages)),
         "prune_ratio": round(1 - remaining, 6) if stages else None,
-        "params_before": _whole(first, "num_params"),
-        "params_after": _whole(last, "nonzero_params" if zeros else "num_params"),
+        "params_before": _integer(first, "num_params"),
+        "params_after": _integer(last, "nonzero_params" if zeros else "num_params"),
         "size_mb_before": number(first, "size_mb"),
         "size_mb_after": number(last, "size_mb"),
         "top1_before": number(before, f"{split}_accuracy"),
@@ -210,6 +230,6 @@ def _experiment(
     }
 
 
-def _whole(row: Row, name: str) -> int | None:
+def _integer(row: Row, name: str) -> int | None:
     value = number(row, name)
     return None if value is None else int(value)

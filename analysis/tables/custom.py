@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.formatting import Noted, noted, plain
+from analysis.formatting import NotedTable, plain, with_notes
 from analysis.study import Study
 from tune_kd import plugins
 from tune_kd.errors import UsageError, explain
 
 TableFunction = Callable[[Study], object]
-ALLOWED = "a pandas.DataFrame, analysis.formatting.noted(DataFrame, sentence), or a pair (title, one of these)"
+ALLOWED = "a pandas.DataFrame, analysis.formatting.with_notes(DataFrame, sentence), or a pair (title, one of these)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class CustomTable:
 
     name: str  # the function's
     title: str
-    table: pd.DataFrame | Noted
+    table: pd.DataFrame | NotedTable
     values: pd.DataFrame
 
 
@@ -70,14 +70,16 @@ def _custom_table(name: str, result: object) -> CustomTable:
     title, content = f"{words[:1].upper()}{words[1:]}", result
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], str):
         title, content = result
-    if isinstance(content, Noted):
+    if isinstance(content, NotedTable):
         values = _with_named_index(content.frame)
-        table: pd.DataFrame | Noted = noted(_text(values), *content.notes, items=content.items)
+        table: pd.DataFrame | NotedTable = with_notes(
+            _text(values), *content.notes, items=content.items
+        )
     elif isinstance(content, pd.DataFrame):
         values = _with_named_index(content)
         table = _text(values)
     else:
-        raise UsageError(f"it returned {_described(result)}; return {ALLOWED}")
+        raise UsageError(f"it returned {_type_name(result)}; return {ALLOWED}")
     return CustomTable(name=name, title=title, table=table, values=values)
 
 
@@ -96,14 +98,14 @@ def _text(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(object).where(frame.notna(), None).map(plain)
 
 
-def _described(value: object) -> str:
+def _type_name(value: object) -> str:
     """Return the type of a value, of a tuple also those of its parts.
 
-    >>> _described(3), _described(("Gain", 3))
+    >>> _type_name(3), _type_name(("Gain", 3))
     ('int', '(str, int)')
     """
     if isinstance(value, tuple):
-        return f"({', '.join(map(_described, value))})"
+        return f"({', '.join(map(_type_name, value))})"
     return type(value).__name__
 
 

@@ -5,7 +5,17 @@ import pandas as pd
 from analysis.comparison import stats
 from analysis.comparison.methods import results
 from analysis.comparison.students import students
-from analysis.formatting import NONE, Table, gap, heading, label, latency, mean_sd, metric, noted
+from analysis.formatting import (
+    NONE,
+    Table,
+    gap,
+    heading,
+    label,
+    latency,
+    mean_sd,
+    metric,
+    with_notes,
+)
 from analysis.study import Study
 from analysis.summary import lines
 from analysis.wording import words
@@ -58,7 +68,7 @@ def tuning(study: Study) -> Table:
         "them; tuned methods repeat by repeat. Gain from tuning a method: tuned minus its own textbook "
         "setting, repeat by repeat."
     )
-    return title, noted(frame, note)
+    return title, with_notes(frame, note)
 
 
 def use(study: Study) -> Table:
@@ -66,7 +76,7 @@ def use(study: Study) -> Table:
     title = "What to use"
     rows = []
     for result in results(study).values():
-        trial = study.chosen(result.method)
+        trial = study.recommended_trial(result.method)
         if trial is None:
             continue
         foot = study.footprint(trial)
@@ -74,7 +84,7 @@ def use(study: Study) -> Table:
             {
                 "Method": label(result.method),
                 "Recommended trial": str(trial["trial"]),
-                "Validation, fresh seeds, %": _fresh(study, result.method, trial),
+                "Validation, fresh seeds, %": _fresh_summary(study, result.method, trial),
                 f"{heading(study.test_metric)}, mean ± sd (n seeds)": mean_sd(
                     stats.summarise(result.recommended.values())
                 ),
@@ -91,12 +101,12 @@ def use(study: Study) -> Table:
         "comparison is of these configurations, over seeds that all have in common: it says nothing of the "
         "methods, whose searches might have found others."
     )
-    return title, noted(pd.DataFrame(rows), note, items=students(study))
+    return title, with_notes(pd.DataFrame(rows), note, items=students(study))
 
 
-def _fresh(study: Study, method: str, trial: Row) -> str:
+def _fresh_summary(study: Study, method: str, trial: Row) -> str:
     """Return the validation of the re-evaluations with their number; a dash where there are none."""
-    seeds = study.fresh(method).get(trial["trial"], {})
+    seeds = study.fresh_values(method).get(trial["trial"], {})
     return mean_sd(stats.summarise(seeds.values()))
 
 
@@ -119,4 +129,4 @@ def curse(study: Study) -> Table:
         "The best of several trials is partly luck: n winners on the validation that chose them, and the mean of "
         "their fresh seeds on the same images."
     )
-    return title, noted(pd.DataFrame(rows), note)
+    return title, with_notes(pd.DataFrame(rows), note)

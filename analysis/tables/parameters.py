@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import pandas as pd
 
-from analysis.formatting import NONE, Table, label, noted, plain
+from analysis.formatting import NONE, Table, label, plain, with_notes
 from analysis.hyperparameters.importance import Importances, importances
 from analysis.hyperparameters.landscape import FlatRegion, Landscape, Span, landscape
 from analysis.study import Study
@@ -46,7 +46,7 @@ def importance(study: Study) -> Table:
     missing = [
         f"**{label(one.method)}**: {one.reason}." for one in method_importances if one.reason
     ]
-    return title, noted(pd.DataFrame(rows), note, items=missing)
+    return title, with_notes(pd.DataFrame(rows), note, items=missing)
 
 
 def robust(study: Study) -> Table:
@@ -57,8 +57,8 @@ def robust(study: Study) -> Table:
         {
             "Method": label(one.method),
             "Hyperparameter": span.parameter,
-            "Flat region": _spanned(span),
-            "Alone": _alone(span),
+            "Flat region": _region_text(span),
+            "Alone": _alone_text(span),
             "Robust setting": plain(span.robust),
         }
         for one in landscapes
@@ -75,16 +75,16 @@ def robust(study: Study) -> Table:
     )
     sentences = [_sentence(one.region) for one in landscapes if one.region]
     missing = [f"**{label(one.method)}**: {one.reason}." for one in landscapes if one.reason]
-    return title, noted(pd.DataFrame(rows), note, items=[*sentences, *missing])
+    return title, with_notes(pd.DataFrame(rows), note, items=[*sentences, *missing])
 
 
-def _spanned(span: Span) -> str:
+def _region_text(span: Span) -> str:
     if span.choices:
         return ", ".join(map(str, span.choices))
     return f"{plain(span.low)} .. {plain(span.high)}"
 
 
-def _alone(span: Span) -> str:
+def _alone_text(span: Span) -> str:
     if span.alone_low is None:
         return NONE
     return f"{plain(span.alone_low)} .. {plain(span.alone_high)}"

@@ -4,7 +4,17 @@ import pandas as pd
 
 from analysis import selection
 from analysis.comparison import stats
-from analysis.formatting import NONE, Table, heading, label, latency, mean_sd, metric, noted, spoken
+from analysis.formatting import (
+    NONE,
+    Table,
+    heading,
+    label,
+    latency,
+    mean_sd,
+    metric,
+    sentence_name,
+    with_notes,
+)
 from analysis.study import Study
 from tune_kd import objectives
 from tune_kd.study.results import Row
@@ -28,7 +38,7 @@ def best_trials(study: Study, trials: list[Row]) -> list[Row]:
 
 def front(study: Study) -> Table:
     """Trials that no other beats in every objective; then those that only a constraint keeps out."""
-    title = f"Front of {', '.join(map(spoken, study.objectives))} (validation, n = 1)"
+    title = f"Front of {', '.join(map(sentence_name, study.objectives))} (validation, n = 1)"
     if len(study.objectives) < 2:
         return title, ""
     trials = front_trials(study)
@@ -47,7 +57,7 @@ def front(study: Study) -> Table:
             f" Constraints: {', '.join(map(str, study.constraints))}; trials that break one are listed "
             "where they would be on the front without it."
         )
-    return title, noted(frame, note)
+    return title, with_notes(frame, note)
 
 
 def _line(study: Study, trial: Row) -> dict[str, str]:

@@ -14,7 +14,7 @@ from analysis.commands import confirm_command
 from analysis.comparison import stats
 from analysis.comparison.methods import results
 from analysis.comparison.verdicts import basis, is_confirmed, summary, to_settle, verdicts
-from analysis.formatting import Noted, label
+from analysis.formatting import NotedTable, label
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
@@ -72,7 +72,7 @@ def build(
         title=f"Does distillation help? {names}",
         studies=tuple(map(section, studies, pictures, tables or [()] * len(studies))),
         files=tuple(files),
-        made="Made by tune_kd; figures drawn by plotly.js (MIT licence).",
+        footer="Made by tune_kd; figures drawn by plotly.js (MIT licence).",
     )
 
 
@@ -106,7 +106,7 @@ def section(study: Study, pictures: Pictures, tables: Sequence[CustomTable] = ()
     )
 
 
-def printed(
+def paper_tables(
     study: Study, *, with_study: bool = False, tables: Sequence[CustomTable] = ()
 ) -> list[Table]:
     """Return the tables that belong into a paper, with their notes; `with_study`: its name is in the captions."""
@@ -139,7 +139,7 @@ def status(study: Study) -> str:
 
 def answer(study: Study) -> str:
     """All verdicts in one sentence."""
-    if not any(study.chosen(method) for method in study.methods):
+    if not any(study.recommended_trial(method) for method in study.methods):
         return "**Nothing to say yet**: no trial has finished."
     if not study.kd_methods:
         return "**Nothing to compare**: the study has the baseline alone."
@@ -158,15 +158,15 @@ def answer(study: Study) -> str:
         one, several = ANSWERS.get(label_, ("nothing to compare for {names}",) * 2)
         if names:
             text = several if len(names) > 1 else one
-            parts.append(text.format(names=_listed(names), margin=margin_words(study.margin)))
+            parts.append(text.format(names=_join(names), margin=margin_words(study.margin)))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     """Names in a sentence.
 
-    >>> _listed(["a", "b", "c"])
+    >>> _join(["a", "b", "c"])
     'a, b and c'
     """
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
@@ -317,9 +317,11 @@ def _section(study: Study, name: str) -> Section:
 
 def table(content: pd.DataFrame | str, *, caption: str = "") -> Table:
     """Return a table of strings as the report makes them, with its notes."""
-    assert not isinstance(content, str) or isinstance(content, Noted), "a table without its data"
-    frame = content.frame if isinstance(content, Noted) else content
-    notes = (*content.notes, *content.items) if isinstance(content, Noted) else ()
+    assert not isinstance(content, str) or isinstance(content, NotedTable), (
+        "a table without its data"
+    )
+    frame = content.frame if isinstance(content, NotedTable) else content
+    notes = (*content.notes, *content.items) if isinstance(content, NotedTable) else ()
     return Table(
         columns=tuple(map(str, frame.columns)),
         rows=tuple(tuple(map(str, row)) for row in frame.itertuples(index=False)),

@@ -13,8 +13,8 @@ from analysis.web.figures import (
     colour,
     hovers,
     layout,
-    rounded,
-    said,
+    plotly_text,
+    round_value,
     scale,
 )
 
@@ -70,7 +70,7 @@ def trace(series: Series, y: Axis) -> Json:
     line_data: Json = {
         "type": "scatter",
         "x": [_category(p.x) for p in series.points],
-        "y": [rounded(value) for value in ys],
+        "y": [round_value(value) for value in ys],
         "opacity": series.opacity,
         **hovers(series.points),
     }
@@ -91,7 +91,7 @@ def trace(series: Series, y: Axis) -> Json:
 
 
 def _category(x: float | str) -> float | str | None:
-    return said(x) if isinstance(x, str) else rounded(x)
+    return plotly_text(x) if isinstance(x, str) else round_value(x)
 
 
 def _shapes(panel: Panel) -> list[Json]:
@@ -110,7 +110,7 @@ def _shapes(panel: Panel) -> list[Json]:
         {
             "type": "line",
             **(along if level.upright else across),
-            **{f"{'x' if level.upright else 'y'}{end}": rounded(level.value) for end in (0, 1)},
+            **{f"{'x' if level.upright else 'y'}{end}": round_value(level.value) for end in (0, 1)},
             "line": {
                 "color": colour(level.colour),
                 "width": 1,
@@ -126,8 +126,8 @@ def _notes(panel: Panel) -> list[Json]:
     """Return the words of levels at their right end, above the line."""
     return [
         {
-            "text": said(level.hover), "showarrow": False, "xref": "x domain", "x": 1,
-            "xanchor": "right", "yref": "y", "y": rounded(level.value), "yanchor": "bottom",
+            "text": plotly_text(level.hover), "showarrow": False, "xref": "x domain", "x": 1,
+            "xanchor": "right", "yref": "y", "y": round_value(level.value), "yanchor": "bottom",
             "font": {"size": 11, "color": colour(level.colour)},
         }
         for level in panel.levels

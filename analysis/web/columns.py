@@ -17,12 +17,12 @@ def leading_number(text: str) -> float | None:
     return float(match[0].replace(",", "")) if match else None
 
 
-def numeric(table: Table, column: int) -> bool:
+def is_numeric(table: Table, column: int) -> bool:
     """Whether a column holds numbers and dashes only, and at least one number."""
     cells = [row[column] for row in table.rows if row[column] not in ("", "-")]
     return bool(cells) and all(leading_number(cell) is not None for cell in cells)
 
 
-def unbroken(heading: str) -> str:
+def keep_together(heading: str) -> str:
     """Return a heading whose "n = 1" and "95 %" are not parted at the end of a line."""
     return heading.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")

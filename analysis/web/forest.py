@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from analysis.web.content import Axis, Effect, Forest, Point
-from analysis.web.figures import Drawn, Json, axis, colour, hovers, layout, rounded, said
+from analysis.web.figures import Drawn, Json, axis, colour, hovers, layout, plotly_text, round_value
 
 LINE = 84  # height of one effect, px
 TONES: Mapping[str, str] = {"good": "good", "bad": "bad", "none": "base"}
@@ -29,7 +29,7 @@ def draw_forest(forest: Forest) -> list[Drawn]:
         Drawn(
             data=data,
             layout=layout(
-                axis(_roomy(forest)),
+                axis(_x_axis(forest)),
                 side,
                 shapes=shapes,
                 annotations=[_words(effect, at) for at, effect in enumerate(forest.effects)],
@@ -40,7 +40,7 @@ def draw_forest(forest: Forest) -> list[Drawn]:
     ]
 
 
-def _roomy(forest: Forest) -> Axis:
+def _x_axis(forest: Forest) -> Axis:
     """Return the x axis: every interval and difference, 0, and some room."""
     values = [0.0, forest.margin or 0.0, -(forest.margin or 0.0)]
     for effect in forest.effects:
@@ -53,23 +53,23 @@ def _roomy(forest: Forest) -> Axis:
 def _effect(effect: Effect, at: int) -> list[Json]:
     """Interval, single differences, mean."""
     ink, traces = colour(TONES[effect.tone]), list[Json]()
-    hover = said(effect.hover or f"{effect.name}: {effect.said}")
+    hover = plotly_text(effect.hover or f"{effect.name}: {effect.numbers}")
     if effect.low is not None and effect.high is not None:
         traces.append({
-            "type": "scatter", "mode": "lines", "x": [rounded(effect.low), rounded(effect.high)],
+            "type": "scatter", "mode": "lines", "x": [round_value(effect.low), round_value(effect.high)],
             "y": [at, at], "line": {"color": ink, "width": 4}, "hoverinfo": "text",
             "hovertext": hover,
         })  # fmt: skip
     marks = [Point(mark.value, at + 0.22, mark.hover) for mark in effect.marks]
     if marks:
         traces.append({
-            "type": "scatter", "mode": "markers", "x": [rounded(mark.value) for mark in effect.marks],
+            "type": "scatter", "mode": "markers", "x": [round_value(mark.value) for mark in effect.marks],
             "y": [point.y for point in marks], "opacity": 0.75,
             "marker": {"color": ink, "size": 8, "symbol": "circle-open", "line": {"width": 1.5}},
             **hovers(marks),
         })  # fmt: skip
     traces.append({
-        "type": "scatter", "mode": "markers", "x": [rounded(effect.mean)], "y": [at],
+        "type": "scatter", "mode": "markers", "x": [round_value(effect.mean)], "y": [at],
         "marker": {"color": ink, "size": 12, "line": {"color": colour("card"), "width": 2}},
         "hoverinfo": "text", "hovertext": hover,
     })  # fmt: skip
@@ -77,9 +77,9 @@ def _effect(effect: Effect, at: int) -> list[Json]:
 
 
 def _words(effect: Effect, at: int) -> Json:
-    label = f"  {said(effect.label)}" if effect.label else ""
+    label = f"  {plotly_text(effect.label)}" if effect.label else ""
     return {
-        "text": f"<b>{said(effect.name)}</b>{label}<br>{said(effect.said)}",
+        "text": f"<b>{plotly_text(effect.name)}</b>{label}<br>{plotly_text(effect.numbers)}",
         "showarrow": False, "xref": "x domain", "x": 0, "xanchor": "left", "align": "left",
         "yref": "y", "y": at - 0.12, "yanchor": "bottom", "bgcolor": colour("bg"),
         "font": {"size": 13, "color": colour("ink")},

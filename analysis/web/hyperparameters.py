@@ -28,8 +28,8 @@ from analysis.web.figures import (
     axis,
     colour,
     layout,
-    rounded,
-    said,
+    plotly_text,
+    round_value,
 )
 
 BAR = 30  # height of one bar, px
@@ -49,8 +49,8 @@ def _bars(one: Importance, most: int) -> Drawn:
     if bounded_bars:
         whiskers["error_x"] = {
             "type": "data", "symmetric": False, "color": colour("ink"), "thickness": 1.2, "width": 4,
-            "array": [rounded(bar.high - bar.mean) if bar.high is not None else 0 for bar in bars],
-            "arrayminus": [rounded(bar.mean - bar.low) if bar.low is not None else 0 for bar in bars],
+            "array": [round_value(bar.high - bar.mean) if bar.high is not None else 0 for bar in bars],
+            "arrayminus": [round_value(bar.mean - bar.low) if bar.low is not None else 0 for bar in bars],
         }  # fmt: skip
     texts = [
         f"{bar.parameter}: {bar.mean:.2f}"
@@ -59,9 +59,9 @@ def _bars(one: Importance, most: int) -> Drawn:
         for bar in bars
     ]  # fmt: skip
     data = {
-        "type": "bar", "orientation": "h", "x": [rounded(bar.mean) for bar in bars],
-        "y": [said(bar.parameter) for bar in bars], "marker": {"color": colour(one.colour)},
-        "opacity": 0.85, "width": 0.55, "hoverinfo": "text", "hovertext": [said(text) for text in texts],
+        "type": "bar", "orientation": "h", "x": [round_value(bar.mean) for bar in bars],
+        "y": [plotly_text(bar.parameter) for bar in bars], "marker": {"color": colour(one.colour)},
+        "opacity": 0.85, "width": 0.55, "hoverinfo": "text", "hovertext": [plotly_text(text) for text in texts],
         "textposition": "none", **whiskers,
     }  # fmt: skip
     top = max([1.0, *(bar.high for bar in bars if bar.high is not None)])
@@ -108,15 +108,15 @@ def draw_pairs(plot: Pairs) -> list[Drawn]:
 def _pair(pair: Pair) -> Drawn:
     data = {
         "type": "scatter", "mode": "markers",
-        "x": [rounded(point.x) for point in pair.points],
-        "y": [rounded(point.y) for point in pair.points],
-        "hoverinfo": "text", "hovertext": [said(_graded(pair, point)) for point in pair.points],
+        "x": [round_value(point.x) for point in pair.points],
+        "y": [round_value(point.y) for point in pair.points],
+        "hoverinfo": "text", "hovertext": [plotly_text(_hover(pair, point)) for point in pair.points],
         "marker": {
-            "color": [rounded(point.value) for point in pair.points], "size": 11,
+            "color": [round_value(point.value) for point in pair.points], "size": 11,
             "colorscale": [[at, colour(name)] for at, name in SHADES],
             "line": {"width": 1, "color": colour("line")},
             "colorbar": {
-                "thickness": 8, "outlinewidth": 0, "title": {"text": said(pair.value), "side": "right"},
+                "thickness": 8, "outlinewidth": 0, "title": {"text": plotly_text(pair.value), "side": "right"},
                 "tickfont": {"size": 11}, "nticks": 4,
             },
         },
@@ -129,7 +129,7 @@ def _pair(pair: Pair) -> Drawn:
     )
 
 
-def _graded(pair: Pair, point: Graded) -> str:
+def _hover(pair: Pair, point: Graded) -> str:
     return point.hover or f"{pair.value}: {point.value:.4g}"
 
 
@@ -170,9 +170,9 @@ def _line(plot: Parallel, row: Row) -> Json:
     ]
     return {
         "type": "scatter", "mode": "lines+markers", "x": [at for at, _ in places],
-        "y": [rounded(place) for _, place in places], "opacity": opacity,
+        "y": [round_value(place) for _, place in places], "opacity": opacity,
         "line": {"color": colour(ink or row.colour), "width": width}, "marker": {"size": 4},
-        "hoverinfo": "text" if row.hover else "skip", "hovertext": said(row.hover),
+        "hoverinfo": "text" if row.hover else "skip", "hovertext": plotly_text(row.hover),
     }  # fmt: skip
 
 
@@ -200,11 +200,11 @@ def _ticks(scale: Scale, at: int) -> list[Json]:
         values = [(f"{v:.3g}", _place(scale, v)) for v in (scale.low, middle, scale.high)]
     words: Json = {"showarrow": False, "xref": "x", "x": at, "yref": "y"}
     title = words | {
-        "text": f"<b>{said(scale.title)}</b>", "y": 1.05, "yanchor": "bottom", "xanchor": "center",
+        "text": f"<b>{plotly_text(scale.title)}</b>", "y": 1.05, "yanchor": "bottom", "xanchor": "center",
         "font": {"size": 12, "color": colour("ink")},
     }  # fmt: skip
     beside = [
-        words | {"text": said(text), "y": place, "xanchor": "left", "xshift": 4, "font": {"size": 11}}
+        words | {"text": plotly_text(text), "y": place, "xanchor": "left", "xshift": 4, "font": {"size": 11}}
         for text, place in values
         if place is not None
     ]  # fmt: skip

@@ -12,7 +12,7 @@ WIDEST = 1400  # px
 QUALITY = 80
 
 
-def embedded(pictures: Iterable[Picture], *, budget: int) -> dict[str, str]:
+def data_uris(pictures: Iterable[Picture], *, budget: int) -> dict[str, str]:
     """Return data URIs by the pictures' names, in their order while they fit into `budget` characters."""
     uris: dict[str, str] = {}
     for picture in pictures:

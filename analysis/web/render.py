@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from analysis import escaping
 from analysis.web import figures, library, pictures, plots
-from analysis.web.columns import leading_number, numeric, unbroken
+from analysis.web.columns import is_numeric, keep_together, leading_number
 from analysis.web.content import (
     Block,
     Figure,
@@ -29,23 +29,25 @@ BUDGET = 5_000_000  # characters of the whole file
 
 def render(page: Page) -> str:
     """Return the HTML file's text."""
-    plots_by_figure = {id(figure): _named(figure, at) for at, figure in enumerate(_figures(page))}
+    plots_by_figure = {
+        id(figure): _numbered_plots(figure, at) for at, figure in enumerate(_figures(page))
+    }
     drawings = [{"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
              for figure_plots in plots_by_figure.values() for name, plot in figure_plots]  # fmt: skip
-    script = library.own("page.js")
-    template = _environment().from_string(library.own("page.html"))
+    script = library.read_file("page.js")
+    template = _environment().from_string(library.read_file("page.html"))
     context: dict[str, Any] = {
         "page": page,
         "drawn": plots_by_figure,
-        "css": Markup(library.own("page.css")),
+        "css": Markup(library.read_file("page.css")),
         "script": Markup(script),
-        "plots": library.packed_json(drawings) if drawings else "",
-        "plotly": library.packed_plotly_js() if drawings else "",
+        "plots": library.pack_json(drawings) if drawings else "",
+        "plotly": library.pack_plotly_js() if drawings else "",
         "policy": library.policy([script, library.plotly_js()] if drawings else [script]),
     }
     sources: dict[str, str] = {}
     text = template.render(context, sources=sources)
-    sources |= pictures.embedded(_pictures(page), budget=BUDGET - len(text.encode()))
+    sources |= pictures.data_uris(_pictures(page), budget=BUDGET - len(text.encode()))
     return template.render(context, sources=sources)
 
 
@@ -62,10 +64,10 @@ def cells(table: Table) -> list[list[Cell]]:
     return [[Cell(text=cell, value=leading_number(cell)) for cell in row] for row in table.rows]
 
 
-def marked(text: str) -> Markup:
+def markup(text: str) -> Markup:
     """Return a text of `content` as HTML: **strong** and code, all else escaped.
 
-    >>> marked("**<b>** and `x`")
+    >>> markup("**<b>** and `x`")
     Markup('<strong>&lt;b&gt;</strong> and <code>x</code>')
     """
     parts, strong = [], False
@@ -85,16 +87,16 @@ def _environment() -> jinja2.Environment:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "marked": marked,
-        "unbroken": unbroken,
+        "markup": markup,
+        "keep_together": keep_together,
         "scale": figures.scale,
         "kind": lambda block: type(block).__name__.lower(),
     }
-    environment.globals |= {"cells": cells, "numeric": numeric, "id": id}
+    environment.globals |= {"cells": cells, "is_numeric": is_numeric, "id": id}
     return environment
 
 
-def _named(figure: Figure, at: int) -> list[tuple[str, figures.Drawn]]:
+def _numbered_plots(figure: Figure, at: int) -> list[tuple[str, figures.Drawn]]:
     """Return a figure's plots, each with the id of its place in the page."""
     return [(f"plot-{at}-{part}", plot) for part, plot in enumerate(plots.draw(figure.plot))]
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from analysis import selection
 from analysis.comparison import methods, stats
-from analysis.formatting import gap, heading, label, plain, points, spoken
+from analysis.formatting import gap, heading, label, plain, points, sentence_name
 from analysis.plots import results as plots
 from analysis.plots import training
 from analysis.selection import BASELINE
@@ -55,7 +55,7 @@ def words(study: Study, trial: results.Row, *more: str) -> str:
         *more,
     ]
     if value is not None:
-        lines.append(f"{spoken(study.metric)} {value * 100:.2f} %")
+        lines.append(f"{sentence_name(study.metric)} {value * 100:.2f} %")
     settings = [
         f"{name.removeprefix('config.')} {plain(value)}"
         for name, value in trial.items()
@@ -82,13 +82,13 @@ def differences(study: Study) -> Forest | None:
             study,
             result.method,
             result.difference,
-            pair=(study.tuned(result.method), study.tuned(BASELINE)),
+            pair=(study.tuned_values(result.method), study.tuned_values(BASELINE)),
             verdict=result.verdict,
         )
         for result in methods.results(study).values()
         if result.difference
     )
-    axis = f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points"
+    axis = f"{sentence_name(study.test_metric)} minus the tuned baseline's, percentage points"
     return Forest(effects=effects, axis=axis, margin=study.margin * 100) if effects else None
 
 
@@ -99,13 +99,13 @@ def tuning(study: Study) -> Forest | None:
             study,
             result.method,
             result.bought,
-            pair=(study.tuned(result.method), study.textbook_by_repeat(result.method)),
+            pair=(study.tuned_values(result.method), study.textbook_by_repeat(result.method)),
             verdict=None,
         )
         for result in methods.results(study).values()
         if result.bought
     )
-    axis = f"{spoken(study.test_metric)}: tuned minus textbook, percentage points"
+    axis = f"{sentence_name(study.test_metric)}: tuned minus textbook, percentage points"
     return Forest(effects=effects, axis=axis) if effects else None
 
 
@@ -132,7 +132,7 @@ def _effect(
         mean=estimate.mean * 100,
         low=None if estimate.low is None else estimate.low * 100,
         high=None if estimate.high is None else estimate.high * 100,
-        said=gap(estimate),
+        numbers=gap(estimate),
         label=words_of(verdict, study.margin),
         tone=TONES.get(verdict.label, "none") if verdict else "none",
         marks=marks,
@@ -160,11 +160,11 @@ def history(study: Study) -> Chart | None:
         panels=tuple(_history(study, method, history_points) for method in study.methods),
         x=Axis(
             title="trials of all repeats, in their order",
-            whole=True,
+            integer_ticks=True,
             low=-0.5,
-            high=_most(history_points) - 0.5,
+            high=_most_trials(history_points) - 0.5,
         ),
-        y=Axis(title=titled(study.metric), low=low, high=high),
+        y=Axis(title=axis_title(study.metric), low=low, high=high),
         key=(
             *key,
             Key(label="below the axis", symbol="triangle-down"),
@@ -173,7 +173,7 @@ def history(study: Study) -> Chart | None:
     )
 
 
-def _most(history_points: Sequence[plots.Point]) -> int:
+def _most_trials(history_points: Sequence[plots.Point]) -> int:
     """Return the trials of the method that has most."""
     return max(Counter(point.method for point in history_points).values())
 
@@ -233,25 +233,27 @@ def learning_curves(study: Study) -> Chart | None:
     curves = plots.learning_curves(study)
     if not curves:
         return None
-    base = [c for c in curves if c.chosen and c.method == BASELINE]
+    base = [c for c in curves if c.is_recommended and c.method == BASELINE]
     teacher_value = number(selection.teacher(study.rows, "teacher"), study.metric)
     level = () if teacher_value is None else (Level(value=teacher_value * 100, hover="teacher"),)
     panels = []
     for method in study.methods:
         colour = colour_of(study, method)
         method_curves = [c for c in curves if c.method == method]
-        others = thinned([c for c in method_curves if not c.chosen], MOST_CURVES)
+        others = thin_out([c for c in method_curves if not c.is_recommended], MOST_CURVES)
         lines = [_curve(study, c, replace(OTHER, colour=colour)) for c in others]
         lines += [_curve(study, c, COMPARED) for c in base if method != BASELINE]
         lines += [
-            _curve(study, c, replace(CHOSEN, colour=colour)) for c in method_curves if c.chosen
+            _curve(study, c, replace(CHOSEN, colour=colour))
+            for c in method_curves
+            if c.is_recommended
         ]
         panels.append(Panel(title=label(method), colour=colour, series=tuple(lines), levels=level))
     low, high = _floor(curves, teacher_value)
     return Chart(
         panels=tuple(panels),
-        x=Axis(title="epoch", whole=True),
-        y=Axis(title=titled(study.metric), low=low, high=high),
+        x=Axis(title="epoch", integer_ticks=True),
+        y=Axis(title=axis_title(study.metric), low=low, high=high),
         key=(
             _key("chosen trial of the method", CHOSEN),
             _key("other trials", OTHER),
@@ -281,14 +283,14 @@ def _curve(study: Study, curve: plots.Curve, like: Series) -> Series:
 
 def _floor(curves: Sequence[plots.Curve], teacher_value: float | None) -> tuple[float, float]:
     """Return the worst of the chosen curves is the floor, so that a trial that diverged does not flatten the rest."""
-    recommended_values = [value for c in curves if c.chosen for value in c.values]
+    recommended_values = [value for c in curves if c.is_recommended for value in c.values]
     every = [value for c in curves for value in c.values]
     low, high = min(recommended_values or every) * 100, max([*every, teacher_value or 0.0]) * 100
     room = 0.06 * (high - low) or 1.0
     return low - room, high + room
 
 
-def thinned(items: Sequence[Item], most: int) -> list[Item]:
+def thin_out(items: Sequence[Item], most: int) -> list[Item]:
     """At most so many items, evenly spaced."""
     step = max(1, math.ceil(len(items) / most))
     return list(items[::step])
@@ -316,7 +318,7 @@ def losses(study: Study) -> Chart | None:
         return None
     return Chart(
         panels=tuple(panels),
-        x=Axis(title="epoch", whole=True),
+        x=Axis(title="epoch", integer_ticks=True),
         y=Axis(title="training loss"),
         key=tuple(_key(training.LOSSES[name][0], like) for name, like in LOSSES.items()),
     )
@@ -331,7 +333,7 @@ def _loss(study: Study, method: str, column: str) -> Series:
     return replace(LOSSES[column], points=points)
 
 
-def titled(metric: str) -> str:
+def axis_title(metric: str) -> str:
     """Return a metric as an axis is named: "validation accuracy, %"."""
     text = heading(metric)
     return text[0].lower() + text[1:]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis import selection
-from analysis.formatting import heading, label, spoken
+from analysis.formatting import heading, label, sentence_name
 from analysis.hyperparameters.slices import pair
 from analysis.plots import results as plots
 from analysis.study import Study
@@ -29,7 +29,7 @@ from analysis.web.content import (
     Slice,
     Slices,
 )
-from analysis.web.study_figures import SYMBOLS, colour_of, methods_key, titled, words
+from analysis.web.study_figures import SYMBOLS, axis_title, colour_of, methods_key, words
 from tune_kd import objectives
 from tune_kd.metrics import METRICS, number
 from tune_kd.study import results
@@ -93,7 +93,7 @@ def _value(trial: results.Row, name: str) -> float:
 
 def _objectives(study: Study, trial: results.Row) -> str:
     values = [
-        f"{spoken(name)} {_value(trial, name):.4g} {METRICS[name].unit}".rstrip()
+        f"{sentence_name(name)} {_value(trial, name):.4g} {METRICS[name].unit}".rstrip()
         for name in study.objectives
     ]
     broken = [str(c) for c in objectives.broken(trial, study.constraints)]
@@ -110,7 +110,7 @@ def slices(study: Study) -> Slices | None:
     ]
     panels = tuple(
         Slice(
-            parameter=_roomy(name, *ends),
+            parameter=_padded_axis(name, *ends),
             series=tuple(
                 _dots(study, rows, f"config.{name}", method=method, status=status)
                 for method in study.methods
@@ -125,7 +125,7 @@ def slices(study: Study) -> Slices | None:
     low, high = plots.window(plots.history(study))
     return Slices(
         slices=panels,
-        y=Axis(title=titled(study.metric), low=low, high=high),
+        y=Axis(title=axis_title(study.metric), low=low, high=high),
         key=(
             *methods_key(study),
             Key(label="stopped early", symbol="circle-open"),
@@ -134,7 +134,7 @@ def slices(study: Study) -> Slices | None:
     )
 
 
-def _roomy(name: str, low: float, high: float, log: bool) -> Axis:
+def _padded_axis(name: str, low: float, high: float, log: bool) -> Axis:
     """Return an axis somewhat wider than a range."""
     if log:
         room = (high / low) ** 0.04
@@ -204,9 +204,9 @@ def pairs(study: Study) -> Pairs | None:
         planes.append(
             Pair(
                 title=label(method),
-                x=_roomy(plane.x, *ends[plane.x]),
-                y=_roomy(plane.y, *ends[plane.y]),
-                value=titled(study.metric),
+                x=_padded_axis(plane.x, *ends[plane.x]),
+                y=_padded_axis(plane.y, *ends[plane.y]),
+                value=axis_title(study.metric),
                 points=points,
             )
         )
@@ -224,10 +224,10 @@ def parallel(study: Study, method: str) -> Parallel | None:
     bounds = study.manifest["methods"][method].get("bounds", {})
     if len(rows) < 3 or len(bounds) < 2:
         return None
-    recommended, colour = study.chosen(method), colour_of(study, method)
+    recommended, colour = study.recommended_trial(method), colour_of(study, method)
     values = [row[study.metric] * 100 for row in rows]
     scales = [Scale(title=n, low=low, high=high, log=log) for n, (low, high, log) in bounds.items()]
-    scales.append(Scale(title=spoken(study.metric), low=values[-1], high=values[0]))
+    scales.append(Scale(title=sentence_name(study.metric), low=values[-1], high=values[0]))
     lines = [
         Row(
             values=(*(row.get(f"config.{name}") for name in bounds), value),

@@ -54,12 +54,12 @@ def dots(*, colour: str = "c1") -> Series:
 PLOTS: dict[str, Plot] = {
     "forest": Forest(
         effects=(
-            Effect(name="response", mean=1.2, low=0.4, high=2.0, said="+1.20 [+0.40, +2.00] (n = 5)",
+            Effect(name="response", mean=1.2, low=0.4, high=2.0, numbers="+1.20 [+0.40, +2.00] (n = 5)",
                    label="helps", tone="good",
                    marks=tuple(Mark(v, f"repeat {at}") for at, v in enumerate((0.6, 1.0, 1.2, 1.4, 1.8)))),
-            Effect(name="combined", mean=-0.1, low=-0.3, high=0.1, said="-0.10 [-0.30, +0.10] (n = 5)",
+            Effect(name="combined", mean=-0.1, low=-0.3, high=0.1, numbers="-0.10 [-0.30, +0.10] (n = 5)",
                    label="no difference larger than 0.5 points", marks=(Mark(-0.1),)),
-            Effect(name="feature", mean=-2.0, low=None, high=None, said="-2.00 (n = 1)", tone="bad"),
+            Effect(name="feature", mean=-2.0, low=None, high=None, numbers="-2.00 (n = 1)", tone="bad"),
         ),
         axis="test accuracy minus the tuned baseline's, percentage points",
         margin=0.5,

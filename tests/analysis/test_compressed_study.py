@@ -40,7 +40,7 @@ def test_the_change_of_a_stage_is_paired_by_seed(compressed):
     assert change.difference.mean == pytest.approx(-0.10)
     assert change.difference.n == 3
     assert compression.change(compressed, "response", "Prune") is None
-    assert [compression.quantized(compressed, m) for m in ("zeros", "static", "qat")] == [
+    assert [compression.quantization_kind(compressed, m) for m in ("zeros", "static", "qat")] == [
         "",
         "static",
         "QAT",
@@ -266,5 +266,5 @@ def test_before_confirming_the_best_that_keeps_the_constraints_is_chosen(made_up
     ]
     changes = {"methods": {"response": {}}, "constraints": ["size_mb <= 0.07"]}
     study = load(made_up.put(tmp_path / "x", rows, **changes))
-    assert study.chosen("response")["trial"] == "response-r0-0001"
+    assert study.recommended_trial("response")["trial"] == "response-r0-0001"
     assert study.winner("response", 0)["trial"] == "response-r0-0001"

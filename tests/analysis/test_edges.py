@@ -110,7 +110,9 @@ def test_a_parameter_that_is_best_beyond_its_range_is_said_in_most_studies():
     ends = [
         edge
         for seed in range(20)
-        for edge in edges_of(study(random_rows(lambda p: 0.9 + 0.1 * p[0], noise_sd=0.005, seed=seed)))
+        for edge in edges_of(
+            study(random_rows(lambda p: 0.9 + 0.1 * p[0], noise_sd=0.005, seed=seed))
+        )
     ]
     assert ends.count(("lr", "upper")) >= 14
     assert len(ends) - ends.count(("lr", "upper")) <= 2

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from analysis import escaping, latex, report
-from tests.analysis.test_web import Parsed, unpacked
+from tests.analysis.test_web import Parsed, unpack
 
 SCRIPT = '</script><script>alert("m")</script><!--\u2028'
 IMAGE = "<img src=x onerror=alert(1)>|`[a](javascript:x)\n# b"
@@ -21,7 +21,7 @@ REASON = f"Error: {IMAGE} {SCRIPT} \x1b[31m {LATEX}"
 CLASSES = [SCRIPT, IMAGE, LATEX]
 
 
-def renamed(row):
+def rename(row):
     """A made-up row as a hostile study has it."""
     method = row["method"]
     row = {**row, "method": METHODS.get(method, method), "study": STUDY}
@@ -46,7 +46,7 @@ def folder(made_up, tmp_path_factory):
     method_entry = {"ranges": {"lr": SCRIPT}, "bounds": {"lr": [0.01, 1.0, True]}, "fixed": {}, "textbook": {}}  # fmt: skip
     made_up.put(
         folder / "x",
-        [renamed(row) for row in made_up.all_rows()],
+        [rename(row) for row in made_up.all_rows()],
         study=STUDY,
         methods={name: dict(method_entry) for name in METHODS.values()},
         class_names=CLASSES,
@@ -84,7 +84,7 @@ def test_web_has_the_elements_of_the_template_only(folder):
 
 
 def test_hover_texts_hold_no_elements(folder):
-    plots = json.loads(unpacked((folder / "index.html").read_text(), "plots"))
+    plots = json.loads(unpack((folder / "index.html").read_text(), "plots"))
     texts = list(strings(plots))
     assert any("alert" in text for text in texts)
     tags = {tag for text in texts for tag in re.findall(r"<[^>]*>", text)}

@@ -20,14 +20,14 @@ def test_the_importances_of_a_known_surface_are_in_its_order_with_intervals():
     for one in result.parameters:
         assert 0 <= one.low <= one.mean <= one.high <= 1
         assert (one.method, one.n, one.basis) == ("response", 40, "final values, n = 40")
-    assert result.settled
+    assert result.is_settled
 
 
 def test_what_is_first_in_noise_is_not_settled():
     result = importances(study(random_rows(lambda p: 0.9, noise_sd=0.02)), "response")
     assert result.parameters[0].mean < 0.8
-    assert not result.settled
-    assert not importances(study([]), "response").settled
+    assert not result.is_settled
+    assert not importances(study([]), "response").is_settled
 
 
 def test_importances_are_the_same_at_every_call_and_after_other_random_numbers():

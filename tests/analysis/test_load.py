@@ -45,15 +45,15 @@ def test_each_repeat_has_its_winner_and_the_method_its_recommended_trial(study):
     assert study.winner("combined", 0)["trial"] == "combined-r0-0000"
     assert study.winner("combined", 1) is None
     # the winner of repeat 2 is best on validation (0.96), that of repeat 0 over fresh seeds (0.945)
-    assert study.rechecked("response") == pytest.approx(
+    assert study.fresh_means("response") == pytest.approx(
         {"response-r0-0001": 0.945, "response-r1-0001": 0.925, "response-r2-0002": 0.935}
     )
-    assert study.chosen("response")["trial"] == "response-r0-0001"
-    assert study.chosen("combined")["trial"] == "combined-r0-0000"
+    assert study.recommended_trial("response")["trial"] == "response-r0-0001"
+    assert study.recommended_trial("combined")["trial"] == "combined-r0-0000"
 
 
 def test_test_values_by_repeat_and_by_seed(study):
-    assert study.tuned("no_kd") == pytest.approx({0: 0.90, 1: 0.91, 2: 0.92})
+    assert study.tuned_values("no_kd") == pytest.approx({0: 0.90, 1: 0.91, 2: 0.92})
     assert study.by_seed("no_kd", "best")[1] == pytest.approx({2000: 0.90, 2001: 0.92})
     assert study.textbook("response") == pytest.approx(
         {1000: 0.90, 1001: 0.92, 2000: 0.91, 2001: 0.93, 3000: 0.91, 3001: 0.93}
@@ -61,15 +61,15 @@ def test_test_values_by_repeat_and_by_seed(study):
     assert study.textbook_by_repeat("response") == pytest.approx({0: 0.91, 1: 0.92, 2: 0.92})
     # the winner of repeat 0 is the textbook trial itself
     assert study.textbook("feature")[1000] == study.by_seed("feature", "best")[0][1000] == 0.88
-    assert study.confirmed(study.chosen("response")) == {
+    assert study.confirmed_values(study.recommended_trial("response")) == {
         800: 0.93, 801: 0.94, 802: 0.94, 803: 0.93, 804: 0.935,
     }  # fmt: skip
 
 
 def test_failed_runs_have_no_value(study):
-    assert study.tuned("combined") == {0: 0.88}
-    assert study.confirmed(study.chosen("combined")) == {800: 0.88}
-    assert study.confirmed(None) == study.tuned("nothing") == {}
+    assert study.tuned_values("combined") == {0: 0.88}
+    assert study.confirmed_values(study.recommended_trial("combined")) == {800: 0.88}
+    assert study.confirmed_values(None) == study.tuned_values("nothing") == {}
 
 
 def test_of_several_repeats_the_highest_says_how_many_there_are(made_up, tmp_path):
@@ -84,21 +84,21 @@ def test_what_was_confirmed_stands_until_the_better_one_is(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", rows))
     assert study.winner("response", 1)["trial"] == "response-r1-0001"
     assert study.best_so_far("response")[1]["trial"] == "response-r1-0003"
-    assert study.tuned("response")[1] == pytest.approx(0.935)
+    assert study.tuned_values("response")[1] == pytest.approx(0.935)
     rows += made_up.confirmation("response-r1-0003", "best", [0.95, 0.97])
     study = load(made_up.put(tmp_path / "y", rows))
     assert study.winner("response", 1)["trial"] == "response-r1-0003"
-    assert study.tuned("response")[1] == pytest.approx(0.96)
+    assert study.tuned_values("response")[1] == pytest.approx(0.96)
 
 
 def test_the_recommended_trial_is_of_the_repeats_that_were_looked_at(made_up, tmp_path):
     more = [made_up.trial("response", 0, 0.99, repeat=3)]
     reevaluations = made_up.reevaluation("response-r3-0000", [0.99, 0.99])
     study = load(made_up.put(tmp_path / "x", [*made_up.all_rows(), *more, *reevaluations]))
-    assert study.chosen("response")["trial"] == "response-r0-0001"
+    assert study.recommended_trial("response")["trial"] == "response-r0-0001"
     search_rows = [r for r in made_up.all_rows() if r["phase"] != "confirm"]
     study = load(made_up.put(tmp_path / "y", [*search_rows, *more, *reevaluations]))
-    assert study.chosen("response")["trial"] == "response-r3-0000"
+    assert study.recommended_trial("response")["trial"] == "response-r3-0000"
 
 
 def test_looks_are_counted_by_design_and_evaluations_apart(made_up, tmp_path):

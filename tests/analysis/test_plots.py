@@ -41,7 +41,7 @@ def test_repeats_stand_one_after_another_in_the_history(study):
 def test_curves_are_of_search_trials_and_know_which_one_is_chosen(study):
     curves = results.learning_curves(study)
     assert len(curves) == 36
-    assert [c.trial for c in curves if c.chosen] == [
+    assert [c.trial for c in curves if c.is_recommended] == [
         "no_kd-r0-0001",
         "response-r0-0001",
         "feature-r0-0000",

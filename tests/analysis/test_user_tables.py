@@ -19,7 +19,7 @@ DOCUMENT = ROOT / "docs" / "customizing.md"
 TABLES = """
 import pandas as pd
 
-from analysis.formatting import noted
+from analysis.formatting import with_notes
 
 FRAME = pd.DataFrame({"Method": ["=1+1", "b"], "Gain": [1 / 3, None]})
 
@@ -33,7 +33,7 @@ def trials_per_phase(study):
 
 
 def with_note(study):
-    return "Gain of the study", noted(FRAME, "Made for a test.", items=["**b**: none"])
+    return "Gain of the study", with_notes(FRAME, "Made for a test.", items=["**b**: none"])
 
 
 def nothing(study):
@@ -125,7 +125,7 @@ def test_two_studies_have_tables_of_their_own(folder, made_up):
     ("name", "sentence"),
     [
         ("broken", r"KeyError: 'x' \(.*my_tables\.py, line 31\)"),
-        ("rows_per_phase", "it returned Series; return a pandas.DataFrame, .*noted.*"),
+        ("rows_per_phase", "it returned Series; return a pandas.DataFrame, .*with_notes.*"),
         ("twice", "it returned two columns named 'Gain'; rename one of them"),
     ],
 )

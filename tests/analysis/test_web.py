@@ -49,7 +49,7 @@ class Parsed(html.parser.HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def unpacked(page: str, name: str) -> str:
+def unpack(page: str, name: str) -> str:
     match = re.search(rf'id="{name}">([^<]*)<', page)
     assert match
     return gzip.decompress(base64.b64decode(match[1])).decode()
@@ -74,7 +74,7 @@ def test_plotly_knows_every_property_of_every_plot(name):
 
 @pytest.mark.parametrize("name", made_page.PLOTS)
 def test_colours_are_those_of_the_style(name):
-    style = set(re.findall(r"--(\w+):", library.own("page.css")))
+    style = set(re.findall(r"--(\w+):", library.read_file("page.css")))
     names = set(re.findall(r"var\(--(\w+)\)", json.dumps([[*d.data, d.layout] for d in plots.draw(made_page.PLOTS[name])])))  # fmt: skip
     assert names
     assert names - style == set()
@@ -164,11 +164,11 @@ def test_links_within_the_page_lead_somewhere(html):
 
 
 def test_every_plot_has_its_place_and_the_library_is_inside(html):
-    embedded_plots = json.loads(unpacked(html, "plots"))
+    embedded_plots = json.loads(unpack(html, "plots"))
     places = [d["id"] for d in Parsed(html).of("div") if d.get("class") == "plot"]
     assert [plot["id"] for plot in embedded_plots] == places
     assert len(places) == 11  # of eight figures, three of them with two panels
-    assert "plotly.js v" in unpacked(html, "plotly")[:100]
+    assert "plotly.js v" in unpack(html, "plotly")[:100]
 
 
 def test_blocks_are_there_in_order(html):
@@ -280,7 +280,7 @@ def test_a_whole_study_in_its_order(made_up, tmp_path):
     ]
     forest = section.sections[0].blocks[0].plot
     assert [effect.name for effect in forest.effects] == ["response", "feature", "combined"]
-    change = stats.differences(study.tuned("response"), study.tuned("no_kd"))
+    change = stats.differences(study.tuned_values("response"), study.tuned_values("no_kd"))
     marks = forest.effects[0].marks
     assert [mark.value for mark in marks] == pytest.approx([d * 100 for d in change.values()])
     assert len(marks) >= 3
@@ -353,7 +353,7 @@ def test_a_large_study_stays_small(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", rows))
     text = render.render(build.build([study], pictures=[{}], files=[]))
     assert len(text.encode()) < 3_000_000
-    assert len(json.loads(unpacked(text, "plots"))) > 8
+    assert len(json.loads(unpack(text, "plots"))) > 8
 
 
 def test_pictures_of_predictions_are_folded_and_confusion_is_not(dense):
