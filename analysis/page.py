@@ -65,9 +65,18 @@ TRAINED = (
     "kd_learning_rate",
 )
 SHOWN = (
-    "main", "configuration", "tuning", "use", "curse", "importance", "robust", "search", "teacher",
-    "failures", "provenance",
-)  # fmt: skip
+    "main",
+    "configuration",
+    "tuning",
+    "use",
+    "curse",
+    "importance",
+    "robust",
+    "search",
+    "teacher",
+    "failures",
+    "provenance",
+)
 
 
 def _common_tables(study: Study) -> list[str]:

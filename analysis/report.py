@@ -3,8 +3,9 @@
     python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR] [--table FILE.py:FUNCTION]
 
 writes index.html, report.md, table.csv, table.tex, report.json, details.json, pictures and training logs
-below the first study, and kd_comparison_results.txt and pruning_comparison.csv where there is something to
-say; with --table a user's own tables, each also as table-FUNCTION.csv; prints the main table and, as the last line, where the page is. Imports neither torch nor Ray.
+below the first study, kd_comparison_results.txt and pruning_comparison.csv where there is something to say,
+and table-FUNCTION.csv for each table of a user's own. It prints the main table and, as the last line, where
+the page is. Imports neither torch nor Ray.
 """
 
 import json

@@ -36,7 +36,8 @@ def image_standard_error(
     >>> round(image_standard_error([right, right], [half, half]), 4)  # 0.505 / sqrt(50)
     0.0714
     """
-    return _standard_error([_correctness(one) - _correctness(other) for one, other in zip(method, baseline, strict=True)])  # fmt: skip
+    pairs = zip(method, baseline, strict=True)
+    return _standard_error([_correctness(one) - _correctness(other) for one, other in pairs])
 
 
 def image_standard_error_of_counts(
@@ -49,7 +50,8 @@ def image_standard_error_of_counts(
     the jackknife's pseudo-values (leave one image out; Efron and Tibshirani 1993, chapter 11) stand
     for what each image contributes, and are treated as correctness is.
     """
-    return _standard_error([_pseudo_values(one) - _pseudo_values(other) for one, other in zip(method, baseline, strict=True)])  # fmt: skip
+    pairs = zip(method, baseline, strict=True)
+    return _standard_error([_pseudo_values(one) - _pseudo_values(other) for one, other in pairs])
 
 
 def _correctness(runs: NDArray[np.bool_]) -> Floats:

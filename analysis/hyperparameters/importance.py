@@ -111,11 +111,17 @@ def importances(study: Study, method: str) -> Importances:
     )
     parameters = (
         Importance(
-            method=method, parameter=name, mean=mean, low=low, high=high, rank=rank, n=n,
+            method=method,
+            parameter=name,
+            mean=mean,
+            low=low,
+            high=high,
+            rank=rank,
+            n=n,
             basis=f"{data.name}, n = {n}",
         )
         for rank, (name, mean, low, high) in enumerate(ranking, 1)
-    )  # fmt: skip
+    )
     return Importances(method=method, parameters=tuple(parameters))
 
 

@@ -128,7 +128,8 @@ def value_at(distribution: BaseDistribution, place: float) -> Any:
     x = low + float(place) * (high - low)
     plain = math.exp(x) if log else x
     if distribution.step is not None and not log:
-        plain = distribution.low + round((plain - distribution.low) / distribution.step) * distribution.step  # fmt: skip
+        steps = round((plain - distribution.low) / distribution.step)
+        plain = distribution.low + steps * distribution.step
     value = min(distribution.high, max(distribution.low, plain))
     return round(value) if isinstance(distribution, IntDistribution) else value
 
@@ -140,7 +141,8 @@ def positions(ranges: Ranges, values: Mapping[str, Any]) -> list[float]:
 
 def values_at(ranges: Ranges, places: Sequence[float]) -> dict[str, Any]:
     """Return the values at positions in the order of the ranges."""
-    return {name: value_at(d, place) for (name, d), place in zip(ranges.items(), places, strict=True)}  # fmt: skip
+    pairs = zip(ranges.items(), places, strict=True)
+    return {name: value_at(distribution, place) for (name, distribution), place in pairs}
 
 
 def _ends(distribution: BaseDistribution) -> tuple[float, float, bool]:

@@ -19,8 +19,11 @@ def draw_front(study: Study) -> Figure | None:
     if len(study.objectives) < 2:
         return None
     up, right = study.objectives[:2]
-    points = [(t, x, y) for t in front_trials(study)
-             if (x := _value(t, right)) is not None and (y := _value(t, up)) is not None]  # fmt: skip
+    points = [
+        (t, x, y)
+        for t in front_trials(study)
+        if (x := _value(t, right)) is not None and (y := _value(t, up)) is not None
+    ]
     if not points:
         return None
     figure = Figure(figsize=(7.6, 5.0), layout="constrained")

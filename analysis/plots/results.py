@@ -126,8 +126,14 @@ def draw_differences(study: Study) -> Figure | None:
         )
         axes.plot([mean * 100], [at], "o", color=colour, markersize=10, mec="white", mew=1.5)
         text = f"{gap(effect.difference)}\n{words(effect.verdict, study.margin)}"
-        axes.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center",
-                      fontsize=9, color=colour if colour != GREY else INK)  # fmt: skip
+        axes.annotate(
+            text,
+            (1.02, at),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=colour if colour != GREY else INK,
+        )
     axes.set_yticks(range(len(rows)), [effect.method for effect in rows], fontsize=11)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
@@ -141,9 +147,13 @@ def draw_differences(study: Study) -> Figure | None:
     )
     axes.annotate(
         "mean and 95 % interval (unadjusted) over repeats; small dots: single repeats; band: too small to matter",
-        (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points",
-        fontsize=9, color=GREY,
-    )  # fmt: skip
+        (0, 1),
+        xytext=(0, 7),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=9,
+        color=GREY,
+    )
     return figure
 
 
@@ -175,13 +185,14 @@ def draw_learning_curves(study: Study) -> Figure | None:
     low = min(recommended_values or [0.0])
     high = max([value * 100 for c in curves for value in c.values] + [100 * (teacher_value or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
-    key(figure, axes, [
+    entries: list[tuple[str, dict[str, Any]]] = [
         ("recommended trial", {"color": INK, "linewidth": 2.5}),
         ("others, all repeats", {"color": INK, "alpha": 0.3}),
         ("stopped", {"color": INK, "alpha": 0.6, "marker": "|", "linestyle": ""}),
         ("recommended baseline", {"color": GREY, "linestyle": "--"}),
         ("teacher, last epoch", {"color": INK, "linestyle": ":"}),
-    ])  # fmt: skip
+    ]
+    key(figure, axes, entries)
     return figure
 
 
@@ -208,11 +219,12 @@ def draw_history(study: Study) -> Figure | None:
         axes.set_xlabel("trial" if study.repeats == 1 else "trial, repeats one after another")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(low - 0.12 * (high - low), high)
-    key(figure, axes, [
-        *((status, _with_colour(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()),
-        ("below the range", {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}),
-        ("best of the repeat so far", {"color": INK}),
-    ])  # fmt: skip
+    entries = [
+        (status, _with_colour(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()
+    ]
+    below_range = {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}
+    entries += [("below the range", below_range), ("best of the repeat so far", {"color": INK})]
+    key(figure, axes, entries)
     return figure
 
 

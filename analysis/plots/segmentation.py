@@ -108,8 +108,10 @@ def _figure(study: Study, method: str, arrays: Predictions) -> Figure:
     )
     figure.suptitle(
         f"{study.name}, {_title(method)}: images with the lowest and the highest IoU",
-        x=0.01, ha="left", fontweight="bold",
-    )  # fmt: skip
+        x=0.01,
+        ha="left",
+        fontweight="bold",
+    )
     halves = figure.subfigures(1, len(sides), wspace=0.02, squeeze=False)
     for part, (name, places) in zip(halves.flat, sides, strict=True):
         grid = part.subplots(lines, 3, squeeze=False)
@@ -137,11 +139,13 @@ def _classes_key(figure: Figure, study: Study, arrays: Predictions, colours: np.
     names = study.class_names
     patches = [
         Patch(
-            facecolor=colours[at] / 255, edgecolor=GREY, linewidth=0.4,
+            facecolor=colours[at] / 255,
+            edgecolor=GREY,
+            linewidth=0.4,
             label="void" if at == VOID else names[at] if at < len(names) else str(at),
         )
         for at in map(int, classes)
-    ]  # fmt: skip
+    ]
     columns = min(len(patches), 8)
     figure.legend(
         handles=patches, loc="outside lower left", ncols=columns, frameon=False, fontsize=8

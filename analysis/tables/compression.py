@@ -28,9 +28,18 @@ from tune_kd.recipe import Prune
 from tune_kd.study.results import Row
 
 CSV_COLUMNS = (
-    "experiment", "prune_method", "prune_ratio", "params_before", "params_after", "size_mb_before",
-    "size_mb_after", "top1_before", "top1_after", "inference_ms_after", "split",
-)  # fmt: skip
+    "experiment",
+    "prune_method",
+    "prune_ratio",
+    "params_before",
+    "params_after",
+    "size_mb_before",
+    "size_mb_after",
+    "top1_before",
+    "top1_after",
+    "inference_ms_after",
+    "split",
+)
 COMPILED = "compiled_latency_ms"
 STUDENTS = "Of each method the recommended student, mean ± sd over n seeds."
 

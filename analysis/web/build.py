@@ -197,7 +197,7 @@ def _differences(study: Study, pictures: Pictures) -> tuple[Block, ...]:
         "baseline's search, means over the repeat's seeds. The filled circle is the mean over repeats, the line "
         "its 95 % interval. Right of 0 the method is better."
     )
-    alt = "Differences of the methods to the tuned baseline with 95 % intervals; the table below has the numbers"  # fmt: skip
+    alt = "Differences of the methods to the tuned baseline with 95 % intervals; the table below has the numbers"
     return _figure(plot, alt, caption, _picture(pictures, "differences"))
 
 
@@ -277,7 +277,10 @@ def _front(study: Study, pictures: Pictures) -> tuple[Block, ...]:
     alt = "Finished trials by the first two objectives; the table below has those on the front"
     caption = "Large marks: no other finished trial is at least as good in every objective."
     tables = [table(content, caption=title)] if len(content) else []
-    return (*_figure(study_parameters.front(study), alt, caption, _picture(pictures, "front")), *tables)  # fmt: skip
+    return (
+        *_figure(study_parameters.front(study), alt, caption, _picture(pictures, "front")),
+        *tables,
+    )
 
 
 def _predictions(study: Study, pictures: Pictures) -> tuple[Block, ...]:
@@ -294,7 +297,9 @@ def _predictions(study: Study, pictures: Pictures) -> tuple[Block, ...]:
 def _training(study: Study, pictures: Pictures) -> tuple[Block, ...]:
     alt = "Training loss and its parts by epoch"
     caption = "The weighted sum that was trained, and its parts before they are weighted."
-    return _figure(study_figures.losses(study), alt, caption, _picture(pictures, "kd_loss_components"))  # fmt: skip
+    return _figure(
+        study_figures.losses(study), alt, caption, _picture(pictures, "kd_loss_components")
+    )
 
 
 def _advice(study: Study) -> tuple[Block, ...]:

@@ -98,12 +98,20 @@ def _shapes(panel: Panel) -> list[Json]:
     """Bands and levels."""
     bands: list[Json] = [
         {
-            "type": "rect", "layer": "below", "xref": "x", "x0": band.low, "x1": band.high,
-            "yref": "y domain", "y0": 0, "y1": 1, "line": {"width": 0},
-            "fillcolor": colour(band.colour), "opacity": 0.15,
+            "type": "rect",
+            "layer": "below",
+            "xref": "x",
+            "x0": band.low,
+            "x1": band.high,
+            "yref": "y domain",
+            "y0": 0,
+            "y1": 1,
+            "line": {"width": 0},
+            "fillcolor": colour(band.colour),
+            "opacity": 0.15,
         }
         for band in panel.bands
-    ]  # fmt: skip
+    ]
     across = {"xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
     along = {"yref": "y domain", "y0": 0, "y1": 1, "xref": "x"}
     lines = [
@@ -126,10 +134,16 @@ def _notes(panel: Panel) -> list[Json]:
     """Return the words of levels at their right end, above the line."""
     return [
         {
-            "text": plotly_text(level.hover), "showarrow": False, "xref": "x domain", "x": 1,
-            "xanchor": "right", "yref": "y", "y": round_value(level.value), "yanchor": "bottom",
+            "text": plotly_text(level.hover),
+            "showarrow": False,
+            "xref": "x domain",
+            "x": 1,
+            "xanchor": "right",
+            "yref": "y",
+            "y": round_value(level.value),
+            "yanchor": "bottom",
             "font": {"size": 11, "color": colour(level.colour)},
         }
         for level in panel.levels
         if level.hover and not level.upright
-    ]  # fmt: skip
+    ]

@@ -32,8 +32,11 @@ def render(page: Page) -> str:
     plots_by_figure = {
         id(figure): _numbered_plots(figure, at) for at, figure in enumerate(_figures(page))
     }
-    drawings = [{"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
-             for figure_plots in plots_by_figure.values() for name, plot in figure_plots]  # fmt: skip
+    drawings = [
+        {"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
+        for figure_plots in plots_by_figure.values()
+        for name, plot in figure_plots
+    ]
     script = library.read_file("page.js")
     template = _environment().from_string(library.read_file("page.html"))
     context: dict[str, Any] = {

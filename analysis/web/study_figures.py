@@ -33,8 +33,11 @@ from tune_kd.metrics import number
 from tune_kd.study import results
 
 TONES: dict[str, Tone] = {
-    stats.HELPS: "good", stats.SMALL_HELP: "good", stats.HURTS: "bad", stats.SMALL_HURT: "bad",
-}  # fmt: skip
+    stats.HELPS: "good",
+    stats.SMALL_HELP: "good",
+    stats.HURTS: "bad",
+    stats.SMALL_HURT: "bad",
+}
 SYMBOLS: dict[str, Symbol] = {"finished": "circle", "stopped": "circle-open", "failed": "x"}
 MOST_CURVES = 60  # of one method, beside the chosen one
 Item = TypeVar("Item")

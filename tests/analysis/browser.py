@@ -12,11 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)  # fmt: skip
+PROGRAM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-    "--disable-background-networking", "--disable-extensions", "--hide-scrollbars",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-extensions",
+    "--hide-scrollbars",
+)
 MOST_SECONDS = 60
 
 
@@ -28,7 +36,9 @@ class Browser:
         self._session = ""
         self.events: list[dict[str, Any]] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]  # fmt: skip
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
@@ -54,11 +64,25 @@ class Browser:
         text, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(text))
 
-    def open(self, path: Path, *, width: int = 1280, dark: bool = False, touch: bool = False, scripts: bool = True) -> None:  # fmt: skip
+    def open(
+        self,
+        path: Path,
+        *,
+        width: int = 1280,
+        dark: bool = False,
+        touch: bool = False,
+        scripts: bool = True,
+    ) -> None:
         """Show a file and wait until its plots are drawn."""
         self.events.clear()
         self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=touch)  # fmt: skip
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=touch,
+        )
         self.send("Emulation.setTouchEmulationEnabled", enabled=touch)
         self.theme(dark=dark)
         self.send("Page.navigate", url=path.resolve().as_uri())
@@ -74,7 +98,9 @@ class Browser:
 
     def value(self, script: str) -> Any:
         """What a JavaScript expression (or the promise that it is) gives."""
-        reply = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)  # fmt: skip
+        reply = self.send(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
 
@@ -82,7 +108,14 @@ class Browser:
         """A key on whatever has the focus."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text if kind == "keyDown" else "")  # fmt: skip
+            self.send(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                text=text if kind == "keyDown" else "",
+            )
 
     def rest_on(self, x: float, y: float) -> None:
         """The pointer, at a place of the window."""
@@ -98,7 +131,13 @@ class Browser:
 
     def paper(self) -> bytes:
         """The page as it is printed on A4, PDF."""
-        reply = self.send("Page.printToPDF", preferCSSPageSize=False, paperWidth=8.27, paperHeight=11.69, printBackground=True)  # fmt: skip
+        reply = self.send(
+            "Page.printToPDF",
+            preferCSSPageSize=False,
+            paperWidth=8.27,
+            paperHeight=11.69,
+            printBackground=True,
+        )
         return base64.b64decode(reply["data"])
 
     @property
@@ -118,7 +157,11 @@ class Browser:
     @property
     def requests(self) -> list[str]:
         """The addresses that the page asked for, itself and data within it left out."""
-        urls = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]  # fmt: skip
+        urls = [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e.get("method") == "Network.requestWillBeSent"
+        ]
         return [url for url in urls[1:] if not url.startswith(("data:", "blob:"))]
 
 

@@ -26,32 +26,63 @@ def manifest(**changes: Any) -> dict[str, Any]:
     """A manifest as `tune_kd.search` writes it."""
     lr = {"ranges": {"lr": "0.01 .. 1 log"}, "bounds": {"lr": [0.01, 1.0, True]}}
     usual = {
-        "schema": results.SCHEMA_VERSION, "study": "made_up", "space": "digits_kd", "family": "cnn",
-        "task": "digits", "teacher": "digits_large", "student": "digits_small",
+        "schema": results.SCHEMA_VERSION,
+        "study": "made_up",
+        "space": "digits_kd",
+        "family": "cnn",
+        "task": "digits",
+        "teacher": "digits_large",
+        "student": "digits_small",
         "methods": {m: {**lr, "fixed": {}, "textbook": {"lr": 0.1}} for m in METHODS},
         "fields": {"epochs": 6, "batch_size": 64, "optimizer": {"name": "sgd", "momentum": 0.9}},
-        "repeats": 3, "trials_per_repeat": 3, "margin": 0.005,
+        "repeats": 3,
+        "trials_per_repeat": 3,
+        "margin": 0.005,
         "validation_rule": "max(n/10, min(2000, 3n/10))",
-        "seed": 0, "epochs": 6, "teacher_epochs": 8, "limit_train": 0,
+        "seed": 0,
+        "epochs": 6,
+        "teacher_epochs": 8,
+        "limit_train": 0,
         "images": {"task": "digits", "train_hash": "feedbeef", "num_classes": 10},
-        "num_train": 1300, "num_val": 140, "rungs": [2], "sampler": "tpe", "scheduler": "asha",
-        "compute": {"precision": "float32", "layout": "contiguous"}, "random_start": 3,
-        "metric": "val_accuracy", "tables": [], "config_types": {"lr": "float64"},
+        "num_train": 1300,
+        "num_val": 140,
+        "rungs": [2],
+        "sampler": "tpe",
+        "scheduler": "asha",
+        "compute": {"precision": "float32", "layout": "contiguous"},
+        "random_start": 3,
+        "metric": "val_accuracy",
+        "tables": [],
+        "config_types": {"lr": "float64"},
         "versions": {"python": "3.12", "torch": "2.15.0", "platform": "Linux 6.1"},
-        "commit": "abc1234", "teacher_model": "f00d", "teacher_file": "", "device": "cpu",
+        "commit": "abc1234",
+        "teacher_model": "f00d",
+        "teacher_file": "",
+        "device": "cpu",
         "command": "python -m tune_kd.search --space digits_kd",
-    }  # fmt: skip
+    }
     return usual | changes
 
 
 def row(**values: Any) -> Row:
     """A finished row of the schema's usual columns."""
     usual = {
-        "schema": results.SCHEMA_VERSION, "study": "made_up", "phase": "search", "method": "",
-        "repeat": 0, "number": 0, "seed": 0,
-        "stage": 0, "status": "finished", "epochs": 6, "seconds": 30.0, "device": "Some CPU",
-        "host": "node", "started": "2026-11-21T10:00:00", "ended": "2026-11-21T10:01:00",
-    }  # fmt: skip
+        "schema": results.SCHEMA_VERSION,
+        "study": "made_up",
+        "phase": "search",
+        "method": "",
+        "repeat": 0,
+        "number": 0,
+        "seed": 0,
+        "stage": 0,
+        "status": "finished",
+        "epochs": 6,
+        "seconds": 30.0,
+        "device": "Some CPU",
+        "host": "node",
+        "started": "2026-11-21T10:00:00",
+        "ended": "2026-11-21T10:01:00",
+    }
     return usual | values
 
 
@@ -68,14 +99,22 @@ def trial(method: str, number: int, value: float | None, *, repeat: int = 0, **v
     """A search trial; its number 0 is the textbook setting."""
     alpha, beta, gamma, temperature = WEIGHTS[method]
     usual = {
-        "origin": "sampled" if number else "textbook", "alpha": alpha, "beta": beta,
-        "gamma": gamma, "temperature": temperature, "val_accuracy": value, "val_loss": 0.5,
+        "origin": "sampled" if number else "textbook",
+        "alpha": alpha,
+        "beta": beta,
+        "gamma": gamma,
+        "temperature": temperature,
+        "val_accuracy": value,
+        "val_loss": 0.5,
         "config.lr": 0.1,
-    }  # fmt: skip
+    }
     return row(
-        method=method, repeat=repeat, number=number, trial=name(method, repeat, number),
+        method=method,
+        repeat=repeat,
+        number=number,
+        trial=name(method, repeat, number),
         **(usual | values),
-    )  # fmt: skip
+    )
 
 
 def confirmation(
@@ -89,13 +128,19 @@ def confirmation(
     usual_first = 800 if origin == "recommended" else 1000 * (int(repeat[1:]) + 1)
     return [
         row(
-            phase="confirm", method=method, repeat=int(repeat[1:]),
-            trial=f"confirm-{source}-s{seed}", seed=seed, source=source, origin=origin,
-            test_accuracy=test, status="failed" if test is None else "finished",
+            phase="confirm",
+            method=method,
+            repeat=int(repeat[1:]),
+            trial=f"confirm-{source}-s{seed}",
+            seed=seed,
+            source=source,
+            origin=origin,
+            test_accuracy=test,
+            status="failed" if test is None else "finished",
             reason="out of memory" if test is None else None,
         )
         for seed, test in enumerate(tests, usual_first if first is None else first)
-    ]  # fmt: skip
+    ]
 
 
 def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
@@ -103,23 +148,40 @@ def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
     method, repeat, _ = source.rsplit("-", 2)
     return [
         row(
-            phase="reevaluate", method=method, repeat=int(repeat[1:]),
-            trial=f"reevaluate-{source}-s{seed}", seed=seed, source=source, val_accuracy=value,
+            phase="reevaluate",
+            method=method,
+            repeat=int(repeat[1:]),
+            trial=f"reevaluate-{source}-s{seed}",
+            seed=seed,
+            source=source,
+            val_accuracy=value,
             status="failed" if value is None else "finished",
         )
         for seed, value in enumerate(values, 700)
-    ]  # fmt: skip
+    ]
 
 
 def teacher_rows(*, val: float = 0.99, test: float | None = 0.985) -> list[Row]:
     """The teacher taught and measured, the student measured, and, with `test`, confirmed."""
     rows = [
         row(phase="teacher", trial="teacher", val_accuracy=val, epochs=8),
-        row(phase="measure", trial="measure-teacher", num_params=500_000.0, latency_ms=2.0,
-            latency_ms_sd=0.1),
-        row(phase="measure", trial="measure-student", num_params=20_000.0, latency_ms=0.5,
-            latency_ms_sd=0.02, size_mb=0.08, flops=1e6),
-    ]  # fmt: skip
+        row(
+            phase="measure",
+            trial="measure-teacher",
+            num_params=500_000.0,
+            latency_ms=2.0,
+            latency_ms_sd=0.1,
+        ),
+        row(
+            phase="measure",
+            trial="measure-student",
+            num_params=20_000.0,
+            latency_ms=0.5,
+            latency_ms_sd=0.02,
+            size_mb=0.08,
+            flops=1e6,
+        ),
+    ]
     confirm_row = row(phase="confirm", trial="confirm-teacher", test_accuracy=test)
     return rows if test is None else [*rows, confirm_row]
 
@@ -206,10 +268,13 @@ def curves(rows: list[Row]) -> list[Row]:
                     epoch_row[name] = (verdict.get(name) or 0.3) * rise
             beta, gamma = verdict.get("beta") or 0.0, verdict.get("gamma") or 0.0
             epoch_row |= {
-                "lr": 0.1 / step, "train_loss": 2 / step + beta + gamma, "hard_loss": 2 / step,
-                "soft_loss": 1 / step if beta else 0.0, "feature_loss": 0.5 if gamma else 0.0,
+                "lr": 0.1 / step,
+                "train_loss": 2 / step + beta + gamma,
+                "hard_loss": 2 / step,
+                "soft_loss": 1 / step if beta else 0.0,
+                "feature_loss": 0.5 if gamma else 0.0,
                 "val_loss": 1 / step,
-            }  # fmt: skip
+            }
             epoch_rows.append(epoch_row | {"attempt": "0", "stage": 0, "epoch": step, "step": step})
     return epoch_rows
 

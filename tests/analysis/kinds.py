@@ -68,9 +68,19 @@ def run(maker: Any, method: str, repeat: int, *, origin: str = "", at: int = 0) 
             (row,) = maker.confirmation(name, origin, [tests[at]], first=first)
         else:
             row = maker.row(
-                method=method, repeat=repeat, number=0, trial=name, origin="textbook", val_accuracy=value,
-                val_loss=0.5, alpha=1.0, beta=0.5, gamma=0.0, temperature=4.0, **{"config.lr": 0.1},
-            )  # fmt: skip
+                method=method,
+                repeat=repeat,
+                number=0,
+                trial=name,
+                origin="textbook",
+                val_accuracy=value,
+                val_loss=0.5,
+                alpha=1.0,
+                beta=0.5,
+                gamma=0.0,
+                temperature=4.0,
+                **{"config.lr": 0.1},
+            )
         rows.append(row | columns | sizes)
     return rows
 
@@ -81,10 +91,16 @@ def compressed(maker: Any, *, compiler: bool = True) -> tuple[list[Row], dict[st
 
     def measure(trial: str, latency: float, compiled: float, sizes: Row, **columns: Any) -> Row:
         return maker.row(
-            phase="measure", trial=f"measure-{trial}", latency_ms=latency, latency_ms_sd=0.01,
+            phase="measure",
+            trial=f"measure-{trial}",
+            latency_ms=latency,
+            latency_ms_sd=0.01,
             compiled_latency_ms=compiled if compiler else None,
-            compiled_latency_ms_sd=0.02 if compiler else None, reason=reason, **sizes, **columns,
-        )  # fmt: skip
+            compiled_latency_ms_sd=0.02 if compiler else None,
+            reason=reason,
+            **sizes,
+            **columns,
+        )
 
     teacher = {"num_params": 500_000.0, "size_mb": 2.0, "flops": 1e7}
     rows = [
@@ -94,8 +110,10 @@ def compressed(maker: Any, *, compiler: bool = True) -> tuple[list[Row], dict[st
         measure("student", 0.5, 0.25, PLAIN),
     ]
     for method, times, sizes in (
-        ("channels", (0.4, 0.2), CUT), ("static", (0.9, 0.1), INT8), ("qat", (0.9, 2.0), INT8),
-    ):  # fmt: skip
+        ("channels", (0.4, 0.2), CUT),
+        ("static", (0.9, 0.1), INT8),
+        ("qat", (0.9, 2.0), INT8),
+    ):
         source = maker.name(method, 0, 0)
         rows.append(measure(source, *times, sizes, method=method, source=source))
     for method in STAGES:
@@ -120,13 +138,28 @@ MIOU = {"no_kd": [0.50, 0.52], "response": [0.60, 0.66]}
 def dense(maker: Any) -> tuple[list[Row], dict[str, Any]]:
     """A baseline and one method, two repeats, two seeds of the recommended, a label for every pixel."""
     rows = [
-        maker.row(phase="teacher", trial="teacher-f00d", val_accuracy=0.95, val_miou=0.71, epochs=8),
+        maker.row(
+            phase="teacher", trial="teacher-f00d", val_accuracy=0.95, val_miou=0.71, epochs=8
+        ),
         maker.row(phase="measure", trial="measure-teacher", num_params=5e5, latency_ms=2.0),
-        maker.row(phase="measure", trial="measure-student", num_params=2_812_345.0, latency_ms=45.23,
-                 latency_ms_sd=1.52, size_mb=11.2, flops=1e9),
-        maker.row(phase="confirm", trial="confirm-teacher", test_accuracy=0.94, test_miou=0.70,
-                 test_ece=0.02, test_confusion=[n for line in TEACHER for n in line]),
-    ]  # fmt: skip
+        maker.row(
+            phase="measure",
+            trial="measure-student",
+            num_params=2_812_345.0,
+            latency_ms=45.23,
+            latency_ms_sd=1.52,
+            size_mb=11.2,
+            flops=1e9,
+        ),
+        maker.row(
+            phase="confirm",
+            trial="confirm-teacher",
+            test_accuracy=0.94,
+            test_miou=0.70,
+            test_ece=0.02,
+            test_confusion=[n for line in TEACHER for n in line],
+        ),
+    ]
     for method, tests in MIOU.items():
         for at, miou in enumerate(tests):
             rows.append(maker.trial(method, 0, 0.9, repeat=at, val_miou=tests[0] + 0.01))
@@ -157,9 +190,13 @@ def put_predictions(folder: Path | str, trial: str, *, count: int = 20, side: in
     images = np.repeat(labels[..., None], 3, axis=-1) * 60 + 30
     buffer = io.BytesIO()
     np.savez_compressed(
-        buffer, images=images.astype(np.uint8), labels=labels, predicted=predictions,
-        iou=np.linspace(0.1, 0.95, count), index=np.arange(count, dtype=np.int64) * 7,
-    )  # fmt: skip
+        buffer,
+        images=images.astype(np.uint8),
+        labels=labels,
+        predicted=predictions,
+        iou=np.linspace(0.1, 0.95, count),
+        index=np.arange(count, dtype=np.int64) * 7,
+    )
     Storage(folder).write(f"predictions/{trial}.npz", buffer.getvalue())
 
 

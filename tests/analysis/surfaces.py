@@ -28,8 +28,16 @@ def study(
 ) -> Study:
     """A study of these search rows; methods are those that the rows name, all with the same ranges."""
     distributions = {name: distribution_to_json(d) for name, d in ranges.items()}
-    methods = {row["method"]: {"distributions": distributions} for row in rows} or {"response": {"distributions": distributions}}  # fmt: skip
-    usual = {"study": "surfaces", "family": "cnn", "methods": methods, "metric": "val_accuracy", "rungs": []}  # fmt: skip
+    methods = {row["method"]: {"distributions": distributions} for row in rows} or {
+        "response": {"distributions": distributions}
+    }
+    usual = {
+        "study": "surfaces",
+        "family": "cnn",
+        "methods": methods,
+        "metric": "val_accuracy",
+        "rungs": [],
+    }
     return Study(
         address="surfaces",
         storage=Storage("/nowhere"),
@@ -42,10 +50,18 @@ def study(
 def row(method: str, repeat: int, number: int, value: float | None, **values: Any) -> Row:
     """A finished search trial with sampled `values` by parameter."""
     usual = {
-        "phase": "search", "method": method, "repeat": repeat, "number": number, "stage": 0,
-        "trial": f"{method}-r{repeat}-{number:04d}", "status": "finished", "origin": "random",
-        "epochs": 15, "val_accuracy": value, "val_loss": 0.5,
-    }  # fmt: skip
+        "phase": "search",
+        "method": method,
+        "repeat": repeat,
+        "number": number,
+        "stage": 0,
+        "trial": f"{method}-r{repeat}-{number:04d}",
+        "status": "finished",
+        "origin": "random",
+        "epochs": 15,
+        "val_accuracy": value,
+        "val_loss": 0.5,
+    }
     return usual | {f"config.{name}": v for name, v in values.items()}
 
 

@@ -18,7 +18,10 @@ def test_a_weak_teacher_is_said_loudly_and_a_good_one_not(made_up, tmp_path, stu
     weak = load(made_up.put(tmp_path / "weak", rows))
     # the textbook trials of the baseline: 0.90, 0.90, 0.89; never the best trial, which has 0.93
     assert warnings(weak)[0].startswith("THE TEACHER IS WORSE")
-    assert "validation accuracy, %: 89.00 (n = 1) against 89.67 ± 0.58 (n = 3) of the baseline at its textbook" in warnings(weak)[0]  # fmt: skip
+    assert (
+        "validation accuracy, %: 89.00 (n = 1) against 89.67 ± 0.58 (n = 3) of the baseline at its textbook"
+        in warnings(weak)[0]
+    )
     rows = [*made_up.teacher(val=0.92, test=None), *made_up.search]
     assert warnings(load(made_up.put(tmp_path / "fair", rows))) == []
 

@@ -68,8 +68,15 @@ def test_pruned_then_quantized_counts_what_pruning_alone_did(made_up, tmp_path):
 
 
 def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
-    shared = made_up.row(phase="teacher", method="response", origin="shared", trial="shared-response",
-                         stage_name="Distill", val_accuracy=0.93, **kinds.PLAIN)  # fmt: skip
+    shared = made_up.row(
+        phase="teacher",
+        method="response",
+        origin="shared",
+        trial="shared-response",
+        stage_name="Distill",
+        val_accuracy=0.93,
+        **kinds.PLAIN,
+    )
     pruned = made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT)
     study = load(made_up.put(tmp_path / "x", [shared, pruned]))
     (row,) = csv.DictReader(io.StringIO(tables_compression.pruning_csv(study).decode()))
@@ -83,14 +90,23 @@ def test_a_student_that_was_given_is_what_was_before(made_up, tmp_path):
     """Its training cannot be repeated: one measurement stands before every seed's pruning."""
     columns = {"stage_name": "Measure", **kinds.PLAIN, "num_params": 15_000.0}
     rows = [
-        made_up.row(phase="teacher", method="response", origin="file", trial="start-f00d", val_accuracy=0.93, **columns),
-        made_up.row(phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **columns),
+        made_up.row(
+            phase="teacher",
+            method="response",
+            origin="file",
+            trial="start-f00d",
+            val_accuracy=0.93,
+            **columns,
+        ),
+        made_up.row(
+            phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **columns
+        ),
         made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT),
         *(
             row | {"stage_name": "Prune"} | kinds.CUT
             for row in made_up.confirmation("response-r0-0000", "recommended", [0.85, 0.87])
         ),
-    ]  # fmt: skip
+    ]
     study = load(made_up.put(tmp_path / "x", rows, start_file="mine.pt"))
     change = compression.change(study, "response", "Prune")
     assert (change.before.mean, change.before.n) == (0.91, 1)
@@ -118,9 +134,18 @@ def test_int8_is_timed_on_a_cpu_whatever_the_study_ran_on(made_up, tmp_path):
 def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
     rows = list(csv.DictReader(io.StringIO(tables_compression.pruning_csv(compressed).decode())))
     assert list(rows[0]) == [
-        "experiment", "prune_method", "prune_ratio", "params_before", "params_after",
-        "size_mb_before", "size_mb_after", "top1_before", "top1_after", "inference_ms_after", "split",
-    ]  # fmt: skip
+        "experiment",
+        "prune_method",
+        "prune_ratio",
+        "params_before",
+        "params_after",
+        "size_mb_before",
+        "size_mb_after",
+        "top1_before",
+        "top1_after",
+        "inference_ms_after",
+        "split",
+    ]
     assert [(row["experiment"], row["split"]) for row in rows[:8]] == [
         ("channels-r0-0000", "val"),
         *((f"confirm-channels-r0-0000-s{seed}", "test") for seed in (800, 801, 802, 1000)),
@@ -129,19 +154,41 @@ def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
         ("channels-r2-0000", "val"),
     ]
     assert list(rows[0].values()) == [
-        "channels-r0-0000", "channel", "0.5", "20000", "5000", "0.08", "0.02", "0.94", "0.91", "0.4", "val",
-    ]  # fmt: skip
+        "channels-r0-0000",
+        "channel",
+        "0.5",
+        "20000",
+        "5000",
+        "0.08",
+        "0.02",
+        "0.94",
+        "0.91",
+        "0.4",
+        "val",
+    ]
     zeros = next(row for row in rows if row["experiment"] == "confirm-zeros-r0-0000-s800")
     assert list(zeros.values())[1:9] == [
-        "magnitude", "0.5", "20000", "10000", "0.08", "0.08", "0.93", "0.92",
-    ]  # fmt: skip
+        "magnitude",
+        "0.5",
+        "20000",
+        "10000",
+        "0.08",
+        "0.08",
+        "0.93",
+        "0.92",
+    ]
 
 
 def test_quantization_by_hand(compressed):
     _, text = common.TABLES["quantization"](compressed)
     assert headings(text) == [
-        "Model Type", "Parameters", "Accuracy", "Size (MB)", "Inference Time", "Compression",
-    ]  # fmt: skip
+        "Model Type",
+        "Parameters",
+        "Accuracy",
+        "Size (MB)",
+        "Inference Time",
+        "Compression",
+    ]
     rows = {row[0]: row[1:] for row in cells(text)}
     assert list(rows) == [
         "Teacher (digits_large)",
@@ -156,8 +203,12 @@ def test_quantization_by_hand(compressed):
         "25.0x",
     ]
     assert rows["Quantized student, static (static)"] == [
-        "20,000", "84.00 ± 1.00 (n = 3)", "0.025", "0.100 ± 0.020 ms (10.0x faster)", "80.0x",
-    ]  # fmt: skip
+        "20,000",
+        "84.00 ± 1.00 (n = 3)",
+        "0.025",
+        "0.100 ± 0.020 ms (10.0x faster)",
+        "80.0x",
+    ]
     assert "(2.0x slower)" in rows["Quantized student, QAT (qat)"][3]
 
 
@@ -173,8 +224,11 @@ def test_without_a_float_method_the_student_before_quantizing_stands_for_it(made
     changes["methods"] = {"static": {}}
     _, text = common.TABLES["quantization"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert cells(text)[1][:4] == [
-        "Student, before quantizing (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.080",
-    ]  # fmt: skip
+        "Student, before quantizing (static)",
+        "20,000",
+        "94.00 ± 1.00 (n = 3)",
+        "0.080",
+    ]
 
 
 def test_the_main_table_has_each_methods_own_footprint(compressed):

@@ -63,8 +63,11 @@ def test_a_weak_teacher_is_judged_by_the_studys_metric(made_up, tmp_path):
 
 def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
     foot = {"num_params": 2_812_345.0}
-    rows = [made_up.row(phase="measure", trial="measure-student", latency_ms=45.23,
-                        latency_ms_sd=1.52, **foot)]  # fmt: skip
+    rows = [
+        made_up.row(
+            phase="measure", trial="measure-student", latency_ms=45.23, latency_ms_sd=1.52, **foot
+        )
+    ]
     times = {"response": (45.67, 1.48), "feature": (45.89, 1.55)}
     for method, value in (("no_kd", 0.6245), ("response", 0.6387), ("feature", 0.6412)):
         rows.append(made_up.trial(method, 0, 0.9, val_miou=0.5, stage_name="Prune", **foot))
@@ -73,9 +76,17 @@ def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
         rows.append(row | {"test_miou": value})
         if method in times:
             mean, sd = times[method]
-            rows.append(made_up.row(phase="measure", method=method, trial=f"measure-{source}",
-                                    source=source, latency_ms=mean, latency_ms_sd=sd,
-                                    **foot))  # fmt: skip
+            rows.append(
+                made_up.row(
+                    phase="measure",
+                    method=method,
+                    trial=f"measure-{source}",
+                    source=source,
+                    latency_ms=mean,
+                    latency_ms_sd=sd,
+                    **foot,
+                )
+            )
     methods = {m: {} for m in ("no_kd", "response", "feature")}
     study = load(made_up.put(tmp_path / "x", rows, methods=methods, metric="val_miou", dense=True))
     assert comparison.text(study).decode() == (
@@ -95,8 +106,11 @@ def test_the_comparison_with_several_repeats_has_spread_and_n(dense):
     title, text = common.TABLES["comparison"](dense)
     assert "test split" in title
     assert headings(text) == [
-        "Knowledge Distillation", "mIoU", "# Parameters", "Inference Speed (ms)",
-    ]  # fmt: skip
+        "Knowledge Distillation",
+        "mIoU",
+        "# Parameters",
+        "Inference Speed (ms)",
+    ]
     assert cells(text)[0][1:3] == ["0.5100 ± 0.0141 (n = 2)", "2.81M"]
     # differences 0.10 and 0.14: mean 0.12, sd 0.02 sqrt 2, half T1 * 0.02; 0.12 / 0.51 = 23.53 %
     low, high = 0.12 - T1 * 0.02, 0.12 + T1 * 0.02
@@ -112,8 +126,12 @@ def test_classes_are_means_over_seeds_of_iou_by_hand(dense):
     # background of no_kd: 80 / (100 + 10) and 80 / 100; of response: 90 / 100 and 90 / 102
     base, kd = (80 / 110 + 0.8) / 2 * 100, (0.9 + 90 / 102) / 2 * 100
     assert cells(text)[0] == [
-        "background", "90.00", f"{base:.2f}", f"{kd:.2f}", f"{kd - base:+.2f}",
-    ]  # fmt: skip
+        "background",
+        "90.00",
+        f"{base:.2f}",
+        f"{kd:.2f}",
+        f"{kd - base:+.2f}",
+    ]
     assert cells(text)[2] == ["dog", "100.00", "75.00", "100.00", "+25.00"]
 
 

@@ -32,7 +32,9 @@ def at(places, *, value=0.9, method="response", ranges=RANGES, **more):
 
 
 def test_winners_of_all_repeats_at_an_end_are_said_with_how_near_and_how_likely():
-    rows = at([(0.97, 0.5, 0.5), (0.9, 0.4, 0.2), (0.95, 0.1, 0.9), (1.0, 0.6, 0.5), (0.93, 0.9, 0.4)])  # fmt: skip
+    rows = at(
+        [(0.97, 0.5, 0.5), (0.9, 0.4, 0.2), (0.95, 0.1, 0.9), (1.0, 0.6, 0.5), (0.93, 0.9, 0.4)]
+    )
     (edge,) = edges(study(rows), "response")
     assert (edge.method, edge.parameter, edge.end, edge.n) == ("response", "lr", "upper", 5)
     assert edge.distance == pytest.approx(0.05)
@@ -40,7 +42,9 @@ def test_winners_of_all_repeats_at_an_end_are_said_with_how_near_and_how_likely(
 
 
 def test_winners_that_are_near_an_end_for_the_most_part_say_nothing():
-    rows = at([(0.8, 0.5, 0.5), (0.8, 0.4, 0.2), (0.95, 0.1, 0.9), (1.0, 0.6, 0.5), (0.4, 0.9, 0.4)])  # fmt: skip
+    rows = at(
+        [(0.8, 0.5, 0.5), (0.8, 0.4, 0.2), (0.95, 0.1, 0.9), (1.0, 0.6, 0.5), (0.4, 0.9, 0.4)]
+    )
     assert edges_of(study(rows)) == []
 
 
@@ -121,7 +125,10 @@ def test_a_parameter_that_is_best_beyond_its_range_is_said_in_most_studies():
 def test_choices_have_no_ends_and_whole_numbers_stand_in_the_middle_of_their_cells():
     ranges = {"pool": CategoricalDistribution(["a", "b"]), "steps": IntDistribution(1, 10)}
     rows = at([(0.9, 0.99)] * 4, ranges=ranges)
-    assert [(e.parameter, e.end, round(e.distance, 3)) for e in edges(study(rows, ranges=ranges), "response")] == [("steps", "upper", 0.05)]  # fmt: skip
+    assert [
+        (e.parameter, e.end, round(e.distance, 3))
+        for e in edges(study(rows, ranges=ranges), "response")
+    ] == [("steps", "upper", 0.05)]
     two = {"pool": CategoricalDistribution(["a", "b"]), "steps": IntDistribution(1, 2)}
     assert edges_of(study(at([(0.9, 0.99)] * 4, ranges=two), ranges=two)) == []  # one in sixteen
 

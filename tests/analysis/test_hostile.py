@@ -43,7 +43,12 @@ def rename(row):
 def folder(made_up, tmp_path_factory):
     """The folder of a report, made by the real command."""
     folder = tmp_path_factory.mktemp("hostile")
-    method_entry = {"ranges": {"lr": SCRIPT}, "bounds": {"lr": [0.01, 1.0, True]}, "fixed": {}, "textbook": {}}  # fmt: skip
+    method_entry = {
+        "ranges": {"lr": SCRIPT},
+        "bounds": {"lr": [0.01, 1.0, True]},
+        "fixed": {},
+        "textbook": {},
+    }
     made_up.put(
         folder / "x",
         [rename(row) for row in made_up.all_rows()],
@@ -69,11 +74,47 @@ def test_nothing_is_written_outside_the_folder(folder):
 def test_web_has_the_elements_of_the_template_only(folder):
     page = Parsed((folder / "index.html").read_text())
     assert {tag for tag, _ in page.elements} == {
-        "html", "head", "meta", "title", "style", "body", "a", "header", "h1", "nav", "ol", "li", "main",
-        "article", "section", "h2", "p", "ul", "strong", "code", "div", "table", "caption", "thead", "tbody",
-        "tr", "th", "td", "figure", "figcaption", "i", "svg", "path", "circle", "details", "summary",
-        "noscript", "img", "footer", "script",
-    }  # fmt: skip
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "a",
+        "header",
+        "h1",
+        "nav",
+        "ol",
+        "li",
+        "main",
+        "article",
+        "section",
+        "h2",
+        "p",
+        "ul",
+        "strong",
+        "code",
+        "div",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "figure",
+        "figcaption",
+        "i",
+        "svg",
+        "path",
+        "circle",
+        "details",
+        "summary",
+        "noscript",
+        "img",
+        "footer",
+        "script",
+    }
     assert len(page.of("script")) == 3
     attributes = {name for _, element in page.elements for name in element}
     assert not [name for name in attributes if name.startswith("on")]
@@ -131,10 +172,35 @@ def test_csv_cells_are_text_or_numbers(folder):
 
 def test_latex_runs_no_command_of_a_name(folder):
     text = (folder / "table.tex").read_text().replace(r"\\", "\n")  # ends of lines are no commands
-    ours = {"textbackslash", "textless", "textgreater", "textbar", "textquotedbl", "textasciicircum",
-            "textasciitilde", "pm", "begin", "end", "centering", "caption", "toprule", "midrule",
-            "bottomrule", "par", "smallskip", "footnotesize", "usepackage", "input", "resizebox", "ifdim",
-            "width", "linewidth", "else", "fi", "shortstack"}  # fmt: skip
+    ours = {
+        "textbackslash",
+        "textless",
+        "textgreater",
+        "textbar",
+        "textquotedbl",
+        "textasciicircum",
+        "textasciitilde",
+        "pm",
+        "begin",
+        "end",
+        "centering",
+        "caption",
+        "toprule",
+        "midrule",
+        "bottomrule",
+        "par",
+        "smallskip",
+        "footnotesize",
+        "usepackage",
+        "input",
+        "resizebox",
+        "ifdim",
+        "width",
+        "linewidth",
+        "else",
+        "fi",
+        "shortstack",
+    }
     assert set(re.findall(r"\\([A-Za-z]+)", text)) <= ours
     body = text.split("\n", 1)[1]  # the first line says how to use it
     assert not re.search(r"\\(input|usepackage)", body)
@@ -148,7 +214,10 @@ def test_latex_runs_no_command_of_a_name(folder):
 
 
 def test_what_is_printed_steers_no_terminal(made_up, tmp_path, capsys):
-    rows = [{**row, "method": "\x1b[31mred" if row["method"] == "response" else row["method"]} for row in made_up.all_rows()]  # fmt: skip
+    rows = [
+        {**row, "method": "\x1b[31mred" if row["method"] == "response" else row["method"]}
+        for row in made_up.all_rows()
+    ]
     methods = {name: {"textbook": {}} for name in ("no_kd", "\x1b[31mred", "feature", "combined")}
     made_up.put(tmp_path / "x", rows, methods=methods)
     assert report.main([str(tmp_path / "x")]) == 0
@@ -157,8 +226,17 @@ def test_what_is_printed_steers_no_terminal(made_up, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "text",
-    ["`<b>`", "`` ` <b> ``", "\\`<img src=x>\\`", "``<b>`", "`[a](b)", "**`**<i>`", "[x]: http://y", "a`b``c`"],
-)  # fmt: skip
+    [
+        "`<b>`",
+        "`` ` <b> ``",
+        "\\`<img src=x>\\`",
+        "``<b>`",
+        "`[a](b)",
+        "**`**<i>`",
+        "[x]: http://y",
+        "a`b``c`",
+    ],
+)
 def test_marks_of_code_never_open_a_way_for_html(text):
     page = MarkdownIt("commonmark", {"html": True}).parse(f"- {escaping.sentence(text)}")
     every = [inner for token in page for inner in (token, *(token.children or ()))]

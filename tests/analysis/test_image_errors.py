@@ -24,7 +24,10 @@ def simulate(random, between: float, *, images: int, repeats: int, seeds: int) -
 @pytest.mark.parametrize(("repeats", "seeds"), [(3, 2), (5, 1), (10, 2)])
 def test_a_known_spread_between_images_is_found(repeats, seeds):
     random = np.random.default_rng(0)
-    errors = [image_standard_error(*simulate(random, 0.3, images=500, repeats=repeats, seeds=seeds)) for _ in range(40)]  # fmt: skip
+    errors = [
+        image_standard_error(*simulate(random, 0.3, images=500, repeats=repeats, seeds=seeds))
+        for _ in range(40)
+    ]
     assert np.mean(np.square(errors)) ** 0.5 == pytest.approx(0.3 / np.sqrt(500), rel=0.06)
 
 
@@ -55,7 +58,9 @@ def test_repeats_may_have_different_numbers_of_seeds():
     random = np.random.default_rng(0)
     method, baseline = simulate(random, 0.3, images=5000, repeats=4, seeds=6)
     ragged = [one[:m] for one, m in zip(method, (6, 4, 3, 5), strict=True)]
-    assert image_standard_error(ragged, list(baseline)) == pytest.approx(0.3 / np.sqrt(5000), rel=0.15)  # fmt: skip
+    assert image_standard_error(ragged, list(baseline)) == pytest.approx(
+        0.3 / np.sqrt(5000), rel=0.15
+    )
 
 
 def test_one_repeat_counts_the_whole_spread():
@@ -66,7 +71,11 @@ def test_one_repeat_counts_the_whole_spread():
 
 @pytest.mark.parametrize("find", [image_standard_error, image_standard_error_of_counts])
 def test_nothing_to_estimate_from(find):
-    one = np.ones((2, 1, 3, 3), int) if find is image_standard_error_of_counts else np.ones((2, 1), bool)  # fmt: skip
+    one = (
+        np.ones((2, 1, 3, 3), int)
+        if find is image_standard_error_of_counts
+        else np.ones((2, 1), bool)
+    )
     assert find([], []) == 0.0
     assert find([one], [one]) == 0.0  # a single image
     with pytest.raises(ValueError, match="shorter"):

@@ -62,9 +62,17 @@ def test_logs_have_the_labs_columns(made_up, tmp_path):
     assert list(files) == [f"{t}.{end}" for t in trials for end in ("csv", "json")]
     frame = pd.read_csv(io.BytesIO(files["response-r0-0001.csv"]))
     assert list(frame.columns) == [
-        "epoch", "lr", "train_loss", "train_ce", "train_kd", "train_feature", "val_loss", "val_acc",
-        "alpha", "T",
-    ]  # fmt: skip
+        "epoch",
+        "lr",
+        "train_loss",
+        "train_ce",
+        "train_kd",
+        "train_feature",
+        "val_loss",
+        "val_acc",
+        "alpha",
+        "T",
+    ]
     assert frame.iloc[1].to_list() == pytest.approx(
         [2, 0.05, 1.5, 1.0, 0.5, 0.0, 0.5, 0.95 * 0.875, 0.5, 4.0]
     )

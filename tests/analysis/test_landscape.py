@@ -36,7 +36,9 @@ def test_the_robust_setting_lies_on_the_true_plateau_and_the_region_around_its_m
         span, distribution = spans[name], {name: RANGES[name]}
         ends = [positions(distribution, {name: end})[0] for end in (span.low, span.high)]
         assert low - 0.08 < ends[0] < ends[1] < high + 0.08  # nothing that is worse by 4 points
-    lr = [positions({"lr": RANGES["lr"]}, {"lr": x})[0] for x in (spans["lr"].low, spans["lr"].high)]  # fmt: skip
+    lr = [
+        positions({"lr": RANGES["lr"]}, {"lr": x})[0] for x in (spans["lr"].low, spans["lr"].high)
+    ]
     assert lr[0] < 0.6 < lr[1]
     assert lr[1] - lr[0] > 0.1
     temperature = [math.log(x) for x in (spans["temperature"].low, spans["temperature"].high)]
@@ -128,9 +130,17 @@ def test_a_setting_that_is_tried_again_does_not_explain_itself():
     random = np.random.default_rng(3)
     rows = random_rows(lambda p: 0.5, noise_sd=0.05, trials=4, seed=3)
     rows += [
-        row("response", repeat, 9, 0.9 + 0.001 * random.random(), lr=0.1, dropout=0.1, temperature=4.0)
+        row(
+            "response",
+            repeat,
+            9,
+            0.9 + 0.001 * random.random(),
+            lr=0.1,
+            dropout=0.1,
+            temperature=4.0,
+        )
         for repeat in range(10)
-    ]  # fmt: skip
+    ]
     features = np.array([positions(RANGES, {n: r[f"config.{n}"] for n in RANGES}) for r in rows])
     fitted = surrogate.fit(features, np.array([r["val_accuracy"] for r in rows]))
     assert fitted is not None

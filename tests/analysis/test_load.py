@@ -62,8 +62,12 @@ def test_test_values_by_repeat_and_by_seed(study):
     # the winner of repeat 0 is the textbook trial itself
     assert study.textbook("feature")[1000] == study.by_seed("feature", "best")[0][1000] == 0.88
     assert study.confirmed_values(study.recommended_trial("response")) == {
-        800: 0.93, 801: 0.94, 802: 0.94, 803: 0.93, 804: 0.935,
-    }  # fmt: skip
+        800: 0.93,
+        801: 0.94,
+        802: 0.94,
+        803: 0.93,
+        804: 0.935,
+    }
 
 
 def test_failed_runs_have_no_value(study):

@@ -42,10 +42,14 @@ def click(browser, column):
 
 def test_every_plot_is_drawn_and_nothing_is_fetched(browser, page):
     browser.open(page)
-    plots = browser.value("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('svg.main-svg').length)")  # fmt: skip
+    plots = browser.value(
+        "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('svg.main-svg').length)"
+    )
     assert len(plots) == 11
     assert min(plots) >= 1
-    marks = browser.value("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.point, .js-line, .point path').length)")  # fmt: skip
+    marks = browser.value(
+        "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.point, .js-line, .point path').length)"
+    )
     assert [at for at, count in enumerate(marks) if count == 0] == [2]  # the panel without a trial
     assert browser.errors == []
     assert browser.requests == []
@@ -55,16 +59,22 @@ def test_every_plot_is_drawn_and_nothing_is_fetched(browser, page):
 def test_nothing_is_wider_than_the_window(browser, page, width, touch):
     browser.open(page, width=width, touch=touch)
     assert browser.value("document.documentElement.scrollWidth") == width
-    wide = browser.value("[...document.querySelectorAll('main p, main figure, main .scroll, main ul')].filter(e => e.getBoundingClientRect().right > innerWidth).length")  # fmt: skip
+    wide = browser.value(
+        "[...document.querySelectorAll('main p, main figure, main .scroll, main ul')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
+    )
     assert wide == 0
     assert browser.errors == []
 
 
 def test_a_finger_on_a_plot_scrolls_the_page(browser, page):
     browser.open(page, width=390, touch=True)
-    modes = browser.value("[...document.querySelectorAll('.plot')].map(p => p._fullLayout.dragmode)")  # fmt: skip
+    modes = browser.value(
+        "[...document.querySelectorAll('.plot')].map(p => p._fullLayout.dragmode)"
+    )
     assert set(modes) == {False}
-    actions = browser.value("[...document.querySelectorAll('.nsewdrag')].map(d => getComputedStyle(d).touchAction)")  # fmt: skip
+    actions = browser.value(
+        "[...document.querySelectorAll('.nsewdrag')].map(d => getComputedStyle(d).touchAction)"
+    )
     assert actions
     assert "none" not in actions
 
@@ -181,7 +191,9 @@ def test_without_scripts_tables_and_pictures_are_there(browser, made_up, tmp_pat
 def test_an_old_browser_gets_the_pictures(browser, made_up, tmp_path):
     address = made_up.put(tmp_path / "x", made_up.all_rows())
     assert report.main([address]) == 0
-    script = browser.send("Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream")  # fmt: skip
+    script = browser.send(
+        "Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream"
+    )
     try:
         browser.open(tmp_path / "x" / "report" / "index.html")
     finally:
@@ -202,15 +214,26 @@ def test_a_picture_beside_the_page_is_shown(browser, made_up, tmp_path, monkeypa
 
 
 def test_hostile_names_run_nothing(browser, made_up, tmp_path):
-    methods = {name: {"textbook": {}, "bounds": {"lr": [0.01, 1.0, True]}} for name in METHODS.values()}  # fmt: skip
+    methods = {
+        name: {"textbook": {}, "bounds": {"lr": [0.01, 1.0, True]}} for name in METHODS.values()
+    }
     rows = [renamed(row) for row in made_up.all_rows()]
-    address = made_up.put(tmp_path / "x", rows, study=IMAGE, methods=methods, class_names=[IMAGE] * 3, tables=["classes"])  # fmt: skip
+    address = made_up.put(
+        tmp_path / "x",
+        rows,
+        study=IMAGE,
+        methods=methods,
+        class_names=[IMAGE] * 3,
+        tables=["classes"],
+    )
     assert report.main([address]) == 0
     browser.open(tmp_path / "x" / "report" / "index.html")
     assert browser.errors == []
     assert browser.requests == []
     assert "Page.javascriptDialogOpening" not in {event.get("method") for event in browser.events}
-    texts = browser.value("[...document.querySelectorAll('.annotation-text')].map(t => t.textContent).join('\\n')")  # fmt: skip
+    texts = browser.value(
+        "[...document.querySelectorAll('.annotation-text')].map(t => t.textContent).join('\\n')"
+    )
     assert (
         "<img src=x onerror=alert(1)>" in texts
     )  # as it is written, in the picture of differences

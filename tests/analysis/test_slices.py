@@ -9,10 +9,11 @@ def few():
         [
             row("response", 0, 0, 0.9, lr=0.1, dropout=0.0, temperature=4.0),
             row("response", 1, 1, 0.7, lr=0.5, dropout=0.2, temperature=2.0) | outcome,
-            row("response", 1, 2, None, lr=0.9, dropout=0.1, temperature=9.0) | {"status": "failed"},
+            row("response", 1, 2, None, lr=0.9, dropout=0.1, temperature=9.0)
+            | {"status": "failed"},
             row("feature", 0, 0, 0.8, lr=0.2, dropout=0.1, temperature=1.0),
         ]
-    )  # fmt: skip
+    )
 
 
 def test_a_slice_has_all_trials_that_have_a_value_with_status_and_repeat():
@@ -25,10 +26,12 @@ def test_a_slice_has_all_trials_that_have_a_value_with_status_and_repeat():
 
 
 def test_parallel_rows_have_all_parameters_in_the_order_of_the_ranges():
-    assert [(r.trial, r.repeat, r.status, r.values, r.value) for r in parallel_rows(few(), "response")] == [
+    assert [
+        (r.trial, r.repeat, r.status, r.values, r.value) for r in parallel_rows(few(), "response")
+    ] == [
         ("response-r0-0000", 0, "finished", (0.1, 0.0, 4.0), 0.9),
         ("response-r1-0001", 1, "stopped", (0.5, 0.2, 2.0), 0.7),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_pair_is_the_plane_of_the_two_parameters_that_matter_most():

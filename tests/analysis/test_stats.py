@@ -93,7 +93,12 @@ def test_one_difference_has_no_interval_and_no_p(image_se):
 def test_equal_differences_leave_no_doubt():
     same, apart = interval(0.0, sd=0.0), interval(0.02, sd=0.0)
     assert (same.low, same.high, same.p_value(), same.p_equivalence(0.005)) == (0, 0, 1.0, 0.0)
-    assert (apart.low, apart.high, apart.p_value(), apart.p_equivalence(0.005)) == (0.02, 0.02, 0.0, 1.0)  # fmt: skip
+    assert (apart.low, apart.high, apart.p_value(), apart.p_equivalence(0.005)) == (
+        0.02,
+        0.02,
+        0.0,
+        1.0,
+    )
 
 
 def test_hardly_any_spread_gives_a_p_near_zero():
@@ -129,7 +134,9 @@ def test_labels(mean, sd, label):
     assert (one.repeats_needed is not None) == (label == "not settled")
 
 
-@pytest.mark.parametrize(("n", "label"), [(1, "too few repeats"), (2, "too few repeats"), (3, "helps")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "label"), [(1, "too few repeats"), (2, "too few repeats"), (3, "helps")]
+)
 def test_three_repeats_are_the_fewest(n, label):
     one = interval(0.02, sd=None) if n == 1 else interval(0.02, sd=0.0001, n=n)
     verdict = rule({"a": one}, margin=0.005, level=0.05)["a"]

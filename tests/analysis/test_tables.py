@@ -223,8 +223,10 @@ def test_confirmed_and_top_trials_are_extra_tables(study):
     _, frame = common.top_trials(study)
     rows = frame[frame["Method"] == "response"]
     assert list(zip(rows["Repeat"], rows["Trial"], strict=True))[:3] == [
-        ("2", "2"), ("0", "1"), ("1", "1"),
-    ]  # fmt: skip
+        ("2", "2"),
+        ("0", "1"),
+        ("1", "1"),
+    ]
 
 
 def test_what_the_teacher_cost(made_up, tmp_path):

@@ -44,10 +44,26 @@ def only(made_up):
 
 
 STUDIES = {
-    "empty": (lambda made_up: [], {}, "**No verdict yet**: no trial has ended. Type `python -m tune_kd.search"),
-    "failed": (failed, {}, "**No verdict**: none of 24 trials has finished (24 failed, 0 stopped)."),
-    "one repeat": (one_repeat, {"repeats": 1}, "the study has 1 repeat and a verdict needs at least 3"),
-    "unconfirmed": (unconfirmed, {}, "**No verdict yet**: nothing has been confirmed on the test split."),
+    "empty": (
+        lambda made_up: [],
+        {},
+        "**No verdict yet**: no trial has ended. Type `python -m tune_kd.search",
+    ),
+    "failed": (
+        failed,
+        {},
+        "**No verdict**: none of 24 trials has finished (24 failed, 0 stopped).",
+    ),
+    "one repeat": (
+        one_repeat,
+        {"repeats": 1},
+        "the study has 1 repeat and a verdict needs at least 3",
+    ),
+    "unconfirmed": (
+        unconfirmed,
+        {},
+        "**No verdict yet**: nothing has been confirmed on the test split.",
+    ),
     "one method": (only, {"methods": {"no_kd": {}}}, "no_kd is the only method"),
     "no baseline": (
         without("no_kd"),
@@ -55,9 +71,11 @@ STUDIES = {
         "**response: nothing to compare with**, the study has no baseline (no_kd).",
     ),
     "baseline without rows": (
-        without("no_kd"), {}, "**response: nothing to compare with**, no baseline is confirmed",
+        without("no_kd"),
+        {},
+        "**response: nothing to compare with**, no baseline is confirmed",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", STUDIES)

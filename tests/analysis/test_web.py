@@ -75,7 +75,12 @@ def test_plotly_knows_every_property_of_every_plot(name):
 @pytest.mark.parametrize("name", made_page.PLOTS)
 def test_colours_are_those_of_the_style(name):
     style = set(re.findall(r"--(\w+):", library.read_file("page.css")))
-    names = set(re.findall(r"var\(--(\w+)\)", json.dumps([[*d.data, d.layout] for d in plots.draw(made_page.PLOTS[name])])))  # fmt: skip
+    names = set(
+        re.findall(
+            r"var\(--(\w+)\)",
+            json.dumps([[*d.data, d.layout] for d in plots.draw(made_page.PLOTS[name])]),
+        )
+    )
     assert names
     assert names - style == set()
 
@@ -173,7 +178,16 @@ def test_every_plot_has_its_place_and_the_library_is_inside(html):
 
 def test_blocks_are_there_in_order(html):
     text = Parsed(html).text
-    order = ["12 of 20 trials", "response helps", "forest", "A warning.", "one", "Test accuracy", "Means over n seeds", "Folded"]  # fmt: skip
+    order = [
+        "12 of 20 trials",
+        "response helps",
+        "forest",
+        "A warning.",
+        "one",
+        "Test accuracy",
+        "Means over n seeds",
+        "Folded",
+    ]
     places = [text.rindex(part) for part in order]
     assert places == sorted(places)
     assert "Empty" not in text  # a section without blocks
@@ -183,8 +197,15 @@ def test_blocks_are_there_in_order(html):
 def test_cells_carry_the_numbers_that_they_sort_by(html):
     cells = [td for td in Parsed(html).of("td") if td.get("class") == "number"]
     assert [td.get("data-value") for td in cells] == [
-        "98.15", "56554.0", "90.12", "1030.0", None, "1030.0", "8.64", "999.0",
-    ]  # fmt: skip
+        "98.15",
+        "56554.0",
+        "90.12",
+        "1030.0",
+        None,
+        "1030.0",
+        "8.64",
+        "999.0",
+    ]
 
 
 def test_a_page_without_plots_needs_no_library():
@@ -231,10 +252,22 @@ def test_what_stands_for_a_figure_is_shown_where_scripts_do_not_run():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("90.12 ± 3.00 (n = 3)", 90.12), ("-1.48 [-9.05, +6.09]", -1.48), ("+0.80", 0.8), ("1,030", 1030),
-     ("2.81M", 2.81), ("27.0x", 27), ("1e-05", 1e-05), ("0 (the textbook setting is the best)", 0),
-     ("-", None), ("", None), ("no_kd", None), ("response-3", None), ("nan", None)],
-)  # fmt: skip
+    [
+        ("90.12 ± 3.00 (n = 3)", 90.12),
+        ("-1.48 [-9.05, +6.09]", -1.48),
+        ("+0.80", 0.8),
+        ("1,030", 1030),
+        ("2.81M", 2.81),
+        ("27.0x", 27),
+        ("1e-05", 1e-05),
+        ("0 (the textbook setting is the best)", 0),
+        ("-", None),
+        ("", None),
+        ("no_kd", None),
+        ("response-3", None),
+        ("nan", None),
+    ],
+)
 def test_a_cell_sorts_by_the_number_that_it_begins_with(text, number):
     from analysis.web.columns import leading_number
 
@@ -261,7 +294,10 @@ def test_a_whole_study_in_its_order(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows()))
     page = build.build([study], pictures=[{}], files=[])
     (section,) = page.studies
-    assert section.answer == "**response** helps; not settled for **feature**; too few repeats to say anything of **combined**."  # fmt: skip
+    assert (
+        section.answer
+        == "**response** helps; not settled for **feature**; too few repeats to say anything of **combined**."
+    )
     assert [verdict.tone for verdict in section.verdicts] == ["good", "none", "none"]
     assert section.status == ""
     assert [part.title for part in section.sections if part.blocks] == [
@@ -349,7 +385,11 @@ def test_two_studies_have_places_of_their_own(made_up, tmp_path):
 
 
 def test_a_large_study_stays_small(made_up, tmp_path):
-    rows = [made_up.trial(method, n, 0.5 + n / 2000) for method in ("no_kd", "response") for n in range(400)]  # fmt: skip
+    rows = [
+        made_up.trial(method, n, 0.5 + n / 2000)
+        for method in ("no_kd", "response")
+        for n in range(400)
+    ]
     study = load(made_up.put(tmp_path / "x", rows))
     text = render.render(build.build([study], pictures=[{}], files=[]))
     assert len(text.encode()) < 3_000_000
@@ -357,7 +397,10 @@ def test_a_large_study_stays_small(made_up, tmp_path):
 
 
 def test_pictures_of_predictions_are_folded_and_confusion_is_not(dense):
-    files = {name: picture(name, side=8).data for name in ("confusion-2.png", "predictions-no_kd-2.png", "history-2.png")}  # fmt: skip
+    files = {
+        name: picture(name, side=8).data
+        for name in ("confusion-2.png", "predictions-no_kd-2.png", "history-2.png")
+    }
     page = build.build([dense], pictures=[files], files=[])
     (part,) = [s for s in page.studies[0].sections if s.title == "Predictions on the test split"]
     confusion, fold = part.blocks
