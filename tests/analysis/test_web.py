@@ -275,10 +275,10 @@ def test_a_cell_sorts_by_the_number_that_it_begins_with(text, number):
 
 
 def test_a_column_of_names_that_begin_with_digits_is_not_one_of_numbers():
-    from analysis.web.columns import numeric
+    from analysis.web.columns import is_numeric
 
     table = Table(columns=("Class",), rows=(("3-wheeler",), ("cat",)))
-    assert not numeric(table, 0)
+    assert not is_numeric(table, 0)
 
 
 # ---------------------------------------------------------------- studies
