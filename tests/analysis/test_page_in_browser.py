@@ -11,7 +11,7 @@ from analysis import report
 from analysis.web import render
 from tests.analysis import browser as browsers
 from tests.analysis import made_page
-from tests.analysis.test_hostile import FORMULA, IMAGE, METHODS, renamed
+from tests.analysis.test_hostile import FORMULA, IMAGE, METHODS, rename
 
 pytestmark = [
     pytest.mark.slow,
@@ -217,7 +217,7 @@ def test_hostile_names_run_nothing(browser, made_up, tmp_path):
     methods = {
         name: {"textbook": {}, "bounds": {"lr": [0.01, 1.0, True]}} for name in METHODS.values()
     }
-    rows = [renamed(row) for row in made_up.all_rows()]
+    rows = [rename(row) for row in made_up.all_rows()]
     address = made_up.put(
         tmp_path / "x",
         rows,

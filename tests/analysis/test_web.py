@@ -56,7 +56,7 @@ def unpack(page: str, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def html():
+def page_text():
     return render.render(made_page.page())
 
 
@@ -146,21 +146,21 @@ def test_parallel_lines_run_between_0_and_1_and_the_best_is_drawn_last():
 # ---------------------------------------------------------------- the file
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(html):
-    page = Parsed(html)
+def test_the_page_is_one_file_that_asks_for_nothing(page_text):
+    page = Parsed(page_text)
     (policy,) = [m["content"] for m in page.of("meta") if m.get("http-equiv")]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-eval" not in policy
     assert page.of("link") == []
     assert all("src" not in script for script in page.of("script"))
     assert {a["href"] for a in page.of("a") if not a["href"].startswith("#")} == {"table.csv"}
-    assert "http://" not in html
-    assert "https://" not in html
-    assert len(html) < 2_300_000
+    assert "http://" not in page_text
+    assert "https://" not in page_text
+    assert len(page_text) < 2_300_000
 
 
-def test_links_within_the_page_lead_somewhere(html):
-    page = Parsed(html)
+def test_links_within_the_page_lead_somewhere(page_text):
+    page = Parsed(page_text)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     targets = {a["href"][1:] for a in page.of("a") if a["href"].startswith("#")}
@@ -168,16 +168,16 @@ def test_links_within_the_page_lead_somewhere(html):
     assert targets <= set(ids)
 
 
-def test_every_plot_has_its_place_and_the_library_is_inside(html):
-    embedded_plots = json.loads(unpack(html, "plots"))
-    places = [d["id"] for d in Parsed(html).of("div") if d.get("class") == "plot"]
+def test_every_plot_has_its_place_and_the_library_is_inside(page_text):
+    embedded_plots = json.loads(unpack(page_text, "plots"))
+    places = [d["id"] for d in Parsed(page_text).of("div") if d.get("class") == "plot"]
     assert [plot["id"] for plot in embedded_plots] == places
     assert len(places) == 11  # of eight figures, three of them with two panels
-    assert "plotly.js v" in unpack(html, "plotly")[:100]
+    assert "plotly.js v" in unpack(page_text, "plotly")[:100]
 
 
-def test_blocks_are_there_in_order(html):
-    text = Parsed(html).text
+def test_blocks_are_there_in_order(page_text):
+    text = Parsed(page_text).text
     order = [
         "12 of 20 trials",
         "response helps",
@@ -194,8 +194,8 @@ def test_blocks_are_there_in_order(html):
     assert text.index("response helps") < text.index("forest", text.index("response helps"))
 
 
-def test_cells_carry_the_numbers_that_they_sort_by(html):
-    cells = [td for td in Parsed(html).of("td") if td.get("class") == "number"]
+def test_cells_carry_the_numbers_that_they_sort_by(page_text):
+    cells = [td for td in Parsed(page_text).of("td") if td.get("class") == "number"]
     assert [td.get("data-value") for td in cells] == [
         "98.15",
         "56554.0",
