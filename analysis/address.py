@@ -45,13 +45,15 @@ def read_manifest(address: str) -> Manifest:
 
 def _no_study(address: str, storage: Storage) -> str:
     """Return what is there instead of a study: studies below, studies beside, or nothing."""
-    inside = _studies(storage)
-    if inside:
-        return f"{address} is no study but holds studies: name one of {', '.join(inside)}"
+    studies = _studies(storage)
+    if studies:
+        return f"{address} is no study but holds studies: name one of {', '.join(studies)}"
     parent = _parent(address)
-    beside = _studies(Storage(parent, patient=False)) if parent else []
-    there = (
-        f"{parent} has: {', '.join(beside)}" if beside else f"{parent or address} has no studies"
+    neighbors = _studies(Storage(parent, patient=False)) if parent else []
+    hint = (
+        f"{parent} has: {', '.join(neighbors)}"
+        if neighbors
+        else f"{parent or address} has no studies"
     )
     return f"no study at {address} ({manifest.FILE} is missing); {there}"
 

@@ -7,7 +7,7 @@ from analysis.commands import confirm_command, search_command
 from analysis.comparison import stats
 from analysis.comparison.verdicts import is_confirmed
 from analysis.compression import change
-from analysis.formatting import counted, gap, mean_sd, metric, spoken
+from analysis.formatting import count_text, gap, mean_sd, metric, sentence_name
 from analysis.hyperparameters.edges import edges
 from analysis.selection import BASELINE
 from analysis.study import Study
@@ -31,12 +31,12 @@ def warnings(study: Study) -> list[str]:
             "of what came after."
         )
     if BASELINE not in study.methods:
-        found.append(f"The study has no baseline ({BASELINE}): nothing can be compared.")
+        sentences.append(f"The study has no baseline ({BASELINE}): nothing can be compared.")
     elif not study.kd_methods:
-        found.append(
+        sentences.append(
             f"The study has the baseline ({BASELINE}) alone: there is nothing to compare it with."
         )
-    return found
+    return sentences
 
 
 def _weak_teacher(study: Study) -> list[str]:
@@ -52,14 +52,14 @@ def _weak_teacher(study: Study) -> list[str]:
         (tested, study.test_metric, study.tuned(BASELINE).values(), "the tuned baseline"),
         (taught, study.metric, default, "the baseline with its default settings"),
     ):
-        own, plain = number(row, name), stats.summarise(values)
-        if own is None or plain is None:
+        value, plain = number(teacher_row, name), stats.summarise(values)
+        if value is None or plain is None:
             continue
-        if own >= plain.mean:
+        if value >= plain.mean:
             return []
         return [
-            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {spoken(name)}, %: {metric(row, name)} "
-            f"(n = 1) against {mean_sd(plain)} of {what}. Train it longer or take another teacher; what "
+            f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {sentence_name(name)}, %: {metric(teacher_row, name)} "
+            f"(n = 1) against {mean_sd(plain)} of {rival}. Train it longer or take another teacher; what "
             "distillation does below says little."
         ]
     return []
@@ -67,8 +67,8 @@ def _weak_teacher(study: Study) -> list[str]:
 
 def advice(study: Study) -> list[str]:
     """Return what to do next: what to confirm, searches that gave nothing, what quantizing cost."""
-    found = [*_unconfirmed(study), *_lost_repeats(study), *_unfinished(study)]
-    return found + _edges(study) + _quantized(study)
+    sentences = [*_unconfirmed(study), *_lost_repeats(study), *_unfinished(study)]
+    return sentences + _edges(study) + _quantized(study)
 
 
 def _edges(study: Study) -> list[str]:
@@ -86,61 +86,63 @@ def _unconfirmed(study: Study) -> list[str]:
     """Winners and recommended students that the test split has not seen, once it was opened."""
     if not is_confirmed(study):
         return []
-    found = []
+    sentences = []
     for method in study.methods:
-        now, used = study.best_so_far(method), study.winners(method)
-        tested = study.tuned(method)
-        if missing := [repeat for repeat in used if repeat not in tested]:
-            found.append(f"**{method}**: not confirmed in {_repeats(missing)}.")
-        for repeat, row in now.items():
-            if used[repeat]["trial"] != row["trial"]:
-                found.append(
+        best_rows, winners = study.best_so_far(method), study.winners(method)
+        test_values = study.tuned_values(method)
+        if missing := [repeat for repeat in winners if repeat not in test_values]:
+            sentences.append(f"**{method}**: not confirmed in {_repeats(missing)}.")
+        for repeat, row in best_rows.items():
+            if winners[repeat]["trial"] != row["trial"]:
+                sentences.append(
                     f"**{method}**: trial {row['trial']} is now better on validation than trial "
-                    f"{used[repeat]['trial']}, which was confirmed."
+                    f"{winners[repeat]['trial']}, which was confirmed."
                 )
-        chosen = study.chosen(method)
-        if chosen and not study.confirmed(chosen):
-            found.append(f"**{method}**: its recommended trial {chosen['trial']} is not confirmed.")
-    if found:
-        found[-1] += f" Type `{confirm_command(study)}`."
-    return found
+        trial = study.recommended_trial(method)
+        if trial and not study.confirmed_values(trial):
+            sentences.append(
+                f"**{method}**: its recommended trial {trial['trial']} is not confirmed."
+            )
+    if sentences:
+        sentences[-1] += f" Type `{confirm_command(study)}`."
+    return sentences
 
 
 def _lost_repeats(study: Study) -> list[str]:
     """Repeats that count for nothing because a method has no finished trial in them."""
-    found = []
+    sentences = []
     for method in study.methods:
-        begun = {row["repeat"] for row in selection.trials(study.rows, "search", method)}
-        lost = sorted(begun - study.winners(method).keys())
-        if lost and study.winners(method):
-            found.append(
-                f"**{method}**: no trial has finished in {_repeats(lost)}: it counts for nothing there, "
-                f"so that n = {len(study.winners(method))} of {counted(study.repeats, 'repeat')}."
+        repeats = {row["repeat"] for row in selection.trials(study.rows, "search", method)}
+        lost_repeats = sorted(repeats - study.winners(method).keys())
+        if lost_repeats and study.winners(method):
+            sentences.append(
+                f"**{method}**: no trial has finished in {_repeats(lost_repeats)}: it counts for nothing there, "
+                f"so that n = {len(study.winners(method))} of {count_text(study.repeats, 'repeat')}."
             )
-    return found
+    return sentences
 
 
 def _quantized(study: Study) -> list[str]:
     """int8 that costs much, or that is no faster than the float student; both compiled."""
-    found = []
+    sentences = []
     plain = number(selection.student_footprint(study.rows), "compiled_latency_ms")
     for method in study.methods:
-        made = change(study, method, "Quantize")
-        if made is None:
+        effect = change(study, method, "Quantize")
+        if effect is None:
             continue
-        if made.difference and made.difference.mean < -COSTLY:
-            found.append(
-                f"**{method}**: quantizing changes {spoken(study.test_metric)} by "
-                f"{gap(made.difference)} percentage points: calibrate on more images, or train with "
+        if effect.difference and effect.difference.mean < -COSTLY:
+            sentences.append(
+                f"**{method}**: quantizing changes {sentence_name(study.test_metric)} by "
+                f"{gap(effect.difference)} percentage points: calibrate on more images, or train with "
                 "fake quantization."
             )
-        fast = number(study.footprint(study.chosen(method)), "compiled_latency_ms")
+        fast = number(study.footprint(study.recommended_trial(method)), "compiled_latency_ms")
         if fast is not None and plain is not None and fast >= plain:
-            found.append(
+            sentences.append(
                 f"**{method}**: int8 is no faster here than the float student ({fast:.3f} against "
                 f"{plain:.3f} ms, both compiled): time it on the device that it is meant for."
             )
-    return found
+    return sentences
 
 
 def _repeats(numbers: list[int]) -> str:
@@ -148,18 +150,20 @@ def _repeats(numbers: list[int]) -> str:
 
 
 def _unfinished(study: Study) -> list[str]:
-    found = []
-    none = [m for m in study.methods if not selection.trials(study.rows, "search", m)]
-    if none:
-        found.append(f"**{', '.join(none)}**: no trial has ended yet: `{search_command(study)}`.")
+    sentences = []
+    waiting_methods = [m for m in study.methods if not selection.trials(study.rows, "search", m)]
+    if waiting_methods:
+        sentences.append(
+            f"**{', '.join(waiting_methods)}**: no trial has ended yet: `{search_command(study)}`."
+        )
     for method in study.methods:
         counts = Counter(row["status"] for row in selection.trials(study.rows, "search", method))
         total = sum(counts.values())
         if total and not counts["finished"]:
-            found.append(f"**{method}**: none of {counted(total, 'trial')} has finished.")
+            sentences.append(f"**{method}**: none of {count_text(total, 'trial')} has finished.")
         elif counts["failed"]:
-            found.append(
-                f"**{method}**: of {counted(total, 'trial')} {counts['failed']} failed, "
+            sentences.append(
+                f"**{method}**: of {count_text(total, 'trial')} {counts['failed']} failed, "
                 f"{counts['stopped']} stopped early, {counts['finished']} finished; only these are ranked."
             )
-    return found
+    return sentences

@@ -28,19 +28,19 @@ def search_command(study: Study, *, repeats: int = 0) -> str:
     return shlex.join([*words, "--repeats", str(repeats)] if repeats else words)
 
 
-def _without(words: list[str], dropped: dict[str, int]) -> list[str]:
+def _without(words: list[str], options: dict[str, int]) -> list[str]:
     """Return a command without some options.
 
     >>> _without(["x", "--trials", "8", "--repeats=3", "--resume", "--quiet"], DROPPED)
     ['x', '--quiet']
     """
-    kept, skipped = [], 0
+    remaining_words, skip_count = [], 0
     for word in words:
         name = word.split("=")[0]
-        if skipped:
-            skipped -= 1
-        elif name in dropped:
-            skipped = 0 if "=" in word else dropped[name]
+        if skip_count:
+            skip_count -= 1
+        elif name in options:
+            skip_count = 0 if "=" in word else options[name]
         else:
-            kept.append(word)
-    return kept
+            remaining_words.append(word)
+    return remaining_words

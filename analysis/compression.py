@@ -36,34 +36,42 @@ def change(study: Study, method: str, name: str) -> Change | None:
     None where it has no such stage. Sizes are those of the first confirming run, of the search
     trial where nothing is confirmed.
     """
-    trial = study.chosen(method)
+    trial = study.recommended_trial(method)
     if trial is None or not selection.compresses(study.stages[trial["trial"]], name):
         return None
-    given = study.given("confirm")
+    initial_row = study.initial_student("confirm")
     confirming = study.runs(trial, "recommended").items()
-    runs = {seed: selection.around(rows, name, shared=given) for seed, rows in confirming}
+    runs = {
+        seed: selection.before_and_after(rows, name, shared=initial_row)
+        for seed, rows in confirming
+    }
     before, after = (
         {s: number(r[side], study.test_metric) for s, r in runs.items()} for side in (0, 1)
     )
-    known = [{s: v for s, v in side.items() if v is not None} for side in (before, after)]
-    one = any(first and given and first["trial"] == given["trial"] for first, _ in runs.values())
-    searched = selection.around(study.stages[trial["trial"]], name, shared=study.shared(method))
-    first, last = next(iter(runs.values()), searched)
+    values = [{s: v for s, v in side.items() if v is not None} for side in (before, after)]
+    has_initial = any(
+        first and initial_row and first["trial"] == initial_row["trial"]
+        for first, _ in runs.values()
+    )
+    search_rows = selection.before_and_after(
+        study.stages[trial["trial"]], name, shared=study.shared(method)
+    )
+    first, last = next(iter(runs.values()), search_rows)
     return Change(
-        before=stats.summarise(list(known[0].values())[:1] if one else known[0].values()),
-        after=stats.summarise(known[1].values()),
-        difference=stats.paired(known[1], known[0]),
+        before=stats.summarise(list(values[0].values())[:1] if has_initial else values[0].values()),
+        after=stats.summarise(values[1].values()),
+        difference=stats.paired(values[1], values[0]),
         sizes_before=sizes(study, first),
-        sizes_after=selection.settled([last] if last else []),
+        sizes_after=selection.latest_sizes([last] if last else []),
     )
 
 
 def sizes(study: Study, row: Row | None) -> Row:
     """Return the sizes of a student at the end of a stage; what an uncut one lacks is the plain student's."""
-    own = selection.settled([row] if row else [])
-    plain = selection.settled([selection.student_footprint(study.rows) or {}])
-    same = own.get("num_params") in (None, plain.get("num_params"))
-    return {**plain, **own} if same else own
+    row_sizes = selection.latest_sizes([row] if row else [])
+    student_sizes = selection.latest_sizes([selection.student_footprint(study.rows) or {}])
+    has_same_shape = row_sizes.get("num_params") in (None, student_sizes.get("num_params"))
+    return {**student_sizes, **row_sizes} if has_same_shape else row_sizes
 
 
 def stages_of(row: Row | None) -> tuple[Stage, ...]:
@@ -72,9 +80,9 @@ def stages_of(row: Row | None) -> tuple[Stage, ...]:
     return from_json(text).stages if text else ()
 
 
-def quantized(study: Study, method: str) -> str:
+def quantization_kind(study: Study, method: str) -> str:
     """How a method's students become int8: "static", "QAT", or "" where they stay float."""
-    trial = study.chosen(method)
+    trial = study.recommended_trial(method)
     if trial is None or not selection.compresses(study.stages[trial["trial"]], "Quantize"):
         return ""
     kinds = [stage for stage in stages_of(trial) if isinstance(stage, Quantize)]

@@ -27,9 +27,9 @@ def of_teacher(study: Study) -> Matrix | None:
 
 def of_method(study: Study, method: str) -> dict[int, Matrix]:
     """Those of the student that a method recommends, by seed."""
-    runs = study.runs(study.chosen(method), "recommended")
-    found = {seed: matrix(rows[-1]) for seed, rows in runs.items()}
-    return {seed: cells for seed, cells in found.items() if cells is not None}
+    runs = study.runs(study.recommended_trial(method), "recommended")
+    matrices = {seed: matrix(rows[-1]) for seed, rows in runs.items()}
+    return {seed: cells for seed, cells in matrices.items() if cells is not None}
 
 
 def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
@@ -41,8 +41,8 @@ def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
     [0.5, 0.75]
     """
     right = np.diagonal(cells).astype(float)
-    whole = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
-    return divided(right, whole)
+    totals = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
+    return divide(right, totals)
 
 
 def similarity(first: Matrix, second: Matrix) -> float | None:

@@ -45,13 +45,15 @@ class TeacherCost:
 
 def teacher_cost(study: Study) -> TeacherCost | None:
     """Return the cost of a study's teacher; None for one that came as a file, or whose time is not known."""
-    taught = selection.teacher(study.rows, "teacher")
-    seconds = number(taught, "seconds")
-    if taught is None or not seconds or not taught.get("epochs") or taught.get("origin") == "file":
+    row = selection.teacher(study.rows, "teacher")
+    seconds = number(row, "seconds")
+    if row is None or not seconds or not row.get("epochs") or row.get("origin") == "file":
         return None
     return TeacherCost(
         teacher_s=seconds,
-        student_s=_mean([row for row in _searched(study, BASELINE) if row["status"] == "finished"]),
+        student_s=_mean(
+            [row for row in _search_rows(study, BASELINE) if row["status"] == "finished"]
+        ),
         search_s=_mean_search(study),
         default_s=_mean(
             [
@@ -64,21 +66,21 @@ def teacher_cost(study: Study) -> TeacherCost | None:
     )
 
 
-def _searched(study: Study, method: str) -> list[Row]:
+def _search_rows(study: Study, method: str) -> list[Row]:
     return selection.trials(study.rows, "search", method)
 
 
 def _mean_search(study: Study) -> float | None:
     """Mean seconds of the baseline's searches whose trials have all ended."""
-    wanted = study.trials_per_repeat
+    trial_count = study.trials_per_repeat
     seconds: dict[int, list[float]] = {}
-    for row in _searched(study, BASELINE):
+    for row in _search_rows(study, BASELINE):
         seconds.setdefault(row["repeat"], []).append(number(row, "seconds") or 0.0)
-    whole = [sum(values) for values in seconds.values() if len(values) >= wanted]
-    found = stats.summarise(whole)
-    return found.mean if found and found.mean else None
+    totals = [sum(values) for values in seconds.values() if len(values) >= trial_count]
+    summary = stats.summarise(totals)
+    return summary.mean if summary and summary.mean else None
 
 
 def _mean(rows: list[Row]) -> float | None:
-    found = stats.summarise(v for row in rows if (v := number(row, "seconds")) is not None)
-    return found.mean if found and found.mean else None
+    summary = stats.summarise(v for row in rows if (v := number(row, "seconds")) is not None)
+    return summary.mean if summary and summary.mean else None

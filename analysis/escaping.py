@@ -9,11 +9,25 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "^": r"\textasciicircum{}", "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "±": r"$\pm$", "×": r"$\times$", "Δ": r"$\Delta$", "−": "$-$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "^": r"\textasciicircum{}",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "%": r"\%",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "−": "$-$",
+}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one
 
 
@@ -78,10 +92,10 @@ def sentence(text: str) -> str:
     >>> print(sentence("**<b>** hurts: `confirm --seeds 5` [x](y)"))
     **\<b>** hurts: `confirm --seeds 5` [x\](y)
     """
-    return "".join(_written(span) for span in spans(text))
+    return "".join(_span_text(span) for span in spans(text))
 
 
-def _written(span: Span) -> str:
+def _span_text(span: Span) -> str:
     if span.kind == "code":
         ticks = "`" * (1 + max(map(len, re.findall("`+", span.text)), default=0))
         return f"{ticks}{span.text}{ticks}"
@@ -98,8 +112,10 @@ def latex(text: str) -> str:
     >>> print(latex("50 % & no_kd"), latex("[x]"))
     50 \% \& no\_kd {}[x]
     """
-    found = "".join(LATEX.get(character, character) for character in one_line(text))
-    return f"{{}}{found}" if found[:1] in ("[", "*") else found  # after \\\\ it would be an option
+    escaped = "".join(LATEX.get(character, character) for character in one_line(text))
+    return (
+        f"{{}}{escaped}" if escaped[:1] in ("[", "*") else escaped
+    )  # after \\\\ it would be an option
 
 
 def csv(value: object) -> object:

@@ -14,7 +14,7 @@ NONE = "-"
 Table = tuple[str, pd.DataFrame | str]  # title, and cells ready to print or Markdown
 
 
-class Noted(str):
+class NotedTable(str):
     """A table and what stands below it as Markdown; it keeps both for the other forms of the report."""
 
     frame: pd.DataFrame
@@ -33,14 +33,14 @@ def heading(name: str) -> str:
     >>> heading("val_miou"), heading("test_loss")
     ('Validation mIoU, %', 'Test loss')
     """
-    known = METRICS[name]
-    return f"{known.heading}, {known.unit}" if known.unit else known.heading
+    entry = METRICS[name]
+    return f"{entry.heading}, {entry.unit}" if entry.unit else entry.heading
 
 
-def spoken(name: str) -> str:
+def sentence_name(name: str) -> str:
     """Return a metric within a sentence.
 
-    >>> spoken("test_accuracy"), spoken("val_miou")
+    >>> sentence_name("test_accuracy"), sentence_name("val_miou")
     ('test accuracy', 'validation mIoU')
     """
     text = METRICS[name].heading
@@ -53,7 +53,7 @@ def short(name: str) -> str:
     >>> short("test_accuracy"), short("val_miou")
     ('Accuracy', 'mIoU')
     """
-    text = spoken(name).split(" ", 1)[1]
+    text = sentence_name(name).split(" ", 1)[1]
     return text if text[1:2].isupper() else text.capitalize()
 
 
@@ -84,7 +84,7 @@ def gap(
     """Return a difference in percentage points with its interval and, if `pairs`, how many pairs (`of` what)."""
     if difference is None:
         return NONE
-    noun = counted(difference.n, of) if of else str(difference.n)
+    noun = count_text(difference.n, of) if of else str(difference.n)
     n = f" (n = {noun})" if pairs or difference.low is None else ""
     mean = points(difference.mean, scale=scale)
     if difference.low is None or difference.high is None:
@@ -93,10 +93,10 @@ def gap(
     return f"{mean} [{low}, {high}]{n}"
 
 
-def counted(count: int, noun: str) -> str:
+def count_text(count: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it must be.
 
-    >>> counted(1, "repeat"), counted(3, "repeat")
+    >>> count_text(1, "repeat"), count_text(3, "repeat")
     ('1 repeat', '3 repeats')
     """
     return f"{count} {noun}{'' if count == 1 else 's'}"
@@ -138,9 +138,9 @@ def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f}x"
 
 
-def ratio(whole: float | None, part: float | None) -> float | None:
-    """`whole` / `part`, None where either is missing or nothing is left."""
-    return whole / part if whole is not None and part else None
+def ratio(total: float | None, part: float | None) -> float | None:
+    """`total` / `part`, None where either is missing or nothing is left."""
+    return total / part if total is not None and part else None
 
 
 def markdown(table: pd.DataFrame | str) -> str:
@@ -165,10 +165,10 @@ def markdown(table: pd.DataFrame | str) -> str:
     return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))
 
 
-def noted(frame: pd.DataFrame, *notes: str, items: Iterable[str] = ()) -> Noted:
+def with_notes(frame: pd.DataFrame, *notes: str, items: Iterable[str] = ()) -> NotedTable:
     """Return a table with sentences below it, first paragraphs, then a list.
 
-    >>> print(noted(pd.DataFrame({"n": ["1"]}), "Means.", items=["**x**: none"]))
+    >>> print(with_notes(pd.DataFrame({"n": ["1"]}), "Means.", items=["**x**: none"]))
     |  n |
     |---:|
     |  1 |
@@ -178,8 +178,8 @@ def noted(frame: pd.DataFrame, *notes: str, items: Iterable[str] = ()) -> Noted:
     - **x**: none
     """
     points = tuple(items)
-    listed = "\n".join(f"- {escaping.sentence(text)}" for text in points)
-    parts = [markdown(frame), *map(escaping.sentence, notes), *([listed] if points else [])]
-    found = Noted("\n\n".join(parts))
-    found.frame, found.notes, found.items = frame, notes, points
-    return found
+    bullets = "\n".join(f"- {escaping.sentence(text)}" for text in points)
+    parts = [markdown(frame), *map(escaping.sentence, notes), *([bullets] if points else [])]
+    table = NotedTable("\n\n".join(parts))
+    table.frame, table.notes, table.items = frame, notes, points
+    return table

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable
 
 from analysis import escaping
-from analysis.web.columns import numeric, unbroken
+from analysis.web.columns import is_numeric, keep_together
 from analysis.web.content import Table
 
 HEAD = r"% \usepackage{booktabs,graphicx} in the preamble, then \input{table.tex}"
@@ -35,7 +35,7 @@ def environment(table: Table) -> str:
       \end{tabular}}
     \end{table}
     """
-    sides = ["r" if numeric(table, at) else "l" for at in range(len(table.columns))]
+    sides = ["r" if is_numeric(table, at) else "l" for at in range(len(table.columns))]
     heads = (heading(*pair) for pair in zip(table.columns, sides, strict=True))
     lines = [
         f"  {FITTED}",
@@ -58,7 +58,7 @@ def heading(text: str, side: str) -> str:
     >>> print(heading("Difference to baseline, pp [95 %]", "r"))
     \shortstack[r]{Difference to\\baseline, pp\\{}[95 \%]}
     """
-    lines = [escaping.latex(line) for line in textwrap.wrap(unbroken(text), HEADING)]
+    lines = [escaping.latex(line) for line in textwrap.wrap(keep_together(text), HEADING)]
     if len(lines) < 2:
         return "".join(lines)
     return rf"\shortstack[{side}]{{" + r"\\".join(lines) + "}"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from analysis import escaping, selection
 from analysis.advice import advice, warnings
 from analysis.comparison.verdicts import is_confirmed, verdict
-from analysis.formatting import counted, markdown
+from analysis.formatting import count_text, markdown
 from analysis.study import Study
 from analysis.tables.common import TABLES
+from analysis.tables.custom import CustomTable
 from tune_kd.errors import unknown
 from tune_kd.metrics import SHARES
 
@@ -18,30 +19,40 @@ Parameters and latency are those of the recommended student; latency ± sd at ba
 alone before the first trial{later}."""
 
 
-def section(study: Study, *, pictures: Sequence[str], level: int = 2) -> str:
+def section(
+    study: Study,
+    *,
+    pictures: Sequence[str],
+    tables: Sequence[CustomTable] = (),
+    level: int = 2,
+) -> str:
     """Return a study's part of the page; `pictures` are the names of the files that were drawn."""
 
-    def shown(*kinds: str) -> list[str]:
-        named = [name for wanted in kinds for name in pictures if kind(name) == wanted]
-        return [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in named]
+    def links(*kinds: str) -> list[str]:
+        names = [name for wanted_kind in kinds for name in pictures if kind(name) == wanted_kind]
+        return [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in names]
 
-    def headed(title: str, *kinds: str) -> list[str]:
-        found = shown(*kinds)
-        return [heading(title, level), *found] if found else []
+    def with_heading(title: str, *kinds: str) -> list[str]:
+        pictures_below = links(*kinds)
+        return [heading(title, level), *pictures_below] if pictures_below else []
 
     parts = [f"> **{escaping.sentence(text)}**" for text in warnings(study)]
     parts += [heading("Verdict", level), *map(_paragraph, verdict(study))]
-    parts += [*_table(study, "main", level), note(study), *shown("differences")]
-    for name in (*_often(study), *extra(study)):
+    parts += [*_table(study, "main", level), note(study), *links("differences")]
+    for name in (*_common_tables(study), *extra(study)):
         parts += _table(study, name, level)
-    parts += headed("Predictions on the test split", *PREDICTED)
+    for custom in tables:
+        parts += [heading(custom.title, level), markdown(custom.table)]
+    parts += with_heading("Predictions on the test split", *PREDICTED)
     parts += [*_table(study, "search", level), _rung_note(study), *_table(study, "curse", level)]
     parts += [*_table(study, "importance", level), *_table(study, "robust", level)]
-    parts += shown("history", "front", "learning_curves")
-    parts += headed("Training of the recommended trials", *TRAINED)
+    parts += links("history", "front", "learning_curves")
+    parts += with_heading("Training of the recommended trials", *TRAINED)
     parts += _table(study, "teacher", level)
-    said = [f"- {escaping.sentence(text)}" for text in advice(study)] or ["Nothing stands out."]
-    parts += [heading("Advice", level), "\n".join(said)]
+    advice_items = [f"- {escaping.sentence(text)}" for text in advice(study)] or [
+        "Nothing stands out."
+    ]
+    parts += [heading("Advice", level), "\n".join(advice_items)]
     parts += [*_table(study, "failures", level), *_table(study, "provenance", level)]
     return "\n\n".join(part for part in parts if part)
 
@@ -54,12 +65,21 @@ TRAINED = (
     "kd_learning_rate",
 )
 SHOWN = (
-    "main", "configuration", "tuning", "use", "curse", "importance", "robust", "search", "teacher",
-    "failures", "provenance",
-)  # fmt: skip
+    "main",
+    "configuration",
+    "tuning",
+    "use",
+    "curse",
+    "importance",
+    "robust",
+    "search",
+    "teacher",
+    "failures",
+    "provenance",
+)
 
 
-def _often(study: Study) -> list[str]:
+def _common_tables(study: Study) -> list[str]:
     """Return the tables between the results and the search: validation only where there is no test."""
     return [*([] if is_confirmed(study) else ["validation"]), "tuning", "use", "configuration"]
 
@@ -76,14 +96,14 @@ def note(study: Study) -> str:
     """How the main table's numbers came about."""
     rows = [r for r in selection.trials(study.rows, "confirm") if "best" in selection.roles(r)]
     each = Counter((row["method"], row["repeat"]) for row in rows if row["method"])
-    count = counted(max(each.values(), default=0), "seed")
+    count = count_text(max(each.values(), default=0), "seed")
     seeds = f" (each the mean of {count}, trained on train + validation)"
     device = (selection.student_footprint(study.rows) or {}).get("device")
-    own = any(row["method"] for row in selection.trials(study.rows, "measure"))
+    has_own_sizes = any(row["method"] for row in selection.trials(study.rows, "measure"))
     note = NOTE.format(
         seeds=seeds if each else "; none is confirmed yet",
         device=f" on {device}" if device else "",
-        later=", students of another shape after the search" if own else "",
+        later=", students of another shape after the search" if has_own_sizes else "",
     )
     return escaping.sentence(note)
 

@@ -1,17 +1,18 @@
 """Tables, plots and one page from the rows of one or more studies.
 
-    python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR]
+    python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR] [--table FILE.py:FUNCTION]
 
 writes index.html, report.md, table.csv, table.tex, report.json, details.json, pictures and training logs
-below the first study, and kd_comparison_results.txt and pruning_comparison.csv where there is something to
-say; prints the main table and, as the last line, where the page is. Imports neither torch nor Ray.
+below the first study, kd_comparison_results.txt and pruning_comparison.csv where there is something to say,
+and table-FUNCTION.csv for each table of a user's own. It prints the main table and, as the last line, where
+the page is. Imports neither torch nor Ray.
 """
 
 import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,10 @@ from tune_kd.errors import UsageError
 # usage errors come at once.
 if TYPE_CHECKING:
     from analysis.study import Study
+    from analysis.tables.custom import CustomTable, TableFunction
     from tune_kd.study.storage import Storage
+
+TABLE_FILE = "table-"  # begins the names of CSV files with a user's tables
 
 
 def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]:
@@ -34,12 +38,12 @@ def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]
     Studies that share a family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)
-    found = {}
+    families = {}
     for study in studies:
         key = study.family if count[study.family] == 1 else f"{study.family}:{study.name}"
-        key = f"{study.family}:{study.address}" if key in found else key
-        found[key] = _accuracies(study)
-    return found
+        key = f"{study.family}:{study.address}" if key in families else key
+        families[key] = _accuracies(study)
+    return families
 
 
 def _accuracies(study: "Study") -> dict[str, float | None]:
@@ -48,12 +52,12 @@ def _accuracies(study: "Study") -> dict[str, float | None]:
     from analysis.summary import kd_winner
 
     def mean(method: str | None) -> float | None:
-        summary = stats.summarise(study.tuned(method).values()) if method else None
+        summary = stats.summarise(study.tuned_values(method).values()) if method else None
         return summary.mean if summary else None
 
-    taught = selection.teacher(study.rows, "confirm")
+    teacher_row = selection.teacher(study.rows, "confirm")
     return {
-        "teacher_accuracy": metrics.number(taught, study.test_metric),
+        "teacher_accuracy": metrics.number(teacher_row, study.test_metric),
         "student_accuracy_without_kd": mean(selection.BASELINE),
         "student_accuracy_with_kd": mean(kd_winner(study)),
     }
@@ -68,7 +72,7 @@ def details(study: "Study") -> dict[str, Any]:
     from analysis.tables import common
     from tune_kd.study import manifest
 
-    chosen = {method: study.chosen(method) for method in study.methods}
+    trials = {method: study.recommended_trial(method) for method in study.methods}
     return {
         "study": study.name,
         "address": study.address,
@@ -80,12 +84,12 @@ def details(study: "Study") -> dict[str, Any]:
                 if name.startswith("config.")
                 or name in (*common.WEIGHTS, "trial", "repeat", "number")
             }
-            for method, row in chosen.items()
+            for method, row in trials.items()
             if row
         },
         "repeats": study.repeats,
         "test_access": {"looks": study.looks, "evaluations": study.evaluations},
-        "methods": {name: asdict(found) for name, found in methods.results(study).items()},
+        "methods": {name: asdict(result) for name, result in methods.results(study).items()},
         f"tuned_{study.test_metric}_by_seed": {
             method: study.by_seed(method, "best") for method in study.methods
         },
@@ -101,52 +105,104 @@ def details(study: "Study") -> dict[str, Any]:
     }
 
 
-def write(studies: Sequence["Study"], out: "Storage") -> None:
-    """Everything that the report consists of, into `out`; index.html last."""
+@dataclass(frozen=True, kw_only=True)
+class StudyFiles:
+    """What the report has of one study, beside what it has of all."""
+
+    pictures: dict[str, bytes]  # by name
+    tables: "list[CustomTable]"  # a user's own
+    errors: list[str]  # a sentence for each of a user's tables that failed
+    names: list[str]  # of the other files that were written
+
+
+def write(
+    studies: Sequence["Study"],
+    out: "Storage",
+    functions: "Mapping[str, TableFunction] | None" = None,
+) -> list[str]:
+    """Write everything that the report consists of into `out`, index.html last.
+
+    `functions` make a user's tables, by name (`tables.custom.load_functions`); what is returned is a sentence for
+    each of them that failed.
+    """
     import pandas as pd
 
     from analysis import escaping, latex
     from analysis import summary as lines
-    from analysis.page import heading, section
-    from analysis.tables import comparison as tables_comparison
-    from analysis.tables import compression
-    from analysis.web.build import build, printed
+    from analysis.web.build import build, paper_tables
     from analysis.web.render import render
 
     several = len(studies) > 1
-    names = " and ".join(study.name for study in studies)
-    page = [f"# Does distillation help? {escaping.markdown(names)}", *_incomparable(studies)]
-    drawn: list[dict[str, bytes]] = []
+    files = [
+        _write_study(study, out, functions=functions or {}, mark=f"-{at}" if several else "")
+        for at, study in enumerate(studies, 1)
+    ]
+    _forget(out, [name for part in files for name in (*part.pictures, *part.names)])
     beside = ["table.csv", "table.tex", "report.json", "details.json"]
-    for at, study in enumerate(studies):
-        mark = f"-{at + 1}" if several else ""
-        pictures = _pictures(study, out, mark)
-        drawn.append(pictures)
-        beside += _files(out, {
-            f"kd_comparison_results{mark}.txt": tables_comparison.text(study),
-            f"pruning_comparison{mark}.csv": compression.pruning_csv(study),
-        })  # fmt: skip
-        beside += _logs(study, out.at(f"logs{mark}"), f"logs{mark}")
-        page += [heading(study.name, 2)] if several else []
-        page.append(section(study, pictures=list(pictures), level=3 if several else 2))
-    _forget(out, [name for pictures in drawn for name in pictures])
-    table = pd.concat([lines.raw(study) for study in studies]).map(escaping.csv)
-    out.write("table.csv", table.to_csv(index=False).encode())
-    found = [table for study in studies for table in printed(study, named=several)]
-    out.write("table.tex", latex.document(found).encode())
+    beside += [name for part in files for name in part.names]
+    main = pd.concat([lines.raw(study) for study in studies]).map(escaping.csv)
+    out.write("table.csv", main.to_csv(index=False).encode())
+    tables = [part.tables for part in files]
+    pairs = list(zip(studies, tables, strict=True))
+    paper = [
+        table
+        for study, custom in pairs
+        for table in paper_tables(study, with_study=several, tables=custom)
+    ]
+    out.write("table.tex", latex.document(paper).encode())
     out.write("report.json", _json(accuracies(studies)))
     out.write("details.json", _json([details(study) for study in studies]))
-    page.append(f"Beside this page: {', '.join(f'[{name}]({name})' for name in beside)}.")
-    out.write("report.md", ("\n\n".join(page) + "\n").encode())
-    whole = build(studies, pictures=drawn, files=["report.md", *beside])
-    out.write("index.html", render(whole).encode())
+    out.write("report.md", _markdown_page(studies, files=files, beside=beside))
+    pictures = [part.pictures for part in files]
+    page = build(studies, pictures=pictures, files=["report.md", *beside], tables=tables)
+    out.write("index.html", render(page).encode())
+    return [error for part in files for error in part.errors]
+
+
+def _write_study(
+    study: "Study", out: "Storage", *, functions: "Mapping[str, TableFunction]", mark: str
+) -> StudyFiles:
+    """Write a study's own files; `mark` ends their names where the report has several studies."""
+    from analysis import escaping
+    from analysis.tables import comparison, compression
+    from analysis.tables.custom import custom_tables
+
+    pictures = _pictures(study, out, mark)
+    tables, errors = custom_tables(study, functions)
+    files: dict[str, bytes | None] = {
+        f"kd_comparison_results{mark}.txt": comparison.text(study),
+        f"pruning_comparison{mark}.csv": compression.pruning_csv(study),
+    }
+    for table in tables:
+        text = table.values.map(escaping.csv).to_csv(index=False)
+        files[f"{TABLE_FILE}{table.name}{mark}.csv"] = text.encode()
+    names = _files(out, files) + _logs(study, out.at(f"logs{mark}"), f"logs{mark}")
+    return StudyFiles(pictures=pictures, tables=tables, errors=errors, names=names)
+
+
+def _markdown_page(
+    studies: Sequence["Study"], *, files: Sequence[StudyFiles], beside: Sequence[str]
+) -> bytes:
+    """Return report.md, which links to the files `beside` it."""
+    from analysis import escaping
+    from analysis.page import heading, section
+
+    several = len(studies) > 1
+    names = " and ".join(study.name for study in studies)
+    parts = [f"# Does distillation help? {escaping.markdown(names)}", *_incomparable(studies)]
+    for study, part in zip(studies, files, strict=True):
+        parts += [heading(study.name, 2)] if several else []
+        level = 3 if several else 2
+        parts.append(section(study, pictures=list(part.pictures), tables=part.tables, level=level))
+    parts.append(f"Beside this page: {', '.join(f'[{name}]({name})' for name in beside)}.")
+    return ("\n\n".join(parts) + "\n").encode()
 
 
 def _incomparable(studies: Sequence["Study"]) -> list[str]:
     """Return a warning where studies on one page are measured by different metrics."""
-    from analysis.formatting import spoken
+    from analysis.formatting import sentence_name
 
-    metrics = dict.fromkeys(spoken(study.test_metric) for study in studies)
+    metrics = dict.fromkeys(sentence_name(study.test_metric) for study in studies)
     if len(metrics) < 2:
         return []
     return [
@@ -161,17 +217,17 @@ def _pictures(study: "Study", out: "Storage", mark: str) -> dict[str, bytes]:
     from analysis import escaping
     from analysis.plots import results, style
 
-    found = {}
+    pictures = {}
     with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
         for kind, draw in results.PLOTS.items():
-            drawn = draw(study)
-            several = drawn if isinstance(drawn, Mapping) else {"": drawn} if drawn else {}
-            for which, figure in several.items():
+            result = draw(study)
+            figures = result if isinstance(result, Mapping) else {"": result} if result else {}
+            for which, figure in figures.items():
                 part = f"-{escaping.file_name(which)}" if which else ""
                 name = f"{kind}{part}{mark}.png"
-                found[name] = style.png(figure)
-                out.write(name, found[name])
-    return found
+                pictures[name] = style.png(figure)
+                out.write(name, pictures[name])
+    return pictures
 
 
 def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
@@ -184,50 +240,56 @@ def _files(out: "Storage", files: Mapping[str, bytes | None]) -> list[str]:
     return [name for name, data in files.items() if data is not None]
 
 
-def _logs(study: "Study", folder: "Storage", name: str) -> list[str]:
+def _logs(study: "Study", folder: "Storage", folder_name: str) -> list[str]:
     """Write the training logs in place of those of an earlier report."""
     from analysis.training_logs import logs
 
-    found = logs(study)
-    for old in folder.names(""):
-        if old not in found and old.endswith((".csv", ".json")):
-            folder.remove(old)
-    return [f"{name}/{log}" for log in _files(folder, found) if log.endswith(".csv")]
+    files = logs(study)
+    for name in folder.names(""):
+        if name not in files and name.endswith((".csv", ".json")):
+            folder.remove(name)
+    return [f"{folder_name}/{log}" for log in _files(folder, files) if log.endswith(".csv")]
 
 
-def _forget(out: "Storage", drawn: Sequence[str]) -> None:
-    """Remove pictures of an earlier report that no longer hold."""
+def _forget(out: "Storage", names: Sequence[str]) -> None:
+    """Remove pictures and a user's tables of an earlier report that are not among these files."""
     from analysis.page import kind
     from analysis.plots.results import PLOTS
 
-    for name in out.names("", ".png"):
-        if name not in drawn and kind(name) in PLOTS:
-            out.remove(name)
+    pictures = [name for name in out.names("", ".png") if kind(name) in PLOTS]
+    tables = [name for name in out.names("", ".csv") if name.startswith(TABLE_FILE)]
+    for name in {*pictures, *tables} - set(names):
+        out.remove(name)
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def run(addresses: Sequence[str], out: str | None) -> None:
-    """Load, write, print: the main tables and where the page is on stdout, warnings on stderr."""
+def run(addresses: Sequence[str], out: str | None, *, tables: Sequence[str] = ()) -> int:
+    """Load, write, print: the main tables and where the page is on stdout, warnings on stderr.
+
+    `tables` name a user's tables; the exit code is 1 where one of them failed.
+    """
     from analysis.advice import warnings
     from analysis.commands import confirm_command
     from analysis.comparison.verdicts import is_confirmed
     from analysis.formatting import markdown
     from analysis.page import extra
     from analysis.study import load
+    from analysis.tables.custom import load_functions
     from analysis.tables.methods import main_table
     from tune_kd.study.storage import Storage
 
     if len(set(addresses)) < len(addresses):
         raise UsageError(f"a study is named twice: {' '.join(addresses)}; name each once")
+    functions = load_functions(tables)
     studies = [load(address) for address in addresses]
     folder = Storage(out) if out else studies[0].storage.at("report")
     for study in studies:
         extra(study), study.constraints  # wrong ones are refused before anything is written
     folder.check_writable()
-    write(studies, folder)
+    errors = write(studies, folder, functions)
     for study in studies:
         for text in warnings(study):
             print(f"warning: {study.name}: {text}", file=sys.stderr)
@@ -236,28 +298,37 @@ def run(addresses: Sequence[str], out: str | None) -> None:
         if len(studies) > 1:
             print(f"{study.name}\n")
         print(markdown(main_table(study)[1]), end="\n\n")
-    print(f"report: {_shown(folder)}")
+    print(f"report: {_page_path(folder)}")
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
 
 
-def _shown(folder: "Storage") -> str:
+def _page_path(folder: "Storage") -> str:
     """Return the page's path, relative where it lies below the working directory."""
     if folder.local is None:
         return folder.at("index.html").uri
-    path, here = folder.local / "index.html", Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    path, working_folder = folder.local / "index.html", Path.cwd()
+    return str(path.relative_to(working_folder) if path.is_relative_to(working_folder) else path)
 
 
 def main(argv: list[str]) -> int:
-    """Return the command line; the exit code is 0. UsageError for what can be mended."""
+    """Return the exit code: 0, or 1 where a user's table failed. UsageError for what can be mended."""
     parser = cli.Parser(
         prog="python -m analysis.report",
         description="Tables, plots and one page from the rows of one or more studies.",
     )
     parser.add_argument("study", nargs="+", help="a study: runs/NAME or s3://bucket/runs/NAME")
     parser.add_argument("--out", help="where to write (default: report/ below the first study)")
-    given = parser.parse(argv)
-    run(given.study, given.out)
-    return 0
+    parser.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="FILE.py:FUNCTION",
+        help="a table of your own beside ours (repeatable): docs/customizing.md",
+    )
+    options = parser.parse(argv)
+    return run(options.study, options.out, tables=options.table)
 
 
 if __name__ == "__main__":

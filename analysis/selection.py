@@ -18,8 +18,8 @@ def trials(rows: Iterable[Row], phase: str, method: str | None = None) -> list[R
     last: dict[str, Row] = {}
     for row in rows:
         if row["phase"] == phase and method in (None, row["method"]):
-            known = last.get(row["trial"])
-            if known is None or (row["stage"] or 0) >= (known["stage"] or 0):
+            previous_row = last.get(row["trial"])
+            if previous_row is None or (row["stage"] or 0) >= (previous_row["stage"] or 0):
                 last[row["trial"]] = row
     return list(last.values())
 
@@ -41,7 +41,7 @@ def default_trials(rows: Iterable[Row], method: str) -> dict[int, Row]:
         for row in trials(rows, "search", method)
         if row.get("origin") == "default" and row["status"] == "finished"
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(rows_by_repeat.items()))
 
 
 def roles(row: Mapping[str, object]) -> set[str]:
@@ -55,8 +55,8 @@ def roles(row: Mapping[str, object]) -> set[str]:
 
 def values(runs: Mapping[int, Row], metric: str) -> dict[int, float]:
     """Return a metric by seed, of the runs that have it."""
-    found = {seed: number(row, metric) for seed, row in runs.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
+    numbers = {seed: number(row, metric) for seed, row in runs.items()}
+    return {seed: value for seed, value in numbers.items() if value is not None}
 
 
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:
@@ -67,7 +67,7 @@ def teacher(rows: Iterable[Row], phase: str) -> Row | None:
         for row in trials(rows, phase, "")
         if row["status"] == "finished" and name in (None, row["trial"])
     ]
-    return found[-1] if found else None
+    return teacher_rows[-1] if teacher_rows else None
 
 
 def student_footprint(rows: Iterable[Row]) -> Row | None:
@@ -80,12 +80,12 @@ SIZES = ("num_params", "nonzero_params", "size_mb", "flops")
 COMPRESSING = ("Prune", "Quantize")  # names of stages
 
 
-def settled(rows: Iterable[Row]) -> Row:
+def latest_sizes(rows: Iterable[Row]) -> Row:
     """Of the stages' rows of one trial: the last known value of each size."""
-    found: Row = {}
+    sizes: Row = {}
     for row in rows:
-        found |= {name: row[name] for name in SIZES if number(row, name) is not None}
-    return found
+        sizes |= {name: row[name] for name in SIZES if number(row, name) is not None}
+    return sizes
 
 
 def compresses(rows: Iterable[Row], *names: str) -> bool:
@@ -93,7 +93,7 @@ def compresses(rows: Iterable[Row], *names: str) -> bool:
     return any(row.get("stage_name") in (names or COMPRESSING) for row in rows)
 
 
-def around(
+def before_and_after(
     rows: Sequence[Row], name: str, *, shared: Row | None = None
 ) -> tuple[Row | None, Row | None]:
     """Return a trial before and after its stages `name` (Prune or Quantize): rows with their sizes settled.
@@ -110,6 +110,6 @@ def around(
     end = min(others, default=len(rows))
     before = rows[first - 1] if first else shared
     return (
-        {**before, **settled(rows[:first])} if before else None,
-        {**rows[end - 1], **settled(rows[first:end])},
+        {**before, **latest_sizes(rows[:first])} if before else None,
+        {**rows[end - 1], **latest_sizes(rows[first:end])},
     )

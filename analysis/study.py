@@ -48,28 +48,30 @@ class Study(Description):
 
     @cached_property
     def _winners(self) -> dict[str, dict[int, Row]]:
-        found = {}
+        winners = {}
         for method in self.methods:
             ranked = results.ranked(self.rows, method, **self._rules)
             stand = {row["repeat"]: row for row in reversed(ranked) if self.runs(row, "best")}
-            found[method] = dict(sorted((self.best_so_far(method) | stand).items()))
-        return found
+            winners[method] = dict(sorted((self.best_so_far(method) | stand).items()))
+        return winners
 
     def best_so_far(self, method: str) -> dict[int, Row]:
         """Return the best finished trial of each repeat as of now, whether confirmed or not."""
         return selection.winners(self.rows, method, **self._rules)
 
-    def chosen(self, method: str) -> Row | None:
+    def recommended_trial(self, method: str) -> Row | None:
         """Return the search trial that a method recommends (`selection.recommended`).
 
         Once the test split has been opened: of the repeats that were looked at.
         """
-        return self._chosen.get(method)
+        return self._recommended_trials.get(method)
 
     @cached_property
-    def _chosen(self) -> dict[str, Row | None]:
-        seen = self.test_access.design.get("repeats")
-        rows = [r for r in self.rows if r["phase"] != "search" or not seen or r["repeat"] in seen]
+    def _recommended_trials(self) -> dict[str, Row | None]:
+        repeats = self.test_access.design.get("repeats")
+        rows = [
+            r for r in self.rows if r["phase"] != "search" or not repeats or r["repeat"] in repeats
+        ]
         return {
             method: selection.recommended(rows, method, **self._rules) for method in self.methods
         }
@@ -78,15 +80,17 @@ class Study(Description):
     def _rules(self) -> dict[str, Any]:
         return {"metric": self.metric, "constraints": self.manifest.constraints}
 
-    def rechecked(self, method: str) -> dict[str, float]:
+    def fresh_means(self, method: str) -> dict[str, float]:
         """Mean validation over fresh seeds of the winners that were trained again, by search trial."""
-        return {t: statistics.fmean(seeds.values()) for t, seeds in self.fresh(method).items()}
+        return {
+            t: statistics.fmean(seeds.values()) for t, seeds in self.fresh_values(method).items()
+        }
 
-    def fresh(self, method: str) -> dict[str, dict[int, float]]:
+    def fresh_values(self, method: str) -> dict[str, dict[int, float]]:
         """Their validation by search trial and seed."""
         return selection.reevaluations(self.rows, method, metric=self.metric)
 
-    def tuned(self, method: str, metric: str = "") -> dict[int, float]:
+    def tuned_values(self, method: str, metric: str = "") -> dict[int, float]:
         """Return what each search of a method led to: a test metric by repeat, mean over the repeat's seeds."""
         values = self.by_seed(method, "best", metric)
         return {repeat: statistics.fmean(seeds.values()) for repeat, seeds in values.items()}
@@ -107,7 +111,7 @@ class Study(Description):
             repeat: select.values(runs, metric or self.test_metric)
             for repeat, runs in self.runs_by_repeat(method, role).items()
         }
-        return {repeat: values for repeat, values in found.items() if values}
+        return {repeat: values for repeat, values in values_by_repeat.items() if values}
 
     def runs_by_repeat(self, method: str, role: str) -> dict[int, dict[int, Row]]:
         """Return the finished runs in a role ("best" or "default"): their verdicts by repeat and seed."""
@@ -117,27 +121,31 @@ class Study(Description):
         found = {repeat: self.runs(row, role) for repeat, row in trials.items()}
         return {repeat: _verdicts(runs) for repeat, runs in found.items() if runs}
 
-    def confirmed(self, trial: Row | None, metric: str = "") -> dict[int, float]:
+    def confirmed_values(self, trial: Row | None, metric: str = "") -> dict[int, float]:
         """Return a test metric by seed of a recommended trial, over the seeds that all methods have in common."""
         runs = self.runs(trial, "recommended")
         return select.values(_verdicts(runs), metric or self.test_metric)
 
     def runs(self, trial: Row | None, role: str = "") -> dict[int, list[Row]]:
         """Return the finished runs that confirm a search trial (in a role): their stages' rows by seed."""
-        found = self._runs.get(trial["trial"], {}) if trial else {}
-        return {s: rows for s, rows in found.items() if not role or role in select.roles(rows[-1])}
+        runs_by_seed = self._runs.get(trial["trial"], {}) if trial else {}
+        return {
+            s: rows
+            for s, rows in runs_by_seed.items()
+            if not role or role in select.roles(rows[-1])
+        }
 
     @cached_property
     def _runs(self) -> dict[str, dict[int, list[Row]]]:
-        found: dict[str, dict[int, list[Row]]] = {}
+        runs_by_trial: dict[str, dict[int, list[Row]]] = {}
         for stages in self.stages.values():
             last = stages[-1]
             if last["phase"] == "confirm" and last["status"] == "finished" and last.get("source"):
-                found.setdefault(last["source"], {})[last["seed"]] = stages
-        return {source: dict(sorted(runs.items())) for source, runs in found.items()}
+                runs_by_trial.setdefault(last["source"], {})[last["seed"]] = stages
+        return {source: dict(sorted(runs.items())) for source, runs in runs_by_trial.items()}
 
     @cached_property
-    def barred(self) -> set[str]:
+    def infeasible_trials(self) -> set[str]:
         """The search trials that break a constraint."""
         return {
             trial
@@ -150,18 +158,18 @@ class Study(Description):
     @cached_property
     def stages(self) -> dict[str, list[Row]]:
         """The rows of each trial by stage, the verdict last."""
-        found: dict[str, list[Row]] = {}
+        stages: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row["trial"], []).append(row)
-        return {t: sorted(rows, key=lambda r: r["stage"] or 0) for t, rows in found.items()}
+            stages.setdefault(row["trial"], []).append(row)
+        return {t: sorted(rows, key=lambda r: r["stage"] or 0) for t, rows in stages.items()}
 
     def shared(self, method: str) -> Row | None:
         """Return what all trials of a method begin from: their first stages, trained once, or what was given."""
         rows = select.trials(self.rows, "teacher", method)
         shared = (r for r in rows if r.get("origin") == "shared" and r["status"] == "finished")
-        return next(shared, None) or self.given("teacher")
+        return next(shared, None) or self.initial_student("teacher")
 
-    def given(self, phase: str) -> Row | None:
+    def initial_student(self, phase: str) -> Row | None:
         """Return the measurement of a student that was given in place of first stages (`--set start=...`).
 
         Phase teacher: on validation; confirm: on test, where its training could not be repeated.
@@ -180,31 +188,31 @@ class Study(Description):
         if trial is None or trial["trial"] not in self.stages:
             return plain
         rows = self.stages[trial["trial"]]
-        own = select.settled(rows)
-        measured = self._measured.get(trial["trial"])
-        if measured:
-            return {**own, **{k: v for k, v in measured.items() if v is not None}}
+        sizes = select.latest_sizes(rows)
+        measurement = self._measurements.get(trial["trial"])
+        if measurement:
+            return {**sizes, **{k: v for k, v in measurement.items() if v is not None}}
         if not select.compresses(rows):
             return plain
-        same = own.get("num_params") in (None, (plain or {}).get("num_params"))
-        if plain and same and not select.compresses(rows, "Quantize"):
-            return {**plain, **own}  # weights that are zero change neither shape nor speed
-        return own or None
+        has_same_shape = sizes.get("num_params") in (None, (plain or {}).get("num_params"))
+        if plain and has_same_shape and not select.compresses(rows, "Quantize"):
+            return {**plain, **sizes}  # weights that are zero change neither shape nor speed
+        return sizes or None
 
     @cached_property
     def _plain(self) -> Row | None:
         return select.student_footprint(self.rows)
 
     @cached_property
-    def _measured(self) -> dict[str, Row]:
+    def _measurements(self) -> dict[str, Row]:
         """Measurements of search trials' students by trial."""
         rows = select.trials(self.rows, "measure")
         return {r["source"]: r for r in rows if r.get("source") and r["status"] == "finished"}
 
     def values(self, trial: Row) -> Row:
         """All that is known of a search trial by name: its row, and how big and fast it is."""
-        known = {name: value for name, value in trial.items() if value is not None}
-        return {**(self.footprint(trial) or {}), **known}
+        values = {name: value for name, value in trial.items() if value is not None}
+        return {**(self.footprint(trial) or {}), **values}
 
     @cached_property
     def trials(self) -> pd.DataFrame:

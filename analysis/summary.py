@@ -35,27 +35,27 @@ class Line:
 def lines(study: Study) -> list[Line]:
     """Return the main table's numbers: teacher, baseline, then the methods in their order."""
     rows = study.rows
-    known = number(selection.teacher(rows, "confirm"), study.test_metric)
-    taught = number(selection.teacher(rows, "teacher"), study.metric)
+    test_value = number(selection.teacher(rows, "confirm"), study.test_metric)
+    val_value = number(selection.teacher(rows, "teacher"), study.metric)
     teacher = Line(
         method="teacher",
         trial="",
-        validation=stats.summarise([] if taught is None else [taught]),
-        test=stats.summarise([] if known is None else [known]),
+        validation=stats.summarise([] if val_value is None else [val_value]),
+        test=stats.summarise([] if test_value is None else [test_value]),
         result=None,
         footprint=selection.teacher(rows, "measure"),
     )
-    return [teacher, *(_line(study, found) for found in results(study).values())]
+    return [teacher, *(_line(study, result) for result in results(study).values())]
 
 
-def _line(study: Study, found: MethodResult) -> Line:
-    trial = study.chosen(found.method)
+def _line(study: Study, result: MethodResult) -> Line:
+    trial = study.recommended_trial(result.method)
     return Line(
-        method=found.method,
+        method=result.method,
         trial=trial["trial"] if trial else "",
-        validation=validation(study, found.method),
-        test=stats.summarise(found.tuned.values()),
-        result=found,
+        validation=validation(study, result.method),
+        test=stats.summarise(result.tuned.values()),
+        result=result,
         footprint=study.footprint(trial),
     )
 
@@ -73,16 +73,20 @@ def kd_winner(study: Study) -> str | None:
     Of those that neither prune nor quantize, where there are such; one whose recommended trial breaks
     a constraint counts only where there is no other. The test split has no part in it.
     """
-    taught = [m for m in study.kd_methods if study.chosen(m) and distils(study, m)]
-    plain = [m for m in taught if not is_compressed(study, m)] or taught
-    allowed = [m for m in plain if (study.chosen(m) or {}).get("trial") not in study.barred]
+    kd_methods = [m for m in study.kd_methods if study.recommended_trial(m) and distils(study, m)]
+    uncompressed = [m for m in kd_methods if not is_compressed(study, m)] or kd_methods
+    candidates = [
+        m
+        for m in uncompressed
+        if (study.recommended_trial(m) or {}).get("trial") not in study.infeasible_trials
+    ]
 
     def rank(method: str) -> tuple[float, float]:
         values, losses = (validation(study, method, name) for name in ("", "val_loss"))
         mean = values.mean if values else float("-inf")
         return mean, -losses.mean if losses else float("-inf")
 
-    return max(allowed or plain, key=rank, default=None)
+    return max(candidates or uncompressed, key=rank, default=None)
 
 
 def distils(study: Study, method: str) -> bool:
@@ -90,13 +94,13 @@ def distils(study: Study, method: str) -> bool:
 
     A row without a recipe is taken at its method's word.
     """
-    stages = stages_of(study.chosen(method))
+    stages = stages_of(study.recommended_trial(method))
     return not stages or any(stage.needs_teacher for stage in stages)
 
 
 def is_compressed(study: Study, method: str) -> bool:
     """Whether the trial that a method recommends prunes or quantizes."""
-    trial = study.chosen(method)
+    trial = study.recommended_trial(method)
     return trial is not None and selection.compresses(study.stages[trial["trial"]])
 
 
@@ -132,19 +136,19 @@ def _raw_line(study: Study, line: Line) -> dict[str, object]:
     }
 
 
-def _summary(found: stats.Summary | None, prefix: str) -> dict[str, object]:
+def _summary(summary: stats.Summary | None, prefix: str) -> dict[str, object]:
     return {
-        f"{prefix}mean": found.mean if found else None,
-        f"{prefix}sd": found.sd if found else None,
-        f"{prefix}n": found.n if found else 0,
+        f"{prefix}mean": summary.mean if summary else None,
+        f"{prefix}sd": summary.sd if summary else None,
+        f"{prefix}n": summary.n if summary else 0,
     }
 
 
-def _estimate(found: stats.Estimate | None, prefix: str) -> dict[str, object]:
+def _estimate(estimate: stats.Estimate | None, prefix: str) -> dict[str, object]:
     return {
-        f"{prefix}difference": found.mean if found else None,
-        f"{prefix}low": found.low if found else None,
-        f"{prefix}high": found.high if found else None,
-        f"{prefix}image_se": found.image_se if found else None,
-        f"{prefix}pairs": found.n if found else 0,
+        f"{prefix}difference": estimate.mean if estimate else None,
+        f"{prefix}low": estimate.low if estimate else None,
+        f"{prefix}high": estimate.high if estimate else None,
+        f"{prefix}image_se": estimate.image_se if estimate else None,
+        f"{prefix}pairs": estimate.n if estimate else 0,
     }

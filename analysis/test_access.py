@@ -27,11 +27,11 @@ class TestAccess:
 def read_test_access(storage: Storage) -> TestAccess:
     """Count the accesses to the test split of a study; both 0 where its test split was never opened."""
     files = (storage.read(f"{FOLDER}/{name}") for name in storage.names(FOLDER, ".json"))
-    found = [_design(data) for data in files]
-    designs = [design for design in found if design]
+    design_list = [_design(data) for data in files]
+    designs = [design for design in design_list if design]
     return TestAccess(
         looks=len({json.dumps(design, sort_keys=True) for design in designs}),
-        evaluations=len(found) - len(designs),
+        evaluations=len(design_list) - len(designs),
         design=designs[-1] if designs else {},
     )
 
@@ -39,8 +39,8 @@ def read_test_access(storage: Storage) -> TestAccess:
 def _design(data: bytes) -> dict[str, Any]:
     """Return what a confirmation was to consist of; empty for another opening, or a file that nobody can read."""
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except ValueError:
         return {}
-    design = found.get("design") if isinstance(found, dict) else None
+    design = content.get("design") if isinstance(content, dict) else None
     return dict(design) if isinstance(design, dict) else {}

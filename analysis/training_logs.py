@@ -31,28 +31,28 @@ def logs(study: Study) -> dict[str, bytes]:
     Trials without epochs have no log. Losses are the terms before they are weighted; alpha and T are
     this project's: the weight of the labels, and the temperature, empty where no outputs are taught.
     """
-    taught = selection.teacher(study.rows, "teacher")
-    found: dict[str, bytes] = {}
-    for row in (taught, *(study.chosen(method) for method in study.methods)):
+    teacher_row = selection.teacher(study.rows, "teacher")
+    files: dict[str, bytes] = {}
+    for row in (teacher_row, *(study.recommended_trial(method) for method in study.methods)):
         stages = stages_of(row)
-        seen = study.curves.get(row["trial"], []) if row else []
-        epochs = [_epoch(study, e) | _weights(row, stages, e) for e in seen]
+        epoch_rows = study.curves.get(row["trial"], []) if row else []
+        epochs = [_epoch(study, e) | _weights(row, stages, e) for e in epoch_rows]
         if row and epochs:
             frame = pd.DataFrame(epochs, dtype=object)
             name = escaping.file_name(row["trial"])
-            found[f"{name}.csv"] = frame.to_csv(index=False).encode()
-            about = {
+            files[f"{name}.csv"] = frame.to_csv(index=False).encode()
+            header = {
                 name: row[name] for name in ("study", "phase", "method", "trial", "seed", "status")
             }
-            text = json.dumps({**about, "epochs": epochs}, indent=1)
-            found[f"{name}.json"] = f"{text}\n".encode()
-    return found
+            text = json.dumps({**header, "epochs": epochs}, indent=1)
+            files[f"{name}.json"] = f"{text}\n".encode()
+    return files
 
 
 def _epoch(study: Study, row: Row) -> dict[str, Any]:
-    extra = () if study.metric in SOURCES.values() else (study.metric,)
-    measured = {name: number(row, column) for name, column in SOURCES.items()}
-    return {"epoch": row["step"], **measured, **{name: number(row, name) for name in extra}}
+    extra_columns = () if study.metric in SOURCES.values() else (study.metric,)
+    values = {name: number(row, column) for name, column in SOURCES.items()}
+    return {"epoch": row["step"], **values, **{name: number(row, name) for name in extra_columns}}
 
 
 def _weights(trial: Row | None, stages: Sequence[Stage], row: Row) -> dict[str, float | None]:

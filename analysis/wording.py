@@ -2,7 +2,7 @@
 
 from analysis.comparison import stats
 from analysis.comparison.stats import Estimate, Verdict
-from analysis.formatting import counted, gap
+from analysis.formatting import count_text, gap
 
 
 def words(verdict: Verdict | None, margin: float) -> str:
@@ -43,7 +43,7 @@ def p_words(value: float | None) -> str:
 def points_words(difference: Estimate, noun: str, *, short: bool = False) -> str:
     """Return a difference in percentage points with its n; `short` leaves the interval to the tables."""
     if short:
-        return f"{difference.mean * 100:+.1f} (n = {counted(difference.n, noun)})"
+        return f"{difference.mean * 100:+.1f} (n = {count_text(difference.n, noun)})"
     return f"{gap(difference, of=noun)} percentage points"
 
 

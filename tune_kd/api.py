@@ -4,7 +4,7 @@ A search that was interrupted (by the kernel's stop button, too) keeps its rows:
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class Study:
             UsageError: no such method, or none of its trials has finished.
         """
         read = self._read()
-        row = read.chosen(self._known(method))
+        row = read.recommended_trial(self._known(method))
         if row is None:
             raise UsageError(f"{self.address}: no trial of {method} has finished")
         values = {k.removeprefix("config."): v for k, v in row.items() if k.startswith("config.")}
@@ -153,16 +153,34 @@ class Study:
 
         return summary.raw(self._read())
 
-    def report(self, out: str | Path | None = None) -> Path:
-        """Write the page of results with its tables and pictures; return the path of index.html."""
+    def report(
+        self,
+        out: str | Path | None = None,
+        *,
+        tables: "Sequence[str | Callable[[StudyReport], Any]]" = (),
+    ) -> Path:
+        """Write the page of results with its tables and pictures; return the path of index.html.
+
+        `tables` are tables of your own beside ours: functions of the study, or their names `file.py:function`
+        (docs/customizing.md).
+
+        Raises:
+            UsageError: there is no such file or function, or it raised or returned no table: then the report is
+                written without its table.
+        """
         from analysis import report
+        from analysis.tables.custom import load_functions
         from tune_kd.study.storage import Storage
 
-        read = self._read()
-        folder = Storage(str(out)) if out else read.storage.at("report")
+        functions = load_functions(tables)
+        study = self._read()
+        folder = Storage(str(out)) if out else study.storage.at("report")
         folder.check_writable()
-        report.write([read], folder)
-        return Path(folder.at("index.html").uri)
+        errors = report.write([study], folder, functions)
+        page = Path(folder.at("index.html").uri)
+        if errors:
+            raise UsageError(f"{'; '.join(errors)}; the rest of the report is {page}")
+        return page
 
     def load_student(self, method: str) -> "nn.Module":
         """Return the network that a method recommends, in evaluation mode on the CPU.

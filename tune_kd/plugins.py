@@ -1,4 +1,4 @@
-"""A user's own functions, named `file.py:function`: a data set, a network or a feature loss.
+"""A user's own functions, named `file.py:function`: a data set, a network, a loss or a table of the report.
 
 One that was defined in a notebook has no such file: `notebook.py` pickles it into one.
 """
@@ -90,7 +90,7 @@ def _module(path: Path, reference: str) -> ModuleType:
         del sys.modules[name]
         what = f"{type(error).__name__}: {error}"
         raise UsageError(
-            f"'{reference}' cannot be imported: {_where(error, path)}: {what}"
+            f"'{reference}' cannot be imported: {error_location(error, path)}: {what}"
         ) from error
     except BaseException:
         del sys.modules[name]
@@ -98,8 +98,8 @@ def _module(path: Path, reference: str) -> ModuleType:
     return module
 
 
-def _where(error: Exception, path: Path) -> str:
-    """File and line of the user's own code that raised."""
+def error_location(error: Exception, path: Path) -> str:
+    """Return file and line of the user's own code that raised."""
     if isinstance(error, SyntaxError):
         return f"{error.filename or path}, line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

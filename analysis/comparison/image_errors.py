@@ -36,7 +36,8 @@ def image_standard_error(
     >>> round(image_standard_error([right, right], [half, half]), 4)  # 0.505 / sqrt(50)
     0.0714
     """
-    return _standard_error([_correctness(one) - _correctness(other) for one, other in zip(method, baseline, strict=True)])  # fmt: skip
+    pairs = zip(method, baseline, strict=True)
+    return _standard_error([_correctness(one) - _correctness(other) for one, other in pairs])
 
 
 def image_standard_error_of_counts(
@@ -49,7 +50,8 @@ def image_standard_error_of_counts(
     the jackknife's pseudo-values (leave one image out; Efron and Tibshirani 1993, chapter 11) stand
     for what each image contributes, and are treated as correctness is.
     """
-    return _standard_error([_pseudo_values(one) - _pseudo_values(other) for one, other in zip(method, baseline, strict=True)])  # fmt: skip
+    pairs = zip(method, baseline, strict=True)
+    return _standard_error([_pseudo_values(one) - _pseudo_values(other) for one, other in pairs])
 
 
 def _correctness(runs: NDArray[np.bool_]) -> Floats:
@@ -59,20 +61,20 @@ def _correctness(runs: NDArray[np.bool_]) -> Floats:
 
 def _pseudo_values(runs: NDArray[np.int64]) -> Floats:
     """N mIoU - (N - 1) mIoU without image i, mean over trainings: float64 [N]."""
-    found = []
+    pseudo_values = []
     for counts in np.asarray(runs, np.int64):  # one at a time: N x classes x 3 may be large
         total, images = counts.sum(0), len(counts)
-        found.append(images * _miou(total) - (images - 1) * _miou(total - counts))
-    return np.asarray(np.mean(found, axis=0), np.float64)
+        pseudo_values.append(images * _miou(total) - (images - 1) * _miou(total - counts))
+    return np.asarray(np.mean(pseudo_values, axis=0), np.float64)
 
 
 def _miou(counts: NDArray[np.int64]) -> Floats:
     """Return the mIoU of counts [..., classes, 3], over classes that occur in either; 0 where none does."""
-    both, predicted, labelled = np.moveaxis(counts, -1, 0)
-    either = predicted + labelled - both
-    there = either > 0
-    ious = np.where(there, both / np.maximum(either, 1), 0.0)
-    return np.asarray(ious.sum(-1) / np.maximum(there.sum(-1), 1), np.float64)
+    overlap, predictions, labels = np.moveaxis(counts, -1, 0)
+    union = predictions + labels - overlap
+    occurs = union > 0
+    ious = np.where(occurs, overlap / np.maximum(union, 1), 0.0)
+    return np.asarray(ious.sum(-1) / np.maximum(occurs.sum(-1), 1), np.float64)
 
 
 def _standard_error(by_repeat: Sequence[Floats]) -> float:
@@ -81,8 +83,8 @@ def _standard_error(by_repeat: Sequence[Floats]) -> float:
         return 0.0
     table = np.stack(by_repeat)  # [K, N]
     repeats, images = table.shape
-    between = table.mean(0).var(ddof=1)
+    variance = table.mean(0).var(ddof=1)
     if repeats > 1:
-        rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-        between -= (rest**2).sum() / ((repeats - 1) * (images - 1)) / repeats
-    return float(np.sqrt(max(0.0, float(between)) / images))
+        residuals = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+        variance -= (residuals**2).sum() / ((repeats - 1) * (images - 1)) / repeats
+    return float(np.sqrt(max(0.0, float(variance)) / images))

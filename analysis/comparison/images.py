@@ -16,22 +16,22 @@ Runs = Mapping[int, Sequence[Row]]  # verdicts of confirming runs by repeat, or 
 
 def correct(row: Row) -> npt.NDArray[np.bool_] | None:
     """Whether each test image was predicted right, bool [N] in their order; None where not kept."""
-    packed, cells = row.get("test_correct"), row.get("test_confusion")
-    if not packed:
+    data, cells = row.get("test_correct"), row.get("test_confusion")
+    if not data:
         return None
-    bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=sum(cells) if cells else None)
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=sum(cells) if cells else None)
     return bits.astype(np.bool_)
 
 
 def counts(row: Row, classes: int) -> npt.NDArray[np.int64] | None:
     """Pixels of each image and class, int64 [N, classes, 3]: where both agree, predicted, labelled."""
-    kept = row.get("test_counts")
-    if not kept or not classes or len(kept) % (3 * classes):
+    values = row.get("test_counts")
+    if not values or not classes or len(values) % (3 * classes):
         return None
-    return np.asarray(kept, dtype=np.int64).reshape(-1, classes, 3)
+    return np.asarray(values, dtype=np.int64).reshape(-1, classes, 3)
 
 
-def image_error(study: Study, treated: Runs, control: Runs) -> float | None:
+def image_error(study: Study, treatment: Runs, control: Runs) -> float | None:
     """Return standard error of `treated` minus `control` from the choice of test images, a fraction.
 
     Both are runs by repeat (or by seed); keys that both have are compared. None where a run lacks its
@@ -54,22 +54,28 @@ def has_image_error(study: Study) -> bool:
     return study.test_metric == ("test_miou" if study.dense else "test_accuracy")
 
 
-def are_known(study: Study) -> bool:
+def has_predictions(study: Study) -> bool:
     """Whether the confirming runs kept what they predicted, so that intervals hold the choice of images."""
     name = "test_counts" if study.dense else "test_correct"
-    tested = [r for r in study.rows if r["phase"] == "confirm" and r["method"]]
-    done = [row for row in tested if row["status"] == "finished" and row.get(study.test_metric)]
-    return bool(done) and has_image_error(study) and all(row.get(name) for row in done)
+    runs = [r for r in study.rows if r["phase"] == "confirm" and r["method"]]
+    finished_runs = [
+        row for row in runs if row["status"] == "finished" and row.get(study.test_metric)
+    ]
+    return (
+        bool(finished_runs)
+        and has_image_error(study)
+        and all(row.get(name) for row in finished_runs)
+    )
 
 
 def _arrays(
-    runs: Sequence[Sequence[Row]], read: Callable[[Row], npt.NDArray[Any] | None]
+    runs: Sequence[Sequence[Row]], read_images: Callable[[Row], npt.NDArray[Any] | None]
 ) -> list[npt.NDArray[Any]]:
     """Return what runs kept of N images, an array [m, N, ...] a repeat; none where one run kept nothing."""
-    found = []
+    stacks = []
     for rows in runs:
-        arrays = [array for row in rows if (array := read(row)) is not None]
+        arrays = [array for row in rows if (array := read_images(row)) is not None]
         if len(arrays) < len(rows) or len({array.shape for array in arrays}) != 1:
             return []
-        found.append(np.stack(arrays))
-    return found
+        stacks.append(np.stack(arrays))
+    return stacks

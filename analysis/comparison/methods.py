@@ -77,7 +77,7 @@ def results(study: Study) -> dict[str, MethodResult]:
 def _results(study: Study) -> Mapping[str, MethodResult]:
     differences = {method: _tuned(study, method) for method in study.kd_methods}
     students = {method: _student(study, method) for method in study.kd_methods}
-    verdicts, on_students = _judged(study, differences), _judged(study, students)
+    verdicts, on_students = _verdicts(study, differences), _verdicts(study, students)
     return {
         method: MethodResult(
             method=method,
@@ -102,21 +102,25 @@ def level(study: Study) -> float:
     return stats.look_level(max(1, study.looks))
 
 
-def _judged(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
-    known = {method: found for method, found in estimates.items() if found is not None}
-    return stats.rule(known, margin=study.margin, level=level(study))
+def _verdicts(study: Study, estimates: Mapping[str, Estimate | None]) -> dict[str, Verdict]:
+    valid_estimates = {
+        method: estimate for method, estimate in estimates.items() if estimate is not None
+    }
+    return stats.rule(valid_estimates, margin=study.margin, level=level(study))
 
 
 def _by_repeat(study: Study, method: str) -> dict[int, float]:
     if method == BASELINE:
         return {}
-    return stats.differences(study.tuned(method), study.tuned(BASELINE))
+    return stats.differences(study.tuned_values(method), study.tuned_values(BASELINE))
 
 
 def _tuned(study: Study, method: str) -> Estimate | None:
     """Return what the searches of a method led to against those of the baseline, repeat by repeat."""
     error = image_error(study, *(_rows(study, m, "best") for m in (method, BASELINE)))
-    return stats.paired(study.tuned(method), study.tuned(BASELINE), image_se=error or 0.0)
+    return stats.paired(
+        study.tuned_values(method), study.tuned_values(BASELINE), image_se=error or 0.0
+    )
 
 
 def _default_difference(study: Study, method: str) -> Estimate | None:
@@ -138,13 +142,13 @@ def _bought(study: Study, method: str) -> Estimate | None:
 
 def _student(study: Study, method: str) -> Estimate | None:
     """Return the recommended trial against the recommended baseline, over the seeds in common."""
-    trials = [study.chosen(m) for m in (method, BASELINE)]
+    trials = [study.recommended_trial(m) for m in (method, BASELINE)]
     runs = [
         {seed: [stages[-1]] for seed, stages in study.runs(trial, "recommended").items()}
         for trial in trials
     ]
     error = image_error(study, *runs)
-    return stats.paired(*map(study.confirmed, trials), image_se=error or 0.0)
+    return stats.paired(*map(study.confirmed_values, trials), image_se=error or 0.0)
 
 
 def _rows(study: Study, method: str, role: str) -> Runs:
@@ -157,14 +161,14 @@ def _by_seed(runs: Mapping[int, Mapping[int, Row]]) -> Runs:
 
 def curse(study: Study, method: str) -> Curse | None:
     """How much too good validation was of the winners that were trained again."""
-    fresh = study.rechecked(method)
-    known = {row["trial"]: number(row, study.metric) for row in study.winners(method).values()}
-    chosen = {
-        trial: value for trial, value in known.items() if value is not None and trial in fresh
+    fresh = study.fresh_means(method)
+    values = {row["trial"]: number(row, study.metric) for row in study.winners(method).values()}
+    winner_values = {
+        trial: value for trial, value in values.items() if value is not None and trial in fresh
     }
-    difference = stats.paired(chosen, fresh)
-    before = stats.summarise(chosen.values())
-    after = stats.summarise(fresh[trial] for trial in chosen)
+    difference = stats.paired(winner_values, fresh)
+    before = stats.summarise(winner_values.values())
+    after = stats.summarise(fresh[trial] for trial in winner_values)
     if difference is None or before is None or after is None:
         return None
     return Curse(chosen=before, fresh=after, difference=difference)
@@ -178,7 +182,7 @@ def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
         return None
     pairs = [
         (early, late)
-        for row in ended
+        for row in trials
         if (late := number(row, study.metric)) is not None
         and (early := _at(study, row, rungs[0])) is not None
     ]

@@ -101,11 +101,11 @@ def summarise(values: Iterable[float]) -> Summary | None:
     >>> summarise([1.0])
     Summary(mean=1.0, sd=None, n=1)
     """
-    found = [value for value in values if math.isfinite(value)]
-    if not found:
+    numbers = [value for value in values if math.isfinite(value)]
+    if not numbers:
         return None
-    sd = statistics.stdev(found) if len(found) > 1 else None
-    return Summary(mean=statistics.fmean(found), sd=sd, n=len(found))
+    sd = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Summary(mean=statistics.fmean(numbers), sd=sd, n=len(numbers))
 
 
 def estimate(differences: Iterable[float], *, image_se: float = 0.0) -> Estimate | None:
@@ -116,8 +116,8 @@ def estimate(differences: Iterable[float], *, image_se: float = 0.0) -> Estimate
     squares is a convention: simulated, it covers 93 to 98 %. Without `image_se` the interval is that
     of scipy.stats.ttest_1samp, and of ttest_rel where the differences are those of pairs.
 
-    >>> found = estimate([0.01, 0.02, 0.03])
-    >>> round(found.low, 4), round(found.high, 4), found.n, round(found.p_value(), 4)
+    >>> interval = estimate([0.01, 0.02, 0.03])
+    >>> round(interval.low, 4), round(interval.high, 4), interval.n, round(interval.p_value(), 4)
     (-0.0048, 0.0448, 3, 0.0742)
     """
     summary = summarise(differences)
@@ -131,20 +131,20 @@ def estimate(differences: Iterable[float], *, image_se: float = 0.0) -> Estimate
 
 
 def paired(
-    treated: Mapping[K, float], control: Mapping[K, float], *, image_se: float = 0.0
+    treatment: Mapping[K, float], control: Mapping[K, float], *, image_se: float = 0.0
 ) -> Estimate | None:
     """Return the estimate of `treated` minus `control` over the repeats (or seeds) that both have."""
-    return estimate(differences(treated, control).values(), image_se=image_se)
+    return estimate(differences(treatment, control).values(), image_se=image_se)
 
 
-def differences(treated: Mapping[K, float], control: Mapping[K, float]) -> dict[K, float]:
+def differences(treatment: Mapping[K, float], control: Mapping[K, float]) -> dict[K, float]:
     """`treated` minus `control` by repeat or seed, for those that both have, in their order.
 
     >>> differences({1: 3.0, 2: 5.0}, {2: 4.0, 3: 1.0})
     {2: 1.0}
     """
-    common: list[Any] = [key for key in treated if key in control]
-    return {key: treated[key] - control[key] for key in sorted(common)}
+    keys: list[Any] = [key for key in treatment if key in control]
+    return {key: treatment[key] - control[key] for key in sorted(keys)}
 
 
 def look_level(look: int) -> float:
@@ -167,27 +167,27 @@ def rule(estimates: Mapping[str, Estimate], *, margin: float, level: float) -> d
     Holm (1979) over the methods for "there is a difference", a Holm of its own for "none as large as
     `margin`" (a fraction). A method with fewer than three repeats takes no part.
     """
-    tested = {name: found for name, found in estimates.items() if found.n >= MIN_REPEATS}
-    differ = _holm({name: found.p_value() for name, found in tested.items()})
-    equal = _holm({name: found.p_equivalence(margin) for name, found in tested.items()})
+    testable = {name: estimate for name, estimate in estimates.items() if estimate.n >= MIN_REPEATS}
+    differ = _holm({name: estimate.p_value() for name, estimate in testable.items()})
+    equal = _holm({name: estimate.p_equivalence(margin) for name, estimate in testable.items()})
     verdicts = {}
-    for name, found in estimates.items():
-        if name not in tested:
+    for name, estimate in estimates.items():
+        if name not in testable:
             verdicts[name] = Verdict(label=TOO_FEW, p=None, p_equivalence=None, repeats_needed=None)
             continue
-        label = _label(found.mean, differs=differ[name] <= level, within=equal[name] <= level)
+        label = _label(estimate.mean, differs=differ[name] <= level, within=equal[name] <= level)
         # each method's own test in the strictest step of Holm
-        needed = repeats_needed(found, effect=margin, level=level / len(tested))
+        repeats = repeats_needed(estimate, effect=margin, level=level / len(testable))
         verdicts[name] = Verdict(
             label=label,
             p=differ[name],
             p_equivalence=equal[name],
-            repeats_needed=needed if label == NOT_SETTLED else None,
+            repeats_needed=repeats if label == NOT_SETTLED else None,
         )
     return verdicts
 
 
-def repeats_needed(found: Estimate, *, effect: float, level: float) -> int | None:
+def repeats_needed(estimate: Estimate, *, effect: float, level: float) -> int | None:
     """Return the fewest repeats in all that show `effect`, two-sided at `level`, in 80 % of such studies.
 
     The power is statsmodels' TTestPower (noncentral t) with the spread found; the error from test
@@ -196,12 +196,12 @@ def repeats_needed(found: Estimate, *, effect: float, level: float) -> int | Non
     >>> repeats_needed(estimate([-0.01, 0.0, 0.01]), effect=0.01, level=0.05)
     10
     """
-    if found.sd is None or effect <= 0:
+    if estimate.sd is None or effect <= 0:
         return None
     from statsmodels.stats.power import TTestPower
 
     def enough(n: int) -> bool:
-        spread = math.hypot(found.sd or 0.0, math.sqrt(n) * found.image_se)
+        spread = math.hypot(estimate.sd or 0.0, math.sqrt(n) * estimate.image_se)
         size = min(effect / spread, 100.0) if spread else 100.0
         power = TTestPower().power(size, nobs=n, alpha=level / 2, alternative="larger")
         return not power < POWER  # next to 1 the noncentral t is NaN here and there
@@ -225,8 +225,8 @@ def _holm(p_values: Mapping[str, float | None]) -> dict[str, float]:
         return {}
     from statsmodels.stats.multitest import multipletests
 
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
+    adjusted_p = multipletests(list(p_values.values()), method="holm")[1]
+    return dict(zip(p_values, map(float, adjusted_p), strict=True))
 
 
 def _half_width(error: float, se: float, freedom: int, image_se: float) -> float:

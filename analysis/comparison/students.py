@@ -2,7 +2,7 @@
 
 from analysis.comparison import stats
 from analysis.comparison.methods import results
-from analysis.formatting import spoken
+from analysis.formatting import sentence_name
 from analysis.study import Study
 from analysis.wording import margin_words, points_words
 
@@ -23,14 +23,14 @@ STUDENTS = {
 
 def students(study: Study) -> list[str]:
     """Return a sentence about each recommended student against the recommended plain student."""
-    said = []
-    for found in results(study).values():
-        trial, verdict = study.chosen(found.method), found.student_verdict
-        if trial is None or verdict is None or found.student is None:
+    sentences = []
+    for result in results(study).values():
+        trial, verdict = study.recommended_trial(result.method), result.student_verdict
+        if trial is None or verdict is None or result.student is None:
             continue
-        compared = STUDENTS[verdict.label].format(margin=margin_words(study.margin))
-        said.append(
-            f"The student of **{found.method}** (trial {trial['trial']}) is {compared} the best plain student: "
-            f"{points_words(found.student, 'seed')} of {spoken(study.test_metric)}."
+        words = STUDENTS[verdict.label].format(margin=margin_words(study.margin))
+        sentences.append(
+            f"The student of **{result.method}** (trial {trial['trial']}) is {words} the best plain student: "
+            f"{points_words(result.student, 'seed')} of {sentence_name(study.test_metric)}."
         )
-    return said
+    return sentences

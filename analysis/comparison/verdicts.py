@@ -8,7 +8,7 @@ from analysis.comparison import images, stats
 from analysis.comparison.methods import MethodResult, level, results
 from analysis.comparison.stats import Estimate
 from analysis.comparison.students import ABOUT_STUDENTS, students
-from analysis.formatting import counted, spoken
+from analysis.formatting import count_text, sentence_name
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import distils
@@ -33,7 +33,7 @@ MOST_ADVISED = 50  # repeats; where more are needed, the command asks for twice 
 def verdict(study: Study) -> list[str]:
     """Return the paragraphs of the verdict: of each method, out of the box and tuned, what they rest on, what to do."""
     if not any(study.winners(method) for method in study.methods):
-        return [_nothing(study)]
+        return [_no_verdict(study)]
     if not is_confirmed(study):
         return [
             f"**No verdict yet**: nothing has been confirmed on the test split. Type `{confirm_command(study)}`. "
@@ -45,20 +45,20 @@ def verdict(study: Study) -> list[str]:
             f"**No verdict**: {BASELINE} is the only method, and there is nothing to compare it with."
         ]
     sentences = [f"- {text}" for text in verdicts(study)]
-    found = ["\n".join(sentences), summary(study)]
-    if study.repeats < stats.MIN_REPEATS and (said := students(study)):
-        found += [ABOUT_STUDENTS, "\n".join(f"- {text}" for text in said)]
-    return [text for text in (*found, basis(study), to_settle(study)) if text]
+    paragraphs = ["\n".join(sentences), summary(study)]
+    if study.repeats < stats.MIN_REPEATS and (student_sentences := students(study)):
+        paragraphs += [ABOUT_STUDENTS, "\n".join(f"- {text}" for text in student_sentences)]
+    return [text for text in (*paragraphs, basis(study), to_settle(study)) if text]
 
 
-def _nothing(study: Study) -> str:
+def _no_verdict(study: Study) -> str:
     """Why there is nothing at all to say."""
-    ended = selection.trials(study.rows, "search")
-    if not ended:
+    trials = selection.trials(study.rows, "search")
+    if not trials:
         return f"**No verdict yet**: no trial has ended. Type `{search_command(study)}`."
-    counts = Counter(row["status"] for row in ended)
+    counts = Counter(row["status"] for row in trials)
     return (
-        f"**No verdict**: none of {counted(len(ended), 'trial')} has finished ({counts['failed']} failed, "
+        f"**No verdict**: none of {count_text(len(trials), 'trial')} has finished ({counts['failed']} failed, "
         f"{counts['stopped']} stopped). Why they failed stands under Failures; when that is mended, begin "
         "another study (`--name`), or go on with this one: "
         f"`{search_command(study)}`."
@@ -75,32 +75,32 @@ def is_confirmed(study: Study) -> bool:
 
 def verdicts(study: Study) -> list[str]:
     """Return a sentence or two about each method that distils, from its repeats."""
-    found = results(study)
-    return [_sentence(study, found[method]) for method in study.kd_methods]
+    method_results = results(study)
+    return [_sentence(study, method_results[method]) for method in study.kd_methods]
 
 
-def _sentence(study: Study, found: MethodResult) -> str:
-    method, difference, verdict = found.method, found.difference, found.verdict
+def _sentence(study: Study, result: MethodResult) -> str:
+    method, difference, verdict = result.method, result.difference, result.verdict
     if difference is None or verdict is None:
-        return f"**{method}: {_why_nothing(study, found)}"
+        return f"**{method}: {_why_nothing(study, result)}"
     if verdict.label == stats.TOO_FEW:
         return _too_few(study, method, difference)
     return SENTENCES[verdict.label].format(
         method=method,
         gap=points_words(difference, "repeat"),
-        metric=spoken(study.test_metric),
+        metric=sentence_name(study.test_metric),
         margin=margin_words(study.margin),
         p=p_words(verdict.p),
         p_equivalence=p_words(verdict.p_equivalence),
-        holm=f"Holm over {counted(_judged(study), 'method')}",
+        holm=f"Holm over {count_text(_verdict_count(study), 'method')}",
         needed=_needed(study, difference) if verdict.label == stats.NOT_SETTLED else "",
     )
 
 
-def _why_nothing(study: Study, found: MethodResult) -> str:
-    if not study.winners(found.method):
+def _why_nothing(study: Study, result: MethodResult) -> str:
+    if not study.winners(result.method):
         return "nothing to say**, no trial has finished."
-    if not found.tuned:
+    if not result.tuned:
         return "not confirmed** on the test split."
     if BASELINE not in study.methods:
         return f"nothing to compare with**, the study has no baseline ({BASELINE})."
@@ -109,42 +109,48 @@ def _why_nothing(study: Study, found: MethodResult) -> str:
 
 def _too_few(study: Study, method: str, difference: Estimate) -> str:
     """Below three repeats nothing is said about a method."""
-    seen = f"{points_words(difference, 'repeat')} of {spoken(study.test_metric)} against the tuned baseline"
+    effect = f"{points_words(difference, 'repeat')} of {sentence_name(study.test_metric)} against the tuned baseline"
     if study.repeats < stats.MIN_REPEATS:
-        why = f"the study has {counted(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
+        reason = f"the study has {count_text(study.repeats, 'repeat')} and a verdict needs at least {stats.MIN_REPEATS}"
     else:
-        why = f"only {difference.n} of {study.repeats} repeats can be compared"
-    return f"**{method}: no verdict about the method**: {why}. {seen}."
+        reason = f"only {difference.n} of {study.repeats} repeats can be compared"
+    return f"**{method}: no verdict about the method**: {reason}. {effect}."
 
 
-def _needed(study: Study, found: Estimate) -> str:
+def _needed(study: Study, difference: Estimate) -> str:
     """With how many repeats in all a difference of the margin would be seen."""
-    margin, repeats = margin_words(study.margin), needed_repeats(study, found)
+    margin, repeats = margin_words(study.margin), needed_repeats(study, difference)
     if repeats is None:
         return f"Not even {stats.MOST_REPEATS:,} repeats would show a difference of {margin} here."
-    if repeats <= found.n:
+    if repeats <= difference.n:
         return f"So many repeats show a difference of {margin} in 4 of 5 studies; that it is smaller takes more."
     return (
         f"With this spread {repeats} repeats would show a difference of {margin} in 4 of 5 studies."
     )
 
 
-def needed_repeats(study: Study, found: Estimate) -> int | None:
+def needed_repeats(study: Study, difference: Estimate) -> int | None:
     """Return the same as a number, judged as the next look at the test split would be."""
     error = stats.look_level(study.looks + 1) if study.looks else level(study)
-    return stats.repeats_needed(found, effect=study.margin, level=error / max(1, _judged(study)))
+    return stats.repeats_needed(
+        difference, effect=study.margin, level=error / max(1, _verdict_count(study))
+    )
 
 
-def _judged(study: Study) -> int:
+def _verdict_count(study: Study) -> int:
     """How many methods the verdicts are adjusted for."""
-    known = (found.verdict for found in results(study).values())
-    return sum(verdict is not None and verdict.label != stats.TOO_FEW for verdict in known)
+    method_verdicts = (result.verdict for result in results(study).values())
+    return sum(
+        verdict is not None and verdict.label != stats.TOO_FEW for verdict in method_verdicts
+    )
 
 
 def to_settle(study: Study) -> str:
     """Return what to type where a method has no verdict, or is not settled; "" where nothing is open."""
-    found = [result for result in results(study).values() if result.verdict and result.difference]
-    labels = [result.verdict.label for result in found if result.verdict]
+    compared_results = [
+        result for result in results(study).values() if result.verdict and result.difference
+    ]
+    labels = [result.verdict.label for result in compared_results if result.verdict]
     if not {stats.TOO_FEW, stats.NOT_SETTLED}.intersection(labels):
         return ""
     if study.trials_per_repeat < FEWEST_TRIALS:
@@ -152,7 +158,7 @@ def to_settle(study: Study) -> str:
             f"A repeat needs at least {FEWEST_TRIALS} trials of each method and this study has "
             f"{study.trials_per_repeat}: begin another one (`--name`) with more `--trials`."
         )
-    command = search_command(study, repeats=_wanted_repeats(study))
+    command = search_command(study, repeats=_advised_repeats(study))
     text = f"To know more: `{command}`, then `{confirm_command(study)}`."
     if study.looks:
         error = percent_words(stats.look_level(study.looks + 1))
@@ -162,15 +168,15 @@ def to_settle(study: Study) -> str:
     return text
 
 
-def _wanted_repeats(study: Study) -> int:
+def _advised_repeats(study: Study) -> int:
     """As many as what is not settled needs; twice as many as there are where that is beyond reason."""
-    wanted = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
+    repeat_counts = [study.repeats + 2 if study.repeats >= stats.MIN_REPEATS else USUAL_REPEATS]
     for result in results(study).values():
         label = result.verdict.label if result.verdict else ""
         if label == stats.NOT_SETTLED and result.difference:
-            needed = needed_repeats(study, result.difference) or MOST_ADVISED + 1
-            wanted.append(needed if needed <= MOST_ADVISED else 2 * study.repeats)
-    return max(wanted)
+            count = needed_repeats(study, result.difference) or MOST_ADVISED + 1
+            repeat_counts.append(count if count <= MOST_ADVISED else 2 * study.repeats)
+    return max(repeat_counts)
 
 
 def summary(study: Study) -> str:
@@ -183,24 +189,22 @@ def summary(study: Study) -> str:
     ]
     if not parts:
         return ""
-    return f"Points of {spoken(study.test_metric)} over the baseline treated alike: {'; '.join(parts)}."
+    return f"Points of {sentence_name(study.test_metric)} over the baseline treated alike: {'; '.join(parts)}."
 
 
 def basis(study: Study) -> str:
     """Return what the sentences rest on: what the intervals hold and what not, and how often one has looked."""
-    found = [result.difference for result in results(study).values() if result.difference]
-    if not found:
+    differences = [result.difference for result in results(study).values() if result.difference]
+    if not differences:
         return _looks(study)
-    held = (
+    sources = (
         "the luck of the searches and the choice of the test images together"
-        if images.are_known(study)
+        if images.has_predictions(study)
         else "the luck of the searches, not the choice of the test images (the runs did not keep what they "
         "predicted)"
     )
-    text = (
-        f"Intervals are 95 % and hold {held}; they are not adjusted for comparing several methods"
-    )
-    text += ", the verdicts are (Holm). " if _judged(study) else ". "
+    text = f"Intervals are 95 % and hold {sources}; they are not adjusted for comparing several methods"
+    text += ", the verdicts are (Holm). " if _verdict_count(study) else ". "
     if any(distils(study, method) for method in study.kd_methods):
         text += (
             "All is said about this teacher and this split: the teacher is one run (n = 1), whose seed no "
@@ -213,9 +217,9 @@ def basis(study: Study) -> str:
 
 def _looks(study: Study) -> str:
     error = percent_words(level(study))
-    times = "once" if study.looks <= 1 else counted(study.looks, "time")
+    times = "once" if study.looks <= 1 else count_text(study.looks, "time")
     text = f"The test split was looked at {times}"
-    if not _judged(study):
+    if not _verdict_count(study):
         text += "."
     elif study.looks <= 1:
         text += f": the verdicts of all methods together err in at most {error} of studies."
@@ -223,7 +227,7 @@ def _looks(study: Study) -> str:
         text += f": the verdicts of this look err in at most {error} of studies, those of all looks in 5 %."
     if study.evaluations:
         text += (
-            f" Beside that it was opened {counted(study.evaluations, 'time')} to evaluate single networks; "
+            f" Beside that it was opened {count_text(study.evaluations, 'time')} to evaluate single networks; "
             "nothing may be chosen by what that said."
         )
     return text

@@ -43,20 +43,20 @@ def edges(study: Study, method: str) -> list[Edge]:
     The best are the winners of the repeats, each the best finished trial that its sampler drew; with
     fewer than three repeats the five best of all. A lower end of 0 is none: nothing lies below.
     """
-    known = _numbers(ranges(study, method))
+    number_ranges = _numbers(ranges(study, method))
     best, independent = _best(study, method)
-    if not known or not best:
+    if not number_ranges or not best:
         return []
     level = SENTENCES / (2 * sum(len(_numbers(ranges(study, name))) for name in study.methods))
-    found = []
-    for name, distribution in known.items():
+    edge_list = []
+    for name, distribution in number_ranges.items():
         mean = statistics.fmean(position(distribution, row[f"config.{name}"]) for row in best)
         end, distance = ("lower", mean) if mean < 0.5 else ("upper", 1 - mean)
         p = chance(distance, independent)
         if p < level and not (end == "lower" and distribution.low == 0):
             edge = Edge(method=method, parameter=name, end=end, distance=distance, n=len(best), p=p)
-            found.append(edge)
-    return found
+            edge_list.append(edge)
+    return edge_list
 
 
 def chance(distance: float, count: int) -> float:
@@ -70,10 +70,10 @@ def chance(distance: float, count: int) -> float:
     return float(irwinhall.cdf(count * distance, count))
 
 
-def _numbers(known: Ranges) -> dict[str, FloatDistribution | IntDistribution]:
+def _numbers(all_ranges: Ranges) -> dict[str, FloatDistribution | IntDistribution]:
     return {
         name: distribution
-        for name, distribution in known.items()
+        for name, distribution in all_ranges.items()
         if isinstance(distribution, FloatDistribution | IntDistribution)
     }
 
@@ -88,14 +88,14 @@ def _best(study: Study, method: str) -> tuple[Sequence[Row], int]:
     constraints = study.manifest.constraints
     order = ranked(study.rows, method, metric=study.metric, constraints=constraints)
     names = [f"config.{name}" for name in ranges(study, method)]
-    drawn = [
+    rows = [
         row
         for row in order
         if row.get("origin") not in GIVEN and all(row.get(name) is not None for name in names)
     ]
     winners: dict[int, Row] = {}
-    for row in drawn:
+    for row in rows:
         winners.setdefault(row.get("repeat") or 0, row)
     if len(winners) >= MIN_REPEATS:
         return list(winners.values()), len(winners)
-    return (drawn[:TOP], CLUSTERS) if len(drawn) >= TOP else ([], 0)
+    return (rows[:TOP], CLUSTERS) if len(rows) >= TOP else ([], 0)

@@ -12,7 +12,7 @@ parameters, noise of half the signal's deviation, 12 studies of each surface. Sh
 truly most important parameter came first, over all samples: of 32 trials 0.90 (PED-ANOVA 0.83 to 0.88, by
 its quantile; mean decrease in impurity 0.90), of 10 trials 0.56 (0.31 to 0.42; 0.56). With its default
 quantile of a tenth, PED-ANOVA looks at one to four trials here. Where the first interval lies wholly above
-the second (`settled`; 12 of 32 studies of 40 trials) the first was the true one in all; of pure noise it
+the second (`is_settled`; 12 of 32 studies of 40 trials) the first was the true one in all; of pure noise it
 never did (100 studies).
 """
 
@@ -68,7 +68,7 @@ class Importances:
         return [one.parameter for one in self.parameters]
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether the first comes first in whatever sample: its interval lies above the second's."""
         if len(self.parameters) < 2:
             return bool(self.parameters)
@@ -89,31 +89,39 @@ def importances(study: Study, method: str) -> Importances:
 
     None with a reason: fewer than 10 trials with a value, no range, or values that do not differ.
     """
-    known = ranges(study, method)
-    if not known:
+    method_ranges = ranges(study, method)
+    if not method_ranges:
         return Importances(method=method, reason="no parameter was searched")
-    used = basis(study, method)
-    n = len(used.values)
+    data = basis(study, method)
+    n = len(data.values)
     if n < MIN_TRIALS:
         return Importances(
             method=method,
-            reason=f"{n} trials have {used.name}; importances need at least {MIN_TRIALS}",
+            reason=f"{n} trials have {data.name}; importances need at least {MIN_TRIALS}",
         )
-    samples = sample_importances([p.values for p in used.points], used.values, known)
+    samples = sample_importances([p.values for p in data.points], data.values, method_ranges)
     if not len(samples):
-        return Importances(method=method, reason=f"the {used.name} of {n} trials do not differ")
+        return Importances(method=method, reason=f"the {data.name} of {n} trials do not differ")
     lows, highs = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    found = sorted(
-        zip(known, samples.mean(axis=0).tolist(), lows.tolist(), highs.tolist(), strict=True),
-        key=lambda one: -one[1],
+    ranking = sorted(
+        zip(
+            method_ranges, samples.mean(axis=0).tolist(), lows.tolist(), highs.tolist(), strict=True
+        ),
+        key=lambda entry: -entry[1],
     )
     parameters = (
         Importance(
-            method=method, parameter=name, mean=mean, low=low, high=high, rank=rank, n=n,
-            basis=f"{used.name}, n = {n}",
+            method=method,
+            parameter=name,
+            mean=mean,
+            low=low,
+            high=high,
+            rank=rank,
+            n=n,
+            basis=f"{data.name}, n = {n}",
         )
-        for rank, (name, mean, low, high) in enumerate(found, 1)
-    )  # fmt: skip
+        for rank, (name, mean, low, high) in enumerate(ranking, 1)
+    )
     return Importances(method=method, parameters=tuple(parameters))
 
 
@@ -132,8 +140,8 @@ def basis(study: Study, method: str) -> Basis:
     early = [(point, _value_at(study, point, rungs[0])) for point in points]
     known = [(point, value) for point, value in early if value is not None]
     return Basis(
-        points=[point for point, _ in known],
-        values=[value for _, value in known],
+        points=[point for point, _ in early_pairs],
+        values=[value for _, value in early_pairs],
         name=f"values at epoch {rungs[0]}",
     )
 
@@ -141,8 +149,8 @@ def basis(study: Study, method: str) -> Basis:
 def _value_at(study: Study, point: SearchPoint, epoch: int) -> float | None:
     """Return a trial's validation after an epoch of its first stage, where rungs are."""
     rows = study.curves.get(point.trial, ())
-    found = (row for row in rows if row["stage"] == 0 and row["epoch"] == epoch)
-    return number(next(found, None), study.metric)
+    epoch_rows = (row for row in rows if row["stage"] == 0 and row["epoch"] == epoch)
+    return number(next(epoch_rows, None), study.metric)
 
 
 def sample_importances(
@@ -153,14 +161,14 @@ def sample_importances(
     Seeds are fixed. Samples in which no value differs are left out, so there may be none.
     """
     cube, points = _unit(ranges), [_position_values(ranges, trial) for trial in trials]
-    told = [
+    optuna_trials = [
         create_trial(value=value, params=point, distributions=cube)
         for point, value in zip(points, values, strict=True)
     ]
     random = np.random.default_rng(0)
-    drawn = random.integers(len(told), size=(DRAWS, len(told)))
-    found = [_evaluate([told[i] for i in sample], seed) for seed, sample in enumerate(drawn)]
-    rows = [[one[name] for name in ranges] for one in found if one]
+    draws = random.integers(len(optuna_trials), size=(DRAWS, len(optuna_trials)))
+    samples = [_evaluate([optuna_trials[i] for i in draw], seed) for seed, draw in enumerate(draws)]
+    rows = [[sample[name] for name in ranges] for sample in samples if sample]
     return np.array(rows, dtype=np.float64).reshape(-1, len(ranges))
 
 

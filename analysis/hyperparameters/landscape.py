@@ -88,17 +88,17 @@ def landscape(study: Study, method: str) -> Landscape:
     None with a reason: fewer than 15 finished trials, no range, or a surrogate that predicts left-out
     trials hardly better than their mean does.
     """
-    known = ranges(study, method)
+    method_ranges = ranges(study, method)
     points = [point for point in search_points(study, method) if point.final is not None]
     values = np.array([point.final for point in points], dtype=np.float64)
-    if not known:
+    if not method_ranges:
         return Landscape(method=method, reason="no parameter was searched")
     if len(points) < MIN_FINISHED:
         text = f"{len(points)} trials have finished; a flat region needs at least {MIN_FINISHED}"
         return Landscape(method=method, reason=text)
-    places = np.array([positions(known, point.values) for point in points])
-    fitted = surrogate.fit(_features(places, known), values)
-    if fitted is None or fitted.explained < MIN_EXPLAINED:
+    places = np.array([positions(method_ranges, point.values) for point in points])
+    model = surrogate.fit(_features(places, method_ranges), values)
+    if model is None or model.explained < MIN_EXPLAINED:
         return Landscape(method=method, reason=UNEXPLAINED.format(n=len(points)))
     margin = study.margin
     region = _describe(_Surface(fitted, known), places, method=method, margin=margin)
@@ -108,21 +108,21 @@ def landscape(study: Study, method: str) -> Landscape:
 class _Surface:
     """A fitted surrogate over positions in ranges; whole numbers and choices stand where they can."""
 
-    def __init__(self, fitted: surrogate.Surrogate, known: Ranges) -> None:
-        self.fitted, self.known = fitted, known
+    def __init__(self, model: surrogate.Surrogate, ranges: Ranges) -> None:
+        self.model, self.ranges = model, ranges
 
     def settle(self, places: Floats) -> Floats:
         """Positions [n, d] of values that exist, nearest to these."""
-        settled = places.copy()
-        for at, distribution in enumerate(self.known.values()):
+        existing_places = places.copy()
+        for at, distribution in enumerate(self.ranges.values()):
             if not _continuous(distribution):
                 values = (value_at(distribution, place) for place in places[:, at].tolist())
-                settled[:, at] = [position(distribution, value) for value in values]
-        return settled
+                existing_places[:, at] = [position(distribution, value) for value in values]
+        return existing_places
 
     def predict(self, places: Floats) -> tuple[Floats, Floats]:
         """Means and standard errors [n] at positions [n, d]."""
-        return self.fitted.predict(_features(self.settle(places), self.known))
+        return self.model.predict(_features(self.settle(places), self.ranges))
 
     def mean(self, places: Floats) -> Floats:
         """Means [n] at positions [n, d]."""
@@ -145,13 +145,13 @@ def _find(surface: _Surface, places: Floats, *, margin: float) -> _Region:
     low, high = np.zeros(places.shape[1]), np.ones(places.shape[1])
     best, bar, inside = places[surface.mean(places).argmax()], 0.0, places[:1]
     for _ in range(ZOOMS):
-        drawn = qmc.Sobol(len(low), seed=0).random(POINTS) * (high - low) + low
-        looked = surface.settle(np.vstack([best, drawn]))
-        means, deviations = surface.predict(looked)
+        sobol_places = qmc.Sobol(len(low), seed=0).random(POINTS) * (high - low) + low
+        candidates = surface.settle(np.vstack([best, sobol_places]))
+        means, deviations = surface.predict(candidates)
         top = int(means.argmax())
-        best, bar = looked[top], float(means[top] - max(deviations[top], margin))
-        inside = looked[means >= bar]
-        inside = np.vstack([best, inside[_seen(surface, best, inside, bar=bar)]])
+        best, bar = candidates[top], float(means[top] - max(deviations[top], margin))
+        inside = candidates[means >= bar]
+        inside = np.vstack([best, inside[_is_reachable(surface, best, inside, bar=bar)]])
         if len(inside) > ENOUGH:
             break
         room = 0.1 * (high - low)
@@ -162,24 +162,26 @@ def _find(surface: _Surface, places: Floats, *, margin: float) -> _Region:
     return _Region(places=inside, bar=bar)
 
 
-def _seen(surface: _Surface, best: Floats, places: Floats, *, bar: float) -> npt.NDArray[np.bool_]:
+def _is_reachable(
+    surface: _Surface, best: Floats, places: Floats, *, bar: float
+) -> npt.NDArray[np.bool_]:
     """Whether the straight way from the best point to each place stays inside; choices change first."""
-    seen = np.ones(len(places), dtype=np.bool_)
-    chosen = [isinstance(d, CategoricalDistribution) for d in surface.known.values()]
+    is_visible = np.ones(len(places), dtype=np.bool_)
+    is_choice = [isinstance(d, CategoricalDistribution) for d in surface.ranges.values()]
     for share in (0.25, 0.5, 0.75):
-        between = best + share * (places - best)
-        between[:, chosen] = places[:, chosen]
-        seen &= surface.mean(between) >= bar
-    return seen
+        path = best + share * (places - best)
+        path[:, is_choice] = places[:, is_choice]
+        is_visible &= surface.mean(path) >= bar
+    return is_visible
 
 
 def _robust(surface: _Surface, region: _Region) -> Floats:
     """Return the region's centre of mass, where that is inside; else the point of the region nearest to it."""
-    middle = _features(region.places, surface.known).mean(axis=0)
-    distances = np.linalg.norm(_features(region.places, surface.known) - middle, axis=1)
+    middle = _features(region.places, surface.ranges).mean(axis=0)
+    distances = np.linalg.norm(_features(region.places, surface.ranges) - middle, axis=1)
     nearest = region.places[distances.argmin()]
-    chosen = [isinstance(d, CategoricalDistribution) for d in surface.known.values()]
-    centre = surface.settle(np.where(chosen, nearest, region.places.mean(axis=0))[None])
+    is_choice = [isinstance(d, CategoricalDistribution) for d in surface.ranges.values()]
+    centre = surface.settle(np.where(is_choice, nearest, region.places.mean(axis=0))[None])
     return np.asarray(centre[0] if surface.mean(centre)[0] >= region.bar else nearest)
 
 
@@ -196,20 +198,20 @@ def _describe(surface: _Surface, places: Floats, *, method: str, margin: float) 
         tolerance=float(means[0]) - region.bar,
         value=float(means[1]),
         sd=float(deviations[1]),
-        explained=surface.fitted.explained,
+        explained=surface.model.explained,
         n=len(places),
     )
 
 
 def _span(surface: _Surface, region: _Region, robust: Floats, at: int) -> Span:
     """Return what the region spans of the parameter number `at`."""
-    name, distribution = list(surface.known.items())[at]
+    name, distribution = list(surface.ranges.items())[at]
     value = value_at(distribution, robust[at])
     along = region.places[:, at]
     if isinstance(distribution, CategoricalDistribution):
         inside = {value_at(distribution, place) for place in along.tolist()}
-        kept = tuple(choice for choice in distribution.choices if choice in inside)
-        return Span(parameter=name, choices=kept, robust=value)
+        choices = tuple(choice for choice in distribution.choices if choice in inside)
+        return Span(parameter=name, choices=choices, robust=value)
     alone = _alone(surface, region.bar, robust, at)
     ends = (value_at(distribution, place) for place in (along.min(), along.max(), *alone))
     low, high, alone_low, alone_high = ends
@@ -232,10 +234,10 @@ def _alone(surface: _Surface, bar: float, robust: Floats, at: int) -> tuple[floa
     )
 
 
-def _features(places: Floats, known: Ranges) -> Floats:
+def _features(places: Floats, ranges: Ranges) -> Floats:
     """Return what the surrogate sees of positions [n, d]: numbers as they are, a choice as a one among zeros."""
     columns = []
-    for at, distribution in enumerate(known.values()):
+    for at, distribution in enumerate(ranges.values()):
         if isinstance(distribution, CategoricalDistribution):
             count = len(distribution.choices)
             index = np.minimum((places[:, at] * count).astype(int), count - 1)

@@ -59,14 +59,14 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
 
     Trials that lack a sampled value are left out: they tell nothing about it.
     """
-    known = ranges(study, method)
-    found = []
+    method_ranges = ranges(study, method)
+    points = []
     for row in selection.trials(study.rows, "search", method):
-        told = {name: row.get(f"config.{name}") for name in known}
-        if any(value is None for value in told.values()):
+        cells = {name: row.get(f"config.{name}") for name in method_ranges}
+        if any(value is None for value in cells.values()):
             continue
-        values = {name: _sampled(d, told[name]) for name, d in known.items()}
-        found.append(
+        values = {name: _sampled_value(d, cells[name]) for name, d in method_ranges.items()}
+        points.append(
             SearchPoint(
                 trial=row["trial"],
                 number=row["number"],
@@ -77,10 +77,10 @@ def search_points(study: Study, method: str) -> list[SearchPoint]:
                 value=number(row, study.metric),
             )
         )
-    return found
+    return points
 
 
-def _sampled(distribution: BaseDistribution, value: Any) -> Any:
+def _sampled_value(distribution: BaseDistribution, value: Any) -> Any:
     """Return the sampled value of a column: choices of several kinds are written as text, others as JSON."""
     if isinstance(distribution, CategoricalDistribution) and isinstance(value, str):
         texts = (c if isinstance(c, str) else json.dumps(c) for c in distribution.choices)
@@ -124,9 +124,10 @@ def value_at(distribution: BaseDistribution, place: float) -> Any:
     x = low + float(place) * (high - low)
     plain = math.exp(x) if log else x
     if distribution.step is not None and not log:
-        plain = distribution.low + round((plain - distribution.low) / distribution.step) * distribution.step  # fmt: skip
-    kept = min(distribution.high, max(distribution.low, plain))
-    return round(kept) if isinstance(distribution, IntDistribution) else kept
+        steps = round((plain - distribution.low) / distribution.step)
+        plain = distribution.low + steps * distribution.step
+    value = min(distribution.high, max(distribution.low, plain))
+    return round(value) if isinstance(distribution, IntDistribution) else value
 
 
 def positions(ranges: Ranges, values: Mapping[str, Any]) -> list[float]:
@@ -136,7 +137,8 @@ def positions(ranges: Ranges, values: Mapping[str, Any]) -> list[float]:
 
 def values_at(ranges: Ranges, places: Sequence[float]) -> dict[str, Any]:
     """Return the values at positions in the order of the ranges."""
-    return {name: value_at(d, place) for (name, d), place in zip(ranges.items(), places, strict=True)}  # fmt: skip
+    pairs = zip(ranges.items(), places, strict=True)
+    return {name: value_at(distribution, place) for (name, distribution), place in pairs}
 
 
 def _ends(distribution: BaseDistribution) -> tuple[float, float, bool]:

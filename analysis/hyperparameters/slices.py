@@ -58,7 +58,7 @@ class ParallelRow:
 
 def slices(study: Study, method: str) -> dict[str, tuple[SlicePoint, ...]]:
     """Of each parameter of a method, in the order of its ranges, the trials over it."""
-    known = _known(study, method)
+    points = _scored_points(study, method)
     return {
         name: tuple(
             SlicePoint(
@@ -68,17 +68,17 @@ def slices(study: Study, method: str) -> dict[str, tuple[SlicePoint, ...]]:
                 x=point.values[name],
                 value=value,
             )
-            for point, value in known
+            for point, value in points
         )
         for name in ranges(study, method)
     }
 
 
-def pair(study: Study, found: Importances) -> Pair | None:
+def pair(study: Study, importances: Importances) -> Pair | None:
     """Return the plane of the two parameters that matter most by these importances; None where there are not two."""
-    if len(found.top) < 2:
+    if len(importances.top) < 2:
         return None
-    first, second = found.top[:2]
+    first, second = importances.top[:2]
     points = tuple(
         PairPoint(
             trial=point.trial,
@@ -88,9 +88,9 @@ def pair(study: Study, found: Importances) -> Pair | None:
             y=point.values[second],
             value=value,
         )
-        for point, value in _known(study, found.method)
+        for point, value in _scored_points(study, importances.method)
     )
-    return Pair(method=found.method, x=first, y=second, points=points)
+    return Pair(method=importances.method, x=first, y=second, points=points)
 
 
 def parallel_rows(study: Study, method: str) -> list[ParallelRow]:
@@ -103,10 +103,10 @@ def parallel_rows(study: Study, method: str) -> list[ParallelRow]:
             values=tuple(point.values.values()),
             value=value,
         )
-        for point, value in _known(study, method)
+        for point, value in _scored_points(study, method)
     ]
 
 
-def _known(study: Study, method: str) -> list[tuple[SearchPoint, float]]:
+def _scored_points(study: Study, method: str) -> list[tuple[SearchPoint, float]]:
     points = search_points(study, method)
     return [(point, point.value) for point in points if point.value is not None]

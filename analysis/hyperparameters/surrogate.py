@@ -44,20 +44,20 @@ def fit(features: Floats, values: Floats) -> Surrogate | None:
     are raised to Tukey's fence.
     """
     low, high = np.quantile(values, [0.25, 0.75])
-    raised = np.maximum(values, low - FENCE * (high - low))
-    mean, scale = float(raised.mean()), float(raised.std())
+    clipped = np.maximum(values, low - FENCE * (high - low))
+    mean, scale = float(clipped.mean()), float(clipped.std())
     groups = np.unique(features, axis=0, return_inverse=True)[1]  # a setting that was tried again
     if scale == 0 or groups.max() == 0:
         return None
-    told = (raised - mean) / scale
+    targets = (clipped - mean) / scale
     process = _process(features.shape[1])
     folds = GroupKFold(min(FOLDS, int(groups.max()) + 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound: does not matter
-        left_out = cross_val_predict(process, features, told, groups=groups, cv=folds)
-        process.fit(features, told)
-    explained = 1 - float(np.mean((told - left_out) ** 2))
-    return Surrogate(explained=explained, _process=process, _mean=mean, _scale=scale)
+        predictions = cross_val_predict(process, features, targets, groups=groups, cv=folds)
+        process.fit(features, targets)
+    explained_share = 1 - float(np.mean((targets - predictions) ** 2))
+    return Surrogate(explained=explained_share, _process=process, _mean=mean, _scale=scale)
 
 
 def _process(dimensions: int) -> GaussianProcessRegressor:

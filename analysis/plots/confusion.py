@@ -18,9 +18,9 @@ def matrices(study: Study) -> dict[str, Matrix]:
         found["teacher (n = 1)"] = taught
     for method in study.methods:
         cells = list(confusion.of_method(study, method).values())
-        if cells and len({one.shape for one in cells}) == 1:
-            found[f"{label(method)} (n = {len(cells)})"] = np.sum(cells, axis=0)
-    return found
+        if cells and len({matrix.shape for matrix in cells}) == 1:
+            counts[f"{label(method)} (n = {len(cells)})"] = np.sum(cells, axis=0)
+    return counts
 
 
 def draw_confusion(study: Study) -> Figure | None:

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.formatting import heading, label, spoken
+from analysis.formatting import heading, label, sentence_name
 from analysis.plots.style import INK, bare, colour_of, key
 from analysis.study import Study
 from analysis.tables.pareto import best_trials, front_trials
@@ -19,18 +19,21 @@ def draw_front(study: Study) -> Figure | None:
     if len(study.objectives) < 2:
         return None
     up, right = study.objectives[:2]
-    known = [(t, x, y) for t in front_trials(study)
-             if (x := _value(t, right)) is not None and (y := _value(t, up)) is not None]  # fmt: skip
-    if not known:
+    points = [
+        (t, x, y)
+        for t in front_trials(study)
+        if (x := _value(t, right)) is not None and (y := _value(t, up)) is not None
+    ]
+    if not points:
         return None
     figure = Figure(figsize=(7.6, 5.0), layout="constrained")
     axes = bare(figure.add_subplot())
-    for trial, x, y in known:
+    for trial, x, y in points:
         allowed = not objectives.broken(trial, study.constraints)
         colour = colour_of(study, trial["method"])
         axes.plot([x], [y], "o" if allowed else "x", color=colour, alpha=0.75, markersize=6)
-    kept = {trial["trial"] for trial in best_trials(study, [trial for trial, *_ in known])}
-    line = sorted((x, y, t["method"]) for t, x, y in known if t["trial"] in kept)
+    front_names = {trial["trial"] for trial in best_trials(study, [trial for trial, *_ in points])}
+    line = sorted((x, y, t["method"]) for t, x, y in points if t["trial"] in front_names)
     if len(study.objectives) == 2:  # with more a line through two of them would say nothing
         step = "steps-pre" if METRICS[right].higher_is_better else "steps-post"
         xs, ys = [x for x, *_ in line], [y for _, y, _ in line]
@@ -42,7 +45,7 @@ def draw_front(study: Study) -> Figure | None:
     axes.set_ylabel(heading(up))
     axes.margins(0.08)
     axes.set_title(
-        f"{study.name}: finished trials by {spoken(up)} and {spoken(right)}",
+        f"{study.name}: finished trials by {sentence_name(up)} and {sentence_name(right)}",
         loc="left",
         fontweight="bold",
     )

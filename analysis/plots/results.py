@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import selection
 from analysis.comparison import stats
 from analysis.comparison.methods import results
-from analysis.formatting import gap, heading, spoken
+from analysis.formatting import gap, heading, sentence_name
 from analysis.plots import confusion, pareto, segmentation, training
 from analysis.plots.style import GREY, INK, Drawn, bare, colour_of, key, panels_of
 from analysis.selection import BASELINE
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
     method: str
     trial: str
     status: str  # "running" where there is no verdict yet
-    chosen: bool  # whether its method recommends it
+    is_recommended: bool  # whether its method recommends it
     epochs: list[int]
     values: list[float]
 
@@ -63,16 +63,20 @@ class Effect(NamedTuple):
 
 def learning_curves(study: Study) -> list[Curve]:
     """Return the curves of all search trials, in the order of methods."""
-    status = {row["trial"]: row["status"] for row in selection.trials(study.rows, "search")}
-    chosen = {row["trial"] for method in study.methods if (row := study.chosen(method))}
+    statuses = {row["trial"]: row["status"] for row in selection.trials(study.rows, "search")}
+    recommended_names = {
+        row["trial"] for method in study.methods if (row := study.recommended_trial(method))
+    }
     curves = []
     for trial, rows in study.curves.items():
-        seen = [(r["step"], number(r, study.metric)) for r in rows if r["phase"] == "search"]
-        known = [(step, value) for step, value in seen if value is not None]
-        if known and rows[0]["method"] in study.methods:
-            epochs, values = [step for step, _ in known], [value for _, value in known]
-            ended = status.get(trial, "running")
-            curves.append(Curve(rows[0]["method"], trial, ended, trial in chosen, epochs, values))
+        pairs = [(r["step"], number(r, study.metric)) for r in rows if r["phase"] == "search"]
+        points = [(step, value) for step, value in pairs if value is not None]
+        if points and rows[0]["method"] in study.methods:
+            epochs, values = [step for step, _ in points], [value for _, value in points]
+            outcome = statuses.get(trial, "running")
+            curves.append(
+                Curve(rows[0]["method"], trial, outcome, trial in recommended_names, epochs, values)
+            )
     return sorted(curves, key=lambda c: (study.methods.index(c.method), c.trial))
 
 
@@ -95,22 +99,22 @@ def history(study: Study) -> list[Point]:
 def effects(study: Study) -> list[Effect]:
     """Return what each confirmed method changed on test; empty where nothing can be compared."""
     return [
-        Effect(found.method, found.difference, list(found.by_repeat.values()), found.verdict)
-        for found in results(study).values()
-        if found.difference and found.verdict
+        Effect(result.method, result.difference, list(result.by_repeat.values()), result.verdict)
+        for result in results(study).values()
+        if result.difference and result.verdict
     ]
 
 
 def draw_differences(study: Study) -> Figure | None:
     """Return a forest plot: interval, mean and repeats of each method's difference to the tuned baseline."""
-    found = effects(study)
-    if not found:
+    rows = effects(study)
+    if not rows:
         return None
-    figure = Figure(figsize=(8.4, 1.7 + 0.62 * len(found)), layout="constrained")
+    figure = Figure(figsize=(8.4, 1.7 + 0.62 * len(rows)), layout="constrained")
     axes = bare(figure.add_subplot())
     axes.axvline(0, color=INK, linewidth=1)
     axes.axvspan(-study.margin * 100, study.margin * 100, color=INK, alpha=0.07, linewidth=0)
-    for at, effect in enumerate(found):
+    for at, effect in enumerate(rows):
         colour = VERDICT_COLOURS.get(effect.verdict.label, GREY)
         mean, low, high = effect.difference.mean, effect.difference.low, effect.difference.high
         if low is not None and high is not None:
@@ -122,22 +126,34 @@ def draw_differences(study: Study) -> Figure | None:
         )
         axes.plot([mean * 100], [at], "o", color=colour, markersize=10, mec="white", mew=1.5)
         text = f"{gap(effect.difference)}\n{words(effect.verdict, study.margin)}"
-        axes.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center",
-                      fontsize=9, color=colour if colour != GREY else INK)  # fmt: skip
-    axes.set_yticks(range(len(found)), [effect.method for effect in found], fontsize=11)
-    axes.set_ylim(len(found) - 0.45, -0.55)
+        axes.annotate(
+            text,
+            (1.02, at),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=colour if colour != GREY else INK,
+        )
+    axes.set_yticks(range(len(rows)), [effect.method for effect in rows], fontsize=11)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    axes.set_xlabel(f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points")
+    axes.set_xlabel(
+        f"{sentence_name(study.test_metric)} minus the tuned baseline's, percentage points"
+    )
     axes.set_title(
         f"{study.name}: what distillation changes", loc="left", fontweight="bold", pad=22
     )
     axes.annotate(
         "mean and 95 % interval (unadjusted) over repeats; small dots: single repeats; band: too small to matter",
-        (0, 1), xytext=(0, 7), xycoords="axes fraction", textcoords="offset points",
-        fontsize=9, color=GREY,
-    )  # fmt: skip
+        (0, 1),
+        xytext=(0, 7),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=9,
+        color=GREY,
+    )
     return figure
 
 
@@ -147,35 +163,36 @@ def draw_learning_curves(study: Study) -> Figure | None:
     if not curves:
         return None
     figure, panels = panels_of(
-        study, f"{study.name}: {spoken(study.metric)} by epoch", _axis(study)
+        study, f"{study.name}: {sentence_name(study.metric)} by epoch", _axis(study)
     )
-    baseline = next((c for c in curves if c.chosen and c.method == BASELINE), None)
-    taught = number(selection.teacher(study.rows, "teacher"), study.metric)
+    baseline = next((c for c in curves if c.is_recommended and c.method == BASELINE), None)
+    teacher_value = number(selection.teacher(study.rows, "teacher"), study.metric)
     for method, axes in panels.items():
-        for curve in (c for c in curves if c.method == method and not c.chosen):
+        for curve in (c for c in curves if c.method == method and not c.is_recommended):
             _line(axes, curve, color=colour_of(study, method), alpha=0.3, linewidth=1)
             if curve.status == "stopped":
                 end = curve.epochs[-1], curve.values[-1] * 100
                 axes.plot(*end, "|", color=colour_of(study, method), alpha=0.6, markersize=6)
         if baseline and method != BASELINE:
             _line(axes, baseline, color=GREY, linewidth=1.5, linestyle="--")
-        for curve in (c for c in curves if c.method == method and c.chosen):
+        for curve in (c for c in curves if c.method == method and c.is_recommended):
             _line(axes, curve, color=colour_of(study, method), linewidth=2.5)
-        if taught is not None:
-            axes.axhline(taught * 100, color=INK, linewidth=1, linestyle=":")
+        if teacher_value is not None:
+            axes.axhline(teacher_value * 100, color=INK, linewidth=1, linestyle=":")
         axes.set_xlabel("epoch")
     # The worst of the chosen is the floor, so that a trial that diverged does not flatten the rest.
-    kept = [value * 100 for c in curves for value in c.values if c.chosen]
-    low = min(kept or [0.0])
-    high = max([value * 100 for c in curves for value in c.values] + [100 * (taught or 0)])
+    recommended_values = [value * 100 for c in curves for value in c.values if c.is_recommended]
+    low = min(recommended_values or [0.0])
+    high = max([value * 100 for c in curves for value in c.values] + [100 * (teacher_value or 0)])
     axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + 0.08 * (high - low) + 0.01)
-    key(figure, axes, [
+    entries: list[tuple[str, dict[str, Any]]] = [
         ("recommended trial", {"color": INK, "linewidth": 2.5}),
         ("others, all repeats", {"color": INK, "alpha": 0.3}),
         ("stopped", {"color": INK, "alpha": 0.6, "marker": "|", "linestyle": ""}),
         ("recommended baseline", {"color": GREY, "linestyle": "--"}),
         ("teacher, last epoch", {"color": INK, "linestyle": ":"}),
-    ])  # fmt: skip
+    ]
+    key(figure, axes, entries)
     return figure
 
 
@@ -185,28 +202,29 @@ def draw_history(study: Study) -> Figure | None:
     if not points:
         return None
     figure, panels = panels_of(
-        study, f"{study.name}: {spoken(study.metric)} by trial", _axis(study)
+        study, f"{study.name}: {sentence_name(study.metric)} by trial", _axis(study)
     )
     low, high = window(points)
     band = low - 0.06 * (high - low)  # where trials stand that are too bad to be shown, or failed
     for method, axes in panels.items():
-        own, colour = [p for p in points if p.method == method], colour_of(study, method)
-        _running_best(axes, own, colour)
+        method_points, colour = [p for p in points if p.method == method], colour_of(study, method)
+        _running_best(axes, method_points, colour)
         for status, look in _MARKS.items():
-            shown = [(at, p.value) for at, p in enumerate(own) if p.status == status]
-            inside = [(at, v * 100) for at, v in shown if v is not None and v * 100 >= low]
-            axes.plot(*_columns(inside), linestyle="", **_tinted(look, colour))
-            below = [(at, band) for at, v in shown if v is None or v * 100 < low]
-            mark = {**_tinted(look, colour), **({} if status == "failed" else {"marker": "v"})}
+            pairs = [(at, p.value) for at, p in enumerate(method_points) if p.status == status]
+            inside = [(at, v * 100) for at, v in pairs if v is not None and v * 100 >= low]
+            axes.plot(*_columns(inside), linestyle="", **_with_colour(look, colour))
+            below = [(at, band) for at, v in pairs if v is None or v * 100 < low]
+            mark = {**_with_colour(look, colour), **({} if status == "failed" else {"marker": "v"})}
             axes.plot(*_columns(below), linestyle="", **mark)
         axes.set_xlabel("trial" if study.repeats == 1 else "trial, repeats one after another")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(low - 0.12 * (high - low), high)
-    key(figure, axes, [
-        *((status, _tinted(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()),
-        ("below the range", {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}),
-        ("best of the repeat so far", {"color": INK}),
-    ])  # fmt: skip
+    entries = [
+        (status, _with_colour(look, INK) | {"linestyle": ""}) for status, look in _MARKS.items()
+    ]
+    below_range = {"color": INK, "marker": "v", "markersize": 6, "linestyle": ""}
+    entries += [("below the range", below_range), ("best of the repeat so far", {"color": INK})]
+    key(figure, axes, entries)
     return figure
 
 
@@ -214,11 +232,11 @@ def _running_best(axes: Axes, points: Sequence[Point], colour: str) -> None:
     """Draw a step line for each repeat, and a faint line between two repeats."""
     places = list(enumerate(points))
     for repeat in dict.fromkeys(p.repeat for p in points):
-        own = [at for at, p in places if p.repeat == repeat]
-        best = [(at, p.best * 100) for at, p in places if at in own and p.best is not None]
+        numbers = [at for at, p in places if p.repeat == repeat]
+        best = [(at, p.best * 100) for at, p in places if at in numbers and p.best is not None]
         axes.step(*_columns(best), where="post", color=colour)
-        if own[0]:
-            axes.axvline(own[0] - 0.5, color=GREY, linewidth=0.6, linestyle=":")
+        if numbers[0]:
+            axes.axvline(numbers[0] - 0.5, color=GREY, linewidth=0.6, linestyle=":")
 
 
 def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -256,14 +274,14 @@ def _axis(study: Study) -> str:
 def window(points: Sequence[Point]) -> tuple[float, float]:
     """Limits in percent that keep good trials apart: a few very bad ones stay below them."""
     values = sorted(p.value * 100 for p in points if p.value is not None) or [0.0, 100.0]
-    finished = sorted(p.value * 100 for p in points if p.value and p.status == "finished")
+    final_values = sorted(p.value * 100 for p in points if p.value and p.status == "finished")
     top = values[-1]
-    floor = (finished or values)[len(finished or values) // 4]
+    floor = (final_values or values)[len(final_values or values) // 4]
     low = max(values[0], floor - max(top - floor, 1.0))
     return low, top + 0.06 * (top - low) + 0.01
 
 
-def _tinted(look: dict[str, Any], colour: str) -> dict[str, Any]:
+def _with_colour(look: dict[str, Any], colour: str) -> dict[str, Any]:
     return {"color": colour, **look}
 
 

@@ -43,18 +43,18 @@ def predictions(study: Study) -> dict[str, Predictions]:
     """Return what is kept of the teacher and of each method's recommended student, by method (or "teacher")."""
     wanted = {confirm_trial("teacher"): "teacher"}
     for method in study.methods:
-        for rows in study.runs(study.chosen(method)).values():
-            wanted[rows[-1]["trial"]] = method
-    found: dict[str, Predictions] = {}
+        for rows in study.runs(study.recommended_trial(method)).values():
+            methods[rows[-1]["trial"]] = method
+    by_method: dict[str, Predictions] = {}
     for name in study.storage.names("predictions", ".npz"):
-        method = wanted.get(name.removesuffix(".npz"), "")
+        method = methods.get(name.removesuffix(".npz"), "")
         if (
             method
-            and method not in found
-            and (read := _read(study.storage.read(f"predictions/{name}")))
+            and method not in by_method
+            and (arrays := _read(study.storage.read(f"predictions/{name}")))
         ):
-            found[method] = read
-    return {m: found[m] for m in ("teacher", *study.methods) if m in found}
+            by_method[method] = arrays
+    return {m: by_method[m] for m in ("teacher", *study.methods) if m in by_method}
 
 
 def _read(data: bytes) -> Predictions | None:
@@ -62,13 +62,13 @@ def _read(data: bytes) -> Predictions | None:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = ("images", "labels", "predicted", "iou", "index")
-            kept = {name: arrays[name] for name in names}
+            content = {name: arrays[name] for name in names}
             every = arrays["all_iou"] if "all_iou" in arrays.files else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    if not len(kept["images"]) or len({len(array) for array in kept.values()}) != 1:
+    if not len(content["images"]) or len({len(array) for array in content.values()}) != 1:
         return None
-    return Predictions(**kept, all_iou=every)
+    return Predictions(**content, all_iou=every)
 
 
 def palette() -> np.ndarray:
@@ -92,39 +92,41 @@ def palette() -> np.ndarray:
 
 def draw_predictions(study: Study) -> Mapping[str, Figure] | None:
     """Return a figure a model: its worst images on the left, its best on the right, beside their masks."""
-    found = predictions(study)
-    return {method: _figure(study, method, kept) for method, kept in found.items()} or None
+    by_method = predictions(study)
+    return {method: _figure(study, method, arrays) for method, arrays in by_method.items()} or None
 
 
-def _figure(study: Study, method: str, kept: Predictions) -> Figure:
-    half = min(SHOWN, max(1, len(kept.iou) // 2))
-    worst = list(range(min(half, len(kept.iou))))
-    best = [at for at in range(len(kept.iou) - 1, -1, -1) if at not in worst][:half]
+def _figure(study: Study, method: str, arrays: Predictions) -> Figure:
+    half = min(SHOWN, max(1, len(arrays.iou) // 2))
+    worst = list(range(min(half, len(arrays.iou))))
+    best = [at for at in range(len(arrays.iou) - 1, -1, -1) if at not in worst][:half]
     sides = [("worst", worst)] + ([("best", best)] if best else [])
     lines, colours = len(worst), palette()
-    tall = kept.images.shape[1] / kept.images.shape[2]
+    tall = arrays.images.shape[1] / arrays.images.shape[2]
     figure = Figure(
         figsize=(0.4 + 4.4 * len(sides), 1.3 + (1.4 * tall + 0.1) * lines),
         layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0),
     )
     figure.suptitle(
         f"{study.name}, {_title(method)}: images with the lowest and the highest IoU",
-        x=0.01, ha="left", fontweight="bold",
-    )  # fmt: skip
+        x=0.01,
+        ha="left",
+        fontweight="bold",
+    )
     halves = figure.subfigures(1, len(sides), wspace=0.02, squeeze=False)
     for part, (name, places) in zip(halves.flat, sides, strict=True):
         grid = part.subplots(lines, 3, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
         for line, at in enumerate(places):
-            masks = (colours[kept.labels[at]], colours[kept.predicted[at]])
-            for axes, picture in zip(grid[line], (kept.images[at], *masks), strict=True):
+            masks = (colours[arrays.labels[at]], colours[arrays.predicted[at]])
+            for axes, picture in zip(grid[line], (arrays.images[at], *masks), strict=True):
                 axes.imshow(picture, interpolation="nearest")
-            text = f"IoU {kept.iou[at] * 100:.1f} %"
+            text = f"IoU {arrays.iou[at] * 100:.1f} %"
             grid[line, 2].set_title(text, fontsize=8, loc="right", pad=2)
-            grid[line, 0].set_title(f"test image {kept.index[at]}", fontsize=8, loc="left", pad=2)
+            grid[line, 0].set_title(f"test image {arrays.index[at]}", fontsize=8, loc="left", pad=2)
         part.suptitle(f"{name}: {', '.join(COLUMNS)}", fontsize=9)
-    _classes_key(figure, study, kept, colours)
+    _classes_key(figure, study, arrays, colours)
     return figure
 
 
@@ -132,17 +134,19 @@ def _title(method: str) -> str:
     return method if method == "teacher" else label(method)
 
 
-def _classes_key(figure: Figure, study: Study, kept: Predictions, colours: np.ndarray) -> None:
+def _classes_key(figure: Figure, study: Study, arrays: Predictions, colours: np.ndarray) -> None:
     """Draw the colours of the classes that occur in the masks."""
-    there = np.union1d(np.unique(kept.labels), np.unique(kept.predicted))
+    classes = np.union1d(np.unique(arrays.labels), np.unique(arrays.predicted))
     names = study.class_names
     patches = [
         Patch(
-            facecolor=colours[at] / 255, edgecolor=GREY, linewidth=0.4,
+            facecolor=colours[at] / 255,
+            edgecolor=GREY,
+            linewidth=0.4,
             label="void" if at == VOID else names[at] if at < len(names) else str(at),
         )
-        for at in map(int, there)
-    ]  # fmt: skip
+        for at in map(int, classes)
+    ]
     columns = min(len(patches), 8)
     figure.legend(
         handles=patches, loc="outside lower left", ncols=columns, frameon=False, fontsize=8
@@ -151,27 +155,27 @@ def _classes_key(figure: Figure, study: Study, kept: Predictions, colours: np.nd
 
 def draw_iou_distribution(study: Study) -> Figure | None:
     """Return a panel a model: how many test images have which intersection over union."""
-    found = predictions(study)
-    if not found:
+    by_method = predictions(study)
+    if not by_method:
         return None
-    columns = min(len(found), 3)
-    lines = -(-len(found) // columns)
+    columns = min(len(by_method), 3)
+    lines = -(-len(by_method) // columns)
     figure = Figure(figsize=(1.0 + 2.9 * max(columns, 2), 1.0 + 2.2 * lines), layout="constrained")
-    whole = all(kept.all_iou is not None for kept in found.values())
-    what = "all test images" if whole else "only the worst and the best test images"
-    title = f"{study.name}: IoU of single images ({what})"
+    is_complete = all(arrays.all_iou is not None for arrays in by_method.values())
+    extent = "all test images" if is_complete else "only the worst and the best test images"
+    title = f"{study.name}: IoU of single images ({extent})"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[len(found) :]:
+    for axes in grid.flat[len(by_method) :]:
         axes.set_visible(False)
-    for axes, (method, kept) in zip(grid.flat, found.items(), strict=False):
-        values = kept.all_iou if whole and kept.all_iou is not None else kept.iou
+    for axes, (method, arrays) in zip(grid.flat, by_method.items(), strict=False):
+        values = arrays.all_iou if is_complete and arrays.all_iou is not None else arrays.iou
         values = values[~np.isnan(values)] * 100
         shade = "#222222" if method == "teacher" else colour_of(study, method)
         bare(axes).hist(values, bins=20, range=(0, 100), color=shade, alpha=0.8)
-        if whole and len(values):
+        if is_complete and len(values):
             axes.axvline(float(values.mean()), color="black", linestyle=":", linewidth=1)
-        mean = f", mean {values.mean():.1f}" if whole and len(values) else ""
+        mean = f", mean {values.mean():.1f}" if is_complete and len(values) else ""
         axes.set_title(f"{_title(method)}{mean}", loc="left", fontsize=10)
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("IoU, %")

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from analysis.formatting import heading, label, spoken
+from analysis.formatting import heading, label, sentence_name
 from analysis.plots.style import INK, bare, colour_of, key, panels_of
 from analysis.selection import BASELINE
 from analysis.study import Study
@@ -35,12 +35,12 @@ class Series(NamedTuple):
 
 def series(study: Study, method: str, column: str) -> Series:
     """Return a column of the trial that a method recommends; empty lists where there is none."""
-    trial = study.chosen(method)
+    trial = study.recommended_trial(method)
     rows = study.curves.get(trial["trial"], []) if trial else []
-    known = [(r["step"], value) for r in rows if (value := number(r, column)) is not None]
-    if column in UNUSED and not any(value for _, value in known):
-        known = []
-    return Series([step for step, _ in known], [value for _, value in known])
+    points = [(r["step"], value) for r in rows if (value := number(r, column)) is not None]
+    if column in UNUSED and not any(value for _, value in points):
+        points = []
+    return Series([step for step, _ in points], [value for _, value in points])
 
 
 def _any(study: Study, columns: Sequence[str]) -> bool:
@@ -53,41 +53,41 @@ def draw_loss_components(study: Study) -> Figure | None:
         return None
     title = f"{study.name}: training loss and its parts (recommended trial of each method)"
     figure, panels = panels_of(study, title, "loss")
-    drawn: list[float] = []
+    values: list[float] = []
     for method, axes in panels.items():
         for column, (_, look) in LOSSES.items():
-            found = series(study, method, column)
-            if found.values:
-                axes.plot(*found, **look)
-                drawn += found.values
+            curve = series(study, method, column)
+            if curve.values:
+                axes.plot(*curve, **look)
+                values += curve.values
         _epochs(axes)
-    _log_if_wide(list(panels.values()), drawn)
+    _log_if_wide(list(panels.values()), values)
     key(figure, axes, [(name, look) for name, look in LOSSES.values()])
     return figure
 
 
 def draw_all_losses(study: Study) -> Figure | None:
     """Return a panel a loss: the methods' recommended trials in one picture."""
-    shown = [column for column in LOSSES if _any(study, [column])]
-    if not shown:
+    columns = [column for column in LOSSES if _any(study, [column])]
+    if not columns:
         return None
-    width = 1.2 + 2.7 * max(len(shown), 2)
+    width = 1.2 + 2.7 * max(len(columns), 2)
     figure = Figure(figsize=(width, 3.8), layout="constrained")
     figure.suptitle(f"{study.name}: losses compared", x=0.01, ha="left", fontweight="bold")
-    grid = figure.subplots(1, len(shown), squeeze=False)
-    for axes, column in zip(grid.flat, shown, strict=True):
-        drawn: list[float] = []
+    grid = figure.subplots(1, len(columns), squeeze=False)
+    for axes, column in zip(grid.flat, columns, strict=True):
+        values: list[float] = []
         for method in study.methods:
-            found = series(study, method, column)
-            if found.values:
-                _method(axes, study, method, found)
-                drawn += found.values
+            curve = series(study, method, column)
+            if curve.values:
+                _method(axes, study, method, curve)
+                values += curve.values
         name = LOSSES[column][0]
         axes.set_title(
             "total (weights differ)" if name == "total" else name, loc="left", fontsize=10
         )
         _epochs(bare(axes))
-        _log_if_wide([axes], drawn)
+        _log_if_wide([axes], values)
     grid[0, 0].set_ylabel("training loss")
     _methods_key(figure, axes, study)
     return figure
@@ -97,7 +97,7 @@ def draw_learning_rate(study: Study) -> Figure | None:
     """Return the learning rate of each method's recommended trial at the end of each epoch."""
     if not _any(study, ["lr"]):
         return None
-    figure, axes = _single(f"{study.name}: learning rate (recommended trial of each method)")
+    figure, axes = _single_panel(f"{study.name}: learning rate (recommended trial of each method)")
     for method in study.methods:
         _method(axes, study, method, series(study, method, "lr"))
     axes.set_ylabel("learning rate")
@@ -113,24 +113,26 @@ def draw_validation(study: Study, metric: str) -> Figure | None:
     """
     if study.metric != metric or not _any(study, [study.metric]):
         return None
-    figure, axes = _single(
-        f"{study.name}: {spoken(study.metric)} (recommended trial of each method)"
+    figure, axes = _single_panel(
+        f"{study.name}: {sentence_name(study.metric)} (recommended trial of each method)"
     )
     for method in study.methods:
-        found = series(study, method, study.metric)
-        _method(axes, study, method, Series(found.steps, [value * 100 for value in found.values]))
-    baseline = number(study.chosen(BASELINE), study.metric)
+        curve = series(study, method, study.metric)
+        _method(axes, study, method, Series(curve.steps, [value * 100 for value in curve.values]))
+    baseline = number(study.recommended_trial(BASELINE), study.metric)
     last: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": ":"}
     if baseline is not None:
         axes.axhline(baseline * 100, **last)
     text = heading(study.metric)
     axes.set_ylabel(text[0].lower() + text[1:])
-    said = [] if baseline is None else [(f"baseline at its end: {baseline * 100:.2f}", last)]
-    _methods_key(figure, axes, study, said)
+    baseline_entry = (
+        [] if baseline is None else [(f"baseline at its end: {baseline * 100:.2f}", last)]
+    )
+    _methods_key(figure, axes, study, baseline_entry)
     return figure
 
 
-def _single(title: str) -> tuple[Figure, Axes]:
+def _single_panel(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.6, 4.2), layout="constrained")
     axes = bare(figure.add_subplot())
     axes.set_title(title, loc="left", fontweight="bold")
@@ -143,9 +145,9 @@ def _epochs(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _method(axes: Axes, study: Study, method: str, found: Series) -> None:
+def _method(axes: Axes, study: Study, method: str, curve: Series) -> None:
     style = "--" if method == BASELINE else "-"
-    axes.plot(*found, color=colour_of(study, method), linestyle=style, linewidth=2)
+    axes.plot(*curve, color=colour_of(study, method), linestyle=style, linewidth=2)
 
 
 def _methods_key(figure: Figure, axes: Axes, study: Study, more: Sequence[Entry] = ()) -> None:

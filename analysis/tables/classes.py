@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis import confusion, selection
 from analysis.comparison import stats
-from analysis.formatting import NONE, Table, gap, label, mean_sd, noted, points, short
+from analysis.formatting import NONE, Table, gap, label, mean_sd, points, short, with_notes
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
@@ -32,56 +32,60 @@ LONG, SHOWN = 20, 10  # more classes than this: so many of the best and of the w
 def qualities(study: Study, method: str, name: str) -> dict[int, float]:
     """Return a tuned method's calibration error, agreement or class similarity by repeat, mean over its seeds."""
     if name != "similarity":
-        return study.tuned(method, name)
+        return study.tuned_values(method, name)
     teacher = confusion.of_teacher(study)
     if teacher is None:
         return {}
-    found = {}
+    means = {}
     for repeat, runs in study.runs_by_repeat(method, "best").items():
-        known = [cells for row in runs.values() if (cells := confusion.matrix(row)) is not None]
-        likeness = [confusion.similarity(cells, teacher) for cells in known]
+        matrices = [cells for row in runs.values() if (cells := confusion.matrix(row)) is not None]
+        likeness = [confusion.similarity(cells, teacher) for cells in matrices]
         values = stats.summarise(value for value in likeness if value is not None)
         if values:
-            found[repeat] = values.mean
-    return found
+            means[repeat] = values.mean
+    return means
 
 
 def calibration(study: Study) -> Table:
     """Return the test metric, calibration error, agreement and class similarity, each with its difference."""
     title = "Calibration and similarity to the teacher (test split)"
-    methods = [m for m in study.methods if study.tuned(m)]
+    methods = [m for m in study.methods if study.tuned_values(m)]
     values = {(m, name): qualities(study, m, name) for m in methods for _, name, _ in QUALITIES}
     if not any(values.values()):
         return title, ""
     column = f"{short(study.test_metric)}, %"
-    taught = selection.teacher(study.rows, "confirm")
-    known = number(taught, study.test_metric)
+    teacher_row = selection.teacher(study.rows, "confirm")
+    teacher_value = number(teacher_row, study.test_metric)
     rows = [
         {
             "Method": "teacher",
-            column: mean_sd(stats.summarise([] if known is None else [known])),
-            **_of_teacher(number(taught, "test_ece")),
+            column: mean_sd(stats.summarise([] if teacher_value is None else [teacher_value])),
+            **_of_teacher(number(teacher_row, "test_ece")),
         }
     ]
     sentences = []
     for method in methods:
-        tested = stats.summarise(study.tuned(method).values())
-        row = {"Method": label(method), column: mean_sd(tested)}
-        said = []
+        summary = stats.summarise(study.tuned_values(method).values())
+        row = {"Method": label(method), column: mean_sd(summary)}
+        phrases = []
         for heading, name, scale in QUALITIES:
-            own = values[method, name]
-            row[heading] = mean_sd(stats.summarise(own.values()), scale=scale)
+            method_values = values[method, name]
+            row[heading] = mean_sd(stats.summarise(method_values.values()), scale=scale)
             if BASELINE in methods:
-                change = stats.paired(own, values[BASELINE, name]) if method != BASELINE else None
+                change = (
+                    stats.paired(method_values, values[BASELINE, name])
+                    if method != BASELINE
+                    else None
+                )
                 row[f"Δ {_first(heading)}"] = gap(change, scale=scale)
                 if change:
-                    said.append(f"{_first(heading)}: {_direction(change)}")
+                    phrases.append(f"{_first(heading)}: {_direction(change)}")
         rows.append(row)
-        if said:
-            sentences.append(f"**{method}** against the baseline: {'; '.join(said)}.")
+        if phrases:
+            sentences.append(f"**{method}** against the baseline: {'; '.join(phrases)}.")
     frame = pd.DataFrame(rows).fillna(NONE)
     note = SAID.format(places="pixels" if study.dense else "images")
-    return title, noted(frame, note, items=sentences)
+    return title, with_notes(frame, note, items=sentences)
 
 
 def _of_teacher(error: float | None) -> dict[str, str]:
@@ -109,18 +113,20 @@ def classes(study: Study) -> Table:
     Means over seeds of accuracy, or intersection over union where every pixel has a label. Of more than twenty classes
     the ten that gained most and the ten that lost most.
     """
-    what = "IoU" if study.dense else "accuracy"
-    title = f"Classes: {what}, % (test split)"
+    metric_name = "IoU" if study.dense else "accuracy"
+    title = f"Classes: {metric_name}, % (test split)"
     best = kd_winner(study)
     models = [m for m in (BASELINE, best) if m and m in study.methods]
-    found = {m: confusion.of_method(study, m) for m in models}
-    means = {label(m): _mean(study, list(cells.values())) for m, cells in found.items() if cells}
-    taught = confusion.of_teacher(study)
-    if taught is not None:
-        means = {"teacher": _mean(study, [taught]), **means}
+    by_method = {m: confusion.of_method(study, m) for m in models}
+    means = {
+        label(m): _mean(study, list(cells.values())) for m, cells in by_method.items() if cells
+    }
+    teacher_counts = confusion.of_teacher(study)
+    if teacher_counts is not None:
+        means = {"teacher": _mean(study, [teacher_counts]), **means}
     if not means or len({len(values) for values in means.values()}) != 1:
         return title, ""
-    counts = {"teacher": 1, **{label(m): len(cells) for m, cells in found.items()}}
+    counts = {"teacher": 1, **{label(m): len(cells) for m, cells in by_method.items()}}
     size = len(next(iter(means.values())))
     frame = pd.DataFrame({"Class": _names(study, size)})
     for name, values in means.items():
@@ -131,8 +137,8 @@ def classes(study: Study) -> Table:
         frame["Difference, pp"] = [NONE if np.isnan(c) else points(c) for c in change]
         if size > LONG:
             order = [int(at) for at in np.argsort(-change) if not np.isnan(change[at])]
-            kept = order[:SHOWN] + order[SHOWN:][-SHOWN:]
-            frame = frame.iloc[kept]
+            order_ends = order[:SHOWN] + order[SHOWN:][-SHOWN:]
+            frame = frame.iloc[order_ends]
             title = f"{title[:-1]}; of {size} the {SHOWN} best and the {SHOWN} worst changes)"
     elif size > LONG:
         frame = frame.head(LONG)
@@ -140,7 +146,7 @@ def classes(study: Study) -> Table:
     note = (
         "Recommended students, means over n seeds; single classes were not tested for differences."
     )
-    return title, noted(frame, note)
+    return title, with_notes(frame, note)
 
 
 def _mean(study: Study, matrices: list[Matrix]) -> Floats:

@@ -16,7 +16,7 @@ from analysis.costs import TeacherCost, teacher_cost
 from analysis.formatting import (
     NONE,
     Table,
-    counted,
+    count_text,
     heading,
     label,
     latency,
@@ -37,7 +37,7 @@ FAILURES_SHOWN = 20
 
 def validation(study: Study) -> Table:
     """Return the winners of each method on validation: what there is before anything is confirmed."""
-    found = [
+    rows = [
         {
             "Method": label(line.method),
             f"{heading(study.metric)}, mean ± sd (n repeats), each chosen on this split": mean_sd(
@@ -47,16 +47,16 @@ def validation(study: Study) -> Table:
         for line in lines(study)
     ]
     title = f"{METRICS[study.metric].heading} of the search (optimistic: chosen on it)"
-    return title, pd.DataFrame(found)
+    return title, pd.DataFrame(rows)
 
 
 def configuration(study: Study) -> Table:
     """Return the setting of the trial that stands for each method; loss weights also as ratios."""
-    trials = {method: study.chosen(method) for method in study.methods}
-    sampled = sorted({k for row in trials.values() if row for k in row if k.startswith("config.")})
-    names = [n for n in sampled if n.removeprefix("config.") not in WEIGHTS]
+    trials = {method: study.recommended_trial(method) for method in study.methods}
+    columns = sorted({k for row in trials.values() if row for k in row if k.startswith("config.")})
+    names = [n for n in columns if n.removeprefix("config.") not in WEIGHTS]
     names = [n for n in names if any(row and row[n] is not None for row in trials.values())]
-    found = []
+    table = []
     for method, row in trials.items():
         if row is None:
             continue
@@ -67,9 +67,9 @@ def configuration(study: Study) -> Table:
         cells |= {f"{name}/alpha": _ratio(row[name], row["alpha"]) for name in ("beta", "gamma")}
         for name in names:
             value, short = row.get(name), name.removeprefix("config.")
-            cells[short] = plain(fixed.get(short) if value is None else value)
-        found.append(cells)
-    return "Recommended configuration of each method", pd.DataFrame(found)
+            cells[short] = plain(fixed_values.get(short) if value is None else value)
+        table.append(cells)
+    return "Recommended configuration of each method", pd.DataFrame(table)
 
 
 def _ratio(weight: float | None, alpha: float | None) -> str:
@@ -81,7 +81,7 @@ def search_summary(study: Study) -> Table:
 
     The last column is the rank correlation of validation at the first rung with that at the end.
     """
-    found = []
+    table = []
     methods = {label(method): method for method in study.methods}
     groups = {"teacher": selection.trials(study.rows, "teacher", "")}
     for m in study.methods:
@@ -94,7 +94,7 @@ def search_summary(study: Study) -> Table:
             continue
         counts = Counter(row["status"] for row in rows)
         seconds = sum(number(row, "seconds") or 0 for row in rows)
-        found.append(
+        table.append(
             {
                 "Method": name,
                 "Trials": str(len(rows)),
@@ -105,28 +105,28 @@ def search_summary(study: Study) -> Table:
                 "First rung and end": _rung(study, methods.get(name, "")),
             }
         )
-    return "Search", pd.DataFrame(found)
+    return "Search", pd.DataFrame(table)
 
 
 def _rung(study: Study, method: str) -> str:
     """Spearman's correlation of the first rung with the end."""
-    found = rung_correlation(study, method) if method else None
-    return f"{found.value:+.2f} (n = {found.n})" if found else NONE
+    correlation = rung_correlation(study, method) if method else None
+    return f"{correlation.value:+.2f} (n = {correlation.n})" if correlation else NONE
 
 
 def teacher(study: Study) -> Table:
     """Return what is known of the teacher."""
-    taught, tested = (selection.teacher(study.rows, phase) for phase in ("teacher", "confirm"))
+    train_row, test_row = (selection.teacher(study.rows, phase) for phase in ("teacher", "confirm"))
     size = selection.teacher(study.rows, "measure")
     file = study.manifest.teacher_file
     facts = {
         "Network": study.manifest.teacher or NONE,
         "Weights": f"from the file {file}" if file else "trained by this project on train only",
-        **({"Origin": taught["reason"]} if taught and taught.get("reason") else {}),
-        f"{heading(study.metric)} (n = 1)": metric(taught, study.metric),
-        f"{heading(study.test_metric)} (n = 1)": metric(tested, study.test_metric),
-        "Epochs": plain((taught or {}).get("epochs")),
-        "Training time, s": plain(number(taught, "seconds")),
+        **({"Origin": train_row["reason"]} if train_row and train_row.get("reason") else {}),
+        f"{heading(study.metric)} (n = 1)": metric(train_row, study.metric),
+        f"{heading(study.test_metric)} (n = 1)": metric(test_row, study.test_metric),
+        "Epochs": plain((train_row or {}).get("epochs")),
+        "Training time, s": plain(number(train_row, "seconds")),
         "Parameters": metric(size, "num_params"),
         "Size, MB": metric(size, "size_mb"),
         "Latency, ms": latency(size),
@@ -140,9 +140,9 @@ def _cost(cost: TeacherCost | None) -> dict[str, str]:
     """Return what the teacher cost, and from how many students on it pays."""
     if cost is None:
         return {}
-    found = {}
+    facts = {}
     if cost.students is not None:
-        found["As long as"] = (
+        facts["As long as"] = (
             f"{cost.students:.1f} trainings of the plain student ({cost.student_s:,.0f} s, the mean of its "
             "finished trials)"
         )
@@ -152,13 +152,13 @@ def _cost(cost: TeacherCost | None) -> dict[str, str]:
             f"with the default settings, against {cost.search_s:,.0f} s for each for one whole search of the "
             "baseline; this counts time, not accuracy"
         )
-    return found
+    return facts
 
 
 def failures(study: Study) -> Table:
     """Failed trials of every phase with their reasons, the first twenty."""
-    failed = [row for row in study.rows if row["status"] == "failed"]
-    found = [
+    rows = [row for row in study.rows if row["status"] == "failed"]
+    table = [
         {
             "Phase": row["phase"],
             "Method": row["method"] or NONE,
@@ -166,10 +166,10 @@ def failures(study: Study) -> Table:
             "Epochs": plain(row["epochs"]),
             "Reason": " ".join((row["reason"] or "not recorded").split())[:300],
         }
-        for row in failed[:FAILURES_SHOWN]
+        for row in rows[:FAILURES_SHOWN]
     ]
-    more = f" ({len(failed)}, the first {len(found)} shown)" if len(failed) > len(found) else ""
-    return f"Failures{more}", pd.DataFrame(found)
+    more = f" ({len(rows)}, the first {len(table)} shown)" if len(rows) > len(table) else ""
+    return f"Failures{more}", pd.DataFrame(table)
 
 
 def provenance(study: Study) -> Table:
@@ -220,30 +220,30 @@ def _distinct(rows: Iterable[Row], name: str) -> list[str]:
 
 def confirmed_trials(study: Study) -> Table:
     """Every search trial that was confirmed, by method and repeat, in each of its roles."""
-    found = []
+    table = []
     for method in study.methods:
         trials = selection.trials(study.rows, "search", method)
         for row in sorted(trials, key=lambda r: (r["repeat"], r["number"])):
             for role in ("best", "default", "recommended"):
                 values = {s: rows[-1] for s, rows in study.runs(row, role).items()}
                 if values:
-                    tested = selection.values(values, study.test_metric)
-                    found.append(
+                    test_values = selection.values(values, study.test_metric)
+                    table.append(
                         {
                             "Method": label(method),
                             "Repeat": str(row["repeat"]),
                             "Trial": str(row["number"]),
                             "Confirmed as": role,
                             "Validation, % (n = 1)": metric(row, study.metric),
-                            "Test, % (n seeds)": mean_sd(stats.summarise(tested.values())),
+                            "Test, % (n seeds)": mean_sd(stats.summarise(test_values.values())),
                         }
                     )
-    return "Confirmed trials", pd.DataFrame(found)
+    return "Confirmed trials", pd.DataFrame(table)
 
 
 def top_trials(study: Study) -> Table:
     """Return the five best finished trials of each method on validation, over all repeats."""
-    found = [
+    table = [
         {
             "Method": label(method),
             "Repeat": str(row["repeat"]),
@@ -255,7 +255,7 @@ def top_trials(study: Study) -> Table:
         for method in study.methods
         for row in selection.best(study.rows, method, top=5, metric=study.metric)
     ]
-    return "Best five trials of each method", pd.DataFrame(found)
+    return "Best five trials of each method", pd.DataFrame(table)
 
 
 TABLES: dict[str, Callable[[Study], Table]] = {

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import selection
 from analysis.comparison import stats
-from analysis.formatting import NONE, Table, mean_sd, metric, noted, ratio, short, times
+from analysis.formatting import NONE, Table, mean_sd, metric, ratio, short, times, with_notes
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import Line, kd_winner, lines
@@ -35,15 +35,17 @@ class Comparison:
 
 def compare(study: Study) -> Comparison | None:
     """Every method on the test split; None where nothing is confirmed."""
-    found = [line for line in lines(study) if line.method != "teacher"]
-    if not any(line.test for line in found):
+    method_lines = [line for line in lines(study) if line.method != "teacher"]
+    if not any(line.test for line in method_lines):
         return None
     columns = ("Knowledge Distillation", short(study.test_metric))
     return Comparison(
         columns=(*columns, "# Parameters", "Inference Speed (ms)"),
-        rows=[_cells(line) for line in found],
+        rows=[_cells(line) for line in method_lines],
         improvements=[
-            (name(line.method), _improvement(study, line)) for line in found if line.difference
+            (name(line.method), _improvement(study, line))
+            for line in method_lines
+            if line.difference
         ],
     )
 
@@ -95,8 +97,8 @@ def _improvement(study: Study, line: Line) -> str:
     """Absolute, in percent of the baseline's value in the same repeats, and the interval if any."""
     change = line.difference
     assert change is not None
-    baseline = study.tuned(BASELINE)
-    common = baseline.keys() & study.tuned(line.method).keys()
+    baseline = study.tuned_values(BASELINE)
+    common = baseline.keys() & study.tuned_values(line.method).keys()
     level = sum(baseline[repeat] for repeat in common) / len(common)
     share = f" ({change.mean / level * 100:+.2f}%)" if level else ""
     text = f"{change.mean:+.4f}{share}"
@@ -107,35 +109,37 @@ def _improvement(study: Study, line: Line) -> str:
 
 def comparison(study: Study) -> Table:
     """Methods side by side with their improvements over the baseline, on the test split."""
-    found = compare(study)
+    content = compare(study)
     title = "Knowledge distillation compared (test split)"
-    if found is None:
+    if content is None:
         return title, ""
-    frame = pd.DataFrame(found.rows, columns=list(found.columns))
-    items = [f"{method}: {text}" for method, text in found.improvements]
-    return title, noted(frame, *([f"{IMPROVEMENTS}:"] if items else []), items=items)
+    frame = pd.DataFrame(content.rows, columns=list(content.columns))
+    items = [f"{method}: {text}" for method, text in content.improvements]
+    return title, with_notes(frame, *([f"{IMPROVEMENTS}:"] if items else []), items=items)
 
 
 def text(study: Study) -> bytes | None:
     """kd_comparison_results.txt: the same in columns of fixed width; None where nothing is confirmed."""
-    found = compare(study)
-    if found is None:
+    content = compare(study)
+    if content is None:
         return None
-    table = [found.columns, *found.rows]
-    longest = [max(len(row[at]) for row in table) for at in range(len(found.columns))]
+    table = [content.columns, *content.rows]
+    longest = [max(len(row[at]) for row in table) for at in range(len(content.columns))]
     widths = [max(width, longest[at] + 2) for at, width in enumerate(WIDTHS)]
-    shown = ["".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)) for row in table]
+    text_rows = [
+        "".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)) for row in table
+    ]
     rule = "-" * max(RULE, sum(widths) + longest[-1])
-    items = [f"  {method.ljust(widths[0])}{change}" for method, change in found.improvements]
+    items = [f"  {method.ljust(widths[0])}{change}" for method, change in content.improvements]
     block = ["", f"{IMPROVEMENTS}:", *items] if items else []
-    return "\n".join([shown[0], rule, *shown[1:], *block, ""]).encode()
+    return "\n".join([text_rows[0], rule, *text_rows[1:], *block, ""]).encode()
 
 
 def results(study: Study) -> Table:
     """Teacher, student on labels, student with distillation: accuracy and compression."""
     title = "Results (test split)"
-    found = {line.method: line for line in lines(study)}
-    if not any(line.test for line in found.values()):
+    by_method = {line.method: line for line in lines(study)}
+    if not any(line.test for line in by_method.values()):
         return title, pd.DataFrame()
     best = kd_winner(study)
     names = {
@@ -143,15 +147,17 @@ def results(study: Study) -> Table:
         BASELINE: "Student baseline",
         **({best: f"Student + KD ({best})"} if best else {}),
     }
-    whole = number(selection.teacher(study.rows, "measure"), "num_params")
+    teacher_params = number(selection.teacher(study.rows, "measure"), "num_params")
     cells = [
         {
-            "Model": shown,
-            f"{short(study.test_metric)}": mean_sd(found[method].test),
-            "Parameters": metric(found[method].footprint, "num_params"),
-            "Compression": times(ratio(whole, number(found[method].footprint, "num_params"))),
+            "Model": model_name,
+            f"{short(study.test_metric)}": mean_sd(by_method[method].test),
+            "Parameters": metric(by_method[method].footprint, "num_params"),
+            "Compression": times(
+                ratio(teacher_params, number(by_method[method].footprint, "num_params"))
+            ),
         }
-        for method, shown in names.items()
-        if method in found
+        for method, model_name in names.items()
+        if method in by_method
     ]
     return title, pd.DataFrame(cells)

@@ -8,8 +8,18 @@ import pandas as pd
 
 from analysis import escaping, selection
 from analysis.comparison import stats
-from analysis.compression import Change, change, quantized, sizes, stages_of
-from analysis.formatting import NONE, Table, latency, mean_sd, metric, noted, ratio, short, times
+from analysis.compression import Change, change, quantization_kind, sizes, stages_of
+from analysis.formatting import (
+    NONE,
+    Table,
+    latency,
+    mean_sd,
+    metric,
+    ratio,
+    short,
+    times,
+    with_notes,
+)
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import is_compressed, kd_winner
@@ -18,9 +28,18 @@ from tune_kd.recipe import Prune
 from tune_kd.study.results import Row
 
 CSV_COLUMNS = (
-    "experiment", "prune_method", "prune_ratio", "params_before", "params_after", "size_mb_before",
-    "size_mb_after", "top1_before", "top1_after", "inference_ms_after", "split",
-)  # fmt: skip
+    "experiment",
+    "prune_method",
+    "prune_ratio",
+    "params_before",
+    "params_after",
+    "size_mb_before",
+    "size_mb_after",
+    "top1_before",
+    "top1_after",
+    "inference_ms_after",
+    "split",
+)
 COMPILED = "compiled_latency_ms"
 STUDENTS = "Of each method the recommended student, mean ± sd over n seeds."
 
@@ -28,27 +47,33 @@ STUDENTS = "Of each method the recommended student, mean ± sd over n seeds."
 def quantization(study: Study) -> Table:
     """Teacher, float and int8 students as recommended: accuracy, size, compiled latency; test split."""
     title = "Quantization (test split)"
-    kinds = {method: kind for method in study.methods if (kind := quantized(study, method))}
+    kinds = {method: kind for method in study.methods if (kind := quantization_kind(study, method))}
     if not kinds:
         return title, ""
-    taught = selection.teacher(study.rows, "measure")
-    rows = [_teacher(study, taught)]
+    teacher_sizes = selection.teacher(study.rows, "measure")
+    rows = [_teacher(study, teacher_sizes)]
     best = kd_winner(study)
     if best and not is_compressed(study, best):
-        rows.append((f"Student, distilled ({best})", _tested(study, best), _foot(study, best)))
+        rows.append(
+            (f"Student, distilled ({best})", _test_summary(study, best), _foot(study, best))
+        )
     else:
         method = next(iter(kinds))
-        found = change(study, method, "Quantize")
-        before = found.before if found else None
+        effect = change(study, method, "Quantize")
+        before = effect.before if effect else None
         plain = selection.student_footprint(study.rows)
         rows.append((f"Student, before quantizing ({method})", before, plain))
     if BASELINE in study.methods and BASELINE not in kinds:
         rows.append(
-            ("Baseline (no distillation)", _tested(study, BASELINE), _foot(study, BASELINE))
+            ("Baseline (no distillation)", _test_summary(study, BASELINE), _foot(study, BASELINE))
         )
     for kind in ("static", "QAT"):
         rows += [
-            (f"Quantized student, {kind} ({method})", _tested(study, method), _foot(study, method))
+            (
+                f"Quantized student, {kind} ({method})",
+                _test_summary(study, method),
+                _foot(study, method),
+            )
             for method in kinds
             if kinds[method] == kind
         ]
@@ -58,13 +83,13 @@ def quantization(study: Study) -> Table:
             "Parameters": metric(foot, "num_params"),
             short(study.test_metric): mean_sd(test),
             "Size (MB)": metric(foot, "size_mb"),
-            "Inference Time": _time(taught, foot),
-            "Compression": times(ratio(number(taught, "size_mb"), number(foot, "size_mb"))),
+            "Inference Time": _time(teacher_sizes, foot),
+            "Compression": times(ratio(number(teacher_sizes, "size_mb"), number(foot, "size_mb"))),
         }
         for name, test, foot in rows
     ]
     about = _about_time(study, [foot for *_, foot in rows])
-    return title, noted(pd.DataFrame(cells), about)
+    return title, with_notes(pd.DataFrame(cells), about)
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
@@ -73,25 +98,25 @@ def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None,
     return name, stats.summarise([] if known is None else [known]), foot
 
 
-def _tested(study: Study, method: str) -> stats.Summary | None:
+def _test_summary(study: Study, method: str) -> stats.Summary | None:
     """Return the recommended student over the seeds that all have in common."""
-    return stats.summarise(study.confirmed(study.chosen(method)).values())
+    return stats.summarise(study.confirmed_values(study.recommended_trial(method)).values())
 
 
 def _foot(study: Study, method: str) -> Row | None:
-    return study.footprint(study.chosen(method))
+    return study.footprint(study.recommended_trial(method))
 
 
-def _time(taught: Row | None, foot: Row | None) -> str:
+def _time(teacher_sizes: Row | None, foot: Row | None) -> str:
     """Compiled latency with the speed-up against the teacher's, compiled as well."""
-    own = number(foot, COMPILED)
-    if own is None:
+    milliseconds = number(foot, COMPILED)
+    if milliseconds is None:
         return NONE
-    gain = ratio(number(taught, COMPILED), own)
-    if gain is None or foot is taught:
+    gain = ratio(number(teacher_sizes, COMPILED), milliseconds)
+    if gain is None or foot is teacher_sizes:
         return f"{latency(foot, COMPILED)} ms"
-    said = f"{gain:.1f}x faster" if gain >= 1 else f"{1 / gain:.1f}x slower"
-    return f"{latency(foot, COMPILED)} ms ({said})"
+    speedup = f"{gain:.1f}x faster" if gain >= 1 else f"{1 / gain:.1f}x slower"
+    return f"{latency(foot, COMPILED)} ms ({speedup})"
 
 
 def _about_time(study: Study, feet: list[Row | None]) -> str:
@@ -104,53 +129,55 @@ def _about_time(study: Study, feet: list[Row | None]) -> str:
     text = f"{STUDENTS} Inference time: one image, every network compiled" + (
         f", on {', '.join(devices)}." if devices else "."
     )
-    if lacking:
-        why = "; ".join(reasons) or "not measured"
-        text += f" Where there is none: {why}."
+    if untimed:
+        reason = "; ".join(reasons) or "not measured"
+        text += f" Where there is none: {reason}."
     return f"{text} Compression: the teacher's size divided by the model's."
 
 
 def pruning(study: Study) -> Table:
     """Teacher, and the recommended students: plain, distilled, and around pruning; test split."""
     title = "Pruning (test split)"
-    changes = {m: found for m in study.methods if (found := change(study, m, "Prune"))}
+    changes = {m: effect for m in study.methods if (effect := change(study, m, "Prune"))}
     if not changes:
         return title, ""
-    taught = selection.teacher(study.rows, "measure")
-    name, test, _ = _teacher(study, taught)
-    rows = [_line(study, name, test, taught or {})]
+    teacher_sizes = selection.teacher(study.rows, "measure")
+    name, test, _ = _teacher(study, teacher_sizes)
+    rows = [_line(study, name, test, teacher_sizes or {})]
     best = kd_winner(study)
     plain = {"Student baseline": BASELINE, "Student + KD": best}
-    for called, method in plain.items():
+    for model_name, method in plain.items():
         if method in study.methods and not is_compressed(study, method):
             foot = _foot(study, method) or {}
-            rows.append(_line(study, f"{called} ({method})", _tested(study, method), foot))
-    for method, found in changes.items():
-        rows.append(_line(study, f"{method}, before pruning", found.before, found.sizes_before))
-        foot = found.sizes_after
+            rows.append(
+                _line(study, f"{model_name} ({method})", _test_summary(study, method), foot)
+            )
+    for method, effect in changes.items():
+        rows.append(_line(study, f"{method}, before pruning", effect.before, effect.sizes_before))
+        foot = effect.sizes_after
         rows.append(
-            _line(study, f"{method}, after", found.after, foot, only_zeros=found.only_zeros)
+            _line(study, f"{method}, after", effect.after, foot, only_zeros=effect.only_zeros)
         )
     note = f"{STUDENTS} Compression: the teacher's parameters divided by the model's."
-    if any(found.only_zeros for found in changes.values()):
+    if any(effect.only_zeros for effect in changes.values()):
         note += (
             " Magnitude pruning sets weights to zero and keeps the shape: there parameters are those "
             "that are not zero, and FLOPs count the zeros."
         )
-    return title, noted(pd.DataFrame(rows), note)
+    return title, with_notes(pd.DataFrame(rows), note)
 
 
 def _line(
     study: Study, name: str, test: stats.Summary | None, foot: Row, *, only_zeros: bool = False
 ) -> dict[str, str]:
     column = "nonzero_params" if only_zeros else "num_params"
-    whole = number(selection.teacher(study.rows, "measure"), "num_params")
+    teacher_params = number(selection.teacher(study.rows, "measure"), "num_params")
     params = number(foot, column)
     return {
         "Model": name,
         short(study.test_metric): mean_sd(test),
         "Parameters": metric(foot, column) + (" nonzero" if only_zeros else ""),
-        "Compression": times(ratio(whole, params)),
+        "Compression": times(ratio(teacher_params, params)),
         "FLOPs": metric(foot, "flops"),
     }
 
@@ -161,24 +188,26 @@ def pruning_csv(study: Study) -> bytes | None:
     Accuracies are fractions of the split in the last column (val: of the search; test: of confirm).
     Parameters after magnitude pruning are those that are not zero. None where nothing was pruned.
     """
-    found = []
+    experiments = []
     for method in study.methods:
-        ended = selection.trials(study.rows, "search", method)
-        for trial in sorted(ended, key=lambda row: (row["repeat"], row["number"])):
+        trials = selection.trials(study.rows, "search", method)
+        for trial in sorted(trials, key=lambda row: (row["repeat"], row["number"])):
             rows = study.stages[trial["trial"]]
             if trial["status"] != "finished" or not selection.compresses(rows, "Prune"):
                 continue
-            around = selection.around(rows, "Prune", shared=study.shared(method))
-            found.append(_experiment(study, trial, around, split="val"))
+            around = selection.before_and_after(rows, "Prune", shared=study.shared(method))
+            experiments.append(_experiment(study, trial, around, split="val"))
             for stages in study.runs(trial).values():
-                around = selection.around(stages, "Prune", shared=study.given("confirm"))
-                found.append(_experiment(study, trial, around, split="test"))
-    if not found:
+                around = selection.before_and_after(
+                    stages, "Prune", shared=study.initial_student("confirm")
+                )
+                experiments.append(_experiment(study, trial, around, split="test"))
+    if not experiments:
         return None
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{k: escaping.csv(v) for k, v in row.items()} for row in found])
+    writer.writerows([{k: escaping.csv(v) for k, v in row.items()} for row in experiments])
     return buffer.getvalue().encode()
 
 
@@ -189,17 +218,17 @@ def _experiment(
     assert after is not None
     stages = [stage for stage in stages_of(trial) if isinstance(stage, Prune)]
     first = sizes(study, before)
-    last = selection.settled([after])
+    last = selection.latest_sizes([after])
     zeros = Change(
         before=None, after=None, difference=None, sizes_before=first, sizes_after=last
     ).only_zeros
-    kept = math.prod(1 - stage.ratio for stage in stages)
+    remaining = math.prod(1 - stage.ratio for stage in stages)
     return {
         "experiment": after["trial"],
         "prune_method": "+".join(dict.fromkeys(stage.method for stage in stages)),
-        "prune_ratio": round(1 - kept, 6) if stages else None,
-        "params_before": _whole(first, "num_params"),
-        "params_after": _whole(last, "nonzero_params" if zeros else "num_params"),
+        "prune_ratio": round(1 - remaining, 6) if stages else None,
+        "params_before": _integer(first, "num_params"),
+        "params_after": _integer(last, "nonzero_params" if zeros else "num_params"),
         "size_mb_before": number(first, "size_mb"),
         "size_mb_after": number(last, "size_mb"),
         "top1_before": number(before, f"{split}_accuracy"),
@@ -209,6 +238,6 @@ def _experiment(
     }
 
 
-def _whole(row: Row, name: str) -> int | None:
+def _integer(row: Row, name: str) -> int | None:
     value = number(row, name)
     return None if value is None else int(value)

@@ -5,7 +5,17 @@ import pandas as pd
 from analysis.comparison import stats
 from analysis.comparison.methods import results
 from analysis.comparison.students import students
-from analysis.formatting import NONE, Table, gap, heading, label, latency, mean_sd, metric, noted
+from analysis.formatting import (
+    NONE,
+    Table,
+    gap,
+    heading,
+    label,
+    latency,
+    mean_sd,
+    metric,
+    with_notes,
+)
 from analysis.study import Study
 from analysis.summary import lines
 from analysis.wording import words
@@ -15,10 +25,10 @@ from tune_kd.study.results import Row
 
 def main_table(study: Study) -> Table:
     """Teacher, baseline and tuned methods: the test metric over repeats, difference, verdict, size."""
-    found = []
+    rows = []
     for line in lines(study):
         verdict = line.result.verdict if line.result else None
-        found.append(
+        rows.append(
             {
                 "Method": label(line.method),
                 f"{heading(study.test_metric)}, mean ± sd (n repeats)": mean_sd(line.test),
@@ -31,7 +41,7 @@ def main_table(study: Study) -> Table:
                 "Latency, ms": latency(line.footprint),
             }
         )
-    return METRICS[study.test_metric].heading, pd.DataFrame(found)
+    return METRICS[study.test_metric].heading, pd.DataFrame(rows)
 
 
 def tuning(study: Study) -> Table:
@@ -50,7 +60,7 @@ def tuning(study: Study) -> Table:
                 "Tuned difference, pp [95 %]": gap(result.difference),
                 "Gain from tuning, pp [95 %]": gap(result.bought),
             }
-            for result in found
+            for result in method_results
         ]
     )
     note = (
@@ -58,23 +68,23 @@ def tuning(study: Study) -> Table:
         "them; tuned methods repeat by repeat. Gain from tuning a method: tuned minus its own default "
         "settings, repeat by repeat."
     )
-    return title, noted(frame, note)
+    return title, with_notes(frame, note)
 
 
 def use(study: Study) -> Table:
     """Return the student that each method recommends, against the best plain student."""
     title = "What to use"
-    found = []
+    rows = []
     for result in results(study).values():
-        trial = study.chosen(result.method)
+        trial = study.recommended_trial(result.method)
         if trial is None:
             continue
         foot = study.footprint(trial)
-        found.append(
+        rows.append(
             {
                 "Method": label(result.method),
                 "Recommended trial": str(trial["trial"]),
-                "Validation, fresh seeds, %": _fresh(study, result.method, trial),
+                "Validation, fresh seeds, %": _fresh_summary(study, result.method, trial),
                 f"{heading(study.test_metric)}, mean ± sd (n seeds)": mean_sd(
                     stats.summarise(result.recommended.values())
                 ),
@@ -83,7 +93,7 @@ def use(study: Study) -> Table:
                 "Latency, ms": latency(foot),
             }
         )
-    if not found:
+    if not rows:
         return title, ""
     note = (
         "Recommended without the test split: of a method's best winners the one whose mean over fresh seeds on "
@@ -91,19 +101,19 @@ def use(study: Study) -> Table:
         "comparison is of these configurations, over seeds that all have in common: it says nothing of the "
         "methods, whose searches might have found others."
     )
-    return title, noted(pd.DataFrame(found), note, items=students(study))
+    return title, with_notes(pd.DataFrame(rows), note, items=students(study))
 
 
-def _fresh(study: Study, method: str, trial: Row) -> str:
+def _fresh_summary(study: Study, method: str, trial: Row) -> str:
     """Return the validation of the re-evaluations with their number; a dash where there are none."""
-    seeds = study.fresh(method).get(trial["trial"], {})
+    seeds = study.fresh_values(method).get(trial["trial"], {})
     return mean_sd(stats.summarise(seeds.values()))
 
 
 def curse(study: Study) -> Table:
     """How much too good the validation was that chose the winners."""
     title = "Winner's curse (validation split)"
-    found = [
+    rows = [
         {
             "Method": label(result.method),
             "When it was chosen, %": mean_sd(result.curse.chosen),
@@ -113,10 +123,10 @@ def curse(study: Study) -> Table:
         for result in results(study).values()
         if result.curse
     ]
-    if not found:
+    if not rows:
         return title, ""
     note = (
         "The best of several trials is partly luck: n winners on the validation that chose them, and the mean of "
         "their fresh seeds on the same images."
     )
-    return title, noted(pd.DataFrame(found), note)
+    return title, with_notes(pd.DataFrame(rows), note)

@@ -4,20 +4,20 @@ from functools import lru_cache
 
 import pandas as pd
 
-from analysis.formatting import NONE, Table, label, noted, plain
+from analysis.formatting import NONE, Table, label, plain, with_notes
 from analysis.hyperparameters.importance import Importances, importances
 from analysis.hyperparameters.landscape import FlatRegion, Landscape, Span, landscape
 from analysis.study import Study
 
 
 @lru_cache(maxsize=32)
-def known_importances(study: Study, method: str) -> Importances:
+def cached_importances(study: Study, method: str) -> Importances:
     """Return the importances of a method, computed once for all forms of the report."""
     return importances(study, method)
 
 
 @lru_cache(maxsize=32)
-def known_landscape(study: Study, method: str) -> Landscape:
+def cached_landscape(study: Study, method: str) -> Landscape:
     """Return the flat region of a method, computed once for all forms of the report."""
     return landscape(study, method)
 
@@ -25,7 +25,7 @@ def known_landscape(study: Study, method: str) -> Landscape:
 def importance(study: Study) -> Table:
     """How much each hyperparameter of a method matters."""
     title = "Importance of hyperparameters (validation split)"
-    found = [known_importances(study, method) for method in study.methods]
+    method_importances = [cached_importances(study, method) for method in study.methods]
     rows = [
         {
             "Method": label(one.method),
@@ -33,7 +33,7 @@ def importance(study: Study) -> Table:
             "Importance [95 %]": f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]",
             "Computed from": one.basis,
         }
-        for method in found
+        for method in method_importances
         for one in method.parameters
     ]
     if not rows:
@@ -43,23 +43,25 @@ def importance(study: Study) -> Table:
         "itself (fANOVA; Hutter et al. 2014), all repeats together; intervals over bootstrapped trials. Importances "
         "at an early epoch speak of learning fast, not of the end."
     )
-    missing = [f"**{label(one.method)}**: {one.reason}." for one in found if one.reason]
-    return title, noted(pd.DataFrame(rows), note, items=missing)
+    missing = [
+        f"**{label(one.method)}**: {one.reason}." for one in method_importances if one.reason
+    ]
+    return title, with_notes(pd.DataFrame(rows), note, items=missing)
 
 
 def robust(study: Study) -> Table:
     """Return the flat region around each method's best, and a setting in its middle."""
     title = "Flat region and robust setting (validation split)"
-    found = [known_landscape(study, method) for method in study.methods]
+    landscapes = [cached_landscape(study, method) for method in study.methods]
     rows = [
         {
             "Method": label(one.method),
             "Hyperparameter": span.parameter,
-            "Flat region": _spanned(span),
-            "Alone": _alone(span),
+            "Flat region": _region_text(span),
+            "Alone": _alone_text(span),
             "Robust setting": plain(span.robust),
         }
-        for one in found
+        for one in landscapes
         if one.region
         for span in one.region.spans
     ]
@@ -71,18 +73,18 @@ def robust(study: Study) -> Table:
         "while the others stay at the robust setting. A prediction of validation on this split, which is higher "
         "than what such a student reaches on test; not a trained student."
     )
-    said = [_sentence(one.region) for one in found if one.region]
-    missing = [f"**{label(one.method)}**: {one.reason}." for one in found if one.reason]
-    return title, noted(pd.DataFrame(rows), note, items=[*said, *missing])
+    sentences = [_sentence(one.region) for one in landscapes if one.region]
+    missing = [f"**{label(one.method)}**: {one.reason}." for one in landscapes if one.reason]
+    return title, with_notes(pd.DataFrame(rows), note, items=[*sentences, *missing])
 
 
-def _spanned(span: Span) -> str:
+def _region_text(span: Span) -> str:
     if span.choices:
         return ", ".join(map(str, span.choices))
     return f"{plain(span.low)} .. {plain(span.high)}"
 
 
-def _alone(span: Span) -> str:
+def _alone_text(span: Span) -> str:
     if span.alone_low is None:
         return NONE
     return f"{plain(span.alone_low)} .. {plain(span.alone_high)}"

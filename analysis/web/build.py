@@ -14,11 +14,12 @@ from analysis.commands import confirm_command
 from analysis.comparison import stats
 from analysis.comparison.methods import results
 from analysis.comparison.verdicts import basis, is_confirmed, summary, to_settle, verdicts
-from analysis.formatting import Noted, label
+from analysis.formatting import NotedTable, label
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
 from analysis.tables import common, methods
+from analysis.tables.custom import CustomTable
 from analysis.web import study_figures, study_parameters
 from analysis.web.content import (
     Block,
@@ -55,18 +56,27 @@ ANSWERS = {
 }
 
 
-def build(studies: Sequence[Study], *, pictures: Sequence[Pictures], files: Iterable[str]) -> Page:
-    """Return the page of one or more studies, each with its pictures; `files` lie beside the page."""
+def build(
+    studies: Sequence[Study],
+    *,
+    pictures: Sequence[Pictures],
+    files: Iterable[str],
+    tables: Sequence[Sequence[CustomTable]] = (),
+) -> Page:
+    """Return the page of one or more studies, each with its pictures and a user's tables.
+
+    `files` lie beside the page.
+    """
     names = " and ".join(study.name for study in studies)
     return Page(
         title=f"Does distillation help? {names}",
-        studies=tuple(map(section, studies, pictures)),
+        studies=tuple(map(section, studies, pictures, tables or [()] * len(studies))),
         files=tuple(files),
-        made="Made by tune_kd; figures drawn by plotly.js (MIT licence).",
+        footer="Made by tune_kd; figures drawn by plotly.js (MIT licence).",
     )
 
 
-def section(study: Study, pictures: Pictures) -> StudySection:
+def section(study: Study, pictures: Pictures, tables: Sequence[CustomTable] = ()) -> StudySection:
     """Return a study's part."""
     return StudySection(
         name=study.name,
@@ -85,6 +95,7 @@ def section(study: Study, pictures: Pictures) -> StudySection:
             _section(study, "curse"),
             Section(title="Trade-offs", blocks=_front(study, pictures)),
             *(_section(study, name) for name in page.extra(study) if name != "front"),
+            *(Section(title=custom.title, blocks=(table(custom.table),)) for custom in tables),
             Section(title="Predictions on the test split", blocks=_predictions(study, pictures)),
             Section(title="Training of the chosen trials", blocks=_training(study, pictures)),
             _section(study, "teacher"),
@@ -95,15 +106,18 @@ def section(study: Study, pictures: Pictures) -> StudySection:
     )
 
 
-def printed(study: Study, *, named: bool = False) -> list[Table]:
-    """Return the tables that belong into a paper, with their notes; `named`: the study is in the captions."""
-    about = f" ({study.name})" if named else ""
-    headed, main = methods.main_table(study)
-    title, bought = methods.tuning(study)
+def paper_tables(
+    study: Study, *, with_study: bool = False, tables: Sequence[CustomTable] = ()
+) -> list[Table]:
+    """Return the tables that belong into a paper, with their notes; `with_study`: its name is in the captions."""
+    about = f" ({study.name})" if with_study else ""
+    main_title, main = methods.main_table(study)
+    title, gain = methods.tuning(study)
     note = page.note(study)
     return [
-        replace(table(main, caption=f"{headed}{about}"), notes=(note,)),
-        *([table(bought, caption=f"{title}{about}")] if len(bought) else []),
+        replace(table(main, caption=f"{main_title}{about}"), notes=(note,)),
+        *([table(gain, caption=f"{title}{about}")] if len(gain) else []),
+        *(table(custom.table, caption=f"{custom.title}{about}") for custom in tables),
     ]
 
 
@@ -112,20 +126,20 @@ def printed(study: Study, *, named: bool = False) -> list[Table]:
 
 def status(study: Study) -> str:
     """How far the search is, where it is not complete; "" where nothing is open."""
-    ended = len(selection.trials(study.rows, "search"))
-    begun = {name.removesuffix(".json") for name in study.storage.names("proposals", ".json")}
-    open_trials = len(begun - study.stages.keys())
+    trial_count = len(selection.trials(study.rows, "search"))
+    proposals = {name.removesuffix(".json") for name in study.storage.names("proposals", ".json")}
+    open_trials = len(proposals - study.stages.keys())
     total = study.trials_per_repeat * study.repeats * len(study.methods)
-    if ended and ended < total:
-        return f"{ended} of {total} trials have ended, still running or interrupted"
+    if trial_count and trial_count < total:
+        return f"{trial_count} of {total} trials have ended, still running or interrupted"
     if open_trials:
-        return f"{ended} trials have ended, {open_trials} still running or interrupted"
-    return "" if ended else "no trial has ended yet"
+        return f"{trial_count} trials have ended, {open_trials} still running or interrupted"
+    return "" if trial_count else "no trial has ended yet"
 
 
 def answer(study: Study) -> str:
     """All verdicts in one sentence."""
-    if not any(study.chosen(method) for method in study.methods):
+    if not any(study.recommended_trial(method) for method in study.methods):
         return "**Nothing to say yet**: no trial has finished."
     if not study.kd_methods:
         return "**Nothing to compare**: the study has the baseline alone."
@@ -144,15 +158,15 @@ def answer(study: Study) -> str:
         one, several = ANSWERS.get(label_, ("nothing to compare for {names}",) * 2)
         if names:
             text = several if len(names) > 1 else one
-            parts.append(text.format(names=_listed(names), margin=margin_words(study.margin)))
+            parts.append(text.format(names=_join(names), margin=margin_words(study.margin)))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     """Names in a sentence.
 
-    >>> _listed(["a", "b", "c"])
+    >>> _join(["a", "b", "c"])
     'a, b and c'
     """
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
@@ -183,7 +197,7 @@ def _differences(study: Study, pictures: Pictures) -> tuple[Block, ...]:
         "baseline's search, means over the repeat's seeds. The filled circle is the mean over repeats, the line "
         "its 95 % interval. Right of 0 the method is better."
     )
-    alt = "Differences of the methods to the tuned baseline with 95 % intervals; the table below has the numbers"  # fmt: skip
+    alt = "Differences of the methods to the tuned baseline with 95 % intervals; the table below has the numbers"
     return _figure(plot, alt, caption, _picture(pictures, "differences"))
 
 
@@ -193,8 +207,8 @@ def _main(study: Study) -> Section:
     base = tuple(at for at, row in enumerate(main.rows) if row[0] == label(BASELINE))
     blocks: list[Block] = [replace(main, strong=base), Text(text=page.note(study), kind="note")]
     if not is_confirmed(study):
-        headed, chosen = common.validation(study)
-        blocks.append(table(chosen, caption=headed))
+        caption, winners = common.validation(study)
+        blocks.append(table(winners, caption=caption))
     return Section(title=title, blocks=tuple(blocks))
 
 
@@ -208,8 +222,8 @@ def _tuning(study: Study) -> tuple[Block, ...]:
 def _use(study: Study) -> tuple[Block, ...]:
     """Return the recommended students, what is said of them, and their configurations."""
     blocks = list(_section(study, "use").blocks)
-    headed, best = common.configuration(study)
-    return (*blocks, *([table(best, caption=headed)] if len(best) else []))
+    caption, best = common.configuration(study)
+    return (*blocks, *([table(best, caption=caption)] if len(best) else []))
 
 
 def _hyperparameters(study: Study) -> tuple[Block, ...]:
@@ -220,7 +234,7 @@ def _hyperparameters(study: Study) -> tuple[Block, ...]:
     )
     matter = "How much each hyperparameter matters, with 95 % intervals"
     pairs = "The two hyperparameters of each method that matter most, the metric as colour"
-    shown: list[Block] = [
+    figures: list[Block] = [
         *_figure(study_parameters.importance(study), matter),
         *_section(study, "importance").blocks,
         *_figure(study_parameters.slices(study), alt, caption),
@@ -237,7 +251,7 @@ def _hyperparameters(study: Study) -> tuple[Block, ...]:
         )
         for method, plot in plots.items()
     ]
-    return (*shown, *lines)
+    return (*figures, *lines)
 
 
 def _search(study: Study, pictures: Pictures) -> tuple[Block, ...]:
@@ -259,26 +273,33 @@ def _search(study: Study, pictures: Pictures) -> tuple[Block, ...]:
 
 
 def _front(study: Study, pictures: Pictures) -> tuple[Block, ...]:
-    title, found = common.TABLES["front"](study)
+    title, content = common.TABLES["front"](study)
     alt = "Finished trials by the first two objectives; the table below has those on the front"
     caption = "Large marks: no other finished trial is at least as good in every objective."
-    listed = [table(found, caption=title)] if len(found) else []
-    return (*_figure(study_parameters.front(study), alt, caption, _picture(pictures, "front")), *listed)  # fmt: skip
+    tables = [table(content, caption=title)] if len(content) else []
+    return (
+        *_figure(study_parameters.front(study), alt, caption, _picture(pictures, "front")),
+        *tables,
+    )
 
 
 def _predictions(study: Study, pictures: Pictures) -> tuple[Block, ...]:
     names = [name for kind in page.PREDICTED for name in pictures if page.kind(name) == kind]
-    shown = {name: Picture(name=name, data=pictures[name], alt=_alt(study, name)) for name in names}
+    by_name = {
+        name: Picture(name=name, data=pictures[name], alt=_alt(study, name)) for name in names
+    }
     return tuple(
         Fold(title=picture.alt, blocks=(picture,)) if page.kind(name) == "predictions" else picture
-        for name, picture in shown.items()
+        for name, picture in by_name.items()
     )
 
 
 def _training(study: Study, pictures: Pictures) -> tuple[Block, ...]:
     alt = "Training loss and its parts by epoch"
     caption = "The weighted sum that was trained, and its parts before they are weighted."
-    return _figure(study_figures.losses(study), alt, caption, _picture(pictures, "kd_loss_components"))  # fmt: skip
+    return _figure(
+        study_figures.losses(study), alt, caption, _picture(pictures, "kd_loss_components")
+    )
 
 
 def _advice(study: Study) -> tuple[Block, ...]:
@@ -286,24 +307,26 @@ def _advice(study: Study) -> tuple[Block, ...]:
 
 
 def _provenance(study: Study) -> tuple[Block, ...]:
-    found = common.provenance(study)[1]
-    return (Fold(title="Command, seeds, data, hardware, software", blocks=(table(found),)),)
+    content = common.provenance(study)[1]
+    return (Fold(title="Command, seeds, data, hardware, software", blocks=(table(content),)),)
 
 
 def _section(study: Study, name: str) -> Section:
     """One of the registered tables with its own title; empty where the study has no data for it."""
-    title, found = common.TABLES[name](study)
-    return Section(title=title, blocks=(table(found),) if len(found) else ())
+    title, content = common.TABLES[name](study)
+    return Section(title=title, blocks=(table(content),) if len(content) else ())
 
 
 # ---------------------------------------------------------------- blocks
 
 
-def table(found: pd.DataFrame | str, *, caption: str = "") -> Table:
+def table(content: pd.DataFrame | str, *, caption: str = "") -> Table:
     """Return a table of strings as the report makes them, with its notes."""
-    assert not isinstance(found, str) or isinstance(found, Noted), "a table without its data"
-    frame = found.frame if isinstance(found, Noted) else found
-    notes = (*found.notes, *found.items) if isinstance(found, Noted) else ()
+    assert not isinstance(content, str) or isinstance(content, NotedTable), (
+        "a table without its data"
+    )
+    frame = content.frame if isinstance(content, NotedTable) else content
+    notes = (*content.notes, *content.items) if isinstance(content, NotedTable) else ()
     return Table(
         columns=tuple(map(str, frame.columns)),
         rows=tuple(tuple(map(str, row)) for row in frame.itertuples(index=False)),
@@ -320,10 +343,10 @@ def _figure(
 
 
 def _picture(pictures: Pictures, kind: str) -> Picture | None:
-    found = [name for name in pictures if page.kind(name) == kind]
-    if not found:
+    names = [name for name in pictures if page.kind(name) == kind]
+    if not names:
         return None
-    return Picture(name=found[0], data=pictures[found[0]], alt=kind.replace("_", " "))
+    return Picture(name=names[0], data=pictures[names[0]], alt=kind.replace("_", " "))
 
 
 def _alt(study: Study, name: str) -> str:

@@ -13,8 +13,8 @@ from analysis.web.figures import (
     colour,
     hovers,
     layout,
-    rounded,
-    said,
+    plotly_text,
+    round_value,
     scale,
 )
 
@@ -67,19 +67,19 @@ def trace(series: Series, y: Axis) -> Json:
     low = y.low if series.look == "dots" else None
     below = [low is not None and p.y is not None and p.y < low for p in series.points]
     ys = [low if out else p.y for out, p in zip(below, series.points, strict=True)]
-    found: Json = {
+    line_data: Json = {
         "type": "scatter",
         "x": [_category(p.x) for p in series.points],
-        "y": [rounded(value) for value in ys],
+        "y": [round_value(value) for value in ys],
         "opacity": series.opacity,
         **hovers(series.points),
     }
     if series.look == "dots":
         symbols = ["triangle-down" if out else series.symbol for out in below]
-        alike = series.symbol if not any(below) else symbols
-        marker = {"symbol": alike, "size": series.size, "color": colour(series.colour)}
+        symbol = series.symbol if not any(below) else symbols
+        marker = {"symbol": symbol, "size": series.size, "color": colour(series.colour)}
         rim = {"width": 1.5 if series.symbol in ("x", "circle-open", "line-ns-open") else 0}
-        return found | {
+        return line_data | {
             "mode": "markers",
             "marker": {**marker, "line": {**rim, "color": colour(series.colour)}},
             "cliponaxis": not any(below),
@@ -87,30 +87,38 @@ def trace(series: Series, y: Axis) -> Json:
     line: Json = {"color": colour(series.colour), "width": series.width}
     line |= {"dash": "dash"} if series.dashed else {}
     line |= {"shape": "hv"} if series.look == "step" else {}
-    return found | {"mode": "lines", "line": line}
+    return line_data | {"mode": "lines", "line": line}
 
 
 def _category(x: float | str) -> float | str | None:
-    return said(x) if isinstance(x, str) else rounded(x)
+    return plotly_text(x) if isinstance(x, str) else round_value(x)
 
 
 def _shapes(panel: Panel) -> list[Json]:
     """Bands and levels."""
     bands: list[Json] = [
         {
-            "type": "rect", "layer": "below", "xref": "x", "x0": band.low, "x1": band.high,
-            "yref": "y domain", "y0": 0, "y1": 1, "line": {"width": 0},
-            "fillcolor": colour(band.colour), "opacity": 0.15,
+            "type": "rect",
+            "layer": "below",
+            "xref": "x",
+            "x0": band.low,
+            "x1": band.high,
+            "yref": "y domain",
+            "y0": 0,
+            "y1": 1,
+            "line": {"width": 0},
+            "fillcolor": colour(band.colour),
+            "opacity": 0.15,
         }
         for band in panel.bands
-    ]  # fmt: skip
+    ]
     across = {"xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
     along = {"yref": "y domain", "y0": 0, "y1": 1, "xref": "x"}
     lines = [
         {
             "type": "line",
             **(along if level.upright else across),
-            **{f"{'x' if level.upright else 'y'}{end}": rounded(level.value) for end in (0, 1)},
+            **{f"{'x' if level.upright else 'y'}{end}": round_value(level.value) for end in (0, 1)},
             "line": {
                 "color": colour(level.colour),
                 "width": 1,
@@ -126,10 +134,16 @@ def _notes(panel: Panel) -> list[Json]:
     """Return the words of levels at their right end, above the line."""
     return [
         {
-            "text": said(level.hover), "showarrow": False, "xref": "x domain", "x": 1,
-            "xanchor": "right", "yref": "y", "y": rounded(level.value), "yanchor": "bottom",
+            "text": plotly_text(level.hover),
+            "showarrow": False,
+            "xref": "x domain",
+            "x": 1,
+            "xanchor": "right",
+            "yref": "y",
+            "y": round_value(level.value),
+            "yanchor": "bottom",
             "font": {"size": 11, "color": colour(level.colour)},
         }
         for level in panel.levels
         if level.hover and not level.upright
-    ]  # fmt: skip
+    ]

@@ -31,7 +31,7 @@ class Axis:
 
     title: str = ""
     log: bool = False
-    whole: bool = False  # ticks at whole numbers
+    integer_ticks: bool = False  # ticks at whole numbers
     low: float | None = None
     high: float | None = None
 
@@ -120,7 +120,7 @@ class Effect:
     mean: float
     low: float | None
     high: float | None
-    said: str  # the numbers as they are printed, with n
+    numbers: str  # the numbers as they are printed, with n
     label: str = ""  # the verdict: "helps", "not settled"
     tone: Tone = "none"
     marks: tuple[Mark, ...] = ()
@@ -342,4 +342,4 @@ class Page:
     title: str
     studies: tuple[StudySection, ...]
     files: tuple[str, ...] = ()
-    made: str = ""  # when and by which version, in words
+    footer: str = ""  # when and by which version, in words

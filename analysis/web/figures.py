@@ -41,17 +41,17 @@ def colour(name: str) -> str:
     return f"var(--{name})"
 
 
-def said(text: str) -> str:
+def plotly_text(text: str) -> str:
     r"""Return a text for plotly: lines by <br>, nothing else is read as HTML.
 
-    >>> said("<b> & co\nlr 0.1")
+    >>> plotly_text("<b> & co\nlr 0.1")
     '&lt;b&gt; &amp; co<br>lr 0.1'
     """
     short = text if len(text) <= MOST_HOVER else f"{text[:MOST_HOVER]} ..."
     return "<br>".join(html.escape(line, quote=False) for line in short.split("\n"))
 
 
-def rounded(value: float | str | None) -> float | str | None:
+def round_value(value: float | str | None) -> float | str | None:
     """Six digits are more than a screen shows; None for what is not finite."""
     if value is None or isinstance(value, str):
         return value
@@ -87,8 +87,8 @@ def layout(x: Json, y: Json, **more: Any) -> Json:
 
 def axis(of: Axis, **more: Any) -> Json:
     """Return an axis; its range only where both ends are given."""
-    found: Json = {
-        "title": {"text": said(of.title), "standoff": 6},
+    result: Json = {
+        "title": {"text": plotly_text(of.title), "standoff": 6},
         "type": "log" if of.log else "linear",
         "gridcolor": colour("grid"),
         "linecolor": colour("line"),
@@ -99,13 +99,13 @@ def axis(of: Axis, **more: Any) -> Json:
     }
     if of.log:
         ticks = log_ticks(of)
-        found |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]} if ticks else {}
-    if of.whole:
-        found |= {"tickformat": "d"}
+        result |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]} if ticks else {}
+    if of.integer_ticks:
+        result |= {"tickformat": "d"}
     if of.low is not None and of.high is not None:
         ends = (of.low, of.high)
-        found["range"] = [math.log10(end) if of.log else end for end in ends]
-    return found | more
+        result["range"] = [math.log10(end) if of.log else end for end in ends]
+    return result | more
 
 
 def log_ticks(of: Axis) -> list[float]:
@@ -119,8 +119,8 @@ def log_ticks(of: Axis) -> list[float]:
     low, high = of.low * 0.999, of.high * 1.001
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 2, 5)):
-        found = [float(f"{step}e{power}") for power in powers for step in steps]
-        inside = [value for value in found if low <= value <= high]
+        ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+        inside = [value for value in ticks if low <= value <= high]
         if len(inside) > 1:
             return inside
     return []
@@ -136,7 +136,7 @@ def scale(plot: Plot) -> str:
 
 def hovers(points: Sequence[Point]) -> Json:
     """Return what is said of points: once where all say the same, nothing where they say nothing."""
-    texts = [said(point.hover) for point in points]
+    texts = [plotly_text(point.hover) for point in points]
     if not any(texts):
         return {"hoverinfo": "skip"}
     return {"hoverinfo": "text", "hovertext": texts[0] if len(set(texts)) == 1 else texts}

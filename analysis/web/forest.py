@@ -1,10 +1,10 @@
 """Differences with their intervals."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from analysis.web.content import Axis, Effect, Forest, Point
-from analysis.web.figures import Drawn, Json, axis, colour, hovers, layout, rounded, said
+from analysis.web.figures import Drawn, Json, axis, colour, hovers, layout, plotly_text, round_value
 
 LINE = 84  # height of one effect, px
 TONES: Mapping[str, str] = {"good": "good", "bad": "bad", "none": "base"}
@@ -13,23 +13,16 @@ TONES: Mapping[str, str] = {"good": "good", "bad": "bad", "none": "base"}
 def draw_forest(forest: Forest) -> list[Drawn]:
     """Each effect's words above its interval, so that a phone has the whole width for the numbers."""
     data = [trace for at, effect in enumerate(forest.effects) for trace in _effect(effect, at)]
-    shapes: list[Json] = [
-        {"type": "line", "xref": "x", "x0": 0, "x1": 0, "yref": "y domain", "y0": 0, "y1": 1,
-         "layer": "below", "line": {"color": colour("ink"), "width": 1}},
-    ]  # fmt: skip
-    if forest.margin:
-        shapes.append(
-            {"type": "rect", "xref": "x", "x0": -forest.margin, "x1": forest.margin, "layer": "below",
-             "yref": "y domain", "y0": 0, "y1": 1, "fillcolor": colour("base"), "opacity": 0.14,
-             "line": {"width": 0}}
-        )  # fmt: skip
+    shapes = [_zero_line(), *([_margin_band(forest.margin)] if forest.margin else [])]
     count = len(forest.effects)
-    side = axis(Axis(), range=[count - 0.55, -0.62], showticklabels=False, showgrid=False, fixedrange=True)  # fmt: skip
+    side = axis(
+        Axis(), range=[count - 0.55, -0.62], showticklabels=False, showgrid=False, fixedrange=True
+    )
     return [
         Drawn(
             data=data,
             layout=layout(
-                axis(_roomy(forest)),
+                axis(_x_axis(forest)),
                 side,
                 shapes=shapes,
                 annotations=[_words(effect, at) for at, effect in enumerate(forest.effects)],
@@ -40,7 +33,37 @@ def draw_forest(forest: Forest) -> list[Drawn]:
     ]
 
 
-def _roomy(forest: Forest) -> Axis:
+def _zero_line() -> Json:
+    return {
+        "type": "line",
+        "layer": "below",
+        "xref": "x",
+        "x0": 0,
+        "x1": 0,
+        "yref": "y domain",
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": colour("ink"), "width": 1},
+    }
+
+
+def _margin_band(margin: float) -> Json:
+    return {
+        "type": "rect",
+        "layer": "below",
+        "xref": "x",
+        "x0": -margin,
+        "x1": margin,
+        "yref": "y domain",
+        "y0": 0,
+        "y1": 1,
+        "line": {"width": 0},
+        "fillcolor": colour("base"),
+        "opacity": 0.14,
+    }
+
+
+def _x_axis(forest: Forest) -> Axis:
     """Return the x axis: every interval and difference, 0, and some room."""
     values = [0.0, forest.margin or 0.0, -(forest.margin or 0.0)]
     for effect in forest.effects:
@@ -52,35 +75,56 @@ def _roomy(forest: Forest) -> Axis:
 
 def _effect(effect: Effect, at: int) -> list[Json]:
     """Interval, single differences, mean."""
-    ink, found = colour(TONES[effect.tone]), list[Json]()
-    hover = said(effect.hover or f"{effect.name}: {effect.said}")
+    ink = colour(TONES[effect.tone])
+    hover = plotly_text(effect.hover or f"{effect.name}: {effect.numbers}")
+    words: Json = {"hoverinfo": "text", "hovertext": hover}
+    traces: list[Json] = []
     if effect.low is not None and effect.high is not None:
-        found.append({
-            "type": "scatter", "mode": "lines", "x": [rounded(effect.low), rounded(effect.high)],
-            "y": [at, at], "line": {"color": ink, "width": 4}, "hoverinfo": "text",
-            "hovertext": hover,
-        })  # fmt: skip
+        ends = [round_value(effect.low), round_value(effect.high)]
+        line = {"color": ink, "width": 4}
+        traces.append(
+            {"type": "scatter", "mode": "lines", "x": ends, "y": [at, at], "line": line, **words}
+        )
     marks = [Point(mark.value, at + 0.22, mark.hover) for mark in effect.marks]
     if marks:
-        found.append({
-            "type": "scatter", "mode": "markers", "x": [rounded(mark.value) for mark in effect.marks],
-            "y": [point.y for point in marks], "opacity": 0.75,
-            "marker": {"color": ink, "size": 8, "symbol": "circle-open", "line": {"width": 1.5}},
-            **hovers(marks),
-        })  # fmt: skip
-    found.append({
-        "type": "scatter", "mode": "markers", "x": [rounded(effect.mean)], "y": [at],
-        "marker": {"color": ink, "size": 12, "line": {"color": colour("card"), "width": 2}},
-        "hoverinfo": "text", "hovertext": hover,
-    })  # fmt: skip
-    return found
+        traces.append(_dots(marks, ink))
+    outline = {"color": colour("card"), "width": 2}
+    mean = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [round_value(effect.mean)],
+        "y": [at],
+        "marker": {"color": ink, "size": 12, "line": outline},
+        **words,
+    }
+    return [*traces, mean]
+
+
+def _dots(marks: Sequence[Point], ink: str) -> Json:
+    """Return the trace of single differences, open circles."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [round_value(point.x) for point in marks],
+        "y": [point.y for point in marks],
+        "opacity": 0.75,
+        "marker": {"color": ink, "size": 8, "symbol": "circle-open", "line": {"width": 1.5}},
+        **hovers(marks),
+    }
 
 
 def _words(effect: Effect, at: int) -> Json:
-    label = f"  {said(effect.label)}" if effect.label else ""
+    label = f"  {plotly_text(effect.label)}" if effect.label else ""
     return {
-        "text": f"<b>{said(effect.name)}</b>{label}<br>{said(effect.said)}",
-        "showarrow": False, "xref": "x domain", "x": 0, "xanchor": "left", "align": "left",
-        "yref": "y", "y": at - 0.12, "yanchor": "bottom", "bgcolor": colour("bg"),
+        "text": f"<b>{plotly_text(effect.name)}</b>{label}<br>{plotly_text(effect.numbers)}",
+        "showarrow": False,
+        "xref": "x domain",
+        "x": 0,
+        "xanchor": "left",
+        "align": "left",
+        "yref": "y",
+        "y": at - 0.12,
+        "yanchor": "bottom",
+        "bgcolor": colour("bg"),
         "font": {"size": 13, "color": colour("ink")},
-    }  # fmt: skip
+    }

@@ -7,6 +7,7 @@ from analysis.web.charts import draw_chart
 from analysis.web.content import (
     Axis,
     Band,
+    Bar,
     Chart,
     Graded,
     Importance,
@@ -28,8 +29,8 @@ from analysis.web.figures import (
     axis,
     colour,
     layout,
-    rounded,
-    said,
+    plotly_text,
+    round_value,
 )
 
 BAR = 30  # height of one bar, px
@@ -44,26 +45,39 @@ def draw_importances(plot: Importances) -> list[Drawn]:
 
 def _bars(one: Importance, most: int) -> Drawn:
     bars = sorted(one.bars, key=lambda bar: bar.mean)  # plotly begins at the bottom
-    known = [bar for bar in bars if bar.low is not None and bar.high is not None]
+    bounded_bars = [bar for bar in bars if bar.low is not None and bar.high is not None]
     whiskers: Json = {}
-    if known:
+    if bounded_bars:
         whiskers["error_x"] = {
-            "type": "data", "symmetric": False, "color": colour("ink"), "thickness": 1.2, "width": 4,
-            "array": [rounded(bar.high - bar.mean) if bar.high is not None else 0 for bar in bars],
-            "arrayminus": [rounded(bar.mean - bar.low) if bar.low is not None else 0 for bar in bars],
-        }  # fmt: skip
+            "type": "data",
+            "symmetric": False,
+            "color": colour("ink"),
+            "thickness": 1.2,
+            "width": 4,
+            "array": [
+                round_value(bar.high - bar.mean) if bar.high is not None else 0 for bar in bars
+            ],
+            "arrayminus": [
+                round_value(bar.mean - bar.low) if bar.low is not None else 0 for bar in bars
+            ],
+        }
     texts = [
-        f"{bar.parameter}: {bar.mean:.2f}"
-        + (f" [{bar.low:.2f}, {bar.high:.2f}]" if bar.low is not None and bar.high is not None else "")
-        + (f"\n{one.basis}" if one.basis else "")
+        f"{bar.parameter}: {bar.mean:.2f}{_interval(bar)}" + (f"\n{one.basis}" if one.basis else "")
         for bar in bars
-    ]  # fmt: skip
+    ]
     data = {
-        "type": "bar", "orientation": "h", "x": [rounded(bar.mean) for bar in bars],
-        "y": [said(bar.parameter) for bar in bars], "marker": {"color": colour(one.colour)},
-        "opacity": 0.85, "width": 0.55, "hoverinfo": "text", "hovertext": [said(text) for text in texts],
-        "textposition": "none", **whiskers,
-    }  # fmt: skip
+        "type": "bar",
+        "orientation": "h",
+        "x": [round_value(bar.mean) for bar in bars],
+        "y": [plotly_text(bar.parameter) for bar in bars],
+        "marker": {"color": colour(one.colour)},
+        "opacity": 0.85,
+        "width": 0.55,
+        "hoverinfo": "text",
+        "hovertext": [plotly_text(text) for text in texts],
+        "textposition": "none",
+        **whiskers,
+    }
     top = max([1.0, *(bar.high for bar in bars if bar.high is not None)])
     across = axis(Axis(title="importance", low=0.0, high=top))
     down = axis(
@@ -77,6 +91,10 @@ def _bars(one: Importance, most: int) -> Drawn:
         title=title,
         colour=one.colour,
     )
+
+
+def _interval(bar: Bar) -> str:
+    return "" if bar.low is None or bar.high is None else f" [{bar.low:.2f}, {bar.high:.2f}]"
 
 
 def draw_slices(plot: Slices) -> list[Drawn]:
@@ -93,11 +111,11 @@ def draw_slices(plot: Slices) -> list[Drawn]:
         )
         for one in plot.slices
     )
-    drawn = draw_chart(Chart(panels=panels, x=Axis(), y=plot.y, key=plot.key))
-    for panel, made in zip(panels, drawn, strict=True):
+    plots = draw_chart(Chart(panels=panels, x=Axis(), y=plot.y, key=plot.key))
+    for panel, panel_plot in zip(panels, plots, strict=True):
         if any(isinstance(point.x, str) for series in panel.series for point in series.points):
-            made.layout["xaxis"]["type"] = "category"
-    return drawn
+            panel_plot.layout["xaxis"]["type"] = "category"
+    return plots
 
 
 def draw_pairs(plot: Pairs) -> list[Drawn]:
@@ -107,20 +125,26 @@ def draw_pairs(plot: Pairs) -> list[Drawn]:
 
 def _pair(pair: Pair) -> Drawn:
     data = {
-        "type": "scatter", "mode": "markers",
-        "x": [rounded(point.x) for point in pair.points],
-        "y": [rounded(point.y) for point in pair.points],
-        "hoverinfo": "text", "hovertext": [said(_graded(pair, point)) for point in pair.points],
+        "type": "scatter",
+        "mode": "markers",
+        "x": [round_value(point.x) for point in pair.points],
+        "y": [round_value(point.y) for point in pair.points],
+        "hoverinfo": "text",
+        "hovertext": [plotly_text(_hover(pair, point)) for point in pair.points],
         "marker": {
-            "color": [rounded(point.value) for point in pair.points], "size": 11,
+            "color": [round_value(point.value) for point in pair.points],
+            "size": 11,
             "colorscale": [[at, colour(name)] for at, name in SHADES],
             "line": {"width": 1, "color": colour("line")},
             "colorbar": {
-                "thickness": 8, "outlinewidth": 0, "title": {"text": said(pair.value), "side": "right"},
-                "tickfont": {"size": 11}, "nticks": 4,
+                "thickness": 8,
+                "outlinewidth": 0,
+                "title": {"text": plotly_text(pair.value), "side": "right"},
+                "tickfont": {"size": 11},
+                "nticks": 4,
             },
         },
-    }  # fmt: skip
+    }
     return Drawn(
         data=[data],
         layout=layout(axis(pair.x), axis(pair.y)),
@@ -129,7 +153,7 @@ def _pair(pair: Pair) -> Drawn:
     )
 
 
-def _graded(pair: Pair, point: Graded) -> str:
+def _hover(pair: Pair, point: Graded) -> str:
     return point.hover or f"{pair.value}: {point.value:.4g}"
 
 
@@ -163,17 +187,22 @@ def draw_parallel(plot: Parallel) -> list[Drawn]:
 
 def _line(plot: Parallel, row: Row) -> Json:
     ink, width, opacity = LOOKS[row.rank]
-    known = [
+    places = [
         (at, place)
         for at, (scale, value) in enumerate(zip(plot.scales, row.values, strict=True))
         if (place := _place(scale, value)) is not None
     ]
     return {
-        "type": "scatter", "mode": "lines+markers", "x": [at for at, _ in known],
-        "y": [rounded(place) for _, place in known], "opacity": opacity,
-        "line": {"color": colour(ink or row.colour), "width": width}, "marker": {"size": 4},
-        "hoverinfo": "text" if row.hover else "skip", "hovertext": said(row.hover),
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": [at for at, _ in places],
+        "y": [round_value(place) for _, place in places],
+        "opacity": opacity,
+        "line": {"color": colour(ink or row.colour), "width": width},
+        "marker": {"size": 4},
+        "hoverinfo": "text" if row.hover else "skip",
+        "hovertext": plotly_text(row.hover),
+    }
 
 
 def _place(scale: Scale, value: float | str | None) -> float | None:
@@ -200,19 +229,36 @@ def _ticks(scale: Scale, at: int) -> list[Json]:
         values = [(f"{v:.3g}", _place(scale, v)) for v in (scale.low, middle, scale.high)]
     words: Json = {"showarrow": False, "xref": "x", "x": at, "yref": "y"}
     title = words | {
-        "text": f"<b>{said(scale.title)}</b>", "y": 1.05, "yanchor": "bottom", "xanchor": "center",
+        "text": f"<b>{plotly_text(scale.title)}</b>",
+        "y": 1.05,
+        "yanchor": "bottom",
+        "xanchor": "center",
         "font": {"size": 12, "color": colour("ink")},
-    }  # fmt: skip
+    }
     beside = [
-        words | {"text": said(text), "y": place, "xanchor": "left", "xshift": 4, "font": {"size": 11}}
+        words
+        | {
+            "text": plotly_text(text),
+            "y": place,
+            "xanchor": "left",
+            "xshift": 4,
+            "font": {"size": 11},
+        }
         for text, place in values
         if place is not None
-    ]  # fmt: skip
+    ]
     return [title, *beside]
 
 
 def _rod(at: int) -> Json:
     return {
-        "type": "line", "xref": "x", "x0": at, "x1": at, "yref": "y", "y0": 0, "y1": 1,
-        "line": {"color": colour("soft"), "width": 1}, "layer": "below",
-    }  # fmt: skip
+        "type": "line",
+        "xref": "x",
+        "x0": at,
+        "x1": at,
+        "yref": "y",
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": colour("soft"), "width": 1},
+        "layer": "below",
+    }

@@ -22,19 +22,19 @@ def plotly_js() -> str:
 
 
 @cache
-def packed_plotly_js() -> str:
+def pack_plotly_js() -> str:
     """Return the same, packed."""
-    return packed(plotly_js())
+    return pack(plotly_js())
 
 
-def packed(text: str) -> str:
+def pack(text: str) -> str:
     """Text as gzip in base64, the same bytes for the same text."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def packed_json(value: Any) -> str:
+def pack_json(value: Any) -> str:
     """Return a value as JSON, packed; NaN is an error, for JavaScript reads none."""
-    return packed(json.dumps(value, allow_nan=False, separators=(",", ":")))
+    return pack(json.dumps(value, allow_nan=False, separators=(",", ":")))
 
 
 def policy(scripts: Iterable[str]) -> str:
@@ -42,9 +42,9 @@ def policy(scripts: Iterable[str]) -> str:
 
     A picture beside the page may be shown.
     """
-    known = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     return (
-        f"default-src 'none'; script-src {known}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
         "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'"
     )
 
@@ -53,6 +53,6 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def own(name: str) -> str:
+def read_file(name: str) -> str:
     """Return a file of this package: page.html, page.css, page.js."""
     return (files("analysis.web") / name).read_text("utf-8")

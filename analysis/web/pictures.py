@@ -12,22 +12,22 @@ WIDEST = 1400  # px
 QUALITY = 80
 
 
-def embedded(pictures: Iterable[Picture], *, budget: int) -> dict[str, str]:
+def data_uris(pictures: Iterable[Picture], *, budget: int) -> dict[str, str]:
     """Return data URIs by the pictures' names, in their order while they fit into `budget` characters."""
-    found: dict[str, str] = {}
+    uris: dict[str, str] = {}
     for picture in pictures:
-        if picture.name in found:
+        if picture.name in uris:
             continue
         uri = f"data:image/webp;base64,{base64.b64encode(_small(picture.data)).decode()}"
         if len(uri) <= budget:
-            found[picture.name] = uri
+            uris[picture.name] = uri
             budget -= len(uri)
-    return found
+    return uris
 
 
 def _small(data: bytes) -> bytes:
-    with Image.open(io.BytesIO(data)) as whole:
-        picture = whole.convert("RGB")
+    with Image.open(io.BytesIO(data)) as original:
+        picture = original.convert("RGB")
     if picture.width > WIDEST:
         picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)))
     buffer = io.BytesIO()

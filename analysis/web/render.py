@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from analysis import escaping
 from analysis.web import figures, library, pictures, plots
-from analysis.web.columns import leading_number, numeric, unbroken
+from analysis.web.columns import is_numeric, keep_together, leading_number
 from analysis.web.content import (
     Block,
     Figure,
@@ -29,24 +29,29 @@ BUDGET = 5_000_000  # characters of the whole file
 
 def render(page: Page) -> str:
     """Return the HTML file's text."""
-    drawn = {id(figure): _named(figure, at) for at, figure in enumerate(_figures(page))}
-    drawings = [{"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
-             for named in drawn.values() for name, plot in named]  # fmt: skip
-    script = library.own("page.js")
-    template = _environment().from_string(library.own("page.html"))
-    known: dict[str, Any] = {
+    plots_by_figure = {
+        id(figure): _numbered_plots(figure, at) for at, figure in enumerate(_figures(page))
+    }
+    drawings = [
+        {"id": name, "data": plot.data, "layout": plot.layout | {"height": plot.height}}
+        for figure_plots in plots_by_figure.values()
+        for name, plot in figure_plots
+    ]
+    script = library.read_file("page.js")
+    template = _environment().from_string(library.read_file("page.html"))
+    context: dict[str, Any] = {
         "page": page,
-        "drawn": drawn,
-        "css": Markup(library.own("page.css")),
+        "drawn": plots_by_figure,
+        "css": Markup(library.read_file("page.css")),
         "script": Markup(script),
-        "plots": library.packed_json(drawings) if drawings else "",
-        "plotly": library.packed_plotly_js() if drawings else "",
+        "plots": library.pack_json(drawings) if drawings else "",
+        "plotly": library.pack_plotly_js() if drawings else "",
         "policy": library.policy([script, library.plotly_js()] if drawings else [script]),
     }
     sources: dict[str, str] = {}
-    text = template.render(known, sources=sources)
-    sources |= pictures.embedded(_pictures(page), budget=BUDGET - len(text.encode()))
-    return template.render(known, sources=sources)
+    text = template.render(context, sources=sources)
+    sources |= pictures.data_uris(_pictures(page), budget=BUDGET - len(text.encode()))
+    return template.render(context, sources=sources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +67,10 @@ def cells(table: Table) -> list[list[Cell]]:
     return [[Cell(text=cell, value=leading_number(cell)) for cell in row] for row in table.rows]
 
 
-def marked(text: str) -> Markup:
+def markup(text: str) -> Markup:
     """Return a text of `content` as HTML: **strong** and code, all else escaped.
 
-    >>> marked("**<b>** and `x`")
+    >>> markup("**<b>** and `x`")
     Markup('<strong>&lt;b&gt;</strong> and <code>x</code>')
     """
     parts, strong = [], False
@@ -81,20 +86,20 @@ def marked(text: str) -> Markup:
 
 
 def _environment() -> jinja2.Environment:
-    found = jinja2.Environment(
+    environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters |= {
-        "marked": marked,
-        "unbroken": unbroken,
+    environment.filters |= {
+        "markup": markup,
+        "keep_together": keep_together,
         "scale": figures.scale,
         "kind": lambda block: type(block).__name__.lower(),
     }
-    found.globals |= {"cells": cells, "numeric": numeric, "id": id}
-    return found
+    environment.globals |= {"cells": cells, "is_numeric": is_numeric, "id": id}
+    return environment
 
 
-def _named(figure: Figure, at: int) -> list[tuple[str, figures.Drawn]]:
+def _numbered_plots(figure: Figure, at: int) -> list[tuple[str, figures.Drawn]]:
     """Return a figure's plots, each with the id of its place in the page."""
     return [(f"plot-{at}-{part}", plot) for part, plot in enumerate(plots.draw(figure.plot))]
 
@@ -118,8 +123,8 @@ def _figures(page: Page) -> list[Figure]:
 
 def _pictures(page: Page) -> list[Picture]:
     """Return what may be embedded: what stands for figures comes first, for the rest is a click away."""
-    found = [figure.fallback for figure in _figures(page) if figure.fallback]
+    fallbacks = [figure.fallback for figure in _figures(page) if figure.fallback]
     return [
-        *found,
+        *fallbacks,
         *(b for study in page.studies for b in _all(study) if isinstance(b, Picture)),
     ]

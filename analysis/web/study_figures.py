@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from analysis import selection
 from analysis.comparison import methods, stats
-from analysis.formatting import gap, heading, label, plain, points, spoken
+from analysis.formatting import gap, heading, label, plain, points, sentence_name
 from analysis.plots import results as plots
 from analysis.plots import training
 from analysis.selection import BASELINE
@@ -33,8 +33,11 @@ from tune_kd.metrics import number
 from tune_kd.study import results
 
 TONES: dict[str, Tone] = {
-    stats.HELPS: "good", stats.SMALL_HELP: "good", stats.HURTS: "bad", stats.SMALL_HURT: "bad",
-}  # fmt: skip
+    stats.HELPS: "good",
+    stats.SMALL_HELP: "good",
+    stats.HURTS: "bad",
+    stats.SMALL_HURT: "bad",
+}
 SYMBOLS: dict[str, Symbol] = {"finished": "circle", "stopped": "circle-open", "failed": "x"}
 MOST_CURVES = 60  # of one method, beside the chosen one
 Item = TypeVar("Item")
@@ -55,13 +58,13 @@ def words(study: Study, trial: results.Row, *more: str) -> str:
         *more,
     ]
     if value is not None:
-        lines.append(f"{spoken(study.metric)} {value * 100:.2f} %")
-    known = [
+        lines.append(f"{sentence_name(study.metric)} {value * 100:.2f} %")
+    settings = [
         f"{name.removeprefix('config.')} {plain(value)}"
         for name, value in trial.items()
         if name.startswith("config.") and value is not None and value == value
     ]
-    lines += known  # a line each: a small panel has no room for two
+    lines += settings  # a line each: a small panel has no room for two
     if trial["status"] == "failed":
         lines.append(" ".join((trial.get("reason") or "reason not recorded").split())[:200])
     return "\n".join(lines)
@@ -80,15 +83,15 @@ def differences(study: Study) -> Forest | None:
     effects = tuple(
         _effect(
             study,
-            found.method,
-            found.difference,
-            pair=(study.tuned(found.method), study.tuned(BASELINE)),
-            verdict=found.verdict,
+            result.method,
+            result.difference,
+            pair=(study.tuned_values(result.method), study.tuned_values(BASELINE)),
+            verdict=result.verdict,
         )
-        for found in methods.results(study).values()
-        if found.difference
+        for result in methods.results(study).values()
+        if result.difference
     )
-    axis = f"{spoken(study.test_metric)} minus the tuned baseline's, percentage points"
+    axis = f"{sentence_name(study.test_metric)} minus the tuned baseline's, percentage points"
     return Forest(effects=effects, axis=axis, margin=study.margin * 100) if effects else None
 
 
@@ -102,8 +105,8 @@ def tuning(study: Study) -> Forest | None:
             pair=(study.tuned(found.method), study.default_by_repeat(found.method)),
             verdict=None,
         )
-        for found in methods.results(study).values()
-        if found.bought
+        for result in methods.results(study).values()
+        if result.bought
     )
     axis = f"{spoken(study.test_metric)}: tuned minus default, percentage points"
     return Forest(effects=effects, axis=axis) if effects else None
@@ -112,31 +115,31 @@ def tuning(study: Study) -> Forest | None:
 def _effect(
     study: Study,
     method: str,
-    found: stats.Estimate,
+    estimate: stats.Estimate,
     *,
     pair: tuple[Mapping[int, float], Mapping[int, float]],
     verdict: stats.Verdict | None,
 ) -> Effect:
     """Return a difference over repeats, each with what it compares."""
-    own, other = pair
+    treatment, control = pair
     marks = tuple(
         Mark(
             change * 100,
-            f"{method}, repeat {repeat}: {points(change)} points ({own[repeat] * 100:.2f} against "
-            f"{other[repeat] * 100:.2f} %)\n{_winner(study, method, repeat)}",
+            f"{method}, repeat {repeat}: {points(change)} points ({treatment[repeat] * 100:.2f} against "
+            f"{control[repeat] * 100:.2f} %)\n{_winner(study, method, repeat)}",
         )
-        for repeat, change in stats.differences(own, other).items()
+        for repeat, change in stats.differences(treatment, control).items()
     )
     return Effect(
         name=label(method),
-        mean=found.mean * 100,
-        low=None if found.low is None else found.low * 100,
-        high=None if found.high is None else found.high * 100,
-        said=gap(found),
+        mean=estimate.mean * 100,
+        low=None if estimate.low is None else estimate.low * 100,
+        high=None if estimate.high is None else estimate.high * 100,
+        numbers=gap(estimate),
         label=words_of(verdict, study.margin),
         tone=TONES.get(verdict.label, "none") if verdict else "none",
         marks=marks,
-        hover=f"{method}: {gap(found)}",
+        hover=f"{method}: {gap(estimate)}",
     )
 
 
@@ -151,20 +154,20 @@ def _winner(study: Study, method: str, repeat: int) -> str:
 
 def history(study: Study) -> Chart | None:
     """Return a panel a method: its repeats one after the other, each with its best finished trial so far as a line."""
-    found = plots.history(study)
-    if not found:
+    history_points = plots.history(study)
+    if not history_points:
         return None
-    low, high = plots.window(found)
+    low, high = plots.window(history_points)
     key = [Key(label=status, symbol=symbol) for status, symbol in SYMBOLS.items()]
     return Chart(
-        panels=tuple(_history(study, method, found) for method in study.methods),
+        panels=tuple(_history(study, method, history_points) for method in study.methods),
         x=Axis(
             title="trials of all repeats, in their order",
-            whole=True,
+            integer_ticks=True,
             low=-0.5,
-            high=_most(found) - 0.5,
+            high=_most_trials(history_points) - 0.5,
         ),
-        y=Axis(title=titled(study.metric), low=low, high=high),
+        y=Axis(title=axis_title(study.metric), low=low, high=high),
         key=(
             *key,
             Key(label="below the axis", symbol="triangle-down"),
@@ -173,27 +176,30 @@ def history(study: Study) -> Chart | None:
     )
 
 
-def _most(found: Sequence[plots.Point]) -> int:
+def _most_trials(history_points: Sequence[plots.Point]) -> int:
     """Return the trials of the method that has most."""
-    return max(Counter(point.method for point in found).values())
+    return max(Counter(point.method for point in history_points).values())
 
 
-def _history(study: Study, method: str, found: Sequence[plots.Point]) -> Panel:
+def _history(study: Study, method: str, history_points: Sequence[plots.Point]) -> Panel:
     trials = {row["trial"]: row for row in selection.trials(study.rows, "search", method)}
     rows = {(row["repeat"], row["number"]): row for row in trials.values()}
-    own, colour = [p for p in found if p.method == method], colour_of(study, method)
-    place = {(p.repeat, p.number): at for at, p in enumerate(own)}
+    method_points, colour = (
+        [p for p in history_points if p.method == method],
+        colour_of(study, method),
+    )
+    place = {(p.repeat, p.number): at for at, p in enumerate(method_points)}
     lines = [
         Series(
             points=tuple(
                 Point(place[p.repeat, p.number], p.best * 100)
-                for p in own
+                for p in method_points
                 if p.repeat == repeat and p.best is not None
             ),
             look="step",
             colour=colour,
         )
-        for repeat in sorted({p.repeat for p in own})
+        for repeat in sorted({p.repeat for p in method_points})
     ]
     dots = [
         Series(
@@ -203,7 +209,7 @@ def _history(study: Study, method: str, found: Sequence[plots.Point]) -> Panel:
                     _percent(p.value),
                     words(study, rows[p.repeat, p.number]),
                 )
-                for p in own
+                for p in method_points
                 if p.status == status
             ),
             colour=colour,
@@ -230,23 +236,27 @@ def learning_curves(study: Study) -> Chart | None:
     curves = plots.learning_curves(study)
     if not curves:
         return None
-    base = [c for c in curves if c.chosen and c.method == BASELINE]
-    taught = number(selection.teacher(study.rows, "teacher"), study.metric)
-    level = () if taught is None else (Level(value=taught * 100, hover="teacher"),)
+    base = [c for c in curves if c.is_recommended and c.method == BASELINE]
+    teacher_value = number(selection.teacher(study.rows, "teacher"), study.metric)
+    level = () if teacher_value is None else (Level(value=teacher_value * 100, hover="teacher"),)
     panels = []
     for method in study.methods:
         colour = colour_of(study, method)
-        own = [c for c in curves if c.method == method]
-        others = thinned([c for c in own if not c.chosen], MOST_CURVES)
-        drawn = [_curve(study, c, replace(OTHER, colour=colour)) for c in others]
-        drawn += [_curve(study, c, COMPARED) for c in base if method != BASELINE]
-        drawn += [_curve(study, c, replace(CHOSEN, colour=colour)) for c in own if c.chosen]
-        panels.append(Panel(title=label(method), colour=colour, series=tuple(drawn), levels=level))
-    low, high = _floor(curves, taught)
+        method_curves = [c for c in curves if c.method == method]
+        others = thin_out([c for c in method_curves if not c.is_recommended], MOST_CURVES)
+        lines = [_curve(study, c, replace(OTHER, colour=colour)) for c in others]
+        lines += [_curve(study, c, COMPARED) for c in base if method != BASELINE]
+        lines += [
+            _curve(study, c, replace(CHOSEN, colour=colour))
+            for c in method_curves
+            if c.is_recommended
+        ]
+        panels.append(Panel(title=label(method), colour=colour, series=tuple(lines), levels=level))
+    low, high = _floor(curves, teacher_value)
     return Chart(
         panels=tuple(panels),
-        x=Axis(title="epoch", whole=True),
-        y=Axis(title=titled(study.metric), low=low, high=high),
+        x=Axis(title="epoch", integer_ticks=True),
+        y=Axis(title=axis_title(study.metric), low=low, high=high),
         key=(
             _key("chosen trial of the method", CHOSEN),
             _key("other trials", OTHER),
@@ -274,16 +284,16 @@ def _curve(study: Study, curve: plots.Curve, like: Series) -> Series:
     return replace(like, points=tuple(Point(step, value * 100, hover) for step, value in steps))
 
 
-def _floor(curves: Sequence[plots.Curve], taught: float | None) -> tuple[float, float]:
+def _floor(curves: Sequence[plots.Curve], teacher_value: float | None) -> tuple[float, float]:
     """Return the worst of the chosen curves is the floor, so that a trial that diverged does not flatten the rest."""
-    chosen = [value for c in curves if c.chosen for value in c.values]
+    recommended_values = [value for c in curves if c.is_recommended for value in c.values]
     every = [value for c in curves for value in c.values]
-    low, high = min(chosen or every) * 100, max([*every, taught or 0.0]) * 100
+    low, high = min(recommended_values or every) * 100, max([*every, teacher_value or 0.0]) * 100
     room = 0.06 * (high - low) or 1.0
     return low - room, high + room
 
 
-def thinned(items: Sequence[Item], most: int) -> list[Item]:
+def thin_out(items: Sequence[Item], most: int) -> list[Item]:
     """At most so many items, evenly spaced."""
     step = max(1, math.ceil(len(items) / most))
     return list(items[::step])
@@ -311,22 +321,22 @@ def losses(study: Study) -> Chart | None:
         return None
     return Chart(
         panels=tuple(panels),
-        x=Axis(title="epoch", whole=True),
+        x=Axis(title="epoch", integer_ticks=True),
         y=Axis(title="training loss"),
         key=tuple(_key(training.LOSSES[name][0], like) for name, like in LOSSES.items()),
     )
 
 
 def _loss(study: Study, method: str, column: str) -> Series:
-    found, name = training.series(study, method, column), training.LOSSES[column][0]
+    curve, name = training.series(study, method, column), training.LOSSES[column][0]
     points = tuple(
         Point(step, value, f"{name}, epoch {step}: {value:.4g}")
-        for step, value in zip(found.steps, found.values, strict=True)
+        for step, value in zip(curve.steps, curve.values, strict=True)
     )
     return replace(LOSSES[column], points=points)
 
 
-def titled(metric: str) -> str:
+def axis_title(metric: str) -> str:
     """Return a metric as an axis is named: "validation accuracy, %"."""
     text = heading(metric)
     return text[0].lower() + text[1:]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from analysis import selection
-from analysis.formatting import heading, label, spoken
+from analysis.formatting import heading, label, sentence_name
 from analysis.hyperparameters.slices import pair
 from analysis.plots import results as plots
 from analysis.study import Study
-from analysis.tables.parameters import known_importances
+from analysis.tables.parameters import cached_importances
 from analysis.tables.pareto import best_trials, front_trials
 from analysis.web.content import (
     Axis,
@@ -29,7 +29,7 @@ from analysis.web.content import (
     Slice,
     Slices,
 )
-from analysis.web.study_figures import SYMBOLS, colour_of, methods_key, titled, words
+from analysis.web.study_figures import SYMBOLS, axis_title, colour_of, methods_key, words
 from tune_kd import objectives
 from tune_kd.metrics import METRICS, number
 from tune_kd.study import results
@@ -40,19 +40,19 @@ def front(study: Study) -> Chart | None:
     if len(study.objectives) < 2:
         return None
     up, right = study.objectives[:2]
-    ended = front_trials(study)
-    known = [t for t in ended if number(t, up) is not None and number(t, right) is not None]
-    if not known:
+    trials = front_trials(study)
+    points = [t for t in trials if number(t, up) is not None and number(t, right) is not None]
+    if not points:
         return None
-    kept = {trial["trial"] for trial in best_trials(study, known)}
+    front_names = {trial["trial"] for trial in best_trials(study, points)}
     looks = [(on, broken) for on in (False, True) for broken in (False, True)]
     series = tuple(
         Series(
             points=tuple(
                 Point(_value(t, right), _value(t, up), _objectives(study, t))
-                for t in known
+                for t in points
                 if t["method"] == method
-                and (t["trial"] in kept, bool(objectives.broken(t, study.constraints)))
+                and (t["trial"] in front_names, bool(objectives.broken(t, study.constraints)))
                 == (on, broken)
             ),
             colour=colour_of(study, method),
@@ -93,7 +93,7 @@ def _value(trial: results.Row, name: str) -> float:
 
 def _objectives(study: Study, trial: results.Row) -> str:
     values = [
-        f"{spoken(name)} {_value(trial, name):.4g} {METRICS[name].unit}".rstrip()
+        f"{sentence_name(name)} {_value(trial, name):.4g} {METRICS[name].unit}".rstrip()
         for name in study.objectives
     ]
     broken = [str(c) for c in objectives.broken(trial, study.constraints)]
@@ -108,9 +108,9 @@ def slices(study: Study) -> Slices | None:
     rows = [
         r for r in selection.trials(study.rows, "search") if number(r, study.metric) is not None
     ]
-    shown = tuple(
+    panels = tuple(
         Slice(
-            parameter=_roomy(name, *ends),
+            parameter=_padded_axis(name, *ends),
             series=tuple(
                 _dots(study, rows, f"config.{name}", method=method, status=status)
                 for method in study.methods
@@ -120,12 +120,12 @@ def slices(study: Study) -> Slices | None:
         for name, ends in _bounds(study).items()
         if any(row.get(f"config.{name}") is not None for row in rows)
     )
-    if not shown:
+    if not panels:
         return None
     low, high = plots.window(plots.history(study))
     return Slices(
-        slices=shown,
-        y=Axis(title=titled(study.metric), low=low, high=high),
+        slices=panels,
+        y=Axis(title=axis_title(study.metric), low=low, high=high),
         key=(
             *methods_key(study),
             Key(label="stopped early", symbol="circle-open"),
@@ -134,7 +134,7 @@ def slices(study: Study) -> Slices | None:
     )
 
 
-def _roomy(name: str, low: float, high: float, log: bool) -> Axis:
+def _padded_axis(name: str, low: float, high: float, log: bool) -> Axis:
     """Return an axis somewhat wider than a range."""
     if log:
         room = (high / low) ** 0.04
@@ -161,7 +161,7 @@ def _dots(
 
 def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
     """Return the widest range of each hyperparameter over the methods that search it."""
-    found: dict[str, tuple[float, float, bool]] = {}
+    bounds: dict[str, tuple[float, float, bool]] = {}
     for method in study.methods:
         for name, (low, high, log) in study.manifest.methods[method].bounds.items():
             known = found.get(name, (low, high, log))
@@ -171,8 +171,8 @@ def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
 
 def importance(study: Study) -> Importances | None:
     """Return a panel of bars for each method whose importances are known."""
-    known = [known_importances(study, method) for method in study.methods]
-    found = tuple(
+    all_importances = [cached_importances(study, method) for method in study.methods]
+    panels = tuple(
         Importance(
             method=label(one.method),
             bars=tuple(
@@ -182,16 +182,16 @@ def importance(study: Study) -> Importances | None:
             basis=one.parameters[0].basis,
             colour=colour_of(study, one.method),
         )
-        for one in known
+        for one in all_importances
         if one.parameters
     )
-    return Importances(methods=found) if found else None
+    return Importances(methods=panels) if panels else None
 
 
 def pairs(study: Study) -> Pairs | None:
     """Return the plane of the two hyperparameters that matter most, of each method where both are numbers."""
     rows = {row["trial"]: row for row in selection.trials(study.rows, "search")}
-    found = []
+    planes = []
     for method in study.methods:
         plane = pair(study, known_importances(study, method))
         ends = study.manifest.methods[method].bounds
@@ -201,37 +201,39 @@ def pairs(study: Study) -> Pairs | None:
             Graded(point.x, point.y, point.value * 100, words(study, rows[point.trial]))
             for point in plane.points
         )
-        found.append(
+        planes.append(
             Pair(
                 title=label(method),
-                x=_roomy(plane.x, *ends[plane.x]),
-                y=_roomy(plane.y, *ends[plane.y]),
-                value=titled(study.metric),
+                x=_padded_axis(plane.x, *ends[plane.x]),
+                y=_padded_axis(plane.y, *ends[plane.y]),
+                value=axis_title(study.metric),
                 points=points,
             )
         )
-    return Pairs(pairs=tuple(found)) if found else None
+    return Pairs(pairs=tuple(planes)) if planes else None
 
 
 def parallel(study: Study, method: str) -> Parallel | None:
     """Return a method's finished trials over all that was searched, the metric on the last axis."""
-    ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
+    trials = [
+        r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"
+    ]
     rows = sorted(
-        (r for r in ended if number(r, study.metric) is not None), key=lambda r: -r[study.metric]
+        (r for r in trials if number(r, study.metric) is not None), key=lambda r: -r[study.metric]
     )
     bounds = study.manifest.methods[method].bounds
     if len(rows) < 3 or len(bounds) < 2:
         return None
-    chosen, colour = study.chosen(method), colour_of(study, method)
+    recommended, colour = study.recommended_trial(method), colour_of(study, method)
     values = [row[study.metric] * 100 for row in rows]
     scales = [Scale(title=n, low=low, high=high, log=log) for n, (low, high, log) in bounds.items()]
-    scales.append(Scale(title=spoken(study.metric), low=values[-1], high=values[0]))
+    scales.append(Scale(title=sentence_name(study.metric), low=values[-1], high=values[0]))
     lines = [
         Row(
             values=(*(row.get(f"config.{name}") for name in bounds), value),
             hover=words(study, row),
             rank="best"
-            if chosen and row["trial"] == chosen["trial"]
+            if recommended and row["trial"] == recommended["trial"]
             else "good"
             if at < len(rows) / 4
             else "other",

@@ -97,7 +97,7 @@ def _covers(found: stats.Estimate, truth: float) -> bool:
 
 def _between(study: Study, searched: Searched, method: str) -> float:
     """How much better the method's recommended configuration is, where the method has no effect."""
-    chosen = [study.chosen(name) for name in (method, BASELINE)]
+    chosen = [study.recommended_trial(name) for name in (method, BASELINE)]
     own, theirs = (searched.truth[row["trial"]] for row in chosen if row)
     return own - theirs
 

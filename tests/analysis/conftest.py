@@ -26,11 +26,22 @@ Row = dict[str, Any]
 def row(**values: Any) -> Row:
     """A finished row of the schema's usual columns."""
     usual = {
-        "schema": results.SCHEMA_VERSION, "study": "made_up", "phase": "search", "method": "",
-        "repeat": 0, "number": 0, "seed": 0,
-        "stage": 0, "status": "finished", "epochs": 6, "seconds": 30.0, "device": "Some CPU",
-        "host": "node", "started": "2026-11-21T10:00:00", "ended": "2026-11-21T10:01:00",
-    }  # fmt: skip
+        "schema": results.SCHEMA_VERSION,
+        "study": "made_up",
+        "phase": "search",
+        "method": "",
+        "repeat": 0,
+        "number": 0,
+        "seed": 0,
+        "stage": 0,
+        "status": "finished",
+        "epochs": 6,
+        "seconds": 30.0,
+        "device": "Some CPU",
+        "host": "node",
+        "started": "2026-11-21T10:00:00",
+        "ended": "2026-11-21T10:01:00",
+    }
     return usual | values
 
 
@@ -50,11 +61,14 @@ def trial(method: str, number: int, value: float | None, *, repeat: int = 0, **v
         "origin": "sampled" if number else "default", "alpha": alpha, "beta": beta,
         "gamma": gamma, "temperature": temperature, "val_accuracy": value, "val_loss": 0.5,
         "config.lr": 0.1,
-    }  # fmt: skip
+    }
     return row(
-        method=method, repeat=repeat, number=number, trial=name(method, repeat, number),
+        method=method,
+        repeat=repeat,
+        number=number,
+        trial=name(method, repeat, number),
         **(usual | values),
-    )  # fmt: skip
+    )
 
 
 def confirmation(
@@ -74,8 +88,8 @@ def confirmation(
             test_accuracy=test, status="failed" if test is None else "finished",
             reason="out of memory" if test is None else None,
         )
-        for seed, test in enumerate(tests, own if first is None else first)
-    ]  # fmt: skip
+        for seed, test in enumerate(tests, usual_first if first is None else first)
+    ]
 
 
 def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
@@ -89,20 +103,32 @@ def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
             status="failed" if value is None else "finished",
         )
         for seed, value in enumerate(values, 700)
-    ]  # fmt: skip
+    ]
 
 
 def teacher_rows(*, val: float = 0.99, test: float | None = 0.985) -> list[Row]:
     """The teacher taught and measured, the student measured, and, with `test`, confirmed."""
     rows = [
         row(phase="teacher", trial="teacher", val_accuracy=val, epochs=8),
-        row(phase="measure", trial="measure-teacher", num_params=500_000.0, latency_ms=2.0,
-            latency_ms_sd=0.1),
-        row(phase="measure", trial="measure-student", num_params=20_000.0, latency_ms=0.5,
-            latency_ms_sd=0.02, size_mb=0.08, flops=1e6),
-    ]  # fmt: skip
-    known = row(phase="confirm", trial="confirm-teacher", test_accuracy=test)
-    return rows if test is None else [*rows, known]
+        row(
+            phase="measure",
+            trial="measure-teacher",
+            num_params=500_000.0,
+            latency_ms=2.0,
+            latency_ms_sd=0.1,
+        ),
+        row(
+            phase="measure",
+            trial="measure-student",
+            num_params=20_000.0,
+            latency_ms=0.5,
+            latency_ms_sd=0.02,
+            size_mb=0.08,
+            flops=1e6,
+        ),
+    ]
+    confirm_row = row(phase="confirm", trial="confirm-teacher", test_accuracy=test)
+    return rows if test is None else [*rows, confirm_row]
 
 
 # Validation of the trials 0, 1, 2 of each repeat. Of combined only the trial with default settings of repeat 0 ends.
@@ -174,25 +200,28 @@ SEARCH, CONFIRM = _search(), _confirm()
 
 def curves(rows: list[Row]) -> list[Row]:
     """Epoch rows that rise to each search trial's value, and falling losses where `train_loss` is."""
-    found = []
+    epoch_rows = []
     for verdict in {
         row["trial"]: row for row in rows if row["phase"] in ("search", "teacher")
     }.values():
         for step in range(1, verdict["epochs"] + 1):
             rise = 1 - 0.5 ** (step + 1)
-            who = ("phase", "method", "repeat", "trial", "number", "seed")
-            known = {name: verdict[name] for name in who}
+            names = ("phase", "method", "repeat", "trial", "number", "seed")
+            epoch_row = {name: verdict[name] for name in names}
             for name in ("val_accuracy", "val_miou"):
                 if name == "val_accuracy" or name in verdict:
-                    known[name] = (verdict.get(name) or 0.3) * rise
+                    epoch_row[name] = (verdict.get(name) or 0.3) * rise
             beta, gamma = verdict.get("beta") or 0.0, verdict.get("gamma") or 0.0
-            known |= {
-                "lr": 0.1 / step, "train_loss": 2 / step + beta + gamma, "hard_loss": 2 / step,
-                "soft_loss": 1 / step if beta else 0.0, "feature_loss": 0.5 if gamma else 0.0,
+            epoch_row |= {
+                "lr": 0.1 / step,
+                "train_loss": 2 / step + beta + gamma,
+                "hard_loss": 2 / step,
+                "soft_loss": 1 / step if beta else 0.0,
+                "feature_loss": 0.5 if gamma else 0.0,
                 "val_loss": 1 / step,
-            }  # fmt: skip
-            found.append(known | {"attempt": "0", "stage": 0, "epoch": step, "step": step})
-    return found
+            }
+            epoch_rows.append(epoch_row | {"attempt": "0", "stage": 0, "epoch": step, "step": step})
+    return epoch_rows
 
 
 def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **changes: Any) -> str:

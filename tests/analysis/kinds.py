@@ -54,19 +54,19 @@ def recipe(method: str) -> str:
     return to_json(Recipe(images=IMAGES, student="digits_student", stages=STAGES[method]))
 
 
-def run(made: Any, method: str, repeat: int, *, origin: str = "", at: int = 0) -> list[Row]:
+def run(maker: Any, method: str, repeat: int, *, origin: str = "", at: int = 0) -> list[Row]:
     """The trial of a repeat, or with an origin a run that confirms it, with test value `at`: a row a stage."""
     rows = []
-    name = made.name(method, repeat, 0)
+    name = maker.name(method, repeat, 0)
     for stage, (sizes, value, tests) in enumerate(STORY[method]):
-        known = {
+        columns = {
             "recipe": recipe(method),
             "stage": stage,
             "stage_name": NAMES[STAGES[method][stage].kind],
         }
         if origin:
             first = 800 + at if origin == "recommended" else None
-            (row,) = made.confirmation(name, origin, [tests[at]], first=first)
+            (row,) = maker.confirmation(name, origin, [tests[at]], first=first)
         else:
             row = made.row(
                 method=method, repeat=repeat, number=0, trial=name, origin="default", val_accuracy=value,
@@ -76,28 +76,33 @@ def run(made: Any, method: str, repeat: int, *, origin: str = "", at: int = 0) -
     return rows
 
 
-def compressed(made: Any, *, compiler: bool = True) -> tuple[list[Row], dict[str, Any]]:
+def compressed(maker: Any, *, compiler: bool = True) -> tuple[list[Row], dict[str, Any]]:
     """Six methods, three repeats of one trial each, one confirming seed a repeat, three of the recommended."""
-    why = None if compiler else "no C++ compiler"
+    reason = None if compiler else "no C++ compiler"
 
     def measure(trial: str, latency: float, compiled: float, sizes: Row, **who: Any) -> Row:
         return made.row(
             phase="measure", trial=measure_trial(trial), latency_ms=latency, latency_ms_sd=0.01,
             compiled_latency_ms=compiled if compiler else None,
-            compiled_latency_ms_sd=0.02 if compiler else None, reason=why, **sizes, **who,
-        )  # fmt: skip
+            compiled_latency_ms_sd=0.02 if compiler else None,
+            reason=reason,
+            **sizes,
+            **columns,
+        )
 
     teacher = {"num_params": 500_000.0, "size_mb": 2.0, "flops": 1e7}
     rows = [
-        made.row(phase="teacher", trial="teacher-f00d", val_accuracy=0.99, epochs=8),
-        made.row(phase="confirm", trial="confirm-teacher", test_accuracy=0.985),
+        maker.row(phase="teacher", trial="teacher-f00d", val_accuracy=0.99, epochs=8),
+        maker.row(phase="confirm", trial="confirm-teacher", test_accuracy=0.985),
         measure("teacher", 2.0, 1.0, teacher),
         measure("student", 0.5, 0.25, PLAIN),
     ]
     for method, times, sizes in (
-        ("channels", (0.4, 0.2), CUT), ("static", (0.9, 0.1), INT8), ("qat", (0.9, 2.0), INT8),
-    ):  # fmt: skip
-        source = made.name(method, 0, 0)
+        ("channels", (0.4, 0.2), CUT),
+        ("static", (0.9, 0.1), INT8),
+        ("qat", (0.9, 2.0), INT8),
+    ):
+        source = maker.name(method, 0, 0)
         rows.append(measure(source, *times, sizes, method=method, source=source))
     for method in STAGES:
         for at in range(3):
@@ -118,19 +123,34 @@ STUDENTS = {
 MIOU = {"no_kd": [0.50, 0.52], "response": [0.60, 0.66]}
 
 
-def dense(made: Any) -> tuple[list[Row], dict[str, Any]]:
+def dense(maker: Any) -> tuple[list[Row], dict[str, Any]]:
     """A baseline and one method, two repeats, two seeds of the recommended, a label for every pixel."""
     rows = [
-        made.row(phase="teacher", trial="teacher-f00d", val_accuracy=0.95, val_miou=0.71, epochs=8),
-        made.row(phase="measure", trial="measure-teacher", num_params=5e5, latency_ms=2.0),
-        made.row(phase="measure", trial="measure-student", num_params=2_812_345.0, latency_ms=45.23,
-                 latency_ms_sd=1.52, size_mb=11.2, flops=1e9),
-        made.row(phase="confirm", trial="confirm-teacher", test_accuracy=0.94, test_miou=0.70,
-                 test_ece=0.02, test_confusion=[n for line in TEACHER for n in line]),
-    ]  # fmt: skip
+        maker.row(
+            phase="teacher", trial="teacher-f00d", val_accuracy=0.95, val_miou=0.71, epochs=8
+        ),
+        maker.row(phase="measure", trial="measure-teacher", num_params=5e5, latency_ms=2.0),
+        maker.row(
+            phase="measure",
+            trial="measure-student",
+            num_params=2_812_345.0,
+            latency_ms=45.23,
+            latency_ms_sd=1.52,
+            size_mb=11.2,
+            flops=1e9,
+        ),
+        maker.row(
+            phase="confirm",
+            trial="confirm-teacher",
+            test_accuracy=0.94,
+            test_miou=0.70,
+            test_ece=0.02,
+            test_confusion=[n for line in TEACHER for n in line],
+        ),
+    ]
     for method, tests in MIOU.items():
         for at, miou in enumerate(tests):
-            rows.append(made.trial(method, 0, 0.9, repeat=at, val_miou=tests[0] + 0.01))
+            rows.append(maker.trial(method, 0, 0.9, repeat=at, val_miou=tests[0] + 0.01))
             cells = [n for line in STUDENTS[method][at] for n in line]
             known = {"test_confusion": cells, "test_ece": 0.05 + 0.01 * at, "test_agreement": 0.8}
             best = made.confirmation(made.name(method, at, 0), "best+default", [0.9])
@@ -151,14 +171,18 @@ def put_predictions(folder: Path | str, trial: str, *, count: int = 20, side: in
     guesses = [
         np.roll(labels[at], (count - at) * side // (2 * count), axis=1) for at in range(count)
     ]
-    predicted = np.stack(guesses)
-    predicted[predicted == 255] = 0
+    predictions = np.stack(guesses)
+    predictions[predictions == 255] = 0
     images = np.repeat(labels[..., None], 3, axis=-1) * 60 + 30
     buffer = io.BytesIO()
     np.savez_compressed(
-        buffer, images=images.astype(np.uint8), labels=labels, predicted=predicted,
-        iou=np.linspace(0.1, 0.95, count), index=np.arange(count, dtype=np.int64) * 7,
-    )  # fmt: skip
+        buffer,
+        images=images.astype(np.uint8),
+        labels=labels,
+        predicted=predictions,
+        iou=np.linspace(0.1, 0.95, count),
+        index=np.arange(count, dtype=np.int64) * 7,
+    )
     Storage(folder).write(f"predictions/{trial}.npz", buffer.getvalue())
 
 

@@ -54,12 +54,30 @@ def dots(*, colour: str = "c1") -> Series:
 PLOTS: dict[str, Plot] = {
     "forest": Forest(
         effects=(
-            Effect(name="response", mean=1.2, low=0.4, high=2.0, said="+1.20 [+0.40, +2.00] (n = 5)",
-                   label="helps", tone="good",
-                   marks=tuple(Mark(v, f"repeat {at}") for at, v in enumerate((0.6, 1.0, 1.2, 1.4, 1.8)))),
-            Effect(name="combined", mean=-0.1, low=-0.3, high=0.1, said="-0.10 [-0.30, +0.10] (n = 5)",
-                   label="no difference larger than 0.5 points", marks=(Mark(-0.1),)),
-            Effect(name="feature", mean=-2.0, low=None, high=None, said="-2.00 (n = 1)", tone="bad"),
+            Effect(
+                name="response",
+                mean=1.2,
+                low=0.4,
+                high=2.0,
+                numbers="+1.20 [+0.40, +2.00] (n = 5)",
+                label="helps",
+                tone="good",
+                marks=tuple(
+                    Mark(v, f"repeat {at}") for at, v in enumerate((0.6, 1.0, 1.2, 1.4, 1.8))
+                ),
+            ),
+            Effect(
+                name="combined",
+                mean=-0.1,
+                low=-0.3,
+                high=0.1,
+                numbers="-0.10 [-0.30, +0.10] (n = 5)",
+                label="no difference larger than 0.5 points",
+                marks=(Mark(-0.1),),
+            ),
+            Effect(
+                name="feature", mean=-2.0, low=None, high=None, numbers="-2.00 (n = 1)", tone="bad"
+            ),
         ),
         axis="test accuracy minus the tuned baseline's, percentage points",
         margin=0.5,
@@ -67,42 +85,66 @@ PLOTS: dict[str, Plot] = {
     ),
     "chart": Chart(
         panels=(
-            Panel(title="response", series=(dots(),), colour="c1",
-                  levels=(Level(value=88.0, hover="teacher"), Level(value=0.1, upright=True))),
+            Panel(
+                title="response",
+                series=(dots(),),
+                colour="c1",
+                levels=(Level(value=88.0, hover="teacher"), Level(value=0.1, upright=True)),
+            ),
             Panel(title="no trial yet", series=()),
         ),
         x=Axis(title="lr", log=True, low=0.01, high=1.0),
         y=ACCURACY,
     ),
     "front": Chart(
-        panels=(Panel(title="", series=(Series(points=(Point(1, 3.0), Point(2, None)), look="step"),)),),
+        panels=(
+            Panel(title="", series=(Series(points=(Point(1, 3.0), Point(2, None)), look="step"),)),
+        ),
         x=Axis(title="size, MB"),
         y=ACCURACY,
     ),
     "importances": Importances(
         methods=(
-            Importance(method="response", basis="30 finished trials", colour="c1",
-                       bars=(Bar(parameter="lr", mean=0.7, low=0.5, high=0.8),
-                             Bar(parameter="temperature", mean=0.2, low=0.1, high=0.4),
-                             Bar(parameter="alpha", mean=0.1))),
+            Importance(
+                method="response",
+                basis="30 finished trials",
+                colour="c1",
+                bars=(
+                    Bar(parameter="lr", mean=0.7, low=0.5, high=0.8),
+                    Bar(parameter="temperature", mean=0.2, low=0.1, high=0.4),
+                    Bar(parameter="alpha", mean=0.1),
+                ),
+            ),
             Importance(method="feature", bars=(Bar(parameter="gamma", mean=1.0),)),
         )
     ),
     "slices": Slices(
         slices=(
-            Slice(parameter=Axis(title="lr", log=True, low=0.009, high=1.1), series=(dots(),),
-                  region=(0.05, 0.3), robust=0.12),
-            Slice(parameter=Axis(title="mix"),
-                  series=(Series(points=(Point("none", 80.0, "trial 1"), Point("<mixup>", 85.0))),)),
+            Slice(
+                parameter=Axis(title="lr", log=True, low=0.009, high=1.1),
+                series=(dots(),),
+                region=(0.05, 0.3),
+                robust=0.12,
+            ),
+            Slice(
+                parameter=Axis(title="mix"),
+                series=(Series(points=(Point("none", 80.0, "trial 1"), Point("<mixup>", 85.0))),),
+            ),
         ),
         y=Axis(title="validation accuracy, %", low=84.0, high=91.0),
         key=(Key(label="flat region", look="band", colour="good"),),
     ),
     "pairs": Pairs(
         pairs=(
-            Pair(title="response", x=Axis(title="lr", log=True, low=0.01, high=1.0), y=Axis(title="alpha"),
-                 value="accuracy, %",
-                 points=tuple(Graded(x, x / 2, y, t) for x, y, t in zip(RATES, VALUES, TRIALS, strict=True))),
+            Pair(
+                title="response",
+                x=Axis(title="lr", log=True, low=0.01, high=1.0),
+                y=Axis(title="alpha"),
+                value="accuracy, %",
+                points=tuple(
+                    Graded(x, x / 2, y, t) for x, y, t in zip(RATES, VALUES, TRIALS, strict=True)
+                ),
+            ),
         )
     ),
     "parallel": Parallel(
@@ -112,13 +154,16 @@ PLOTS: dict[str, Plot] = {
             Scale(title="accuracy, %", low=80.0, high=90.0),
         ),
         rows=tuple(
-            Row(values=(x, "none" if at % 2 else None, y), hover=t,
-                rank="best" if at == 3 else "good" if at < 9 else "other")
+            Row(
+                values=(x, "none" if at % 2 else None, y),
+                hover=t,
+                rank="best" if at == 3 else "good" if at < 9 else "other",
+            )
             for at, (x, y, t) in enumerate(zip(RATES, VALUES, TRIALS, strict=True))
         ),
         key=(Key(label="best", look="line"),),
     ),
-}  # fmt: skip
+}
 TABLE = Table(
     columns=("Method", "Accuracy, %", "Parameters", "Remark"),
     rows=(
@@ -139,7 +184,7 @@ def page() -> Page:
         Section(title=name, blocks=(Figure(plot=plot, alt=f"the {name}", caption=f"A `{name}`."),))
         for name, plot in PLOTS.items()
     ]
-    rest = (
+    other_blocks = (
         Text(text="A warning.", kind="warning"),
         Items(texts=("one", "**two**")),
         TABLE,
@@ -150,6 +195,10 @@ def page() -> Page:
         answer="**response** helps.",
         status="12 of 20 trials have ended, still running or interrupted",
         verdicts=(Verdict(method="response", text="**response helps**: +1.2.", tone="good"),),
-        sections=(*figures, Section(title="Rest", blocks=rest), Section(title="Empty", blocks=())),
+        sections=(
+            *figures,
+            Section(title="Rest", blocks=other_blocks),
+            Section(title="Empty", blocks=()),
+        ),
     )
     return Page(title="Does distillation help? made", studies=(study,), files=("table.csv",))

@@ -51,7 +51,7 @@ def row(method: str, repeat: int, number: int, value: float | None, **values: An
     return usual | {f"config.{name}": v for name, v in values.items()}
 
 
-def drawn(  # a surface, and how it is searched
+def random_rows(  # a surface, and how it is searched
     surface: Surface,
     *,
     method: str = "response",
@@ -72,6 +72,6 @@ def drawn(  # a surface, and how it is searched
     return rows
 
 
-def curve(made: Row, epoch: int, value: float) -> list[Row]:
+def curve(trial: Row, epoch: int, value: float) -> list[Row]:
     """The epoch row of a trial at a rung."""
-    return [{"trial": made["trial"], "stage": 0, "epoch": epoch, "val_accuracy": value}]
+    return [{"trial": trial["trial"], "stage": 0, "epoch": epoch, "val_accuracy": value}]

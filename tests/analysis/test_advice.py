@@ -33,10 +33,10 @@ def test_once_confirmed_the_teacher_is_compared_on_test_with_the_tuned_baseline(
 
 def test_a_foreign_teacher_and_a_missing_baseline_are_said(made_up, tmp_path):
     changes = {"teacher_file": "mine.pt", "methods": {"response": {}}}
-    found = warnings(load(made_up.put(tmp_path / "x", made_up.search, **changes)))
-    assert "mine.pt" in found[0]
-    assert "may have seen" in found[0]
-    assert "no baseline" in found[1]
+    sentences = warnings(load(made_up.put(tmp_path / "x", made_up.search, **changes)))
+    assert "mine.pt" in sentences[0]
+    assert "may have seen" in sentences[0]
+    assert "no baseline" in sentences[1]
 
 
 def test_advice_on_lost_repeats_and_failed_trials(study):
@@ -72,8 +72,10 @@ def test_advice_to_confirm_repeats_that_were_added(made_up, tmp_path):
 
 
 def test_the_commands_keep_what_was_typed(made_up, tmp_path):
-    given = "python -m tune_kd.search --space digits_kd --trials 64 --repeats=4 --data 'my images'"
-    study = load(made_up.put(tmp_path / "x", [], command=given))
+    command = (
+        "python -m tune_kd.search --space digits_kd --trials 64 --repeats=4 --data 'my images'"
+    )
+    study = load(made_up.put(tmp_path / "x", [], command=command))
     assert search_command(study, repeats=9) == (
         "python -m tune_kd.search --space digits_kd --data 'my images' --resume --repeats 9"
     )

@@ -20,8 +20,8 @@ def study(made_up, tmp_path):
 
 
 def test_the_three_comparisons_have_each_their_own_n(study):
-    found = methods.results(study)["response"]
-    assert found.by_repeat == pytest.approx({0: 0.02, 1: 0.025, 2: 0.02})
+    result = methods.results(study)["response"]
+    assert result.by_repeat == pytest.approx({0: 0.02, 1: 0.025, 2: 0.02})
     counts = {
         "difference": found.difference.n,
         "default": found.default_difference.n,
@@ -34,18 +34,20 @@ def test_the_three_comparisons_have_each_their_own_n(study):
 
 
 def test_verdicts_are_those_of_all_methods_judged_together(study):
-    found = methods.results(study)
-    known = {m: found[m].difference for m in ("response", "feature", "combined")}
-    judged = stats.rule(known, margin=0.005, level=0.04)
-    assert {method: found[method].verdict for method in known} == judged
-    assert judged["response"].p == pytest.approx(2 * known["response"].p_value())  # Holm over two
+    results = methods.results(study)
+    differences = {m: results[m].difference for m in ("response", "feature", "combined")}
+    verdicts = stats.rule(differences, margin=0.005, level=0.04)
+    assert {method: results[method].verdict for method in differences} == verdicts
+    assert verdicts["response"].p == pytest.approx(
+        2 * differences["response"].p_value()
+    )  # Holm over two
 
 
 def test_a_later_look_is_judged_more_strictly(made_up, tmp_path):
-    once = load(made_up.put(tmp_path / "x", made_up.all_rows()))
-    again = load(made_up.put(tmp_path / "y", made_up.all_rows(), looks=2))
-    assert (methods.level(once), methods.level(again)) == (0.04, 0.005)
-    labels = [methods.results(s)["response"].verdict.label for s in (once, again)]
+    first_look = load(made_up.put(tmp_path / "x", made_up.all_rows()))
+    second_look = load(made_up.put(tmp_path / "y", made_up.all_rows(), looks=2))
+    assert (methods.level(first_look), methods.level(second_look)) == (0.04, 0.005)
+    labels = [methods.results(s)["response"].verdict.label for s in (first_look, second_look)]
     assert labels == ["helps", "not settled"]  # p is 0.012
 
 
@@ -53,7 +55,7 @@ def test_the_baseline_has_no_difference_to_itself(study):
     found = methods.results(study)["no_kd"]
     differences = (found.difference, found.default_difference, found.student, found.verdict)
     assert differences == (None,) * 4
-    assert found.bought.mean == pytest.approx(0.02)
+    assert result.bought.mean == pytest.approx(0.02)
 
 
 def test_a_wider_margin_makes_a_small_effect_of_it(made_up, tmp_path):
@@ -63,14 +65,14 @@ def test_a_wider_margin_makes_a_small_effect_of_it(made_up, tmp_path):
 
 def with_images(rows, right):
     """Rows whose confirming runs got `right(row)`, bool [N], of N test images."""
-    found = []
+    image_rows = []
     for row in rows:
         if row["phase"] == "confirm" and row["method"] and row["status"] == "finished":
             bits = right(row)
-            known = {"test_correct": np.packbits(bits).tobytes()}
-            row = row | known | {"test_confusion": [int(bits.sum()), int((~bits).sum()), 0, 0]}
-        found.append(row)
-    return found
+            columns = {"test_correct": np.packbits(bits).tobytes()}
+            row = row | columns | {"test_confusion": [int(bits.sum()), int((~bits).sum()), 0, 0]}
+        image_rows.append(row)
+    return image_rows
 
 
 def first(count, size=BITS):
@@ -80,24 +82,24 @@ def first(count, size=BITS):
 def test_the_choice_of_test_images_widens_the_interval_by_hand(made_up, tmp_path):
     """Response gets the same 4 of 16 images more in every run: only the images are luck."""
     rows = with_images(made_up.all_rows(), lambda r: first(12 if r["method"] == "response" else 8))
-    found = methods.results(load(made_up.put(tmp_path / "x", rows)))["response"].difference
+    difference = methods.results(load(made_up.put(tmp_path / "x", rows)))["response"].difference
     # of 16 differences 4 are 1: variance 16 / 15 * 0.25 * 0.75
     error = math.sqrt(0.2 / 16)
     half = math.hypot(T2 * 0.005 / 3, 1.959964 * error)
-    assert found.image_se == pytest.approx(error)
-    assert found.high - found.mean == pytest.approx(half, abs=1e-7)
-    assert images.are_known(load(tmp_path / "x"))
+    assert difference.image_se == pytest.approx(error)
+    assert difference.high - difference.mean == pytest.approx(half, abs=1e-7)
+    assert images.has_predictions(load(tmp_path / "x"))
 
 
 def test_images_that_a_run_did_not_keep_are_not_guessed(made_up, tmp_path):
     rows = with_images(made_up.all_rows(), lambda r: first(12 if r["method"] == "response" else 8))
-    lost = "confirm-response-r1-0001-s2000"
-    rows = [r | {"test_correct": None} if r["trial"] == lost else r for r in rows]
+    trial = "confirm-response-r1-0001-s2000"
+    rows = [r | {"test_correct": None} if r["trial"] == trial else r for r in rows]
     study = load(made_up.put(tmp_path / "x", rows))
-    found = methods.results(study)["response"]
-    assert found.difference.image_se == 0.0
-    assert found.student.image_se > 0
-    assert not images.are_known(study)
+    result = methods.results(study)["response"]
+    assert result.difference.image_se == 0.0
+    assert result.student.image_se > 0
+    assert not images.has_predictions(study)
 
 
 def test_runs_on_other_images_are_not_compared_image_by_image(made_up, tmp_path):
@@ -127,8 +129,8 @@ def test_the_images_of_a_dense_study_count(made_up, dense, tmp_path):
     """Response finds all of the class in one image more, in every run, of three images."""
 
     def counts(row):
-        found = 4 if row["method"] == "response" else 0
-        return [*(4, 4, 4) * 2, *(4, 4, 4), *(found, found, 4), *(4, 4, 4) * 2]
+        pixels = 4 if row["method"] == "response" else 0
+        return [*(4, 4, 4) * 2, *(4, 4, 4), *(pixels, pixels, 4), *(4, 4, 4) * 2]
 
     rows = [
         r | {"test_counts": counts(r)} if r["phase"] == "confirm" and r["method"] else r
@@ -148,8 +150,8 @@ def test_the_first_rung_against_the_end_by_hand(made_up, tmp_path):
     for trial, epochs in study.curves.items():
         epochs[1]["val_accuracy"] = early[int(trial[-4:])]
     # ranks at epoch 2: 2 1 3 4, at the end: 1 3 2 4: 1 - 6 * (1 + 4 + 1 + 0) / (4 * 15)
-    found = methods.rung_correlation(study, "no_kd")
-    assert (found.epoch, found.n, found.value) == (2, 4, pytest.approx(0.4))
+    correlation = methods.rung_correlation(study, "no_kd")
+    assert (correlation.epoch, correlation.n, correlation.value) == (2, 4, pytest.approx(0.4))
 
 
 def test_two_trials_or_no_rungs_have_no_rank_correlation(made_up, tmp_path):
@@ -173,7 +175,7 @@ def test_the_teachers_cost_needs_a_teacher_that_was_trained_here(made_up, tmp_pa
 
 
 def test_only_whole_searches_say_what_a_search_costs(made_up, tmp_path):
-    gone = ("no_kd-r1-0002", "no_kd-r2-0002")
-    rows = [r for r in made_up.all_rows() if r["trial"] not in gone]
+    names = ("no_kd-r1-0002", "no_kd-r2-0002")
+    rows = [r for r in made_up.all_rows() if r["trial"] not in names]
     rows = [r | {"seconds": 50.0} if r["trial"] == "no_kd-r0-0002" else r for r in rows]
     assert costs.teacher_cost(load(made_up.put(tmp_path / "x", rows))).search_s == 110

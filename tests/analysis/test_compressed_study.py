@@ -36,11 +36,11 @@ def test_pruning_before_and_after_by_hand(compressed):
 
 
 def test_the_change_of_a_stage_is_paired_by_seed(compressed):
-    found = compression.change(compressed, "static", "Quantize")
-    assert found.difference.mean == pytest.approx(-0.10)
-    assert found.difference.n == 3
+    change = compression.change(compressed, "static", "Quantize")
+    assert change.difference.mean == pytest.approx(-0.10)
+    assert change.difference.n == 3
     assert compression.change(compressed, "response", "Prune") is None
-    assert [compression.quantized(compressed, m) for m in ("zeros", "static", "qat")] == [
+    assert [compression.quantization_kind(compressed, m) for m in ("zeros", "static", "qat")] == [
         "",
         "static",
         "QAT",
@@ -59,17 +59,24 @@ def test_pruned_then_quantized_counts_what_pruning_alone_did(made_up, tmp_path):
         for at in range(4)
     ]
     study = load(made_up.put(tmp_path / "x", rows))
-    found = compression.change(study, "response", "Prune")
-    assert (found.before.mean, found.after.mean) == (0.95, 0.92)
-    assert found.sizes_after["size_mb"] == 0.02
-    found = compression.change(study, "response", "Quantize")
-    assert (found.before.mean, found.after.mean) == (0.92, 0.90)
-    assert (found.sizes_before["size_mb"], found.sizes_after["size_mb"]) == (0.02, 0.025)
+    change = compression.change(study, "response", "Prune")
+    assert (change.before.mean, change.after.mean) == (0.95, 0.92)
+    assert change.sizes_after["size_mb"] == 0.02
+    change = compression.change(study, "response", "Quantize")
+    assert (change.before.mean, change.after.mean) == (0.92, 0.90)
+    assert (change.sizes_before["size_mb"], change.sizes_after["size_mb"]) == (0.02, 0.025)
 
 
 def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
-    shared = made_up.row(phase="teacher", method="response", origin="shared", trial="shared-response",
-                         stage_name="Distill", val_accuracy=0.93, **kinds.PLAIN)  # fmt: skip
+    shared = made_up.row(
+        phase="teacher",
+        method="response",
+        origin="shared",
+        trial="shared-response",
+        stage_name="Distill",
+        val_accuracy=0.93,
+        **kinds.PLAIN,
+    )
     pruned = made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT)
     study = load(made_up.put(tmp_path / "x", [shared, pruned]))
     (row,) = csv.DictReader(io.StringIO(tables_compression.pruning_csv(study).decode()))
@@ -81,28 +88,39 @@ def test_shared_first_stages_are_what_was_before(made_up, tmp_path):
 
 def test_a_student_that_was_given_is_what_was_before(made_up, tmp_path):
     """Its training cannot be repeated: one measurement stands before every seed's pruning."""
-    given = {"stage_name": "Measure", **kinds.PLAIN, "num_params": 15_000.0}
+    columns = {"stage_name": "Measure", **kinds.PLAIN, "num_params": 15_000.0}
     rows = [
-        made_up.row(phase="teacher", method="response", origin="file", trial="start-f00d", val_accuracy=0.93, **given),
-        made_up.row(phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **given),
+        made_up.row(
+            phase="teacher",
+            method="response",
+            origin="file",
+            trial="start-f00d",
+            val_accuracy=0.93,
+            **columns,
+        ),
+        made_up.row(
+            phase="confirm", trial="confirm-start", origin="best", test_accuracy=0.91, **columns
+        ),
         made_up.trial("response", 0, 0.9, stage_name="Prune", **kinds.CUT),
         *(
             row | {"stage_name": "Prune"} | kinds.CUT
             for row in made_up.confirmation("response-r0-0000", "recommended", [0.85, 0.87])
         ),
-    ]  # fmt: skip
+    ]
     study = load(made_up.put(tmp_path / "x", rows, start_file="mine.pt"))
-    found = compression.change(study, "response", "Prune")
-    assert (found.before.mean, found.before.n) == (0.91, 1)
-    assert (found.after.mean, found.after.n) == (pytest.approx(0.86), 2)
-    assert found.difference.mean == pytest.approx(-0.05)
-    assert found.sizes_before["num_params"] == 15_000
-    searched, *confirmed = csv.DictReader(
+    change = compression.change(study, "response", "Prune")
+    assert (change.before.mean, change.before.n) == (0.91, 1)
+    assert (change.after.mean, change.after.n) == (pytest.approx(0.86), 2)
+    assert change.difference.mean == pytest.approx(-0.05)
+    assert change.sizes_before["num_params"] == 15_000
+    search_row, *confirm_rows = csv.DictReader(
         io.StringIO(tables_compression.pruning_csv(study).decode())
     )
-    assert (searched["top1_before"], searched["params_before"]) == ("0.93", "15000")
-    assert {(row["top1_before"], row["params_before"]) for row in confirmed} == {("0.91", "15000")}
-    assert any("began from the file mine.pt" in said for said in warnings(study))
+    assert (search_row["top1_before"], search_row["params_before"]) == ("0.93", "15000")
+    assert {(row["top1_before"], row["params_before"]) for row in confirm_rows} == {
+        ("0.91", "15000")
+    }
+    assert any("began from the file mine.pt" in text for text in warnings(study))
 
 
 def test_int8_is_timed_on_a_cpu_whatever_the_study_ran_on(made_up, tmp_path):
@@ -116,9 +134,18 @@ def test_int8_is_timed_on_a_cpu_whatever_the_study_ran_on(made_up, tmp_path):
 def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
     rows = list(csv.DictReader(io.StringIO(tables_compression.pruning_csv(compressed).decode())))
     assert list(rows[0]) == [
-        "experiment", "prune_method", "prune_ratio", "params_before", "params_after",
-        "size_mb_before", "size_mb_after", "top1_before", "top1_after", "inference_ms_after", "split",
-    ]  # fmt: skip
+        "experiment",
+        "prune_method",
+        "prune_ratio",
+        "params_before",
+        "params_after",
+        "size_mb_before",
+        "size_mb_after",
+        "top1_before",
+        "top1_after",
+        "inference_ms_after",
+        "split",
+    ]
     assert [(row["experiment"], row["split"]) for row in rows[:8]] == [
         ("channels-r0-0000", "val"),
         *((f"confirm-channels-r0-0000-s{seed}", "test") for seed in (800, 801, 802, 1000)),
@@ -127,36 +154,62 @@ def test_the_pruning_file_has_every_trial_and_says_its_split(compressed):
         ("channels-r2-0000", "val"),
     ]
     assert list(rows[0].values()) == [
-        "channels-r0-0000", "channel", "0.5", "20000", "5000", "0.08", "0.02", "0.94", "0.91", "0.4", "val",
-    ]  # fmt: skip
+        "channels-r0-0000",
+        "channel",
+        "0.5",
+        "20000",
+        "5000",
+        "0.08",
+        "0.02",
+        "0.94",
+        "0.91",
+        "0.4",
+        "val",
+    ]
     zeros = next(row for row in rows if row["experiment"] == "confirm-zeros-r0-0000-s800")
     assert list(zeros.values())[1:9] == [
-        "magnitude", "0.5", "20000", "10000", "0.08", "0.08", "0.93", "0.92",
-    ]  # fmt: skip
+        "magnitude",
+        "0.5",
+        "20000",
+        "10000",
+        "0.08",
+        "0.08",
+        "0.93",
+        "0.92",
+    ]
 
 
 def test_quantization_by_hand(compressed):
     _, text = common.TABLES["quantization"](compressed)
     assert headings(text) == [
-        "Model Type", "Parameters", "Accuracy", "Size (MB)", "Inference Time", "Compression",
-    ]  # fmt: skip
-    found = {row[0]: row[1:] for row in cells(text)}
-    assert list(found) == [
+        "Model Type",
+        "Parameters",
+        "Accuracy",
+        "Size (MB)",
+        "Inference Time",
+        "Compression",
+    ]
+    rows = {row[0]: row[1:] for row in cells(text)}
+    assert list(rows) == [
         "Teacher (digits_large)",
         "Student, distilled (response)",
         "Baseline (no distillation)",
         "Quantized student, static (static)",
         "Quantized student, QAT (qat)",
     ]
-    assert found["Teacher (digits_large)"][2:] == ["2.000", "1.000 ± 0.020 ms", "1.0x"]
-    assert found["Student, distilled (response)"][3:] == [
+    assert rows["Teacher (digits_large)"][2:] == ["2.000", "1.000 ± 0.020 ms", "1.0x"]
+    assert rows["Student, distilled (response)"][3:] == [
         "0.250 ± 0.020 ms (4.0x faster)",
         "25.0x",
     ]
-    assert found["Quantized student, static (static)"] == [
-        "20,000", "84.00 ± 1.00 (n = 3)", "0.025", "0.100 ± 0.020 ms (10.0x faster)", "80.0x",
-    ]  # fmt: skip
-    assert "(2.0x slower)" in found["Quantized student, QAT (qat)"][3]
+    assert rows["Quantized student, static (static)"] == [
+        "20,000",
+        "84.00 ± 1.00 (n = 3)",
+        "0.025",
+        "0.100 ± 0.020 ms (10.0x faster)",
+        "80.0x",
+    ]
+    assert "(2.0x slower)" in rows["Quantized student, QAT (qat)"][3]
 
 
 def test_without_a_compiler_the_times_are_empty_and_the_reason_is_said(made_up, tmp_path):
@@ -171,14 +224,17 @@ def test_without_a_float_method_the_student_before_quantizing_stands_for_it(made
     changes["methods"] = {"static": {}}
     _, text = common.TABLES["quantization"](load(made_up.put(tmp_path / "x", rows, **changes)))
     assert cells(text)[1][:4] == [
-        "Student, before quantizing (static)", "20,000", "94.00 ± 1.00 (n = 3)", "0.080",
-    ]  # fmt: skip
+        "Student, before quantizing (static)",
+        "20,000",
+        "94.00 ± 1.00 (n = 3)",
+        "0.080",
+    ]
 
 
 def test_the_main_table_has_each_methods_own_footprint(compressed):
-    found = common.TABLES["main"](compressed)[1].set_index("Method")
-    assert found["Parameters"]["channels"] == "5,000"
-    assert found["Latency, ms"].to_list() == [
+    frame = common.TABLES["main"](compressed)[1].set_index("Method")
+    assert frame["Parameters"]["channels"] == "5,000"
+    assert frame["Latency, ms"].to_list() == [
         f"{mean:.3f} ± 0.010" for mean in (2.0, 0.5, 0.5, 0.4, 0.5, 0.9, 0.9)
     ]
 
@@ -209,20 +265,20 @@ def test_a_method_that_prunes_does_not_stand_for_plain_distillation(made_up, tmp
             row["val_accuracy"] = 0.99  # more than any other
     study = load(made_up.put(tmp_path / "x", rows, **changes))
     assert summary.kd_winner(study) == "response"
-    found = report.accuracies([study])["cnn"]["student_accuracy_with_kd"]
-    assert found == pytest.approx(0.94)
+    accuracy = report.accuracies([study])["cnn"]["student_accuracy_with_kd"]
+    assert accuracy == pytest.approx(0.94)
     changes["methods"] = {m: {} for m in ("no_kd", "zeros", "qat")}
-    barred = load(made_up.put(tmp_path / "y", rows, **changes))
-    assert summary.kd_winner(barred) == "qat"  # zeros breaks the constraint
-    free = load(made_up.put(tmp_path / "z", rows, **changes | {"constraints": []}))
-    assert summary.kd_winner(free) == "zeros"
+    constrained = load(made_up.put(tmp_path / "y", rows, **changes))
+    assert summary.kd_winner(constrained) == "qat"  # zeros breaks the constraint
+    unconstrained = load(made_up.put(tmp_path / "z", rows, **changes | {"constraints": []}))
+    assert summary.kd_winner(unconstrained) == "zeros"
 
 
 def test_advice_on_int8_that_costs_much_or_is_slow(compressed):
-    said = " ".join(advice(compressed))
-    assert "**static**: quantizing changes test accuracy by -10.00 [-10.00, -10.00] (n = 3)" in said
-    assert "**qat**: int8 is no faster here than the float student (2.000 against 0.250 ms" in said
-    assert "**qat**: quantizing" not in said
+    text = " ".join(advice(compressed))
+    assert "**static**: quantizing changes test accuracy by -10.00 [-10.00, -10.00] (n = 3)" in text
+    assert "**qat**: int8 is no faster here than the float student (2.000 against 0.250 ms" in text
+    assert "**qat**: quantizing" not in text
 
 
 # ---------------------------------------------------------------- several objectives
@@ -264,5 +320,5 @@ def test_before_confirming_the_best_that_keeps_the_constraints_is_chosen(made_up
     ]
     changes = {"methods": {"response": {}}, "constraints": ["size_mb <= 0.07"]}
     study = load(made_up.put(tmp_path / "x", rows, **changes))
-    assert study.chosen("response")["trial"] == "response-r0-0001"
+    assert study.recommended_trial("response")["trial"] == "response-r0-0001"
     assert study.winner("response", 0)["trial"] == "response-r0-0001"

@@ -42,8 +42,8 @@ def test_a_dense_study_speaks_of_miou_everywhere(dense):
     assert raw["val_miou"].to_list() == [0.71, 0.51, 0.61]
     assert set(raw["metric"]) == {"test_miou"}
     assert list(report.accuracies([dense])["cnn"].values()) == pytest.approx([0.70, 0.51, 0.63])
-    found = report.details(dense)["tuned_test_miou_by_seed"]["response"]
-    assert found == {0: {1000: 0.60}, 1: {2000: 0.66}}
+    values = report.details(dense)["tuned_test_miou_by_seed"]["response"]
+    assert values == {0: {1000: 0.60}, 1: {2000: 0.66}}
     axis = results.PLOTS["history"](dense).axes[0].get_ylabel()
     assert axis == "validation mIoU, %"
     assert results.PLOTS["kd_validation_accuracy"](dense) is None
@@ -53,17 +53,22 @@ def test_a_dense_study_speaks_of_miou_everywhere(dense):
 def test_a_weak_teacher_is_judged_by_the_studys_metric(made_up, tmp_path):
     rows, changes = kinds.dense(made_up)
     rows[0]["val_miou"] = 0.40
-    sealed = [row for row in rows if row["phase"] != "confirm"]
-    said = warnings(load(made_up.put(tmp_path / "x", sealed, **changes)))
-    assert "validation mIoU, %: 40.00 (n = 1) against 51.00 ± 0.00 (n = 2) of the base" in said[0]
+    search_rows = [row for row in rows if row["phase"] != "confirm"]
+    sentences = warnings(load(made_up.put(tmp_path / "x", search_rows, **changes)))
+    assert (
+        "validation mIoU, %: 40.00 (n = 1) against 51.00 ± 0.00 (n = 2) of the base" in sentences[0]
+    )
     # once confirmed the tuned baseline is what the teacher is compared with: 0.70 against 0.51
     assert warnings(load(made_up.put(tmp_path / "y", rows, **changes))) == []
 
 
 def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
     foot = {"num_params": 2_812_345.0}
-    rows = [made_up.row(phase="measure", trial="measure-student", latency_ms=45.23,
-                        latency_ms_sd=1.52, **foot)]  # fmt: skip
+    rows = [
+        made_up.row(
+            phase="measure", trial="measure-student", latency_ms=45.23, latency_ms_sd=1.52, **foot
+        )
+    ]
     times = {"response": (45.67, 1.48), "feature": (45.89, 1.55)}
     for method, value in (("no_kd", 0.6245), ("response", 0.6387), ("feature", 0.6412)):
         rows.append(made_up.trial(method, 0, 0.9, val_miou=0.5, stage_name="Prune", **foot))
@@ -94,15 +99,18 @@ def test_the_comparison_with_several_repeats_has_spread_and_n(dense):
     title, text = common.TABLES["comparison"](dense)
     assert "test split" in title
     assert headings(text) == [
-        "Knowledge Distillation", "mIoU", "# Parameters", "Inference Speed (ms)",
-    ]  # fmt: skip
+        "Knowledge Distillation",
+        "mIoU",
+        "# Parameters",
+        "Inference Speed (ms)",
+    ]
     assert cells(text)[0][1:3] == ["0.5100 ± 0.0141 (n = 2)", "2.81M"]
     # differences 0.10 and 0.14: mean 0.12, sd 0.02 sqrt 2, half T1 * 0.02; 0.12 / 0.51 = 23.53 %
     low, high = 0.12 - T1 * 0.02, 0.12 + T1 * 0.02
     assert f"- Response-Based: +0.1200 (+23.53%) [{low:+.4f}, {high:+.4f}] (n = 2)" in text
-    lined = comparison.text(dense).decode().splitlines()
-    assert lined[0].index("# Parameters") == lined[2].index("2.81M")
-    assert len({line.index("45.23") for line in lined[2:4]} | {lined[0].index("Inference")}) == 1
+    lines = comparison.text(dense).decode().splitlines()
+    assert lines[0].index("# Parameters") == lines[2].index("2.81M")
+    assert len({line.index("45.23") for line in lines[2:4]} | {lines[0].index("Inference")}) == 1
 
 
 def test_classes_are_means_over_seeds_of_iou_by_hand(dense):
@@ -111,8 +119,12 @@ def test_classes_are_means_over_seeds_of_iou_by_hand(dense):
     # background of no_kd: 80 / (100 + 10) and 80 / 100; of response: 90 / 100 and 90 / 102
     base, kd = (80 / 110 + 0.8) / 2 * 100, (0.9 + 90 / 102) / 2 * 100
     assert cells(text)[0] == [
-        "background", "90.00", f"{base:.2f}", f"{kd:.2f}", f"{kd - base:+.2f}",
-    ]  # fmt: skip
+        "background",
+        "90.00",
+        f"{base:.2f}",
+        f"{kd:.2f}",
+        f"{kd - base:+.2f}",
+    ]
     assert cells(text)[2] == ["dog", "100.00", "75.00", "100.00", "+25.00"]
 
 
@@ -161,29 +173,29 @@ def test_of_many_classes_the_ten_best_and_ten_worst_changes(made_up, tmp_path):
     methods = {"no_kd": {}, "response": {}}
     title, text = common.TABLES["classes"](load(made_up.put(tmp_path / "x", rows, methods=methods)))
     assert "of 30 the 10 best and the 10 worst" in title
-    kept = [row[0] for row in cells(text)]
-    assert kept == [str(at) for at in (*range(29, 19, -1), *range(9, -1, -1))]
+    names = [row[0] for row in cells(text)]
+    assert names == [str(at) for at in (*range(29, 19, -1), *range(9, -1, -1))]
     assert cells(text)[0][-1] == "+14.00"
 
 
 def test_confusion_pictures_add_seeds_up(dense):
-    found = plots_confusion.matrices(dense)
-    assert list(found) == ["teacher (n = 1)", "baseline (no_kd) (n = 2)", "response (n = 2)"]
-    assert found["response (n = 2)"].tolist() == [[180, 20, 0], [2, 38, 0], [0, 0, 40]]
+    matrices = plots_confusion.matrices(dense)
+    assert list(matrices) == ["teacher (n = 1)", "baseline (no_kd) (n = 2)", "response (n = 2)"]
+    assert matrices["response (n = 2)"].tolist() == [[180, 20, 0], [2, 38, 0], [0, 0, 40]]
 
 
 def test_predictions_are_read_by_method_and_drawn_worst_and_best(dense):
-    found = segmentation.predictions(dense)
-    assert list(found) == ["teacher", "no_kd", "response"]
-    assert found["response"].images.shape == (20, 24, 24, 3)
-    drawn = results.PLOTS["predictions"](dense)
-    assert list(drawn) == ["teacher", "no_kd", "response"]
-    left, right = drawn["response"].subfigs
-    assert left.axes[0].get_title(loc="left") == "test image 0"
-    assert left.axes[2].get_title(loc="right") == "IoU 10.0 %"
-    assert right.axes[2].get_title(loc="right") == "IoU 95.0 %"
-    assert len(left.axes) == len(right.axes) == 30
-    truth = left.axes[1].images[0].get_array()
+    predictions = segmentation.predictions(dense)
+    assert list(predictions) == ["teacher", "no_kd", "response"]
+    assert predictions["response"].images.shape == (20, 24, 24, 3)
+    figures = results.PLOTS["predictions"](dense)
+    assert list(figures) == ["teacher", "no_kd", "response"]
+    worst_figure, best_figure = figures["response"].subfigs
+    assert worst_figure.axes[0].get_title(loc="left") == "test image 0"
+    assert worst_figure.axes[2].get_title(loc="right") == "IoU 10.0 %"
+    assert best_figure.axes[2].get_title(loc="right") == "IoU 95.0 %"
+    assert len(worst_figure.axes) == len(best_figure.axes) == 30
+    truth = worst_figure.axes[1].images[0].get_array()
     assert truth[12, 12].tolist() == [128, 0, 0]  # the first class of VOC
     assert truth[0, 0].tolist() == [224, 224, 224]  # void
     assert "only the worst and the best" in results.PLOTS["iou_distribution"](dense).get_suptitle()
@@ -193,9 +205,9 @@ def test_all_ious_of_the_test_split_are_drawn_where_the_file_has_them(dense):
     name = "predictions/confirm-{}.npz"
     for trial in ("teacher", "no_kd-r0-0000-s800", "response-r0-0000-s800"):
         with np.load(io.BytesIO(dense.storage.read(name.format(trial)))) as arrays:
-            kept = dict(arrays)
+            content = dict(arrays)
         buffer = io.BytesIO()
-        np.savez(buffer, **kept, all_iou=np.array([0.5, 0.6, 0.7, np.nan]))
+        np.savez(buffer, **content, all_iou=np.array([0.5, 0.6, 0.7, np.nan]))
         dense.storage.write(name.format(trial), buffer.getvalue())
     figure = results.PLOTS["iou_distribution"](dense)
     assert "all test images" in figure.get_suptitle()

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from analysis import escaping, latex, report
-from tests.analysis.test_web import Parsed, unpacked
+from tests.analysis.test_web import Parsed, unpack
 
 SCRIPT = '</script><script>alert("m")</script><!--\u2028'
 IMAGE = "<img src=x onerror=alert(1)>|`[a](javascript:x)\n# b"
@@ -21,7 +21,7 @@ REASON = f"Error: {IMAGE} {SCRIPT} \x1b[31m {LATEX}"
 CLASSES = [SCRIPT, IMAGE, LATEX]
 
 
-def renamed(row):
+def rename(row):
     """A made-up row as a hostile study has it."""
     method = row["method"]
     row = {**row, "method": METHODS.get(method, method), "study": STUDY}
@@ -40,55 +40,91 @@ def renamed(row):
 
 
 @pytest.fixture(scope="module")
-def written(made_up, tmp_path_factory):
+def folder(made_up, tmp_path_factory):
     """The folder of a report, made by the real command."""
     here = tmp_path_factory.mktemp("hostile")
     known = {"ranges": {"lr": SCRIPT}, "bounds": {"lr": [0.01, 1.0, True]}, "fixed": {}, "defaults": {}}  # fmt: skip
     made_up.put(
-        here / "x",
-        [renamed(row) for row in made_up.all_rows()],
+        folder / "x",
+        [rename(row) for row in made_up.all_rows()],
         study=STUDY,
-        methods={name: dict(known) for name in METHODS.values()},
+        methods={name: dict(method_entry) for name in METHODS.values()},
         class_names=CLASSES,
         tables=["classes", "calibration", "comparison", "top_trials"],
         command=f"python -m tune_kd.search {IMAGE}",
         teacher_file=f"{IMAGE}.safetensors",
         fields={"mix": SCRIPT, "batch_size": FORMULA},
     )
-    assert report.main([str(here / "x"), "--out", str(here / "out")]) == 0
-    assert sorted(path.name for path in here.iterdir()) == ["out", "x"]
-    return here / "out"
+    assert report.main([str(folder / "x"), "--out", str(folder / "out")]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["out", "x"]
+    return folder / "out"
 
 
-def test_nothing_is_written_outside_the_folder(written):
-    names = [str(path.relative_to(written)) for path in written.rglob("*")]
+def test_nothing_is_written_outside_the_folder(folder):
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     assert any(name.startswith("logs/") for name in names)
     assert all(re.fullmatch(r"(logs/)?[\w.+-]+", name) for name in names)
 
 
-def test_web_has_the_elements_of_the_template_only(written):
-    page = Parsed((written / "index.html").read_text())
+def test_web_has_the_elements_of_the_template_only(folder):
+    page = Parsed((folder / "index.html").read_text())
     assert {tag for tag, _ in page.elements} == {
-        "html", "head", "meta", "title", "style", "body", "a", "header", "h1", "nav", "ol", "li", "main",
-        "article", "section", "h2", "p", "ul", "strong", "code", "div", "table", "caption", "thead", "tbody",
-        "tr", "th", "td", "figure", "figcaption", "i", "svg", "path", "circle", "details", "summary",
-        "noscript", "img", "footer", "script",
-    }  # fmt: skip
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "a",
+        "header",
+        "h1",
+        "nav",
+        "ol",
+        "li",
+        "main",
+        "article",
+        "section",
+        "h2",
+        "p",
+        "ul",
+        "strong",
+        "code",
+        "div",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "figure",
+        "figcaption",
+        "i",
+        "svg",
+        "path",
+        "circle",
+        "details",
+        "summary",
+        "noscript",
+        "img",
+        "footer",
+        "script",
+    }
     assert len(page.of("script")) == 3
-    attributes = {name for _, found in page.elements for name in found}
+    attributes = {name for _, element in page.elements for name in element}
     assert not [name for name in attributes if name.startswith("on")]
-    assert all(a["href"].startswith("#") or (written / a["href"]).exists() for a in page.of("a"))
+    assert all(a["href"].startswith("#") or (folder / a["href"]).exists() for a in page.of("a"))
     assert all(img["src"].startswith("data:image/webp;base64,") for img in page.of("img"))
     for name in (SCRIPT, IMAGE, FORMULA, LATEX):
         assert " ".join(name.replace("\u2028", " ").split()) in " ".join(page.text.split())
 
 
-def test_hover_texts_hold_no_elements(written):
-    plots = json.loads(unpacked((written / "index.html").read_text(), "plots"))
+def test_hover_texts_hold_no_elements(folder):
+    plots = json.loads(unpack((folder / "index.html").read_text(), "plots"))
     texts = list(strings(plots))
     assert any("alert" in text for text in texts)
-    found = {tag for text in texts for tag in re.findall(r"<[^>]*>", text)}
-    assert found == {"<br>", "<b>", "</b>"}
+    tags = {tag for text in texts for tag in re.findall(r"<[^>]*>", text)}
+    assert tags == {"<br>", "<b>", "</b>"}
 
 
 def strings(value):
@@ -100,9 +136,9 @@ def strings(value):
         yield from strings(part)
 
 
-def test_markdown_has_no_html_no_strange_links_and_whole_tables(written):
-    page = (written / "report.md").read_text()
-    files = {path.name for path in written.iterdir()}
+def test_markdown_has_no_html_no_strange_links_and_whole_tables(folder):
+    page = (folder / "report.md").read_text()
+    files = {path.name for path in folder.iterdir()}
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(page)
     every = [inner for token in tokens for inner in (token, *(token.children or ()))]
     assert {token.type for token in every} & {"html_inline", "html_block"} == set()
@@ -118,8 +154,8 @@ def test_markdown_has_no_html_no_strange_links_and_whole_tables(written):
         assert len(counts) == 1, table
 
 
-def test_csv_cells_are_text_or_numbers(written):
-    rows = list(csv.DictReader(io.StringIO((written / "table.csv").read_bytes().decode())))
+def test_csv_cells_are_text_or_numbers(folder):
+    rows = list(csv.DictReader(io.StringIO((folder / "table.csv").read_bytes().decode())))
     methods = [row["method"] for row in rows]
     assert f"'{FORMULA}" in methods
     assert FORMULA not in methods
@@ -129,12 +165,37 @@ def test_csv_cells_are_text_or_numbers(written):
     assert any(row["difference"].startswith("-") for row in rows)
 
 
-def test_latex_runs_no_command_of_a_name(written):
-    text = (written / "table.tex").read_text().replace(r"\\", "\n")  # ends of lines are no commands
-    ours = {"textbackslash", "textless", "textgreater", "textbar", "textquotedbl", "textasciicircum",
-            "textasciitilde", "pm", "begin", "end", "centering", "caption", "toprule", "midrule",
-            "bottomrule", "par", "smallskip", "footnotesize", "usepackage", "input", "resizebox", "ifdim",
-            "width", "linewidth", "else", "fi", "shortstack"}  # fmt: skip
+def test_latex_runs_no_command_of_a_name(folder):
+    text = (folder / "table.tex").read_text().replace(r"\\", "\n")  # ends of lines are no commands
+    ours = {
+        "textbackslash",
+        "textless",
+        "textgreater",
+        "textbar",
+        "textquotedbl",
+        "textasciicircum",
+        "textasciitilde",
+        "pm",
+        "begin",
+        "end",
+        "centering",
+        "caption",
+        "toprule",
+        "midrule",
+        "bottomrule",
+        "par",
+        "smallskip",
+        "footnotesize",
+        "usepackage",
+        "input",
+        "resizebox",
+        "ifdim",
+        "width",
+        "linewidth",
+        "else",
+        "fi",
+        "shortstack",
+    }
     assert set(re.findall(r"\\([A-Za-z]+)", text)) <= ours
     body = text.split("\n", 1)[1]  # the first line says how to use it
     assert not re.search(r"\\(input|usepackage)", body)
@@ -157,8 +218,17 @@ def test_what_is_printed_steers_no_terminal(made_up, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "text",
-    ["`<b>`", "`` ` <b> ``", "\\`<img src=x>\\`", "``<b>`", "`[a](b)", "**`**<i>`", "[x]: http://y", "a`b``c`"],
-)  # fmt: skip
+    [
+        "`<b>`",
+        "`` ` <b> ``",
+        "\\`<img src=x>\\`",
+        "``<b>`",
+        "`[a](b)",
+        "**`**<i>`",
+        "[x]: http://y",
+        "a`b``c`",
+    ],
+)
 def test_marks_of_code_never_open_a_way_for_html(text):
     page = MarkdownIt("commonmark", {"html": True}).parse(f"- {escaping.sentence(text)}")
     every = [inner for token in page for inner in (token, *(token.children or ()))]

@@ -25,7 +25,7 @@ T1, T2 = 12.706205, 4.302653  # t(0.975, 1) and t(0.975, 2)
 def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(style, "DPI", 30)
     rows, changes = {"dense": kinds.dense, "compressed": kinds.compressed}.get(
-        kind, lambda made: (made.all_rows(), {})
+        kind, lambda maker: (maker.all_rows(), {})
     )(made_up)
     if kind == "empty":
         rows, changes = (
@@ -45,9 +45,9 @@ def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatc
         assert title
         assert isinstance(table, pd.DataFrame | str)
     for draw in results.PLOTS.values():
-        drawn = draw(study)
-        several = drawn.values() if isinstance(drawn, dict) else [drawn] if drawn else []
-        for figure in several:
+        result = draw(study)
+        figures = result.values() if isinstance(result, dict) else [result] if result else []
+        for figure in figures:
             assert style.png(figure).startswith(b"\x89PNG")
     assert page.section(study, pictures=[])
     assert isinstance(logs(study), dict)
@@ -57,21 +57,29 @@ def test_every_table_and_picture_takes_every_study(made_up, tmp_path, monkeypatc
 
 
 def test_logs_have_the_labs_columns(made_up, tmp_path):
-    found = logs(load(made_up.put(tmp_path / "x", made_up.all_rows())))
+    files = logs(load(made_up.put(tmp_path / "x", made_up.all_rows())))
     trials = ["teacher", "no_kd-r0-0001", "response-r0-0001", "feature-r0-0000", "combined-r0-0000"]
-    assert list(found) == [f"{t}.{end}" for t in trials for end in ("csv", "json")]
-    frame = pd.read_csv(io.BytesIO(found["response-r0-0001.csv"]))
+    assert list(files) == [f"{t}.{end}" for t in trials for end in ("csv", "json")]
+    frame = pd.read_csv(io.BytesIO(files["response-r0-0001.csv"]))
     assert list(frame.columns) == [
-        "epoch", "lr", "train_loss", "train_ce", "train_kd", "train_feature", "val_loss", "val_acc",
-        "alpha", "T",
-    ]  # fmt: skip
+        "epoch",
+        "lr",
+        "train_loss",
+        "train_ce",
+        "train_kd",
+        "train_feature",
+        "val_loss",
+        "val_acc",
+        "alpha",
+        "T",
+    ]
     assert frame.iloc[1].to_list() == pytest.approx(
         [2, 0.05, 1.5, 1.0, 0.5, 0.0, 0.5, 0.95 * 0.875, 0.5, 4.0]
     )
-    told = json.loads(found["response-r0-0001.json"])
-    assert (told["method"], told["status"], len(told["epochs"])) == ("response", "finished", 6)
-    assert told["epochs"][1]["train_ce"] == 1.0
-    assert math.isnan(pd.read_csv(io.BytesIO(found["no_kd-r0-0001.csv"]))["T"][0])
+    log = json.loads(files["response-r0-0001.json"])
+    assert (log["method"], log["status"], len(log["epochs"])) == ("response", "finished", 6)
+    assert log["epochs"][1]["train_ce"] == 1.0
+    assert math.isnan(pd.read_csv(io.BytesIO(files["no_kd-r0-0001.csv"]))["T"][0])
 
 
 def test_logs_take_the_weights_of_the_epochs_own_stage(compressed):

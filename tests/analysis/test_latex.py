@@ -31,20 +31,20 @@ def test_a_cell_that_begins_with_a_bracket_is_no_option_of_the_line_before():
 
 def test_the_tables_of_a_study(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows()))
-    text = latex.document(build.printed(study))
+    text = latex.document(build.paper_tables(study))
     assert text.count(r"\begin{table}") == 2
     assert r"response & 93.17 $\pm$ 1.04 (n = 3) & +2.17 [+1.45, +2.88]" in text
     assert "(made\\_up)" not in text
-    assert "(made\\_up)" in latex.document(build.printed(study, named=True))
+    assert "(made\\_up)" in latex.document(build.paper_tables(study, with_study=True))
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
 def test_latex_sets_it(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows()))
-    (tmp_path / "table.tex").write_text(latex.document(build.printed(study)))
+    (tmp_path / "table.tex").write_text(latex.document(build.paper_tables(study)))
     (tmp_path / "main.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\\input{table.tex}\\end{document}"
     )
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "main.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout[-2000:]

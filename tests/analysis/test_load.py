@@ -49,15 +49,15 @@ def test_each_repeat_has_its_winner_and_the_method_its_recommended_trial(study):
     assert study.winner("combined", 0)["trial"] == "combined-r0-0000"
     assert study.winner("combined", 1) is None
     # the winner of repeat 2 is best on validation (0.96), that of repeat 0 over fresh seeds (0.945)
-    assert study.rechecked("response") == pytest.approx(
+    assert study.fresh_means("response") == pytest.approx(
         {"response-r0-0001": 0.945, "response-r1-0001": 0.925, "response-r2-0002": 0.935}
     )
-    assert study.chosen("response")["trial"] == "response-r0-0001"
-    assert study.chosen("combined")["trial"] == "combined-r0-0000"
+    assert study.recommended_trial("response")["trial"] == "response-r0-0001"
+    assert study.recommended_trial("combined")["trial"] == "combined-r0-0000"
 
 
 def test_test_values_by_repeat_and_by_seed(study):
-    assert study.tuned("no_kd") == pytest.approx({0: 0.90, 1: 0.91, 2: 0.92})
+    assert study.tuned_values("no_kd") == pytest.approx({0: 0.90, 1: 0.91, 2: 0.92})
     assert study.by_seed("no_kd", "best")[1] == pytest.approx({2000: 0.90, 2001: 0.92})
     assert study.default("response") == pytest.approx(
         {1000: 0.90, 1001: 0.92, 2000: 0.91, 2001: 0.93, 3000: 0.91, 3001: 0.93}
@@ -71,9 +71,9 @@ def test_test_values_by_repeat_and_by_seed(study):
 
 
 def test_failed_runs_have_no_value(study):
-    assert study.tuned("combined") == {0: 0.88}
-    assert study.confirmed(study.chosen("combined")) == {800: 0.88}
-    assert study.confirmed(None) == study.tuned("nothing") == {}
+    assert study.tuned_values("combined") == {0: 0.88}
+    assert study.confirmed_values(study.recommended_trial("combined")) == {800: 0.88}
+    assert study.confirmed_values(None) == study.tuned_values("nothing") == {}
 
 
 def test_of_several_repeats_the_highest_says_how_many_there_are(made_up, tmp_path):
@@ -88,21 +88,21 @@ def test_what_was_confirmed_stands_until_the_better_one_is(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", rows))
     assert study.winner("response", 1)["trial"] == "response-r1-0001"
     assert study.best_so_far("response")[1]["trial"] == "response-r1-0003"
-    assert study.tuned("response")[1] == pytest.approx(0.935)
+    assert study.tuned_values("response")[1] == pytest.approx(0.935)
     rows += made_up.confirmation("response-r1-0003", "best", [0.95, 0.97])
     study = load(made_up.put(tmp_path / "y", rows))
     assert study.winner("response", 1)["trial"] == "response-r1-0003"
-    assert study.tuned("response")[1] == pytest.approx(0.96)
+    assert study.tuned_values("response")[1] == pytest.approx(0.96)
 
 
 def test_the_recommended_trial_is_of_the_repeats_that_were_looked_at(made_up, tmp_path):
     more = [made_up.trial("response", 0, 0.99, repeat=3)]
-    again = made_up.reevaluation("response-r3-0000", [0.99, 0.99])
-    study = load(made_up.put(tmp_path / "x", [*made_up.all_rows(), *more, *again]))
-    assert study.chosen("response")["trial"] == "response-r0-0001"
-    sealed = [r for r in made_up.all_rows() if r["phase"] != "confirm"]
-    study = load(made_up.put(tmp_path / "y", [*sealed, *more, *again]))
-    assert study.chosen("response")["trial"] == "response-r3-0000"
+    reevaluations = made_up.reevaluation("response-r3-0000", [0.99, 0.99])
+    study = load(made_up.put(tmp_path / "x", [*made_up.all_rows(), *more, *reevaluations]))
+    assert study.recommended_trial("response")["trial"] == "response-r0-0001"
+    search_rows = [r for r in made_up.all_rows() if r["phase"] != "confirm"]
+    study = load(made_up.put(tmp_path / "y", [*search_rows, *more, *reevaluations]))
+    assert study.recommended_trial("response")["trial"] == "response-r3-0000"
 
 
 def test_looks_are_counted_by_design_and_evaluations_apart(made_up, tmp_path):
@@ -119,12 +119,12 @@ def test_looks_are_counted_by_design_and_evaluations_apart(made_up, tmp_path):
     assert load(made_up.put(tmp_path / "y", [])).looks == 0
 
 
-@pytest.mark.parametrize("given", ["runs/y", "runs/y/"])
-def test_a_wrong_name_is_answered_with_the_studies_beside_it(made_up, tmp_path, given):
+@pytest.mark.parametrize("name", ["runs/y", "runs/y/"])
+def test_a_wrong_name_is_answered_with_the_studies_beside_it(made_up, tmp_path, name):
     made_up.put(tmp_path / "runs" / "a", [])
     made_up.put(tmp_path / "runs" / "b", [])
     with pytest.raises(UsageError, match=r"no study at .*runs has: a, b$"):
-        load(f"{tmp_path}/{given}")
+        load(f"{tmp_path}/{name}")
 
 
 def test_the_folder_of_studies_is_answered_with_its_studies(made_up, tmp_path):
@@ -147,7 +147,7 @@ def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not JSON"),
         ("[]", "schema None"),
@@ -157,7 +157,7 @@ def test_another_schema_is_refused_with_both_numbers(made_up, tmp_path):
         (json.dumps(to_json(manifest()) | {"seed": "x"}), "invalid literal for int.*'x'"),
     ],
 )
-def test_a_broken_manifest_is_named(tmp_path, text, said):
+def test_a_broken_manifest_is_named(tmp_path, text, message):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         load(str(tmp_path))

@@ -11,7 +11,7 @@ from analysis import report
 from analysis.web import render
 from tests.analysis import browser as browsers
 from tests.analysis import made_page
-from tests.analysis.test_hostile import FORMULA, IMAGE, METHODS, renamed
+from tests.analysis.test_hostile import FORMULA, IMAGE, METHODS, rename
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,8 +24,8 @@ HEADS = f"[...{FIRST}.tHead.rows[0].cells].map(head => head.getAttribute('aria-s
 
 @pytest.fixture(scope="module")
 def browser():
-    with browsers.browser() as found:
-        yield found
+    with browsers.browser() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,14 @@ def click(browser, column):
 
 def test_every_plot_is_drawn_and_nothing_is_fetched(browser, page):
     browser.open(page)
-    plots = browser.value("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('svg.main-svg').length)")  # fmt: skip
+    plots = browser.value(
+        "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('svg.main-svg').length)"
+    )
     assert len(plots) == 11
     assert min(plots) >= 1
-    marks = browser.value("[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.point, .js-line, .point path').length)")  # fmt: skip
+    marks = browser.value(
+        "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.point, .js-line, .point path').length)"
+    )
     assert [at for at, count in enumerate(marks) if count == 0] == [2]  # the panel without a trial
     assert browser.errors == []
     assert browser.requests == []
@@ -55,16 +59,22 @@ def test_every_plot_is_drawn_and_nothing_is_fetched(browser, page):
 def test_nothing_is_wider_than_the_window(browser, page, width, touch):
     browser.open(page, width=width, touch=touch)
     assert browser.value("document.documentElement.scrollWidth") == width
-    wide = browser.value("[...document.querySelectorAll('main p, main figure, main .scroll, main ul')].filter(e => e.getBoundingClientRect().right > innerWidth).length")  # fmt: skip
+    wide = browser.value(
+        "[...document.querySelectorAll('main p, main figure, main .scroll, main ul')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
+    )
     assert wide == 0
     assert browser.errors == []
 
 
 def test_a_finger_on_a_plot_scrolls_the_page(browser, page):
     browser.open(page, width=390, touch=True)
-    modes = browser.value("[...document.querySelectorAll('.plot')].map(p => p._fullLayout.dragmode)")  # fmt: skip
+    modes = browser.value(
+        "[...document.querySelectorAll('.plot')].map(p => p._fullLayout.dragmode)"
+    )
     assert set(modes) == {False}
-    actions = browser.value("[...document.querySelectorAll('.nsewdrag')].map(d => getComputedStyle(d).touchAction)")  # fmt: skip
+    actions = browser.value(
+        "[...document.querySelectorAll('.nsewdrag')].map(d => getComputedStyle(d).touchAction)"
+    )
     assert actions
     assert "none" not in actions
 
@@ -129,7 +139,7 @@ def test_plots_follow_the_readers_theme(browser, page):
     browser.open(page)
     ink = "getComputedStyle(document.querySelector('#plot-0-0 .xtick text')).fill"
     light = browser.value(ink)
-    assert background(browser.shot(whole=False)) > 250
+    assert background(browser.shot(full_page=False)) > 250
     browser.theme(dark=True)
     browser.value(f"""new Promise((resolve, reject) => {{
         let tries = 0;
@@ -139,7 +149,7 @@ def test_plots_follow_the_readers_theme(browser, page):
             else setTimeout(look, 50);
         }})();
     }})""")
-    assert background(browser.shot(whole=False)) < 40
+    assert background(browser.shot(full_page=False)) < 40
     assert browser.errors == []
 
 
@@ -153,8 +163,8 @@ def test_on_paper_plots_are_light_and_as_wide_as_the_page(browser, page):
         }}); window.paper = null""")
     paper = browser.paper()
     assert paper.startswith(b"%PDF")
-    colour, width, folded = browser.value("window.paper")
-    assert (colour, width, folded) == ("#ffffff", 680, 0)
+    colour, width, fold_count = browser.value("window.paper")
+    assert (colour, width, fold_count) == ("#ffffff", 680, 0)
     assert browser.value("document.querySelectorAll('details[open]').length") == 0  # folded again
     assert browser.errors == []
 
@@ -172,8 +182,8 @@ def test_without_scripts_tables_and_pictures_are_there(browser, made_up, tmp_pat
     address = made_up.put(tmp_path / "x", made_up.all_rows())
     assert report.main([address]) == 0
     browser.open(tmp_path / "x" / "report" / "index.html", scripts=False)
-    shown = "[...document.images].filter(i => i.complete && i.naturalWidth > 100).length"
-    assert browser.value(shown) == 4  # differences, history, curves, losses
+    script = "[...document.images].filter(i => i.complete && i.naturalWidth > 100).length"
+    assert browser.value(script) == 4  # differences, history, curves, losses
     assert browser.value("document.querySelectorAll('tbody tr').length") > 20
     assert browser.errors == []
 
@@ -181,7 +191,9 @@ def test_without_scripts_tables_and_pictures_are_there(browser, made_up, tmp_pat
 def test_an_old_browser_gets_the_pictures(browser, made_up, tmp_path):
     address = made_up.put(tmp_path / "x", made_up.all_rows())
     assert report.main([address]) == 0
-    script = browser.send("Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream")  # fmt: skip
+    script = browser.send(
+        "Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream"
+    )
     try:
         browser.open(tmp_path / "x" / "report" / "index.html")
     finally:
@@ -210,7 +222,9 @@ def test_hostile_names_run_nothing(browser, made_up, tmp_path):
     assert browser.errors == []
     assert browser.requests == []
     assert "Page.javascriptDialogOpening" not in {event.get("method") for event in browser.events}
-    texts = browser.value("[...document.querySelectorAll('.annotation-text')].map(t => t.textContent).join('\\n')")  # fmt: skip
+    texts = browser.value(
+        "[...document.querySelectorAll('.annotation-text')].map(t => t.textContent).join('\\n')"
+    )
     assert (
         "<img src=x onerror=alert(1)>" in texts
     )  # as it is written, in the picture of differences

@@ -12,8 +12,8 @@ def study(made_up, tmp_path):
 
 
 def test_the_history_has_all_trials_and_the_best_of_the_finished(study):
-    found = [p for p in results.history(study) if p.method in ("response", "combined")]
-    assert [tuple(p) for p in found if p.repeat < 2] == [
+    points = [p for p in results.history(study) if p.method in ("response", "combined")]
+    assert [tuple(p) for p in points if p.repeat < 2] == [
         ("response", 0, 0, "finished", 0.91, 0.91),
         ("response", 0, 1, "finished", 0.95, 0.95),
         ("response", 0, 2, "finished", 0.93, 0.95),
@@ -27,7 +27,7 @@ def test_the_history_has_all_trials_and_the_best_of_the_finished(study):
         ("combined", 1, 1, "failed", None, None),
         ("combined", 1, 2, "failed", None, None),
     ]
-    assert len(found) == 18
+    assert len(points) == 18
 
 
 def test_repeats_stand_one_after_another_in_the_history(study):
@@ -39,24 +39,24 @@ def test_repeats_stand_one_after_another_in_the_history(study):
 
 
 def test_curves_are_of_search_trials_and_know_which_one_is_chosen(study):
-    found = results.learning_curves(study)
-    assert len(found) == 36
-    assert [c.trial for c in found if c.chosen] == [
+    curves = results.learning_curves(study)
+    assert len(curves) == 36
+    assert [c.trial for c in curves if c.is_recommended] == [
         "no_kd-r0-0001",
         "response-r0-0001",
         "feature-r0-0000",
         "combined-r0-0000",
     ]
-    stopped = next(c for c in found if c.status == "stopped")
-    assert (stopped.epochs, stopped.values) == ([1, 2], [0.99 * 0.75, 0.99 * 0.875])
+    curve = next(c for c in curves if c.status == "stopped")
+    assert (curve.epochs, curve.values) == ([1, 2], [0.99 * 0.75, 0.99 * 0.875])
 
 
 def test_effects_are_differences_by_repeat(study):
-    found = results.effects(study)
-    assert [e.method for e in found] == ["response", "feature", "combined"]
-    assert found[0].by_repeat == pytest.approx([0.02, 0.025, 0.02])
-    assert found[0].verdict.label == "helps"
-    assert found[2].difference.low is None
+    effects = results.effects(study)
+    assert [e.method for e in effects] == ["response", "feature", "combined"]
+    assert effects[0].by_repeat == pytest.approx([0.02, 0.025, 0.02])
+    assert effects[0].verdict.label == "helps"
+    assert effects[2].difference.low is None
 
 
 def test_the_picture_of_differences_has_a_point_a_repeat(study):
@@ -73,10 +73,10 @@ def test_an_empty_study_has_no_pictures(made_up, tmp_path):
 
 
 def test_a_picture_is_drawn_where_its_data_are_there(study):
-    drawn = {name for name, draw in results.PLOTS.items() if draw(study)}
+    names = {name for name, draw in results.PLOTS.items() if draw(study)}
     usual = {"differences", "learning_curves", "history"}
     training = {"loss_components", "validation_accuracy", "all_losses", "learning_rate"}
-    assert drawn == usual | {f"kd_{name}" for name in training}
+    assert names == usual | {f"kd_{name}" for name in training}
 
 
 def test_every_method_has_its_colour_and_every_panel_its_method(study):
@@ -84,8 +84,8 @@ def test_every_method_has_its_colour_and_every_panel_its_method(study):
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["baseline (no_kd)", "response", "feature", "combined"]
     # the weighted sum and CE; KD in response and combined; features in feature and combined
-    drawn = [sum(len(line.get_xdata()) > 0 for line in axes.lines) for axes in figure.axes]
-    assert drawn == [2, 3, 3, 4]
+    line_counts = [sum(len(line.get_xdata()) > 0 for line in axes.lines) for axes in figure.axes]
+    assert line_counts == [2, 3, 3, 4]
 
 
 def test_a_study_of_one_failed_trial_can_be_drawn(made_up, tmp_path):

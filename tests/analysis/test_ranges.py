@@ -42,16 +42,16 @@ def test_a_value_that_is_no_choice_is_an_error():
 
 
 def test_pinned_ranges_and_methods_without_ranges_have_none():
-    made = study([], ranges={**RANGES, "alpha": FloatDistribution(0.5, 0.5)})
-    assert list(ranges(made, "response")) == list(RANGES)
+    searched_study = study([], ranges={**RANGES, "alpha": FloatDistribution(0.5, 0.5)})
+    assert list(ranges(searched_study, "response")) == list(RANGES)
     assert ranges(study([], methods={"response": {}}), "response") == {}
 
 
 def test_points_are_a_method_s_search_trials_and_the_last_stage_counts():
     first = row("response", 1, 3, 0.8, lr=0.1, dropout=0.0, temperature=4.0)
     last = first | {"stage": 1, "val_accuracy": 0.9, "epochs": 20}
-    again = first | {"phase": "confirm", "trial": "confirm-x"}
-    (point,) = search_points(study([last, first, again]), "response")
+    confirmation = first | {"phase": "confirm", "trial": "confirm-x"}
+    (point,) = search_points(study([last, first, confirmation]), "response")
     assert (point.repeat, point.number, point.value, point.epochs) == (1, 3, 0.9, 20)
     assert dict(point.values) == {"lr": 0.1, "dropout": 0.0, "temperature": 4.0}
 
@@ -72,10 +72,10 @@ def test_a_study_on_disk_says_what_its_rows_say(tmp_path):
     manifest.write(storage, made.manifest)
     rows = [{**one, **known} for one in made.rows]
     storage.write("trials/all.parquet", results.encode(rows, types))
-    read = load(str(tmp_path))
-    assert len(read.rows) == 40
-    assert search_points(read, "response") == sorted(
-        search_points(made, "response"), key=lambda p: (p.repeat, p.number)
+    study_on_disk = load(str(tmp_path))
+    assert len(study_on_disk.rows) == 40
+    assert search_points(study_on_disk, "response") == sorted(
+        search_points(study_in_memory, "response"), key=lambda p: (p.repeat, p.number)
     )
-    assert importances(read, "response").top[0] == "lr"
-    assert landscape(read, "response").region is not None
+    assert importances(study_on_disk, "response").top[0] == "lr"
+    assert landscape(study_on_disk, "response").region is not None

@@ -29,19 +29,19 @@ def read_json(path):
 
 
 @pytest.fixture(scope="module")
-def done(made_up, tmp_path_factory):
+def output(made_up, tmp_path_factory):
     """The report of the whole made-up study: its folder, stdout and stderr."""
-    here = tmp_path_factory.mktemp("done")
-    made_up.put(here / "runs" / "x", made_up.all_rows(), tables=["top_trials", "confirmed"])
+    folder = tmp_path_factory.mktemp("done")
+    made_up.put(folder / "runs" / "x", made_up.all_rows(), tables=["top_trials", "confirmed"])
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(here)
+        patch.chdir(folder)
         assert report.main(["runs/x"]) == 0
-    return here / "runs" / "x" / "report", out.getvalue(), err.getvalue()
+    return folder / "runs" / "x" / "report", out.getvalue(), err.getvalue()
 
 
-def test_the_files_and_what_is_printed(done):
-    folder, out, err = done
+def test_the_files_and_what_is_printed(output):
+    folder, out, err = output
     assert sorted(path.name for path in folder.iterdir()) == [
         "details.json",
         "differences.png",
@@ -73,8 +73,8 @@ def test_the_files_and_what_is_printed(done):
     assert "\n".join(lines[:7]) in (folder / "report.md").read_text()
 
 
-def test_the_page_in_its_order(done):
-    page = (done[0] / "report.md").read_text()
+def test_the_page_in_its_order(output):
+    page = (output[0] / "report.md").read_text()
     headings = [line.lstrip("# ") for line in page.splitlines() if line.startswith("#")]
     assert headings == [
         "Does distillation help? made_up",
@@ -99,20 +99,20 @@ def test_the_page_in_its_order(done):
         assert f"]({picture}.png)" in page
 
 
-def test_report_json_has_one_family_and_three_fractions(done):
-    found = read_json(done[0] / "report.json")
-    assert list(found) == ["cnn"]
-    assert list(found["cnn"]) == KEYS
+def test_report_json_has_one_family_and_three_fractions(output):
+    content = read_json(output[0] / "report.json")
+    assert list(content) == ["cnn"]
+    assert list(content["cnn"]) == KEYS
     # the winners of response are the best on validation (95, 94, 96): the mean of 0.92, 0.935, 0.94
     expected = [0.985, 0.91, (0.92 + 0.935 + 0.94) / 3]
-    assert list(found["cnn"].values()) == pytest.approx(expected)
+    assert list(content["cnn"].values()) == pytest.approx(expected)
 
 
 def test_the_kd_accuracy_is_of_the_best_on_validation_not_on_test(made_up, runs):
     rows = [r for r in made_up.all_rows() if r["phase"] != "confirm" or r["method"] != "response"]
-    found = report.accuracies([load(made_up.put(runs / "x", rows))])["cnn"]
-    assert found["student_accuracy_with_kd"] is None
-    assert found["student_accuracy_without_kd"] == pytest.approx(0.91)
+    accuracies = report.accuracies([load(made_up.put(runs / "x", rows))])["cnn"]
+    assert accuracies["student_accuracy_with_kd"] is None
+    assert accuracies["student_accuracy_without_kd"] == pytest.approx(0.91)
 
 
 def test_an_unconfirmed_study_says_what_to_type_and_marks_validation(made_up, runs, capsys):
@@ -121,26 +121,26 @@ def test_an_unconfirmed_study_says_what_to_type_and_marks_validation(made_up, ru
     page = (runs / "x" / "report" / "report.md").read_text()
     assert "python -m tune_kd.confirm runs/x`" in page
     assert "Validation accuracy, %, mean ± sd (n repeats), each chosen on this split" in page
-    found = read_json(runs / "x" / "report" / "report.json")
-    assert found == {"cnn": dict.fromkeys(KEYS)}
+    content = read_json(runs / "x" / "report" / "report.json")
+    assert content == {"cnn": dict.fromkeys(KEYS)}
     assert not (runs / "x" / "report" / "differences.png").exists()
     assert "differences.png" not in page
     assert "type: python -m tune_kd.confirm runs/x\n" in capsys.readouterr().err
 
 
-def test_the_csv_holds_raw_numbers(done):
-    frame = pd.read_csv(done[0] / "table.csv").set_index("method")
+def test_the_csv_holds_raw_numbers(output):
+    frame = pd.read_csv(output[0] / "table.csv").set_index("method")
     assert frame["mean"]["no_kd"] == pytest.approx(0.91, abs=1e-12)
     assert frame["difference"]["response"] == pytest.approx(0.065 / 3, abs=1e-12)
     assert frame["n"].to_list() == [1, 3, 3, 3, 1]
     assert pd.isna(frame["sd"]["combined"])
 
 
-def test_details_hold_every_seed(done):
-    (found,) = read_json(done[0] / "details.json")
-    tuned = found["tuned_test_accuracy_by_seed"]["no_kd"]
-    assert tuned["1"] == pytest.approx({"2000": 0.90, "2001": 0.92})
-    response = found["methods"]["response"]
+def test_details_hold_every_seed(output):
+    (content,) = read_json(output[0] / "details.json")
+    values = content["tuned_test_accuracy_by_seed"]["no_kd"]
+    assert values["1"] == pytest.approx({"2000": 0.90, "2001": 0.92})
+    response = content["methods"]["response"]
     assert response["verdict"]["label"] == "helps"
     assert response["difference"]["n"] == 3
     assert response["by_repeat"] == pytest.approx({"0": 0.02, "1": 0.025, "2": 0.02})
@@ -158,9 +158,9 @@ def test_two_families_in_one_report(made_up, runs, capsys):
     made_up.put(runs / "y", made_up.teacher(), study="y", family="vit")
     assert report.main(["runs/x", "runs/y", "--out", "both"]) == 0
     both = runs.parent / "both"
-    found = read_json(both / "report.json")
-    assert list(found) == ["cnn", "vit"]
-    assert list(found["vit"].values()) == [0.985, None, None]
+    content = read_json(both / "report.json")
+    assert list(content) == ["cnn", "vit"]
+    assert list(content["vit"].values()) == [0.985, None, None]
     page = (both / "report.md").read_text()
     assert page.startswith("# Does distillation help? x and y\n\n## x\n\n### Verdict")
     assert "\n## y\n" in page
@@ -173,15 +173,15 @@ def test_two_families_in_one_report(made_up, runs, capsys):
 
 
 def test_a_family_beside_another_without_out_is_reported_below_the_first(made_up, runs):
-    both = {"x": "cnn", "y": "vit"}
-    for name, family in both.items():
+    families = {"x": "cnn", "y": "vit"}
+    for name, family in families.items():
         made_up.put(runs / name, made_up.all_rows(), study=name, family=family)
     assert report.main(["runs/x", "runs/y"]) == 0
     folder = runs / "x" / "report"
-    found = read_json(folder / "report.json")
-    assert list(found) == ["cnn", "vit"]
-    assert list(found["vit"]) == KEYS
-    assert found["cnn"] == found["vit"]
+    content = read_json(folder / "report.json")
+    assert list(content) == ["cnn", "vit"]
+    assert list(content["vit"]) == KEYS
+    assert content["cnn"] == content["vit"]
     assert (folder / "kd_comparison_results-2.txt").exists()
     assert (folder / "logs-2" / "response-r0-0001.csv").exists()
     assert not (runs / "y" / "report").exists()
@@ -210,8 +210,8 @@ def test_a_picture_that_no_longer_holds_is_taken_away(made_up, runs):
         out.write(name, b"of an earlier report")
     out.write("mine.png", b"of somebody else")
     report.write([load(made_up.put(runs / "x", made_up.search))], out)
-    drawn = [name for name in out.names("", ".png") if not name.startswith("kd_")]
-    assert drawn == ["history.png", "learning_curves.png", "mine.png"]
+    names = [name for name in out.names("", ".png") if not name.startswith("kd_")]
+    assert names == ["history.png", "learning_curves.png", "mine.png"]
     assert out.names("", ".txt") == []
     logs = [
         f"{trial}.csv"
@@ -230,7 +230,7 @@ def test_a_weak_teacher_is_on_top_of_the_page_and_on_stderr(made_up, runs, capsy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["runs/y"], "runs has: x"),
         (["runs"], "name one of x"),
@@ -239,13 +239,13 @@ def test_a_weak_teacher_is_on_top_of_the_page_and_on_stderr(made_up, runs, capsy
         (["ftp://x"], "s3://bucket/folder is allowed"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(made_up, runs, capsys, arguments, said):
+def test_wrong_usage_is_one_line_and_exit_code_2(made_up, runs, capsys, arguments, message):
     made_up.put(runs / "x", made_up.search)
     (runs.parent / "file").write_text("")
     assert cli.guarded(report.main, arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
     assert not (runs / "x" / "report").exists()
@@ -269,9 +269,9 @@ def test_a_table_that_nobody_knows_is_refused_before_anything_is_written(made_up
 
 @pytest.mark.parametrize("arguments", [[], ["runs/x", "--what"]])
 def test_argparse_leaves_with_2(arguments):
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as error:
         report.main(arguments)
-    assert left.value.code == 2
+    assert error.value.code == 2
 
 
 HEAVY = "sorted(set(sys.modules) & {'torch', 'torchvision', 'ray', %s})"
@@ -286,8 +286,10 @@ print({HEAVY % "'jinja2', 'matplotlib', 'optuna', 'pandas', 'plotly', 'scipy', '
 analysis.report.main([{str(tmp_path / "x")!r}])
 print({HEAVY % "'matplotlib.pyplot'"})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    lines = process.stdout.splitlines()
     assert (lines[0], lines[-1]) == ("[]", "[]")
     assert lines[-2] == f"report: {tmp_path / 'x' / 'report' / 'index.html'}"
 
@@ -313,8 +315,8 @@ def test_a_bucket_works_like_a_folder(made_up, bucket, capsys):
     made_up.put(address, made_up.all_rows())
     assert report.main([address]) == 0
     assert "report: s3://bucket/runs/x/report/index.html?" in capsys.readouterr().out
-    written = Storage(address).at("report")
-    assert len(written.names("")) == 15
-    assert len(pd.read_csv(io.BytesIO(written.read("table.csv")))) == 5
+    folder = Storage(address).at("report")
+    assert len(folder.names("")) == 15
+    assert len(pd.read_csv(io.BytesIO(folder.read("table.csv")))) == 5
     assert cli.guarded(report.main, [bucket.format("y")]) == 2
     assert "has: x" in capsys.readouterr().err

@@ -8,8 +8,8 @@ def names(rows):
 
 
 def test_only_finished_trials_are_ranked_and_the_best_comes_first(made_up):
-    found = names(selection.best(made_up.search, "response", top=4))
-    assert found == [f"response-{end}" for end in ("r2-0002", "r0-0001", "r1-0001", "r0-0002")]
+    trials = names(selection.best(made_up.search, "response", top=4))
+    assert trials == [f"response-{end}" for end in ("r2-0002", "r0-0001", "r1-0001", "r0-0002")]
     # of combined others were stopped with higher values, or failed
     assert names(selection.best(made_up.search, "combined", top=9)) == ["combined-r0-0000"]
 

@@ -12,7 +12,9 @@ from analysis.comparison import stats
 from analysis.comparison.stats import Estimate, estimate, rule
 
 
-def found(mean: float, *, sd: float | None = 0.01, n: int = 5, image_se: float = 0.0) -> Estimate:
+def interval(
+    mean: float, *, sd: float | None = 0.01, n: int = 5, image_se: float = 0.0
+) -> Estimate:
     """An estimate of n differences that have exactly this mean and sd."""
     if sd is None:
         return estimate([mean], image_se=image_se)
@@ -48,13 +50,13 @@ def test_the_paired_interval_by_hand():
 def test_without_error_from_images_it_is_scipys_paired_t_test(n, effect):
     random = np.random.default_rng(n)
     control = dict(enumerate(random.normal(0.9, 0.02, n)))
-    treated = dict(enumerate(random.normal(0.9 + effect, 0.01, n)))
-    ours = stats.paired(treated, control)
-    theirs = scipy.stats.ttest_rel(list(treated.values()), list(control.values()))
+    treatment = dict(enumerate(random.normal(0.9 + effect, 0.01, n)))
+    ours = stats.paired(treatment, control)
+    theirs = scipy.stats.ttest_rel(list(treatment.values()), list(control.values()))
     low, high = theirs.confidence_interval(0.95)
     assert (ours.low, ours.high) == pytest.approx((low, high), rel=1e-9)
     assert ours.p_value() == pytest.approx(theirs.pvalue, rel=1e-9)
-    each = list(stats.differences(treated, control).values())
+    each = list(stats.differences(treatment, control).values())
     for margin in (0.001, 0.005, 0.05):
         above = scipy.stats.ttest_1samp(each, -margin, alternative="greater").pvalue
         below = scipy.stats.ttest_1samp(each, margin, alternative="less").pvalue
@@ -62,7 +64,7 @@ def test_without_error_from_images_it_is_scipys_paired_t_test(n, effect):
 
 
 def test_images_alone_make_a_normal_interval():
-    one = found(0.01, sd=0.0, image_se=0.004)
+    one = interval(0.01, sd=0.0, image_se=0.004)
     assert (one.low, one.high) == pytest.approx((0.01 - 1.959964 * 0.004, 0.01 + 1.959964 * 0.004))
     assert one.p_value() == pytest.approx(2 * scipy.stats.norm.sf(2.5))
 
@@ -71,27 +73,32 @@ def test_images_alone_make_a_normal_interval():
 @pytest.mark.parametrize("image_se", [0.002, 0.01])
 def test_p_is_where_the_interval_touches(sd, image_se):
     """p = 0.05 where an end of the 95 % interval is 0; the 90 % interval is what TOST asks for."""
-    half = found(0.0, sd=sd, image_se=image_se).high
-    assert found(half, sd=sd, image_se=image_se).p_value() == pytest.approx(0.05)
-    assert found(-half, sd=sd, image_se=image_se).p_value() == pytest.approx(0.05)
-    assert found(0.0, sd=sd, image_se=image_se).p_value() == 1.0
-    assert found(0.0, sd=sd, image_se=image_se).p_equivalence(half) == pytest.approx(0.025)
-    assert found(half, sd=sd, image_se=image_se).p_equivalence(half) == pytest.approx(0.5)
-    assert found(2 * half, sd=sd, image_se=image_se).p_equivalence(half) > 0.95
+    half = interval(0.0, sd=sd, image_se=image_se).high
+    assert interval(half, sd=sd, image_se=image_se).p_value() == pytest.approx(0.05)
+    assert interval(-half, sd=sd, image_se=image_se).p_value() == pytest.approx(0.05)
+    assert interval(0.0, sd=sd, image_se=image_se).p_value() == 1.0
+    assert interval(0.0, sd=sd, image_se=image_se).p_equivalence(half) == pytest.approx(0.025)
+    assert interval(half, sd=sd, image_se=image_se).p_equivalence(half) == pytest.approx(0.5)
+    assert interval(2 * half, sd=sd, image_se=image_se).p_equivalence(half) > 0.95
 
 
 @pytest.mark.parametrize("image_se", [0.0, 0.003])
 def test_one_difference_has_no_interval_and_no_p(image_se):
-    one = found(0.02, sd=None, image_se=image_se)
+    one = interval(0.02, sd=None, image_se=image_se)
     assert one == Estimate(mean=0.02, low=None, high=None, n=1, sd=None, image_se=image_se)
     assert one.p_value() is one.p_equivalence(0.005) is None
     assert stats.paired({1: 2.0}, {2: 1.0}) is None
 
 
 def test_equal_differences_leave_no_doubt():
-    same, apart = found(0.0, sd=0.0), found(0.02, sd=0.0)
+    same, apart = interval(0.0, sd=0.0), interval(0.02, sd=0.0)
     assert (same.low, same.high, same.p_value(), same.p_equivalence(0.005)) == (0, 0, 1.0, 0.0)
-    assert (apart.low, apart.high, apart.p_value(), apart.p_equivalence(0.005)) == (0.02, 0.02, 0.0, 1.0)  # fmt: skip
+    assert (apart.low, apart.high, apart.p_value(), apart.p_equivalence(0.005)) == (
+        0.02,
+        0.02,
+        0.0,
+        1.0,
+    )
 
 
 def test_hardly_any_spread_gives_a_p_near_zero():
@@ -122,14 +129,16 @@ def test_looks_share_five_percent():
     ],
 )
 def test_labels(mean, sd, label):
-    one = rule({"a": found(mean, sd=sd)}, margin=0.005, level=0.05)["a"]
+    one = rule({"a": interval(mean, sd=sd)}, margin=0.005, level=0.05)["a"]
     assert one.label == label
     assert (one.repeats_needed is not None) == (label == "not settled")
 
 
-@pytest.mark.parametrize(("n", "label"), [(1, "too few repeats"), (2, "too few repeats"), (3, "helps")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "label"), [(1, "too few repeats"), (2, "too few repeats"), (3, "helps")]
+)
 def test_three_repeats_are_the_fewest(n, label):
-    one = found(0.02, sd=None) if n == 1 else found(0.02, sd=0.0001, n=n)
+    one = interval(0.02, sd=None) if n == 1 else interval(0.02, sd=0.0001, n=n)
     verdict = rule({"a": one}, margin=0.005, level=0.05)["a"]
     assert verdict.label == label
     assert (verdict.p is None) == (verdict.p_equivalence is None) == (n < 3)
@@ -141,43 +150,45 @@ def test_nothing_to_judge():
 
 def test_holm_by_hand():
     """p 0.01, 0.02, 0.04 of three: times 3, times 2, times 1, never falling."""
-    chosen = {}
+    estimates = {}
     for name, p in (("b", 0.04), ("c", 0.01), ("a", 0.02)):
         distance = -scipy.stats.t.ppf(p / 2, 4) * 0.01 / math.sqrt(5)
-        chosen[name] = found(distance)
-    chosen["few"] = found(0.5, n=2)  # takes no part, and is not counted
-    verdicts = rule(chosen, margin=0.005, level=0.035)
+        estimates[name] = interval(distance)
+    estimates["few"] = interval(0.5, n=2)  # takes no part, and is not counted
+    verdicts = rule(estimates, margin=0.005, level=0.035)
     assert list(verdicts) == ["b", "c", "a", "few"]
     assert [verdicts[name].p for name in "cab"] == pytest.approx([0.03, 0.04, 0.04])
     assert [verdicts[name].label for name in "cab"] == ["helps", "not settled", "not settled"]
 
 
 def test_equivalence_has_a_holm_of_its_own():
-    one = rule({"a": found(0.0, sd=0.003)}, margin=0.005, level=0.05)["a"]
-    many = rule({name: found(0.0, sd=0.003) for name in "abc"}, margin=0.005, level=0.05)["a"]
-    assert one.p_equivalence == pytest.approx(found(0.0, sd=0.003).p_equivalence(0.005))
+    one = rule({"a": interval(0.0, sd=0.003)}, margin=0.005, level=0.05)["a"]
+    many = rule({name: interval(0.0, sd=0.003) for name in "abc"}, margin=0.005, level=0.05)["a"]
+    assert one.p_equivalence == pytest.approx(interval(0.0, sd=0.003).p_equivalence(0.005))
     assert many.p_equivalence == pytest.approx(3 * one.p_equivalence)
 
 
 @pytest.mark.parametrize(("sd", "image_se"), [(0.006, 0.0), (0.012, 0.0), (0.004, 0.0015)])
 def test_repeats_needed_are_those_that_find_it(sd, image_se):
     """Simulated: as many repeats see the effect in 80 % of studies, to within three errors of 2,000."""
-    needed = stats.repeats_needed(found(0.0, sd=sd, image_se=image_se), effect=0.005, level=0.05)
+    count = stats.repeats_needed(interval(0.0, sd=sd, image_se=image_se), effect=0.005, level=0.05)
     random = np.random.default_rng(0)
-    rows = random.normal(0.005, sd, (2000, needed)) + random.normal(0, image_se, (2000, 1))
-    seen = [estimate(row, image_se=image_se) for row in rows]
-    share = np.mean([one.low > 0 for one in seen])
+    rows = random.normal(0.005, sd, (2000, count)) + random.normal(0, image_se, (2000, 1))
+    estimates = [estimate(row, image_se=image_se) for row in rows]
+    share = np.mean([one.low > 0 for one in estimates])
     assert 0.77 < share < 0.88  # a whole repeat more than needed, and the interval is cautious
 
 
 def test_repeats_cannot_make_up_for_images():
-    blind = found(0.0, image_se=0.004)
+    blind = interval(0.0, image_se=0.004)
     assert stats.repeats_needed(blind, effect=0.005, level=0.05) is None
     assert rule({"a": blind}, margin=0.005, level=0.04)["a"].repeats_needed is None
-    assert stats.repeats_needed(found(0.0, sd=0.0), effect=0.005, level=0.05) == 3
-    assert stats.repeats_needed(found(0.0, sd=1e-12), effect=0.005, level=0.05) == 3
-    assert stats.repeats_needed(found(0.0, sd=1.0), effect=0.005, level=0.05) is None  # over 1,000
-    assert stats.repeats_needed(found(0.0, sd=None), effect=0.005, level=0.05) is None
+    assert stats.repeats_needed(interval(0.0, sd=0.0), effect=0.005, level=0.05) == 3
+    assert stats.repeats_needed(interval(0.0, sd=1e-12), effect=0.005, level=0.05) == 3
+    assert (
+        stats.repeats_needed(interval(0.0, sd=1.0), effect=0.005, level=0.05) is None
+    )  # over 1,000
+    assert stats.repeats_needed(interval(0.0, sd=None), effect=0.005, level=0.05) is None
 
 
 def test_asking_for_help_does_not_wait_for_statsmodels():

@@ -65,26 +65,26 @@ def test_without_confirm_there_is_no_number_in_the_test_column(made_up, tmp_path
     _, frame = common.TABLES["main"](study)
     assert set(frame.iloc[:, 1]) == set(frame.iloc[:, 2]) == {"-"}
     assert common.TABLES["tuning"](study)[1] == ""
-    title, shown = common.validation(study)
+    title, winners = common.validation(study)
     assert "optimistic" in title
     # winners of no_kd: 92, 93, 92; of response: 95, 94, 96; of feature: 92, 91, 92
-    assert shown.iloc[:, 1].to_list() == [
+    assert winners.iloc[:, 1].to_list() == [
         "99.00 (n = 1)",
         "92.33 ± 0.58 (n = 3)",
         "95.00 ± 1.00 (n = 3)",
         "91.67 ± 0.58 (n = 3)",
         "90.00 (n = 1)",
     ]
-    assert "Validation" in shown.columns[1]
+    assert "Validation" in winners.columns[1]
 
 
 def test_pairs_are_counted_where_they_are_fewer_than_the_repeats(made_up, tmp_path):
-    lost = [f"confirm-no_kd-r2-0001-s{seed}" for seed in (3000, 3001)]
-    rows = [r for r in made_up.all_rows() if r["trial"] not in lost]
+    names = [f"confirm-no_kd-r2-0001-s{seed}" for seed in (3000, 3001)]
+    rows = [r for r in made_up.all_rows() if r["trial"] not in names]
     study = load(made_up.put(tmp_path / "x", rows))
-    found = cells(common.TABLES["main"](study), "response")
-    assert found["Difference to the tuned baseline, pp [95 %]"].endswith("(n = 2)")
-    assert found["Verdict"] == "no verdict: too few repeats"
+    row = cells(common.TABLES["main"](study), "response")
+    assert row["Difference to the tuned baseline, pp [95 %]"].endswith("(n = 2)")
+    assert row["Verdict"] == "no verdict: too few repeats"
 
 
 def test_best_configurations_hold_weights_ratios_and_sampled_values(study):
@@ -123,13 +123,13 @@ def test_out_of_the_box_and_tuned(study):
     default = f"{mean * 100:+.2f} [{(mean - half) * 100:+.2f}, {(mean + half) * 100:+.2f}] (n = 6)"
     # tuned minus default by repeat: 0.01, 0.015, 0.02: mean 0.015, sd 0.005
     half = T2 * 0.005 / math.sqrt(3)
-    bought = f"+1.50 [{(0.015 - half) * 100:+.2f}, {(0.015 + half) * 100:+.2f}] (n = 3)"
+    gain = f"+1.50 [{(0.015 - half) * 100:+.2f}, {(0.015 + half) * 100:+.2f}] (n = 3)"
     assert rows["response"] == [
         "91.67 ± 1.21 (n = 6)",
         default,
         "93.17 ± 1.04 (n = 3)",
         "+2.17 [+1.45, +2.88] (n = 3)",
-        bought,
+        gain,
     ]
     assert rows["baseline (no_kd)"][1] == rows["baseline (no_kd)"][3] == "-"
     assert rows["baseline (no_kd)"][4] == "+2.00 [+2.00, +2.00] (n = 3)"
@@ -213,18 +213,20 @@ def test_how_it_was_made(study):
 
 def test_confirmed_and_top_trials_are_extra_tables(study):
     _, frame = common.confirmed_trials(study)
-    own = frame[frame["Method"] == "feature"].drop(columns="Method")
-    assert own.to_numpy().tolist()[:4] == [
+    rows = frame[frame["Method"] == "feature"].drop(columns="Method")
+    assert rows.to_numpy().tolist()[:4] == [
         ["0", "0", "best", "92.00", "89.00 ± 1.41 (n = 2)"],
         ["0", "0", "default", "92.00", "89.00 ± 1.41 (n = 2)"],
         ["0", "0", "recommended", "92.00", "91.00 ± 0.71 (n = 5)"],
         ["1", "0", "default", "90.00", "90.00 ± 1.41 (n = 2)"],
     ]
     _, frame = common.top_trials(study)
-    own = frame[frame["Method"] == "response"]
-    assert list(zip(own["Repeat"], own["Trial"], strict=True))[:3] == [
-        ("2", "2"), ("0", "1"), ("1", "1"),
-    ]  # fmt: skip
+    rows = frame[frame["Method"] == "response"]
+    assert list(zip(rows["Repeat"], rows["Trial"], strict=True))[:3] == [
+        ("2", "2"),
+        ("0", "1"),
+        ("1", "1"),
+    ]
 
 
 def test_what_the_teacher_cost(made_up, tmp_path):

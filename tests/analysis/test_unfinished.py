@@ -44,10 +44,26 @@ def only(made_up):
 
 
 STUDIES = {
-    "empty": (lambda made_up: [], {}, "**No verdict yet**: no trial has ended. Type `python -m tune_kd.search"),
-    "failed": (failed, {}, "**No verdict**: none of 24 trials has finished (24 failed, 0 stopped)."),
-    "one repeat": (one_repeat, {"repeats": 1}, "the study has 1 repeat and a verdict needs at least 3"),
-    "unconfirmed": (unconfirmed, {}, "**No verdict yet**: nothing has been confirmed on the test split."),
+    "empty": (
+        lambda made_up: [],
+        {},
+        "**No verdict yet**: no trial has ended. Type `python -m tune_kd.search",
+    ),
+    "failed": (
+        failed,
+        {},
+        "**No verdict**: none of 24 trials has finished (24 failed, 0 stopped).",
+    ),
+    "one repeat": (
+        one_repeat,
+        {"repeats": 1},
+        "the study has 1 repeat and a verdict needs at least 3",
+    ),
+    "unconfirmed": (
+        unconfirmed,
+        {},
+        "**No verdict yet**: nothing has been confirmed on the test split.",
+    ),
     "one method": (only, {"methods": {"no_kd": {}}}, "no_kd is the only method"),
     "no baseline": (
         without("no_kd"),
@@ -55,9 +71,11 @@ STUDIES = {
         "**response: nothing to compare with**, the study has no baseline (no_kd).",
     ),
     "baseline without rows": (
-        without("no_kd"), {}, "**response: nothing to compare with**, no baseline is confirmed",
+        without("no_kd"),
+        {},
+        "**response: nothing to compare with**, no baseline is confirmed",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", STUDIES)
@@ -65,17 +83,17 @@ def test_what_is_missing_is_said_and_nothing_is_claimed(made_up, runs, capsys, k
     rows, changes, text = STUDIES[kind]
     made_up.put(runs / "x", rows(made_up), **changes)
     assert cli.guarded(report.main, ["runs/x"]) == 0
-    written = (runs / "x" / "report" / "report.md").read_text()
-    assert text in written
-    verdict = written.split("## Verdict")[1].split("\n#")[0]
+    page_text = (runs / "x" / "report" / "report.md").read_text()
+    assert text in page_text
+    verdict = page_text.split("## Verdict")[1].split("\n#")[0]
     assert not [claim for claim in CLAIMS if claim in verdict]
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_repeat_without_a_finished_trial_of_one_method(made_up, runs):
-    lost = [made_up.trial("response", n, None, repeat=2, status="failed") for n in range(3)]
+    failures = [made_up.trial("response", n, None, repeat=2, status="failed") for n in range(3)]
     rows = [r for r in made_up.all_rows() if (r["method"], r["repeat"]) != ("response", 2)]
-    study = load(made_up.put(runs / "x", [*rows, *lost]))
+    study = load(made_up.put(runs / "x", [*rows, *failures]))
     text = page.section(study, pictures=[])
     assert "**response: no verdict about the method**: only 2 of 3 repeats can be compared" in text
     assert (
@@ -115,8 +133,8 @@ def test_studies_of_different_metrics_are_not_compared(made_up, runs):
     made_up.put(runs / "x", made_up.all_rows(), study="x")
     made_up.put(runs / "y", [], study="y", metric="val_miou", dense=True)
     assert report.main(["runs/x", "runs/y"]) == 0
-    written = (runs / "x" / "report" / "report.md").read_text().splitlines()
-    assert written[2] == (
+    lines = (runs / "x" / "report" / "report.md").read_text().splitlines()
+    assert lines[2] == (
         "> **The studies are measured by test accuracy and test mIoU: their numbers cannot be compared.**"
     )
 

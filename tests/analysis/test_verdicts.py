@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.comparison import verdicts as said
+from analysis.comparison import verdicts
 from analysis.comparison.methods import level
 from analysis.comparison.students import students
 from analysis.study import load
@@ -34,7 +34,7 @@ def response(made_up, differences, *methods):
 def sentence(made_up, folder, differences, **changes):
     rows = response(made_up, differences)
     study = load(made_up.put(folder / "y", rows, repeats=len(differences), **TWO | changes))
-    (text,) = said.verdicts(study)
+    (text,) = verdicts.verdicts(study)
     return text
 
 
@@ -72,12 +72,12 @@ def test_the_absence_of_a_difference_is_shown_not_assumed(made_up, tmp_path):
 
 
 def test_what_is_not_settled_says_how_many_repeats_would_settle_it(study):
-    feature = said.verdicts(study)[1]
-    needed = said.needed_repeats(study, said.results(study)["feature"].difference)
-    assert needed > said.MOST_ADVISED  # too many to ask for: twice as many as there are
-    assert f"With this spread {needed} repeats would show a difference of 0.5 points" in feature
+    feature = verdicts.verdicts(study)[1]
+    count = verdicts.needed_repeats(study, verdicts.results(study)["feature"].difference)
+    assert count > verdicts.MOST_ADVISED  # too many to ask for: twice as many as there are
+    assert f"With this spread {count} repeats would show a difference of 0.5 points" in feature
     # judged as a second look, at 0.5 %, over two methods: stricter than the first look
-    assert said.to_settle(study) == (
+    assert verdicts.to_settle(study) == (
         f"To know more: `{SEARCH} --repeats 6`, then `python -m tune_kd.confirm {study.address} "
         "--seeds 2`. That is another look at the test split: its verdicts may err in 0.5 % of studies."
     )
@@ -89,10 +89,10 @@ def test_repeats_that_see_the_margin_are_not_asked_for_again(made_up, tmp_path):
     rows = response(made_up, [0.0027 + 0.002656 * (-1) ** at for at in range(10)], *methods)
     changes = {"methods": {m: {} for m in ("no_kd", *methods)}, "repeats": 10, **PLENTY}
     study = load(made_up.put(tmp_path / "y", rows, **changes))
-    for text in said.verdicts(study):
+    for text in verdicts.verdicts(study):
         assert "not settled" in text
         assert "So many repeats show a difference of 0.5 points in 4 of 5 studies" in text
-    assert f"`{SEARCH} --repeats 12`" in said.to_settle(study)
+    assert f"`{SEARCH} --repeats 12`" in verdicts.to_settle(study)
 
 
 def test_test_images_that_are_too_few_are_said(made_up, tmp_path):
@@ -101,14 +101,17 @@ def test_test_images_that_are_too_few_are_said(made_up, tmp_path):
         lambda row: first(6) if row["method"] == "response" else ~first(6),
     )
     study = load(made_up.put(tmp_path / "y", rows, **TWO))
-    assert "Not even 1,000 repeats would show a difference of 0.5 points" in said.verdicts(study)[0]
+    assert (
+        "Not even 1,000 repeats would show a difference of 0.5 points"
+        in verdicts.verdicts(study)[0]
+    )
 
 
 def test_fewer_than_three_repeats_say_nothing_of_the_method(made_up, tmp_path):
     rows = [row for row in made_up.all_rows() if row["repeat"] == 0]
     study = load(made_up.put(tmp_path / "x", rows, repeats=1, **PLENTY))
-    text = "\n".join(said.verdict(study))
-    assert said.verdicts(study)[0] == (
+    text = "\n".join(verdicts.verdict(study))
+    assert verdicts.verdicts(study)[0] == (
         "**response: no verdict about the method**: the study has 1 repeat and a verdict needs at least 3. "
         "+2.00 (n = 1 repeat) percentage points of test accuracy against the tuned baseline."
     )
@@ -123,7 +126,7 @@ def test_fewer_than_three_repeats_say_nothing_of_the_method(made_up, tmp_path):
 
 
 def test_a_method_that_lacks_repeats_is_told_apart(study):
-    assert said.verdicts(study)[2] == (
+    assert verdicts.verdicts(study)[2] == (
         "**combined: no verdict about the method**: only 1 of 3 repeats can be compared. -2.00 (n = 1 "
         "repeat) percentage points of test accuracy against the tuned baseline."
     )
@@ -131,7 +134,7 @@ def test_a_method_that_lacks_repeats_is_told_apart(study):
 
 def test_a_study_of_too_short_searches_cannot_get_more_of_them(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows()))
-    assert said.to_settle(study).startswith(
+    assert verdicts.to_settle(study).startswith(
         "A repeat needs at least 5 trials of each method and this"
     )
 
@@ -139,7 +142,7 @@ def test_a_study_of_too_short_searches_cannot_get_more_of_them(made_up, tmp_path
 def test_nothing_is_left_to_type_where_all_is_settled(made_up, tmp_path):
     rows = response(made_up, [0.029, 0.030, 0.031])
     study = load(made_up.put(tmp_path / "y", rows, **TWO))
-    assert said.to_settle(study) == ""
+    assert verdicts.to_settle(study) == ""
 
 
 def test_the_summary_sets_the_default_settings_beside_the_tuned(study):
@@ -150,7 +153,7 @@ def test_the_summary_sets_the_default_settings_beside_the_tuned(study):
 
 
 def test_the_basis_says_what_the_intervals_hold(made_up, tmp_path, study):
-    text = said.basis(study)
+    text = verdicts.basis(study)
     assert "hold the luck of the searches, not the choice of the test images" in text
     assert "not adjusted for comparing several methods, the verdicts are (Holm)" in text
     assert "about this teacher and this split: the teacher is one run (n = 1)" in text
@@ -158,7 +161,7 @@ def test_the_basis_says_what_the_intervals_hold(made_up, tmp_path, study):
         "at once: the verdicts of all methods together err in at most 4 % of studies."
     )
     rows = with_images(made_up.all_rows(), lambda row: first(8))
-    text = said.basis(load(made_up.put(tmp_path / "y", rows)))
+    text = verdicts.basis(load(made_up.put(tmp_path / "y", rows)))
     assert "the luck of the searches and the choice of the test images together" in text
 
 
@@ -166,7 +169,7 @@ def test_looks_and_evaluations_are_told(made_up, tmp_path):
     address = made_up.put(tmp_path / "x", made_up.all_rows(), looks=3)
     study = load(address)
     study.storage.write("test_access/0004.json", b'{"weights": []}')
-    text = said.basis(load(address))
+    text = verdicts.basis(load(address))
     assert "looked at 3 times: the verdicts of this look err in at most 0.25 % of studies" in text
     assert "Beside that it was opened 1 time to evaluate single networks" in text
     assert level(study) == 0.0025
@@ -188,10 +191,10 @@ def test_no_verdict_is_no_word():
 def test_as_many_repeats_are_asked_for_as_are_needed(made_up, tmp_path):
     rows = response(made_up, [-0.004, 0.0, 0.004])
     study = load(made_up.put(tmp_path / "y", rows, **TWO))
-    needed = said.needed_repeats(study, said.results(study)["response"].difference)
+    count = verdicts.needed_repeats(study, verdicts.results(study)["response"].difference)
     # sd 0.4 points, 0.5 points at the level of a second look (0.5 %): power 0.77 with 12, 0.83 with 13
-    assert needed == 13
-    assert f"`{SEARCH} --repeats 13`" in said.to_settle(study)
+    assert count == 13
+    assert f"`{SEARCH} --repeats 13`" in verdicts.to_settle(study)
 
 
 def test_each_method_has_a_point_of_its_own_on_the_markdown_page(made_up, tmp_path):

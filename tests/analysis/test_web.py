@@ -49,14 +49,14 @@ class Parsed(html.parser.HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def unpacked(page: str, name: str) -> str:
-    found = re.search(rf'id="{name}">([^<]*)<', page)
-    assert found
-    return gzip.decompress(base64.b64decode(found[1])).decode()
+def unpack(page: str, name: str) -> str:
+    match = re.search(rf'id="{name}">([^<]*)<', page)
+    assert match
+    return gzip.decompress(base64.b64decode(match[1])).decode()
 
 
 @pytest.fixture(scope="module")
-def whole():
+def page_text():
     return render.render(made_page.page())
 
 
@@ -66,33 +66,38 @@ def whole():
 @pytest.mark.parametrize("name", made_page.PLOTS)
 def test_plotly_knows_every_property_of_every_plot(name):
     graph_objects = pytest.importorskip("plotly.graph_objects")
-    for drawn in plots.draw(made_page.PLOTS[name]):
-        known = json.loads(re.sub(r"var\(--\w+\)", "#123456", json.dumps(drawn.data)))
-        layout = json.loads(re.sub(r"var\(--\w+\)", "#123456", json.dumps(drawn.layout)))
-        graph_objects.Figure(data=known, layout=layout)  # ValueError for what it does not know
+    for plot in plots.draw(made_page.PLOTS[name]):
+        data = json.loads(re.sub(r"var\(--\w+\)", "#123456", json.dumps(plot.data)))
+        layout = json.loads(re.sub(r"var\(--\w+\)", "#123456", json.dumps(plot.layout)))
+        graph_objects.Figure(data=data, layout=layout)  # ValueError for what it does not know
 
 
 @pytest.mark.parametrize("name", made_page.PLOTS)
 def test_colours_are_those_of_the_style(name):
-    style = set(re.findall(r"--(\w+):", library.own("page.css")))
-    used = set(re.findall(r"var\(--(\w+)\)", json.dumps([[*d.data, d.layout] for d in plots.draw(made_page.PLOTS[name])])))  # fmt: skip
-    assert used
-    assert used - style == set()
+    style = set(re.findall(r"--(\w+):", library.read_file("page.css")))
+    names = set(
+        re.findall(
+            r"var\(--(\w+)\)",
+            json.dumps([[*d.data, d.layout] for d in plots.draw(made_page.PLOTS[name])]),
+        )
+    )
+    assert names
+    assert names - style == set()
 
 
 def test_points_keep_their_numbers_and_their_words():
-    (drawn, empty) = plots.draw(made_page.PLOTS["chart"])
-    (trace,) = drawn.data
+    (plot, empty) = plots.draw(made_page.PLOTS["chart"])
+    (trace,) = plot.data
     assert trace["x"] == pytest.approx(made_page.RATES, rel=1e-5)
     assert trace["y"] == pytest.approx(made_page.VALUES, rel=1e-5)
     assert trace["hovertext"][3] == f"response, trial 3<br>lr {made_page.RATES[3]}"
     assert empty.data == []
-    assert empty.layout["yaxis"]["range"] == drawn.layout["yaxis"]["range"]  # one y axis for all
+    assert empty.layout["yaxis"]["range"] == plot.layout["yaxis"]["range"]  # one y axis for all
 
 
 def test_dots_below_the_axis_stand_on_it():
-    drawn, _ = plots.draw(made_page.PLOTS["slices"])
-    (trace,) = drawn.data
+    plot, _ = plots.draw(made_page.PLOTS["slices"])
+    (trace,) = plot.data
     low = [at for at, value in enumerate(made_page.VALUES) if value < 84]
     assert low
     assert {trace["y"][at] for at in low} == {84.0}
@@ -101,22 +106,22 @@ def test_dots_below_the_axis_stand_on_it():
 
 
 def test_a_choice_has_an_axis_of_choices_and_is_escaped():
-    _, drawn = plots.draw(made_page.PLOTS["slices"])
-    assert drawn.layout["xaxis"]["type"] == "category"
-    assert drawn.data[0]["x"] == ["none", "&lt;mixup&gt;"]
+    _, plot = plots.draw(made_page.PLOTS["slices"])
+    assert plot.layout["xaxis"]["type"] == "category"
+    assert plot.data[0]["x"] == ["none", "&lt;mixup&gt;"]
 
 
 def test_the_forest_holds_every_interval_and_difference():
-    (drawn,) = plots.draw(made_page.PLOTS["forest"])
-    low, high = drawn.layout["xaxis"]["range"]
+    (plot,) = plots.draw(made_page.PLOTS["forest"])
+    low, high = plot.layout["xaxis"]["range"]
     assert low < -2.0
     assert high > 2.0
-    intervals = [trace["x"] for trace in drawn.data if trace["mode"] == "lines"]
+    intervals = [trace["x"] for trace in plot.data if trace["mode"] == "lines"]
     assert intervals == [[0.4, 2.0], [-0.3, 0.1]]  # none where n = 1
-    marks = [t for t in drawn.data if t["mode"] == "markers" and len(t["x"]) == 5]
+    marks = [t for t in plot.data if t["mode"] == "markers" and len(t["x"]) == 5]
     assert marks[0]["hovertext"][0] == "repeat 0"
-    assert "no difference larger than 0.5 points" in drawn.layout["annotations"][1]["text"]
-    assert [shape["type"] for shape in drawn.layout["shapes"]] == ["line", "rect"]
+    assert "no difference larger than 0.5 points" in plot.layout["annotations"][1]["text"]
+    assert [shape["type"] for shape in plot.layout["shapes"]] == ["line", "rect"]
 
 
 def test_importances_stand_in_order_with_their_intervals():
@@ -129,62 +134,78 @@ def test_importances_stand_in_order_with_their_intervals():
 
 
 def test_parallel_lines_run_between_0_and_1_and_the_best_is_drawn_last():
-    (drawn,) = plots.draw(made_page.PLOTS["parallel"])
-    best = drawn.data[-1]
-    assert best["line"]["width"] == max(trace["line"]["width"] for trace in drawn.data)
+    (plot,) = plots.draw(made_page.PLOTS["parallel"])
+    best = plot.data[-1]
+    assert best["line"]["width"] == max(trace["line"]["width"] for trace in plot.data)
     assert best["y"][0] == pytest.approx((np.log10(made_page.RATES[3]) + 2) / 2, abs=1e-5)
     assert best["y"][1] == 0.25  # the first of two choices
-    without = next(trace for trace in drawn.data if len(trace["x"]) == 2)
+    without = next(trace for trace in plot.data if len(trace["x"]) == 2)
     assert without["x"] == [0, 2]  # a trial that lacks a value is drawn past its axis
 
 
 # ---------------------------------------------------------------- the file
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(whole):
-    page = Parsed(whole)
+def test_the_page_is_one_file_that_asks_for_nothing(page_text):
+    page = Parsed(page_text)
     (policy,) = [m["content"] for m in page.of("meta") if m.get("http-equiv")]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-eval" not in policy
     assert page.of("link") == []
     assert all("src" not in script for script in page.of("script"))
     assert {a["href"] for a in page.of("a") if not a["href"].startswith("#")} == {"table.csv"}
-    assert "http://" not in whole
-    assert "https://" not in whole
-    assert len(whole) < 2_300_000
+    assert "http://" not in page_text
+    assert "https://" not in page_text
+    assert len(page_text) < 2_300_000
 
 
-def test_links_within_the_page_lead_somewhere(whole):
-    page = Parsed(whole)
+def test_links_within_the_page_lead_somewhere(page_text):
+    page = Parsed(page_text)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    wanted = {a["href"][1:] for a in page.of("a") if a["href"].startswith("#")}
-    assert len(wanted) > 8
-    assert wanted <= set(ids)
+    targets = {a["href"][1:] for a in page.of("a") if a["href"].startswith("#")}
+    assert len(targets) > 8
+    assert targets <= set(ids)
 
 
-def test_every_plot_has_its_place_and_the_library_is_inside(whole):
-    drawn = json.loads(unpacked(whole, "plots"))
-    places = [d["id"] for d in Parsed(whole).of("div") if d.get("class") == "plot"]
-    assert [plot["id"] for plot in drawn] == places
+def test_every_plot_has_its_place_and_the_library_is_inside(page_text):
+    embedded_plots = json.loads(unpack(page_text, "plots"))
+    places = [d["id"] for d in Parsed(page_text).of("div") if d.get("class") == "plot"]
+    assert [plot["id"] for plot in embedded_plots] == places
     assert len(places) == 11  # of eight figures, three of them with two panels
-    assert "plotly.js v" in unpacked(whole, "plotly")[:100]
+    assert "plotly.js v" in unpack(page_text, "plotly")[:100]
 
 
-def test_blocks_are_there_in_order(whole):
-    text = Parsed(whole).text
-    order = ["12 of 20 trials", "response helps", "forest", "A warning.", "one", "Test accuracy", "Means over n seeds", "Folded"]  # fmt: skip
+def test_blocks_are_there_in_order(page_text):
+    text = Parsed(page_text).text
+    order = [
+        "12 of 20 trials",
+        "response helps",
+        "forest",
+        "A warning.",
+        "one",
+        "Test accuracy",
+        "Means over n seeds",
+        "Folded",
+    ]
     places = [text.rindex(part) for part in order]
     assert places == sorted(places)
     assert "Empty" not in text  # a section without blocks
     assert text.index("response helps") < text.index("forest", text.index("response helps"))
 
 
-def test_cells_carry_the_numbers_that_they_sort_by(whole):
-    cells = [td for td in Parsed(whole).of("td") if td.get("class") == "number"]
+def test_cells_carry_the_numbers_that_they_sort_by(page_text):
+    cells = [td for td in Parsed(page_text).of("td") if td.get("class") == "number"]
     assert [td.get("data-value") for td in cells] == [
-        "98.15", "56554.0", "90.12", "1030.0", None, "1030.0", "8.64", "999.0",
-    ]  # fmt: skip
+        "98.15",
+        "56554.0",
+        "90.12",
+        "1030.0",
+        None,
+        "1030.0",
+        "8.64",
+        "999.0",
+    ]
 
 
 def test_a_page_without_plots_needs_no_library():
@@ -224,8 +245,8 @@ def test_pictures_are_inside_while_the_page_stays_small_else_beside_it():
 def test_what_stands_for_a_figure_is_shown_where_scripts_do_not_run():
     plot = Figure(plot=made_page.PLOTS["forest"], alt="", fallback=picture("forest.png", side=40))
     page = made_page.page()
-    shown = replace(page.studies[0], sections=(Section(title="x", blocks=(plot,)),))
-    text = render.render(replace(page, studies=(shown,)))
+    study_section = replace(page.studies[0], sections=(Section(title="x", blocks=(plot,)),))
+    text = render.render(replace(page, studies=(study_section,)))
     assert re.search(r'<noscript><img src="data:image/webp;base64,[^"]+" alt="a picture', text)
 
 
@@ -242,16 +263,16 @@ def test_a_cell_sorts_by_the_number_that_it_begins_with(text, number):
 
 
 def test_a_column_of_names_that_begin_with_digits_is_not_one_of_numbers():
-    from analysis.web.columns import numeric
+    from analysis.web.columns import is_numeric
 
     table = Table(columns=("Class",), rows=(("3-wheeler",), ("cat",)))
-    assert not numeric(table, 0)
+    assert not is_numeric(table, 0)
 
 
 # ---------------------------------------------------------------- studies
 
 
-def made(made_up, tmp_path, rows, **changes):
+def built_page(made_up, tmp_path, rows, **changes):
     study = load(made_up.put(tmp_path / "x", rows, **changes))
     text = render.render(build.build([study], pictures=[{}], files=[]))
     return Parsed(text).text
@@ -261,7 +282,10 @@ def test_a_whole_study_in_its_order(made_up, tmp_path):
     study = load(made_up.put(tmp_path / "x", made_up.all_rows()))
     page = build.build([study], pictures=[{}], files=[])
     (section,) = page.studies
-    assert section.answer == "**response** helps; not settled for **feature**; too few repeats to say anything of **combined**."  # fmt: skip
+    assert (
+        section.answer
+        == "**response** helps; not settled for **feature**; too few repeats to say anything of **combined**."
+    )
     assert [verdict.tone for verdict in section.verdicts] == ["good", "none", "none"]
     assert section.status == ""
     assert [part.title for part in section.sections if part.blocks] == [
@@ -280,7 +304,7 @@ def test_a_whole_study_in_its_order(made_up, tmp_path):
     ]
     forest = section.sections[0].blocks[0].plot
     assert [effect.name for effect in forest.effects] == ["response", "feature", "combined"]
-    change = stats.differences(study.tuned("response"), study.tuned("no_kd"))
+    change = stats.differences(study.tuned_values("response"), study.tuned_values("no_kd"))
     marks = forest.effects[0].marks
     assert [mark.value for mark in marks] == pytest.approx([d * 100 for d in change.values()])
     assert len(marks) >= 3
@@ -295,19 +319,19 @@ def test_a_study_that_still_runs_says_how_far_it_is(made_up, tmp_path):
     for trial in ("no_kd-0", "response-2", "feature-0"):
         Storage(address).write(f"proposals/{trial}.json", b"{}")
     assert build.status(load(address)) == "5 of 36 trials have ended, still running or interrupted"
-    done = load(made_up.put(tmp_path / "y", made_up.search))
-    assert build.status(done) == ""
+    complete = load(made_up.put(tmp_path / "y", made_up.search))
+    assert build.status(complete) == ""
 
 
 def test_an_empty_study(made_up, tmp_path):
-    text = made(made_up, tmp_path, [])
+    text = built_page(made_up, tmp_path, [])
     assert "no trial has ended yet" in text
     assert "Nothing to say yet: no trial has finished." in text
 
 
 def test_only_failures(made_up, tmp_path):
     rows = [made_up.trial("no_kd", n, None, status="failed", reason=f"broke {n}") for n in range(3)]
-    text = made(made_up, tmp_path, rows)
+    text = built_page(made_up, tmp_path, rows)
     assert "Nothing to say yet: no trial has finished." in text
     assert "broke 2" in text
 
@@ -319,7 +343,7 @@ def test_one_method(made_up, tmp_path):
 
 
 def test_nothing_confirmed(made_up, tmp_path):
-    text = made(made_up, tmp_path, [*made_up.teacher(test=None), *made_up.search])
+    text = built_page(made_up, tmp_path, [*made_up.teacher(test=None), *made_up.search])
     assert "No verdict yet: nothing has been confirmed" in text
     assert "python -m tune_kd.confirm" in text
     assert "Differences to the baseline" not in text
@@ -349,16 +373,23 @@ def test_two_studies_have_places_of_their_own(made_up, tmp_path):
 
 
 def test_a_large_study_stays_small(made_up, tmp_path):
-    rows = [made_up.trial(method, n, 0.5 + n / 2000) for method in ("no_kd", "response") for n in range(400)]  # fmt: skip
+    rows = [
+        made_up.trial(method, n, 0.5 + n / 2000)
+        for method in ("no_kd", "response")
+        for n in range(400)
+    ]
     study = load(made_up.put(tmp_path / "x", rows))
     text = render.render(build.build([study], pictures=[{}], files=[]))
     assert len(text.encode()) < 3_000_000
-    assert len(json.loads(unpacked(text, "plots"))) > 8
+    assert len(json.loads(unpack(text, "plots"))) > 8
 
 
 def test_pictures_of_predictions_are_folded_and_confusion_is_not(dense):
-    shown = {name: picture(name, side=8).data for name in ("confusion-2.png", "predictions-no_kd-2.png", "history-2.png")}  # fmt: skip
-    page = build.build([dense], pictures=[shown], files=[])
+    files = {
+        name: picture(name, side=8).data
+        for name in ("confusion-2.png", "predictions-no_kd-2.png", "history-2.png")
+    }
+    page = build.build([dense], pictures=[files], files=[])
     (part,) = [s for s in page.studies[0].sections if s.title == "Predictions on the test split"]
     confusion, fold = part.blocks
     assert confusion.name == "confusion-2.png"
