@@ -26,7 +26,7 @@ def read_manifest(address: str) -> Manifest:
         raise UsageError(f"cannot read {address}: {' '.join(str(error).split())[:300]}") from None
     file = f"{address}/{manifest.FILE}"
     try:
-        found = manifest.from_json(json.loads(text))
+        content = manifest.from_json(json.loads(text))
     except manifest.SchemaError as error:
         raise UsageError(
             f"{address} was written with schema {error.schema}, this version reads schema "
@@ -38,9 +38,9 @@ def read_manifest(address: str) -> Manifest:
         raise UsageError(f"{file} is not JSON; is this a study's folder?") from None
     except ValueError as error:
         raise UsageError(f"{file}: {error}; report it with the version that wrote it") from None
-    if not found.methods:
+    if not content.methods:
         raise UsageError(f"{file} names no method; was it edited?")
-    return found
+    return content
 
 
 def _no_study(address: str, storage: Storage) -> str:
@@ -55,7 +55,7 @@ def _no_study(address: str, storage: Storage) -> str:
         if neighbors
         else f"{parent or address} has no studies"
     )
-    return f"no study at {address} ({manifest.FILE} is missing); {there}"
+    return f"no study at {address} ({manifest.FILE} is missing); {hint}"
 
 
 def _studies(storage: Storage) -> list[str]:

@@ -18,14 +18,14 @@ COSTLY = 0.05  # of the test metric: more is said to be a high price for int8
 
 def warnings(study: Study) -> list[str]:
     """Return what a reader must know before the numbers."""
-    found = _weak_teacher(study)
+    sentences = _weak_teacher(study)
     if file := study.manifest.teacher_file:
-        found.append(
+        sentences.append(
             f"The teacher came from the file {file}: it may have seen this study's validation "
             "images, so validation values of methods that distil may be too good."
         )
     if file := study.manifest.start_file:
-        found.append(
+        sentences.append(
             f"Students began from the file {file}: it may have seen this study's validation images, and its "
             "training could not be repeated with other seeds, so the spreads of methods that began from it are "
             "of what came after."
@@ -44,13 +44,13 @@ def _weak_teacher(study: Study) -> list[str]:
 
     Never the best of several trials: a maximum is too good.
     """
-    tested = selection.teacher(study.rows, "confirm")
-    taught = selection.teacher(study.rows, "teacher")
-    trials = selection.default_trials(study.rows, BASELINE).values()
-    default = [v for row in trials if (v := number(row, study.metric)) is not None]
-    for row, name, values, what in (
-        (tested, study.test_metric, study.tuned(BASELINE).values(), "the tuned baseline"),
-        (taught, study.metric, default, "the baseline with its default settings"),
+    test_row = selection.teacher(study.rows, "confirm")
+    train_row = selection.teacher(study.rows, "teacher")
+    rows = selection.default_trials(study.rows, BASELINE).values()
+    default = [v for row in rows if (v := number(row, study.metric)) is not None]
+    for teacher_row, name, values, rival in (
+        (test_row, study.test_metric, study.tuned_values(BASELINE).values(), "the tuned baseline"),
+        (train_row, study.metric, default, "the baseline with its default settings"),
     ):
         value, plain = number(teacher_row, name), stats.summarise(values)
         if value is None or plain is None:

@@ -21,10 +21,10 @@ def confirm_command(study: Study) -> str:
 
 def search_command(study: Study, *, repeats: int = 0) -> str:
     """Return what goes on with the search, up to `repeats` repeats where a number is given."""
-    known = study.manifest.command
-    if not known:
-        known = f"python -m tune_kd.search --space {shlex.quote(study.manifest.space)}"
-    words = [*_without(shlex.split(known), DROPPED), "--resume"]
+    command = study.manifest.command
+    if not command:
+        command = f"python -m tune_kd.search --space {shlex.quote(study.manifest.space)}"
+    words = [*_without(shlex.split(command), DROPPED), "--resume"]
     return shlex.join([*words, "--repeats", str(repeats)] if repeats else words)
 
 

@@ -42,7 +42,7 @@ def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
     """
     right = np.diagonal(cells).astype(float)
     totals = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
-    return divide(right, totals)
+    return divided(right, totals)
 
 
 def similarity(first: Matrix, second: Matrix) -> float | None:

@@ -86,10 +86,10 @@ def _common_tables(study: Study) -> list[str]:
 
 def extra(study: Study) -> list[str]:
     """Return the tables that the space asks for beside the common ones; UsageError names an unknown one."""
-    asked = study.manifest.tables
-    if strangers := [name for name in asked if name not in TABLES]:
-        raise unknown("table", strangers[0], TABLES)
-    return [name for name in asked if name not in SHOWN]
+    names = study.manifest.tables
+    if unknown_names := [name for name in names if name not in TABLES]:
+        raise unknown("table", unknown_names[0], TABLES)
+    return [name for name in names if name not in SHOWN]
 
 
 def note(study: Study) -> str:

@@ -36,7 +36,7 @@ def best(
 
 def default_trials(rows: Iterable[Row], method: str) -> dict[int, Row]:
     """Return the finished trial with the default settings (number 0) of each repeat of a method, by repeat."""
-    found = {
+    rows_by_repeat = {
         row["repeat"]: row
         for row in trials(rows, "search", method)
         if row.get("origin") == "default" and row["status"] == "finished"
@@ -62,7 +62,7 @@ def values(runs: Mapping[int, Row], metric: str) -> dict[int, float]:
 def teacher(rows: Iterable[Row], phase: str) -> Row | None:
     """Return the teacher's finished row of a phase: teacher (validation), measure or confirm (test)."""
     name = {"measure": measure_trial("teacher"), "confirm": confirm_trial("teacher")}.get(phase)
-    found = [
+    teacher_rows = [
         row
         for row in trials(rows, phase, "")
         if row["status"] == "finished" and name in (None, row["trial"])

@@ -107,7 +107,7 @@ class Study(Description):
 
     def by_seed(self, method: str, role: str, metric: str = "") -> dict[int, dict[int, float]]:
         """Return a test metric of the runs in a role ("best" or "default"), by repeat and seed."""
-        found = {
+        values_by_repeat = {
             repeat: select.values(runs, metric or self.test_metric)
             for repeat, runs in self.runs_by_repeat(method, role).items()
         }
@@ -118,8 +118,8 @@ class Study(Description):
         trials = (
             self.winners(method) if role == "best" else select.default_trials(self.rows, method)
         )
-        found = {repeat: self.runs(row, role) for repeat, row in trials.items()}
-        return {repeat: _verdicts(runs) for repeat, runs in found.items() if runs}
+        all_runs = {repeat: self.runs(row, role) for repeat, row in trials.items()}
+        return {repeat: _verdicts(runs) for repeat, runs in all_runs.items() if runs}
 
     def confirmed_values(self, trial: Row | None, metric: str = "") -> dict[int, float]:
         """Return a test metric by seed of a recommended trial, over the seeds that all methods have in common."""

@@ -40,9 +40,11 @@ def image_error(study: Study, treatment: Runs, control: Runs) -> float | None:
     if not has_image_error(study):
         return None
     classes = study.manifest.images.num_classes
-    read = partial(counts, classes=classes) if study.dense else correct
-    common = sorted(treated.keys() & control.keys())
-    first, second = (_arrays([runs[key] for key in common], read) for runs in (treated, control))
+    read_images = partial(counts, classes=classes) if study.dense else correct
+    common = sorted(treatment.keys() & control.keys())
+    first, second = (
+        _arrays([runs[key] for key in common], read_images) for runs in (treatment, control)
+    )
     if len({array.shape[1:] for array in (*first, *second)}) != 1 or len(first) != len(second):
         return None
     error = image_standard_error_of_counts if study.dense else image_standard_error

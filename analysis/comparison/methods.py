@@ -81,14 +81,14 @@ def _results(study: Study) -> Mapping[str, MethodResult]:
     return {
         method: MethodResult(
             method=method,
-            tuned=study.tuned(method),
+            tuned=study.tuned_values(method),
             default=study.default(method),
-            recommended=study.confirmed(study.chosen(method)),
+            recommended=study.confirmed_values(study.recommended_trial(method)),
             by_repeat=_by_repeat(study, method),
             difference=differences.get(method),
             verdict=verdicts.get(method),
             default_difference=_default_difference(study, method),
-            bought=_bought(study, method),
+            bought=_gain(study, method),
             student=students.get(method),
             student_verdict=on_students.get(method),
             curse=curse(study, method),
@@ -132,12 +132,12 @@ def _default_difference(study: Study, method: str) -> Estimate | None:
     return stats.paired(study.default(method), study.default(BASELINE), image_se=error or 0.0)
 
 
-def _bought(study: Study, method: str) -> Estimate | None:
+def _gain(study: Study, method: str) -> Estimate | None:
     """Return tuned minus default of one method, over repeats; 0 where a search found nothing better."""
     runs = [_rows(study, method, role) for role in ("best", "default")]
     error = image_error(study, *runs)
     default = study.default_by_repeat(method)
-    return stats.paired(study.tuned(method), default, image_se=error or 0.0)
+    return stats.paired(study.tuned_values(method), default, image_se=error or 0.0)
 
 
 def _student(study: Study, method: str) -> Estimate | None:
@@ -177,7 +177,9 @@ def curse(study: Study, method: str) -> Curse | None:
 def rung_correlation(study: Study, method: str) -> RungCorrelation | None:
     """Whether the first rung knew how trials would end; None for fewer than three, or all alike."""
     rungs = study.manifest.rungs
-    ended = [r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"]
+    trials = [
+        r for r in selection.trials(study.rows, "search", method) if r["status"] == "finished"
+    ]
     if not rungs:
         return None
     pairs = [

@@ -68,7 +68,9 @@ def _no_verdict(study: Study) -> str:
 def is_confirmed(study: Study) -> bool:
     """Whether any method has a number on the test split."""
     return any(
-        study.tuned(method) or study.default(method) or study.confirmed(study.chosen(method))
+        study.tuned_values(method)
+        or study.default(method)
+        or study.confirmed_values(study.recommended_trial(method))
         for method in study.methods
     )
 
@@ -182,10 +184,10 @@ def _advised_repeats(study: Study) -> int:
 def summary(study: Study) -> str:
     """Return what each method gains with its default settings and after tuning; "" where neither is known."""
     parts = [
-        f"**{found.method}** {points_words(default, 'seed', short=True)} out of the box, "
-        f"{points_words(tuned, 'repeat', short=True)} tuned"
-        for found in results(study).values()
-        if (default := found.default_difference) and (tuned := found.difference)
+        f"**{result.method}** {points_words(default, 'seed', short=True)} out of the box, "
+        f"{points_words(difference, 'repeat', short=True)} tuned"
+        for result in results(study).values()
+        if (default := result.default_difference) and (difference := result.difference)
     ]
     if not parts:
         return ""

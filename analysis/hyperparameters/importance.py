@@ -132,13 +132,13 @@ def basis(study: Study, method: str) -> Basis:
     them what made the others bad is invisible.
     """
     points = search_points(study, method)
-    ended = [(point, point.final) for point in points if point.final is not None]
+    final_pairs = [(point, point.final) for point in points if point.final is not None]
     rungs = study.manifest.rungs
-    if len(ended) >= MIN_FINAL or not rungs:
-        kept, values = zip(*ended, strict=True) if ended else ((), ())
-        return Basis(points=kept, values=values, name="final values")
-    early = [(point, _value_at(study, point, rungs[0])) for point in points]
-    known = [(point, value) for point, value in early if value is not None]
+    if len(final_pairs) >= MIN_FINAL or not rungs:
+        final_points, values = zip(*final_pairs, strict=True) if final_pairs else ((), ())
+        return Basis(points=final_points, values=values, name="final values")
+    candidates = [(point, _value_at(study, point, rungs[0])) for point in points]
+    early_pairs = [(point, value) for point, value in candidates if value is not None]
     return Basis(
         points=[point for point, _ in early_pairs],
         values=[value for _, value in early_pairs],

@@ -101,7 +101,7 @@ def landscape(study: Study, method: str) -> Landscape:
     if model is None or model.explained < MIN_EXPLAINED:
         return Landscape(method=method, reason=UNEXPLAINED.format(n=len(points)))
     margin = study.margin
-    region = _describe(_Surface(fitted, known), places, method=method, margin=margin)
+    region = _describe(_Surface(model, method_ranges), places, method=method, margin=margin)
     return Landscape(method=method, region=region)
 
 

@@ -49,9 +49,13 @@ def ranges(study: Study, method: str) -> dict[str, BaseDistribution]:
 
     From the manifest. A range of one value is none.
     """
-    known = study.manifest.methods[method].distributions
-    found = {name: json_to_distribution(text) for name, text in known.items()}
-    return {name: distribution for name, distribution in found.items() if not distribution.single()}
+    texts = study.manifest.methods[method].distributions
+    distributions = {name: json_to_distribution(text) for name, text in texts.items()}
+    return {
+        name: distribution
+        for name, distribution in distributions.items()
+        if not distribution.single()
+    }
 
 
 def search_points(study: Study, method: str) -> list[SearchPoint]:

@@ -12,10 +12,10 @@ from tune_kd.evaluation.confusion_matrix import Matrix
 
 def matrices(study: Study) -> dict[str, Matrix]:
     """Return counts [K, K] by model: the teacher's, and each method's recommended student's added up over seeds."""
-    found: dict[str, Matrix] = {}
-    taught = confusion.of_teacher(study)
-    if taught is not None:
-        found["teacher (n = 1)"] = taught
+    counts: dict[str, Matrix] = {}
+    teacher_counts = confusion.of_teacher(study)
+    if teacher_counts is not None:
+        counts["teacher (n = 1)"] = teacher_counts
     for method in study.methods:
         cells = list(confusion.of_method(study, method).values())
         if cells and len({matrix.shape for matrix in cells}) == 1:
@@ -25,8 +25,8 @@ def matrices(study: Study) -> dict[str, Matrix]:
 
 def draw_confusion(study: Study) -> Figure | None:
     """Return a panel for each model, None where no matrix is known."""
-    found = matrices(study)
-    if not found:
+    counts = matrices(study)
+    if not counts:
         return None
     title = f"{study.name}: confusion on the test split, % of the true class"
-    return confusion_matrix.draw(found, names=study.class_names, title=title)
+    return confusion_matrix.draw(counts, names=study.class_names, title=title)

@@ -41,7 +41,7 @@ class Predictions:
 
 def predictions(study: Study) -> dict[str, Predictions]:
     """Return what is kept of the teacher and of each method's recommended student, by method (or "teacher")."""
-    wanted = {confirm_trial("teacher"): "teacher"}
+    methods = {confirm_trial("teacher"): "teacher"}
     for method in study.methods:
         for rows in study.runs(study.recommended_trial(method)).values():
             methods[rows[-1]["trial"]] = method

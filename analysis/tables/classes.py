@@ -152,9 +152,9 @@ def classes(study: Study) -> Table:
 def _mean(study: Study, matrices: list[Matrix]) -> Floats:
     """Mean over seeds of each class's value; NaN for a class that no seed has."""
     values = np.stack([confusion.by_class(cells, dense=study.dense) for cells in matrices])
-    there = ~np.isnan(values)
-    total = np.where(there, values, 0.0).sum(axis=0)
-    return divided(total, there.sum(axis=0))
+    is_present = ~np.isnan(values)
+    total = np.where(is_present, values, 0.0).sum(axis=0)
+    return divided(total, is_present.sum(axis=0))
 
 
 def _names(study: Study, size: int) -> list[str]:

@@ -60,7 +60,7 @@ def configuration(study: Study) -> Table:
     for method, row in trials.items():
         if row is None:
             continue
-        fixed = study.manifest.methods[method].fixed
+        fixed_values = study.manifest.methods[method].fixed
         cells = {"Method": label(method), "Trial": str(row["trial"])}
         cells["Validation that chose it, % (n = 1)"] = metric(row, study.metric)
         cells |= {name: plain(row[name]) for name in WEIGHTS}
@@ -147,8 +147,8 @@ def _cost(cost: TeacherCost | None) -> dict[str, str]:
             "finished trials)"
         )
     if cost.pays_from is not None:
-        found["Pays"] = (
-            f"from {counted(cost.pays_from, 'student')} on: the teacher once and {cost.default_s:,.0f} s for each "
+        facts["Pays"] = (
+            f"from {count_text(cost.pays_from, 'student')} on: the teacher once and {cost.default_s:,.0f} s for each "
             f"with the default settings, against {cost.search_s:,.0f} s for each for one whole search of the "
             "baseline; this counts time, not accuracy"
         )
@@ -174,36 +174,36 @@ def failures(study: Study) -> Table:
 
 def provenance(study: Study) -> Table:
     """How the numbers were made: command, seeds, hardware, software, data."""
-    known = study.manifest
-    versions = dict(known.versions)
+    manifest = study.manifest
+    versions = dict(manifest.versions)
     system = versions.pop("system", "")
     seeds = {row["seed"] for row in selection.trials(study.rows, "confirm") if row["method"]}
     facts = {
-        "Command": known.command,
-        "Study, space": f"{study.name}, {known.space}",
-        "Task": f"{known.task}, {plain(known.images.num_classes)} classes",
-        "Images": f"{plain(known.num_train)} training, {plain(known.num_val)} validation",
-        "Validation rule": known.validation_rule,
+        "Command": manifest.command,
+        "Study, space": f"{study.name}, {manifest.space}",
+        "Task": f"{manifest.task}, {plain(manifest.images.num_classes)} classes",
+        "Images": f"{plain(manifest.num_train)} training, {plain(manifest.num_val)} validation",
+        "Validation rule": manifest.validation_rule,
         "Repeats, trials of each": f"{study.repeats}, {study.trials_per_repeat}",
-        "Data hash": known.images.train_hash,
-        "Teacher, student": f"{known.teacher}, {known.student}",
-        "Seed of the search": known.seed,
+        "Data hash": manifest.images.train_hash,
+        "Teacher, student": f"{manifest.teacher}, {manifest.student}",
+        "Seed of the search": manifest.seed,
         "Confirmation seeds": sorted(seeds),
-        "Epochs": f"{plain(known.epochs)} (teacher {plain(known.teacher_epochs)})",
+        "Epochs": f"{plain(manifest.epochs)} (teacher {plain(manifest.teacher_epochs)})",
         **{
             name.replace("_", " ").capitalize(): plain(value)
-            for name, value in known.fields.items()
+            for name, value in manifest.fields.items()
             if not name.endswith("epochs")
         },
-        "Precision, layout": f"{known.compute.precision}, {known.compute.layout}",
-        "Sampler, random trials": f"{known.sampler}, {plain(known.random_start)}",
-        "Scheduler, rungs": f"{known.scheduler}, epochs {plain(known.rungs)}",
-        "Devices": _distinct(study.rows, "device") or known.device,
-        **({"Hardware": known.hardware} if known.hardware else {}),
+        "Precision, layout": f"{manifest.compute.precision}, {manifest.compute.layout}",
+        "Sampler, random trials": f"{manifest.sampler}, {plain(manifest.random_start)}",
+        "Scheduler, rungs": f"{manifest.scheduler}, epochs {plain(manifest.rungs)}",
+        "Devices": _distinct(study.rows, "device") or manifest.device,
+        **({"Hardware": manifest.hardware} if manifest.hardware else {}),
         "Hosts": _distinct(study.rows, "host"),
         "Operating system": system or "not recorded",
         "Versions": versions,
-        "Commit": _distinct(study.rows, "commit") or known.commit,
+        "Commit": _distinct(study.rows, "commit") or manifest.commit,
         "From, to (UTC)": _distinct(study.rows, "started")[:1]
         + _distinct(study.rows, "ended")[-1:],
     }

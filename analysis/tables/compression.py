@@ -93,9 +93,9 @@ def quantization(study: Study) -> Table:
 
 
 def _teacher(study: Study, foot: Row | None) -> tuple[str, stats.Summary | None, Row | None]:
-    known = number(selection.teacher(study.rows, "confirm"), study.test_metric)
+    value = number(selection.teacher(study.rows, "confirm"), study.test_metric)
     name = f"Teacher ({study.manifest.teacher})"
-    return name, stats.summarise([] if known is None else [known]), foot
+    return name, stats.summarise([] if value is None else [value]), foot
 
 
 def _test_summary(study: Study, method: str) -> stats.Summary | None:
@@ -121,11 +121,11 @@ def _time(teacher_sizes: Row | None, foot: Row | None) -> str:
 
 def _about_time(study: Study, feet: list[Row | None]) -> str:
     """Return what the times are of, and why some are missing; int8 runs on CPUs alone, so all are compiled for one."""
-    lacking = [foot for foot in feet if number(foot, COMPILED) is None]
-    reasons = sorted({foot["reason"] for foot in lacking if foot and foot.get("reason")})
-    named = {foot["device"] for foot in feet if foot and foot.get("device")}
+    untimed = [foot for foot in feet if number(foot, COMPILED) is None]
+    reasons = sorted({foot["reason"] for foot in untimed if foot and foot.get("reason")})
+    device_names = {foot["device"] for foot in feet if foot and foot.get("device")}
     cpu = str(study.manifest.hardware.get("cpu") or "the CPU of a worker")
-    devices = sorted({name if name.startswith("cpu") else cpu for name in named})
+    devices = sorted({name if name.startswith("cpu") else cpu for name in device_names})
     text = f"{STUDENTS} Inference time: one image, every network compiled" + (
         f", on {', '.join(devices)}." if devices else "."
     )

@@ -47,8 +47,8 @@ def main_table(study: Study) -> Table:
 def tuning(study: Study) -> Table:
     """Return the default settings against the baseline's, tuned ones against the tuned baseline, and the gain."""
     title = "Out of the box and tuned (test split)"
-    found = results(study).values()
-    if not any(result.default for result in found):
+    method_results = results(study).values()
+    if not any(result.default for result in method_results):
         return title, ""
     frame = pd.DataFrame(
         [

@@ -100,15 +100,15 @@ def tuning(study: Study) -> Forest | None:
     effects = tuple(
         _effect(
             study,
-            found.method,
-            found.bought,
-            pair=(study.tuned(found.method), study.default_by_repeat(found.method)),
+            result.method,
+            result.bought,
+            pair=(study.tuned_values(result.method), study.default_by_repeat(result.method)),
             verdict=None,
         )
         for result in methods.results(study).values()
         if result.bought
     )
-    axis = f"{spoken(study.test_metric)}: tuned minus default, percentage points"
+    axis = f"{sentence_name(study.test_metric)}: tuned minus default, percentage points"
     return Forest(effects=effects, axis=axis) if effects else None
 
 

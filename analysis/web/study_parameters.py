@@ -164,9 +164,9 @@ def _bounds(study: Study) -> dict[str, tuple[float, float, bool]]:
     bounds: dict[str, tuple[float, float, bool]] = {}
     for method in study.methods:
         for name, (low, high, log) in study.manifest.methods[method].bounds.items():
-            known = found.get(name, (low, high, log))
-            found[name] = (min(low, known[0]), max(high, known[1]), bool(log))
-    return {name: ends for name, ends in found.items() if ends[0] < ends[1]}
+            widest = bounds.get(name, (low, high, log))
+            bounds[name] = (min(low, widest[0]), max(high, widest[1]), bool(log))
+    return {name: ends for name, ends in bounds.items() if ends[0] < ends[1]}
 
 
 def importance(study: Study) -> Importances | None:
@@ -193,7 +193,7 @@ def pairs(study: Study) -> Pairs | None:
     rows = {row["trial"]: row for row in selection.trials(study.rows, "search")}
     planes = []
     for method in study.methods:
-        plane = pair(study, known_importances(study, method))
+        plane = pair(study, cached_importances(study, method))
         ends = study.manifest.methods[method].bounds
         if plane is None or not {plane.x, plane.y} <= ends.keys():
             continue

@@ -58,8 +58,13 @@ def trial(method: str, number: int, value: float | None, *, repeat: int = 0, **v
     """A search trial; its number 0 has the default settings."""
     alpha, beta, gamma, temperature = WEIGHTS[method]
     usual = {
-        "origin": "sampled" if number else "default", "alpha": alpha, "beta": beta,
-        "gamma": gamma, "temperature": temperature, "val_accuracy": value, "val_loss": 0.5,
+        "origin": "sampled" if number else "default",
+        "alpha": alpha,
+        "beta": beta,
+        "gamma": gamma,
+        "temperature": temperature,
+        "val_accuracy": value,
+        "val_loss": 0.5,
         "config.lr": 0.1,
     }
     return row(
@@ -79,13 +84,18 @@ def confirmation(
     Seeds begin at 800 for a recommended trial and at those of its repeat for others.
     """
     method, repeat, _ = parse_search_trial(source)
-    own = 800 if origin == "recommended" else 1000 * (repeat + 1)
+    usual_first = 800 if origin == "recommended" else 1000 * (repeat + 1)
     return [
         row(
-            phase="confirm", method=method, repeat=repeat,
+            phase="confirm",
+            method=method,
+            repeat=repeat,
             trial=refit_trial("confirm", source=source, seed=seed),
-            seed=seed, source=source, origin=origin,
-            test_accuracy=test, status="failed" if test is None else "finished",
+            seed=seed,
+            source=source,
+            origin=origin,
+            test_accuracy=test,
+            status="failed" if test is None else "finished",
             reason="out of memory" if test is None else None,
         )
         for seed, test in enumerate(tests, usual_first if first is None else first)
@@ -97,9 +107,13 @@ def reevaluation(source: str, values: Sequence[float | None]) -> list[Row]:
     method, repeat, _ = parse_search_trial(source)
     return [
         row(
-            phase="reevaluate", method=method, repeat=repeat,
+            phase="reevaluate",
+            method=method,
+            repeat=repeat,
             trial=refit_trial("reevaluate", source=source, seed=seed),
-            seed=seed, source=source, val_accuracy=value,
+            seed=seed,
+            source=source,
+            val_accuracy=value,
             status="failed" if value is None else "finished",
         )
         for seed, value in enumerate(values, 700)
@@ -180,8 +194,8 @@ def _search() -> list[Row]:
 
 def _confirm() -> list[Row]:
     rows = []
-    for method, won in TUNED.items():
-        for repeat, (number, mean) in enumerate(won):
+    for method, winners in TUNED.items():
+        for repeat, (number, mean) in enumerate(winners):
             role = "best" if number else "best+default"
             rows += confirmation(name(method, repeat, number), role, [mean - 0.01, mean + 0.01])
             default = DEFAULT[method][repeat]
@@ -190,7 +204,7 @@ def _confirm() -> list[Row]:
                     name(method, repeat, 0), "default", [default - 0.01, default + 0.01]
                 )
             rows += reevaluation(name(method, repeat, number), FRESH[method][repeat])
-        rows += confirmation(name(method, 0, won[0][0]), "recommended", RECOMMENDED[method])
+        rows += confirmation(name(method, 0, winners[0][0]), "recommended", RECOMMENDED[method])
     rows += confirmation(name("combined", 0, 0), "best+default", [0.88, None])
     return rows + confirmation(name("combined", 0, 0), "recommended", [0.88, *[None] * 4])
 
@@ -226,14 +240,14 @@ def curves(rows: list[Row]) -> list[Row]:
 
 def put(folder: Path | str, rows: list[Row], *, looks: int | None = None, **changes: Any) -> str:
     """Write a study and give its address; its test split was looked at once if it is confirmed."""
-    storage, known = Storage(folder), made_manifest.manifest(**changes)
+    storage, content = Storage(folder), made_manifest.manifest(**changes)
     looks = any(row["phase"] == "confirm" for row in rows) if looks is None else looks
     for look in range(1, 1 + looks):
         design = {"repeats": [0, 1, 2], "seeds": 1 + look, "defaults": True}
         access = {"time": "", "command": "", "trials": [], "design": design}
         storage.write(f"test_access/{look:04d}.json", json.dumps(access).encode())
-    manifest.write(storage, known)
-    schema = results.trial_schema(known.config_types)
+    manifest.write(storage, content)
+    schema = results.trial_schema(content.config_types)
     storage.write("trials/all.parquet", results.encode(rows, schema))
     epochs = results.encode(curves(rows), results.epoch_schema())
     storage.write("epochs/all.parquet", epochs)

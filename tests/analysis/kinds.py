@@ -68,11 +68,21 @@ def run(maker: Any, method: str, repeat: int, *, origin: str = "", at: int = 0) 
             first = 800 + at if origin == "recommended" else None
             (row,) = maker.confirmation(name, origin, [tests[at]], first=first)
         else:
-            row = made.row(
-                method=method, repeat=repeat, number=0, trial=name, origin="default", val_accuracy=value,
-                val_loss=0.5, alpha=1.0, beta=0.5, gamma=0.0, temperature=4.0, **{"config.lr": 0.1},
-            )  # fmt: skip
-        rows.append(row | known | sizes)
+            row = maker.row(
+                method=method,
+                repeat=repeat,
+                number=0,
+                trial=name,
+                origin="default",
+                val_accuracy=value,
+                val_loss=0.5,
+                alpha=1.0,
+                beta=0.5,
+                gamma=0.0,
+                temperature=4.0,
+                **{"config.lr": 0.1},
+            )
+        rows.append(row | columns | sizes)
     return rows
 
 
@@ -80,9 +90,12 @@ def compressed(maker: Any, *, compiler: bool = True) -> tuple[list[Row], dict[st
     """Six methods, three repeats of one trial each, one confirming seed a repeat, three of the recommended."""
     reason = None if compiler else "no C++ compiler"
 
-    def measure(trial: str, latency: float, compiled: float, sizes: Row, **who: Any) -> Row:
-        return made.row(
-            phase="measure", trial=measure_trial(trial), latency_ms=latency, latency_ms_sd=0.01,
+    def measure(trial: str, latency: float, compiled: float, sizes: Row, **columns: Any) -> Row:
+        return maker.row(
+            phase="measure",
+            trial=measure_trial(trial),
+            latency_ms=latency,
+            latency_ms_sd=0.01,
             compiled_latency_ms=compiled if compiler else None,
             compiled_latency_ms_sd=0.02 if compiler else None,
             reason=reason,
@@ -106,9 +119,9 @@ def compressed(maker: Any, *, compiler: bool = True) -> tuple[list[Row], dict[st
         rows.append(measure(source, *times, sizes, method=method, source=source))
     for method in STAGES:
         for at in range(3):
-            rows += run(made, method, at)
-            rows += run(made, method, at, origin="best+default", at=at)
-            rows += run(made, method, 0, origin="recommended", at=at)
+            rows += run(maker, method, at)
+            rows += run(maker, method, at, origin="best+default", at=at)
+            rows += run(maker, method, 0, origin="recommended", at=at)
     methods = {method: {"defaults": {"lr": 0.1}} for method in STAGES}
     objectives = {"objectives": ["val_accuracy", "size_mb"], "constraints": ["size_mb <= 0.07"]}
     return rows, {"methods": methods, "class_names": ["cat", "dog"], **objectives}
@@ -152,10 +165,12 @@ def dense(maker: Any) -> tuple[list[Row], dict[str, Any]]:
         for at, miou in enumerate(tests):
             rows.append(maker.trial(method, 0, 0.9, repeat=at, val_miou=tests[0] + 0.01))
             cells = [n for line in STUDENTS[method][at] for n in line]
-            known = {"test_confusion": cells, "test_ece": 0.05 + 0.01 * at, "test_agreement": 0.8}
-            best = made.confirmation(made.name(method, at, 0), "best+default", [0.9])
-            own = made.confirmation(made.name(method, 0, 0), "recommended", [0.9], first=800 + at)
-            rows += [row | known | {"test_miou": miou} for row in (*best, *own)]
+            columns = {"test_confusion": cells, "test_ece": 0.05 + 0.01 * at, "test_agreement": 0.8}
+            best = maker.confirmation(maker.name(method, at, 0), "best+default", [0.9])
+            recommended = maker.confirmation(
+                maker.name(method, 0, 0), "recommended", [0.9], first=800 + at
+            )
+            rows += [row | columns | {"test_miou": miou} for row in (*best, *recommended)]
     methods = {method: {"defaults": {"lr": 0.1}} for method in MIOU}
     changes = {"methods": methods, "metric": "val_miou", "dense": True, "repeats": 2}
     return rows, {**changes, "class_names": ["background", "cat", "dog"]}

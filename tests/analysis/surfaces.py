@@ -29,9 +29,16 @@ def study(
     **changes: Any,
 ) -> Study:
     """A study of these search rows; methods are those that the rows name, all with the same ranges."""
-    told = {name: distribution_to_json(d) for name, d in ranges.items()}
-    methods = {row["method"]: {"distributions": told} for row in rows} or {"response": {"distributions": told}}  # fmt: skip
-    usual = {"study": "surfaces", "methods": methods, "rungs": (), "config_types": dict.fromkeys(ranges, "double")}  # fmt: skip
+    distributions = {name: distribution_to_json(d) for name, d in ranges.items()}
+    methods = {row["method"]: {"distributions": distributions} for row in rows} or {
+        "response": {"distributions": distributions}
+    }
+    usual = {
+        "study": "surfaces",
+        "methods": methods,
+        "rungs": (),
+        "config_types": dict.fromkeys(ranges, "double"),
+    }
     return Study(
         address="surfaces",
         storage=Storage("/nowhere"),
@@ -44,10 +51,18 @@ def study(
 def row(method: str, repeat: int, number: int, value: float | None, **values: Any) -> Row:
     """A finished search trial with sampled `values` by parameter."""
     usual = {
-        "phase": "search", "method": method, "repeat": repeat, "number": number, "stage": 0,
-        "trial": search_trial(method, repeat, number), "status": "finished", "origin": "random",
-        "epochs": 15, "val_accuracy": value, "val_loss": 0.5,
-    }  # fmt: skip
+        "phase": "search",
+        "method": method,
+        "repeat": repeat,
+        "number": number,
+        "stage": 0,
+        "trial": search_trial(method, repeat, number),
+        "status": "finished",
+        "origin": "random",
+        "epochs": 15,
+        "val_accuracy": value,
+        "val_loss": 0.5,
+    }
     return usual | {f"config.{name}": v for name, v in values.items()}
 
 

@@ -18,7 +18,10 @@ def test_a_weak_teacher_is_said_loudly_and_a_good_one_not(made_up, tmp_path, stu
     weak = load(made_up.put(tmp_path / "weak", rows))
     # the baseline's trials with default settings: 0.90, 0.90, 0.89; never the best trial, which has 0.93
     assert warnings(weak)[0].startswith("THE TEACHER IS WORSE")
-    assert "validation accuracy, %: 89.00 (n = 1) against 89.67 ± 0.58 (n = 3) of the baseline with its default" in warnings(weak)[0]  # fmt: skip
+    assert (
+        "validation accuracy, %: 89.00 (n = 1) against 89.67 ± 0.58 (n = 3) of the baseline with its default"
+        in warnings(weak)[0]
+    )
     rows = [*made_up.teacher(val=0.92, test=None), *made_up.search]
     assert warnings(load(made_up.put(tmp_path / "fair", rows))) == []
 
@@ -83,6 +86,6 @@ def test_the_commands_keep_what_was_typed(made_up, tmp_path):
     assert confirm_command(study) == f"python -m tune_kd.confirm {tmp_path / 'x'}"
     study = load(made_up.put(tmp_path / "y", [], command=""))
     assert search_command(study) == "python -m tune_kd.search --space digits_kd --resume"
-    opened = b'{"design": {"repeats": [0], "seeds": 1, "defaults": false}}'
-    study.storage.write("test_access/0001.json", opened)
+    access = b'{"design": {"repeats": [0], "seeds": 1, "defaults": false}}'
+    study.storage.write("test_access/0001.json", access)
     assert confirm_command(load(str(tmp_path / "y"))).endswith("y --seeds 1 --no-defaults")

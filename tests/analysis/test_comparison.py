@@ -23,14 +23,14 @@ def test_the_three_comparisons_have_each_their_own_n(study):
     result = methods.results(study)["response"]
     assert result.by_repeat == pytest.approx({0: 0.02, 1: 0.025, 2: 0.02})
     counts = {
-        "difference": found.difference.n,
-        "default": found.default_difference.n,
-        "bought": found.bought.n,
-        "student": found.student.n,
-        "curse": found.curse.difference.n,
+        "difference": result.difference.n,
+        "default": result.default_difference.n,
+        "bought": result.bought.n,
+        "student": result.student.n,
+        "curse": result.curse.difference.n,
     }
     assert counts == {"difference": 3, "default": 6, "bought": 3, "student": 5, "curse": 3}
-    assert (found.verdict.label, found.student_verdict.label) == ("helps", "helps")
+    assert (result.verdict.label, result.student_verdict.label) == ("helps", "helps")
 
 
 def test_verdicts_are_those_of_all_methods_judged_together(study):
@@ -52,8 +52,8 @@ def test_a_later_look_is_judged_more_strictly(made_up, tmp_path):
 
 
 def test_the_baseline_has_no_difference_to_itself(study):
-    found = methods.results(study)["no_kd"]
-    differences = (found.difference, found.default_difference, found.student, found.verdict)
+    result = methods.results(study)["no_kd"]
+    differences = (result.difference, result.default_difference, result.student, result.verdict)
     assert differences == (None,) * 4
     assert result.bought.mean == pytest.approx(0.02)
 
@@ -138,7 +138,7 @@ def test_the_images_of_a_dense_study_count(made_up, dense, tmp_path):
     ]
     known = replace(dense.manifest, images=replace(dense.manifest.images, num_classes=2))
     study = load(made_up.put(tmp_path / "y", rows, **vars(known)))
-    assert images.are_known(study)
+    assert images.has_predictions(study)
     assert methods.results(study)["response"].difference.image_se > 0.01
 
 
@@ -162,13 +162,11 @@ def test_two_trials_or_no_rungs_have_no_rank_correlation(made_up, tmp_path):
 
 
 def test_the_teachers_cost_needs_a_teacher_that_was_trained_here(made_up, tmp_path, study):
-    found = costs.teacher_cost(study)
-    assert found == costs.TeacherCost(teacher_s=30, student_s=30, search_s=90, default_s=30)
-    assert (found.students, found.pays_from) == (1.0, 1)
-    assert (
-        replace(found, search_s=30.0).pays_from is None
-    )  # a search is no dearer than one training
-    assert replace(found, default_s=None).pays_from is None
+    cost = costs.teacher_cost(study)
+    assert cost == costs.TeacherCost(teacher_s=30, student_s=30, search_s=90, default_s=30)
+    assert (cost.students, cost.pays_from) == (1.0, 1)
+    assert replace(cost, search_s=30.0).pays_from is None  # a search is no dearer than one training
+    assert replace(cost, default_s=None).pays_from is None
     rows = [r | {"origin": "file"} if r["phase"] == "teacher" else r for r in made_up.all_rows()]
     assert costs.teacher_cost(load(made_up.put(tmp_path / "y", rows))) is None
     assert costs.teacher_cost(load(made_up.put(tmp_path / "z", []))) is None

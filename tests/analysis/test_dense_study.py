@@ -77,9 +77,17 @@ def test_the_comparison_file_is_the_labs_to_the_letter(made_up, tmp_path):
         rows.append(row | {"test_miou": value})
         if method in times:
             mean, sd = times[method]
-            rows.append(made_up.row(phase="measure", method=method, trial=measure_trial(source),
-                                    source=source, latency_ms=mean, latency_ms_sd=sd,
-                                    **foot))  # fmt: skip
+            rows.append(
+                made_up.row(
+                    phase="measure",
+                    method=method,
+                    trial=measure_trial(source),
+                    source=source,
+                    latency_ms=mean,
+                    latency_ms_sd=sd,
+                    **foot,
+                )
+            )
     methods = {m: {} for m in ("no_kd", "response", "feature")}
     study = load(made_up.put(tmp_path / "x", rows, methods=methods, metric="val_miou", dense=True))
     assert comparison.text(study).decode() == (

@@ -42,8 +42,13 @@ def rename(row):
 @pytest.fixture(scope="module")
 def folder(made_up, tmp_path_factory):
     """The folder of a report, made by the real command."""
-    here = tmp_path_factory.mktemp("hostile")
-    known = {"ranges": {"lr": SCRIPT}, "bounds": {"lr": [0.01, 1.0, True]}, "fixed": {}, "defaults": {}}  # fmt: skip
+    folder = tmp_path_factory.mktemp("hostile")
+    method_entry = {
+        "ranges": {"lr": SCRIPT},
+        "bounds": {"lr": [0.01, 1.0, True]},
+        "fixed": {},
+        "defaults": {},
+    }
     made_up.put(
         folder / "x",
         [rename(row) for row in made_up.all_rows()],
@@ -209,7 +214,10 @@ def test_latex_runs_no_command_of_a_name(folder):
 
 
 def test_what_is_printed_steers_no_terminal(made_up, tmp_path, capsys):
-    rows = [{**row, "method": "\x1b[31mred" if row["method"] == "response" else row["method"]} for row in made_up.all_rows()]  # fmt: skip
+    rows = [
+        {**row, "method": "\x1b[31mred" if row["method"] == "response" else row["method"]}
+        for row in made_up.all_rows()
+    ]
     methods = {name: {"defaults": {}} for name in ("no_kd", "\x1b[31mred", "feature", "combined")}
     made_up.put(tmp_path / "x", rows, methods=methods)
     assert report.main([str(tmp_path / "x")]) == 0

@@ -65,9 +65,13 @@ def test_test_values_by_repeat_and_by_seed(study):
     assert study.default_by_repeat("response") == pytest.approx({0: 0.91, 1: 0.92, 2: 0.92})
     # the winner of repeat 0 is the trial with the default settings itself
     assert study.default("feature")[1000] == study.by_seed("feature", "best")[0][1000] == 0.88
-    assert study.confirmed(study.chosen("response")) == {
-        800: 0.93, 801: 0.94, 802: 0.94, 803: 0.93, 804: 0.935,
-    }  # fmt: skip
+    assert study.confirmed_values(study.recommended_trial("response")) == {
+        800: 0.93,
+        801: 0.94,
+        802: 0.94,
+        803: 0.93,
+        804: 0.935,
+    }
 
 
 def test_failed_runs_have_no_value(study):

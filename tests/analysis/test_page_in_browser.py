@@ -214,9 +214,18 @@ def test_a_picture_beside_the_page_is_shown(browser, made_up, tmp_path, monkeypa
 
 
 def test_hostile_names_run_nothing(browser, made_up, tmp_path):
-    methods = {name: {"defaults": {}, "bounds": {"lr": [0.01, 1.0, True]}} for name in METHODS.values()}  # fmt: skip
-    rows = [renamed(row) for row in made_up.all_rows()]
-    address = made_up.put(tmp_path / "x", rows, study=IMAGE, methods=methods, class_names=[IMAGE] * 3, tables=["classes"])  # fmt: skip
+    methods = {
+        name: {"defaults": {}, "bounds": {"lr": [0.01, 1.0, True]}} for name in METHODS.values()
+    }
+    rows = [rename(row) for row in made_up.all_rows()]
+    address = made_up.put(
+        tmp_path / "x",
+        rows,
+        study=IMAGE,
+        methods=methods,
+        class_names=[IMAGE] * 3,
+        tables=["classes"],
+    )
     assert report.main([address]) == 0
     browser.open(tmp_path / "x" / "report" / "index.html")
     assert browser.errors == []

@@ -5,7 +5,7 @@ from analysis.hyperparameters.importance import importances
 from analysis.hyperparameters.landscape import landscape
 from analysis.hyperparameters.ranges import position, ranges, search_points, value_at
 from analysis.study import load
-from tests.analysis.surfaces import RANGES, drawn, row, study
+from tests.analysis.surfaces import RANGES, random_rows, row, study
 from tune_kd.study import manifest, results
 from tune_kd.study.storage import Storage
 
@@ -65,12 +65,12 @@ def test_choices_of_several_kinds_are_read_from_their_text():
 
 
 def test_a_study_on_disk_says_what_its_rows_say(tmp_path):
-    made = study(drawn(lambda p: 0.9 - 0.3 * abs(p[0] - 0.5), noise_sd=0.003))
-    known = {"schema": results.SCHEMA_VERSION, "study": "surfaces", "seed": 0}
-    types = results.trial_schema(made.manifest.config_types)
+    study_in_memory = study(random_rows(lambda p: 0.9 - 0.3 * abs(p[0] - 0.5), noise_sd=0.003))
+    columns = {"schema": results.SCHEMA_VERSION, "study": "surfaces", "seed": 0}
+    types = results.trial_schema(study_in_memory.manifest.config_types)
     storage = Storage(tmp_path)
-    manifest.write(storage, made.manifest)
-    rows = [{**one, **known} for one in made.rows]
+    manifest.write(storage, study_in_memory.manifest)
+    rows = [{**one, **columns} for one in study_in_memory.rows]
     storage.write("trials/all.parquet", results.encode(rows, types))
     study_on_disk = load(str(tmp_path))
     assert len(study_on_disk.rows) == 40

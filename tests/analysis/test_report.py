@@ -145,12 +145,12 @@ def test_details_hold_every_seed(output):
     assert response["difference"]["n"] == 3
     assert response["by_repeat"] == pytest.approx({"0": 0.02, "1": 0.025, "2": 0.02})
     assert response["default_difference"]["mean"] == pytest.approx(0.16 / 6)
-    assert found["methods"]["no_kd"]["difference"] is None
-    assert found["repeats"] == 3
-    assert found["test_access"] == {"looks": 1, "evaluations": 0}
-    assert found["configurations"]["response"]["config.lr"] == 0.1
-    assert found["table"][1]["mean"] == pytest.approx(0.91, abs=1e-14)
-    assert next(f["reason"] for f in found["failures"]) == "NaN\nin the loss"
+    assert content["methods"]["no_kd"]["difference"] is None
+    assert content["repeats"] == 3
+    assert content["test_access"] == {"looks": 1, "evaluations": 0}
+    assert content["configurations"]["response"]["config.lr"] == 0.1
+    assert content["table"][1]["mean"] == pytest.approx(0.91, abs=1e-14)
+    assert next(f["reason"] for f in content["failures"]) == "NaN\nin the loss"
 
 
 def test_two_families_in_one_report(made_up, runs, capsys):

@@ -37,8 +37,8 @@ def test_a_trial_of_two_stages_is_judged_by_its_last(made_up):
 
 
 def test_the_default_settings_of_a_repeat_count_only_when_finished(made_up):
-    found = selection.default_trials(made_up.search, "response")
-    assert {repeat: row["trial"] for repeat, row in found.items()} == {
+    rows = selection.default_trials(made_up.search, "response")
+    assert {repeat: row["trial"] for repeat, row in rows.items()} == {
         repeat: f"response-r{repeat}-0000" for repeat in range(3)
     }
     # of combined the trials with default settings of repeats 1 and 2 were stopped

@@ -146,7 +146,7 @@ def test_nothing_is_left_to_type_where_all_is_settled(made_up, tmp_path):
 
 
 def test_the_summary_sets_the_default_settings_beside_the_tuned(study):
-    assert said.summary(study).startswith(
+    assert verdicts.summary(study).startswith(
         "Points of test accuracy over the baseline treated alike: **response** +2.7 (n = 6 seeds) out of the "
         "box, +2.2 (n = 3 repeats) tuned; **feature** +0.7"
     )

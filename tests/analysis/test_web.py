@@ -252,10 +252,22 @@ def test_what_stands_for_a_figure_is_shown_where_scripts_do_not_run():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("90.12 ± 3.00 (n = 3)", 90.12), ("-1.48 [-9.05, +6.09]", -1.48), ("+0.80", 0.8), ("1,030", 1030),
-     ("2.81M", 2.81), ("27.0x", 27), ("1e-05", 1e-05), ("0 (the default settings are the best)", 0),
-     ("-", None), ("", None), ("no_kd", None), ("response-3", None), ("nan", None)],
-)  # fmt: skip
+    [
+        ("90.12 ± 3.00 (n = 3)", 90.12),
+        ("-1.48 [-9.05, +6.09]", -1.48),
+        ("+0.80", 0.8),
+        ("1,030", 1030),
+        ("2.81M", 2.81),
+        ("27.0x", 27),
+        ("1e-05", 1e-05),
+        ("0 (the default settings are the best)", 0),
+        ("-", None),
+        ("", None),
+        ("no_kd", None),
+        ("response-3", None),
+        ("nan", None),
+    ],
+)
 def test_a_cell_sorts_by_the_number_that_it_begins_with(text, number):
     from analysis.web.columns import leading_number
 
@@ -338,7 +350,7 @@ def test_only_failures(made_up, tmp_path):
 
 def test_one_method(made_up, tmp_path):
     rows = [r for r in made_up.all_rows() if r["method"] in ("", "no_kd")]
-    text = made(made_up, tmp_path, rows, methods={"no_kd": {"defaults": {}}})
+    text = built_page(made_up, tmp_path, rows, methods={"no_kd": {"defaults": {}}})
     assert "Nothing to compare: the study has the baseline alone." in text
 
 
