@@ -56,11 +56,11 @@ def test_a_lower_end_of_zero_is_no_end():
 def test_settings_that_somebody_wrote_down_say_nothing_of_a_range():
     places = [(0.97, 0.5, 0.5), (0.99, 0.4, 0.2), (0.95, 0.1, 0.9), (1.0, 0.6, 0.5)]
     assert edges_of(study(at(places))) == [("lr", "upper")]
-    textbook = at(places, origin="default")
+    defaults = at(places, origin="default")
     random_ones = at(
         [(0.5, 0.5, 0.5), (0.4, 0.4, 0.2), (0.6, 0.1, 0.9), (0.3, 0.6, 0.5)], value=0.8
     )
-    assert edges_of(study([*textbook, *random_ones])) == []
+    assert edges_of(study([*defaults, *random_ones])) == []
 
 
 def test_only_the_winner_of_a_repeat_speaks():
