@@ -142,7 +142,7 @@ def test_a_function_that_fails_costs_its_table_only(folder, capsys, name, senten
     ("references", "sentence"),
     [
         (["none.py:table"], "there is no file .*none.py"),
-        (["my_tables.py:with_notes"], "unknown function 'with_notes'; did you mean 'with_note'"),
+        (["my_tables.py:brokn"], "unknown function 'brokn'; did you mean 'broken'"),
         (["my_tables.py"], "expected file.py:function"),
         (["my_tables.py:broken"] * 2, "two tables are named 'broken'; rename one"),
     ],
