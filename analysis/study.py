@@ -196,10 +196,8 @@ class Study(Description):
             return student_sizes
         has_same_shape = sizes.get("num_params") in (None, (student_sizes or {}).get("num_params"))
         if student_sizes and has_same_shape and not select.compresses(rows, "Quantize"):
-            return {
-                **student_sizes,
-                **sizes,
-            }  # weights that are zero change neither shape nor speed
+            # weights that are zero change neither shape nor speed
+            return {**student_sizes, **sizes}
         return sizes or None
 
     @cached_property
