@@ -52,14 +52,14 @@ def _weak_teacher(study: Study) -> list[str]:
         (test_row, study.test_metric, study.tuned_values(BASELINE).values(), "the tuned baseline"),
         (train_row, study.metric, default, "the baseline with its default settings"),
     ):
-        value, plain = number(teacher_row, name), stats.summarise(values)
-        if value is None or plain is None:
+        value, student = number(teacher_row, name), stats.summarise(values)
+        if value is None or student is None:
             continue
-        if value >= plain.mean:
+        if value >= student.mean:
             return []
         return [
             f"THE TEACHER IS WORSE THAN THE STUDENT WITHOUT IT: {sentence_name(name)}, %: {metric(teacher_row, name)} "
-            f"(n = 1) against {mean_sd(plain)} of {rival}. Train it longer or take another teacher; what "
+            f"(n = 1) against {mean_sd(student)} of {rival}. Train it longer or take another teacher; what "
             "distillation does below says little."
         ]
     return []
@@ -125,7 +125,7 @@ def _lost_repeats(study: Study) -> list[str]:
 def _quantized(study: Study) -> list[str]:
     """int8 that costs much, or that is no faster than the float student; both compiled."""
     sentences = []
-    plain = number(selection.student_footprint(study.rows), "compiled_latency_ms")
+    float_latency = number(selection.student_footprint(study.rows), "compiled_latency_ms")
     for method in study.methods:
         effect = change(study, method, "Quantize")
         if effect is None:
@@ -136,11 +136,11 @@ def _quantized(study: Study) -> list[str]:
                 f"{gap(effect.difference)} percentage points: calibrate on more images, or train with "
                 "fake quantization."
             )
-        fast = number(study.footprint(study.recommended_trial(method)), "compiled_latency_ms")
-        if fast is not None and plain is not None and fast >= plain:
+        latency = number(study.footprint(study.recommended_trial(method)), "compiled_latency_ms")
+        if latency is not None and float_latency is not None and latency >= float_latency:
             sentences.append(
-                f"**{method}**: int8 is no faster here than the float student ({fast:.3f} against "
-                f"{plain:.3f} ms, both compiled): time it on the device that it is meant for."
+                f"**{method}**: int8 is no faster here than the float student ({latency:.3f} against "
+                f"{float_latency:.3f} ms, both compiled): time it on the device that it is meant for."
             )
     return sentences
 

@@ -113,9 +113,8 @@ def latex(text: str) -> str:
     50 \% \& no\_kd {}[x]
     """
     escaped = "".join(LATEX.get(character, character) for character in one_line(text))
-    return (
-        f"{{}}{escaped}" if escaped[:1] in ("[", "*") else escaped
-    )  # after \\\\ it would be an option
+    is_option = escaped[:1] in ("[", "*")  # after \\\\ it would be one
+    return f"{{}}{escaped}" if is_option else escaped
 
 
 def csv(value: object) -> object:

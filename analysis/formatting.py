@@ -47,10 +47,10 @@ def sentence_name(name: str) -> str:
     return text if text[1:2].isupper() else text[0].lower() + text[1:]  # FLOPs
 
 
-def short(name: str) -> str:
+def metric_name(name: str) -> str:
     """Return a metric without its split.
 
-    >>> short("test_accuracy"), short("val_miou")
+    >>> metric_name("test_accuracy"), metric_name("val_miou")
     ('Accuracy', 'mIoU')
     """
     text = sentence_name(name).split(" ", 1)[1]
@@ -108,16 +108,16 @@ def metric(row: Row | None, name: str) -> str:
     return NONE if value is None else shown(name, value)
 
 
-def plain(value: object) -> str:
+def as_text(value: object) -> str:
     """Return a value as text: four digits, a dash for nothing, parts listed.
 
-    >>> plain(0.123456), plain(None), plain({"name": "sgd", "lr": 0.1}), plain([1, 3])
+    >>> as_text(0.123456), as_text(None), as_text({"name": "sgd", "lr": 0.1}), as_text([1, 3])
     ('0.1235', '-', 'name sgd, lr 0.1', '1, 3')
     """
     if isinstance(value, dict):
-        return ", ".join(f"{name} {plain(part)}" for name, part in value.items()) or NONE
+        return ", ".join(f"{name} {as_text(part)}" for name, part in value.items()) or NONE
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value)) or NONE
+        return ", ".join(map(as_text, value)) or NONE
     if value is None or value == "" or value != value:  # NaN is not itself
         return NONE
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -32,8 +32,8 @@ class Study(Description):
     @cached_property
     def repeats(self) -> int:
         """K: how many independent searches of each method were asked for or begun."""
-        begun = [int(row["repeat"]) + 1 for row in self.rows if row["phase"] == "search"]
-        return max([self.manifest.repeats, *begun])
+        counts = [int(row["repeat"]) + 1 for row in self.rows if row["phase"] == "search"]
+        return max([self.manifest.repeats, *counts])
 
     def winners(self, method: str) -> dict[int, Row]:
         """Return the search trial that each repeat of a method chose, by repeat.
@@ -184,23 +184,24 @@ class Study(Description):
 
         A student that was cut or quantized and not timed yet has no latency.
         """
-        plain = self._plain
+        student_sizes = self._student_footprint
         if trial is None or trial["trial"] not in self.stages:
-            return plain
+            return student_sizes
         rows = self.stages[trial["trial"]]
         sizes = select.latest_sizes(rows)
         measurement = self._measurements.get(trial["trial"])
         if measurement:
             return {**sizes, **{k: v for k, v in measurement.items() if v is not None}}
         if not select.compresses(rows):
-            return plain
-        has_same_shape = sizes.get("num_params") in (None, (plain or {}).get("num_params"))
-        if plain and has_same_shape and not select.compresses(rows, "Quantize"):
-            return {**plain, **sizes}  # weights that are zero change neither shape nor speed
+            return student_sizes
+        has_same_shape = sizes.get("num_params") in (None, (student_sizes or {}).get("num_params"))
+        if student_sizes and has_same_shape and not select.compresses(rows, "Quantize"):
+            # weights that are zero change neither shape nor speed
+            return {**student_sizes, **sizes}
         return sizes or None
 
     @cached_property
-    def _plain(self) -> Row | None:
+    def _student_footprint(self) -> Row | None:
         return select.student_footprint(self.rows)
 
     @cached_property

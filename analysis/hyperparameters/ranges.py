@@ -126,11 +126,11 @@ def value_at(distribution: BaseDistribution, place: float) -> Any:
         return distribution.low if place <= 0 else distribution.high
     low, high, log = _ends(distribution)
     x = low + float(place) * (high - low)
-    plain = math.exp(x) if log else x
+    number = math.exp(x) if log else x
     if distribution.step is not None and not log:
-        steps = round((plain - distribution.low) / distribution.step)
-        plain = distribution.low + steps * distribution.step
-    value = min(distribution.high, max(distribution.low, plain))
+        steps = round((number - distribution.low) / distribution.step)
+        number = distribution.low + steps * distribution.step
+    value = min(distribution.high, max(distribution.low, number))
     return round(value) if isinstance(distribution, IntDistribution) else value
 
 

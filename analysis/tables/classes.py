@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis import confusion, selection
 from analysis.comparison import stats
-from analysis.formatting import NONE, Table, gap, label, mean_sd, points, short, with_notes
+from analysis.formatting import NONE, Table, gap, label, mean_sd, metric_name, points, with_notes
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
@@ -53,7 +53,7 @@ def calibration(study: Study) -> Table:
     values = {(m, name): qualities(study, m, name) for m in methods for _, name, _ in QUALITIES}
     if not any(values.values()):
         return title, ""
-    column = f"{short(study.test_metric)}, %"
+    column = f"{metric_name(study.test_metric)}, %"
     teacher_row = selection.teacher(study.rows, "confirm")
     teacher_value = number(teacher_row, study.test_metric)
     rows = [
@@ -113,8 +113,8 @@ def classes(study: Study) -> Table:
     Means over seeds of accuracy, or intersection over union where every pixel has a label. Of more than twenty classes
     the ten that gained most and the ten that lost most.
     """
-    metric_name = "IoU" if study.dense else "accuracy"
-    title = f"Classes: {metric_name}, % (test split)"
+    quality = "IoU" if study.dense else "accuracy"
+    title = f"Classes: {quality}, % (test split)"
     best = kd_winner(study)
     models = [m for m in (BASELINE, best) if m and m in study.methods]
     by_method = {m: confusion.of_method(study, m) for m in models}

@@ -16,13 +16,13 @@ from analysis.costs import TeacherCost, teacher_cost
 from analysis.formatting import (
     NONE,
     Table,
+    as_text,
     count_text,
     heading,
     label,
     latency,
     mean_sd,
     metric,
-    plain,
 )
 from analysis.study import Study
 from analysis.summary import lines
@@ -63,17 +63,17 @@ def configuration(study: Study) -> Table:
         fixed_values = study.manifest.methods[method].fixed
         cells = {"Method": label(method), "Trial": str(row["trial"])}
         cells["Validation that chose it, % (n = 1)"] = metric(row, study.metric)
-        cells |= {name: plain(row[name]) for name in WEIGHTS}
+        cells |= {name: as_text(row[name]) for name in WEIGHTS}
         cells |= {f"{name}/alpha": _ratio(row[name], row["alpha"]) for name in ("beta", "gamma")}
         for name in names:
-            value, short = row.get(name), name.removeprefix("config.")
-            cells[short] = plain(fixed_values.get(short) if value is None else value)
+            value, parameter = row.get(name), name.removeprefix("config.")
+            cells[parameter] = as_text(fixed_values.get(parameter) if value is None else value)
         table.append(cells)
     return "Recommended configuration of each method", pd.DataFrame(table)
 
 
 def _ratio(weight: float | None, alpha: float | None) -> str:
-    return plain(weight / alpha) if alpha and weight is not None else NONE
+    return as_text(weight / alpha) if alpha and weight is not None else NONE
 
 
 def search_summary(study: Study) -> Table:
@@ -125,8 +125,8 @@ def teacher(study: Study) -> Table:
         **({"Origin": train_row["reason"]} if train_row and train_row.get("reason") else {}),
         f"{heading(study.metric)} (n = 1)": metric(train_row, study.metric),
         f"{heading(study.test_metric)} (n = 1)": metric(test_row, study.test_metric),
-        "Epochs": plain((train_row or {}).get("epochs")),
-        "Training time, s": plain(number(train_row, "seconds")),
+        "Epochs": as_text((train_row or {}).get("epochs")),
+        "Training time, s": as_text(number(train_row, "seconds")),
         "Parameters": metric(size, "num_params"),
         "Size, MB": metric(size, "size_mb"),
         "Latency, ms": latency(size),
@@ -163,7 +163,7 @@ def failures(study: Study) -> Table:
             "Phase": row["phase"],
             "Method": row["method"] or NONE,
             "Trial": str(row["trial"]),
-            "Epochs": plain(row["epochs"]),
+            "Epochs": as_text(row["epochs"]),
             "Reason": " ".join((row["reason"] or "not recorded").split())[:300],
         }
         for row in rows[:FAILURES_SHOWN]
@@ -181,23 +181,23 @@ def provenance(study: Study) -> Table:
     facts = {
         "Command": manifest.command,
         "Study, space": f"{study.name}, {manifest.space}",
-        "Task": f"{manifest.task}, {plain(manifest.images.num_classes)} classes",
-        "Images": f"{plain(manifest.num_train)} training, {plain(manifest.num_val)} validation",
+        "Task": f"{manifest.task}, {as_text(manifest.images.num_classes)} classes",
+        "Images": f"{as_text(manifest.num_train)} training, {as_text(manifest.num_val)} validation",
         "Validation rule": manifest.validation_rule,
         "Repeats, trials of each": f"{study.repeats}, {study.trials_per_repeat}",
         "Data hash": manifest.images.train_hash,
         "Teacher, student": f"{manifest.teacher}, {manifest.student}",
         "Seed of the search": manifest.seed,
         "Confirmation seeds": sorted(seeds),
-        "Epochs": f"{plain(manifest.epochs)} (teacher {plain(manifest.teacher_epochs)})",
+        "Epochs": f"{as_text(manifest.epochs)} (teacher {as_text(manifest.teacher_epochs)})",
         **{
-            name.replace("_", " ").capitalize(): plain(value)
+            name.replace("_", " ").capitalize(): as_text(value)
             for name, value in manifest.fields.items()
             if not name.endswith("epochs")
         },
         "Precision, layout": f"{manifest.compute.precision}, {manifest.compute.layout}",
-        "Sampler, random trials": f"{manifest.sampler}, {plain(manifest.random_start)}",
-        "Scheduler, rungs": f"{manifest.scheduler}, epochs {plain(manifest.rungs)}",
+        "Sampler, random trials": f"{manifest.sampler}, {as_text(manifest.random_start)}",
+        "Scheduler, rungs": f"{manifest.scheduler}, epochs {as_text(manifest.rungs)}",
         "Devices": _distinct(study.rows, "device") or manifest.device,
         **({"Hardware": manifest.hardware} if manifest.hardware else {}),
         "Hosts": _distinct(study.rows, "host"),
@@ -211,7 +211,7 @@ def provenance(study: Study) -> Table:
 
 
 def _facts(facts: Mapping[str, object]) -> pd.DataFrame:
-    return pd.DataFrame({"": list(facts), "Value": [plain(v) for v in facts.values()]})
+    return pd.DataFrame({"": list(facts), "Value": [as_text(v) for v in facts.values()]})
 
 
 def _distinct(rows: Iterable[Row], name: str) -> list[str]:
@@ -250,7 +250,7 @@ def top_trials(study: Study) -> Table:
             "Trial": str(row["number"]),
             "Origin": row["origin"],
             "Validation, % (n = 1)": metric(row, study.metric),
-            **{name: plain(row[name]) for name in WEIGHTS},
+            **{name: as_text(row[name]) for name in WEIGHTS},
         }
         for method in study.methods
         for row in selection.best(study.rows, method, top=5, metric=study.metric)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis import selection
 from analysis.comparison import stats
-from analysis.formatting import NONE, Table, mean_sd, metric, ratio, short, times, with_notes
+from analysis.formatting import NONE, Table, mean_sd, metric, metric_name, ratio, times, with_notes
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import Line, kd_winner, lines
@@ -38,7 +38,7 @@ def compare(study: Study) -> Comparison | None:
     method_lines = [line for line in lines(study) if line.method != "teacher"]
     if not any(line.test for line in method_lines):
         return None
-    columns = ("Knowledge Distillation", short(study.test_metric))
+    columns = ("Knowledge Distillation", metric_name(study.test_metric))
     return Comparison(
         columns=(*columns, "# Parameters", "Inference Speed (ms)"),
         rows=[_cells(line) for line in method_lines],
@@ -151,7 +151,7 @@ def results(study: Study) -> Table:
     cells = [
         {
             "Model": model_name,
-            f"{short(study.test_metric)}": mean_sd(by_method[method].test),
+            f"{metric_name(study.test_metric)}": mean_sd(by_method[method].test),
             "Parameters": metric(by_method[method].footprint, "num_params"),
             "Compression": times(
                 ratio(teacher_params, number(by_method[method].footprint, "num_params"))

@@ -15,8 +15,8 @@ from analysis.formatting import (
     latency,
     mean_sd,
     metric,
+    metric_name,
     ratio,
-    short,
     times,
     with_notes,
 )
@@ -61,8 +61,8 @@ def quantization(study: Study) -> Table:
         method = next(iter(kinds))
         effect = change(study, method, "Quantize")
         before = effect.before if effect else None
-        plain = selection.student_footprint(study.rows)
-        rows.append((f"Student, before quantizing ({method})", before, plain))
+        student_sizes = selection.student_footprint(study.rows)
+        rows.append((f"Student, before quantizing ({method})", before, student_sizes))
     if BASELINE in study.methods and BASELINE not in kinds:
         rows.append(
             ("Baseline (no distillation)", _test_summary(study, BASELINE), _foot(study, BASELINE))
@@ -81,7 +81,7 @@ def quantization(study: Study) -> Table:
         {
             "Model Type": name,
             "Parameters": metric(foot, "num_params"),
-            short(study.test_metric): mean_sd(test),
+            metric_name(study.test_metric): mean_sd(test),
             "Size (MB)": metric(foot, "size_mb"),
             "Inference Time": _time(teacher_sizes, foot),
             "Compression": times(ratio(number(teacher_sizes, "size_mb"), number(foot, "size_mb"))),
@@ -145,8 +145,8 @@ def pruning(study: Study) -> Table:
     name, test, _ = _teacher(study, teacher_sizes)
     rows = [_line(study, name, test, teacher_sizes or {})]
     best = kd_winner(study)
-    plain = {"Student baseline": BASELINE, "Student + KD": best}
-    for model_name, method in plain.items():
+    models = {"Student baseline": BASELINE, "Student + KD": best}
+    for model_name, method in models.items():
         if method in study.methods and not is_compressed(study, method):
             foot = _foot(study, method) or {}
             rows.append(
@@ -175,7 +175,7 @@ def _line(
     params = number(foot, column)
     return {
         "Model": name,
-        short(study.test_metric): mean_sd(test),
+        metric_name(study.test_metric): mean_sd(test),
         "Parameters": metric(foot, column) + (" nonzero" if only_zeros else ""),
         "Compression": times(ratio(teacher_params, params)),
         "FLOPs": metric(foot, "flops"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.formatting import NotedTable, plain, with_notes
+from analysis.formatting import NotedTable, as_text, with_notes
 from analysis.study import Study
 from tune_kd import plugins
 from tune_kd.errors import UsageError, explain
@@ -95,7 +95,7 @@ def _with_named_index(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.astype(object).where(frame.notna(), None).map(plain)
+    return frame.astype(object).where(frame.notna(), None).map(as_text)
 
 
 def _type_name(value: object) -> str:

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import pandas as pd
 
-from analysis.formatting import NONE, Table, label, plain, with_notes
+from analysis.formatting import NONE, Table, as_text, label, with_notes
 from analysis.hyperparameters.importance import Importances, importances
 from analysis.hyperparameters.landscape import FlatRegion, Landscape, Span, landscape
 from analysis.study import Study
@@ -59,7 +59,7 @@ def robust(study: Study) -> Table:
             "Hyperparameter": span.parameter,
             "Flat region": _region_text(span),
             "Alone": _alone_text(span),
-            "Robust setting": plain(span.robust),
+            "Robust setting": as_text(span.robust),
         }
         for one in landscapes
         if one.region
@@ -81,13 +81,13 @@ def robust(study: Study) -> Table:
 def _region_text(span: Span) -> str:
     if span.choices:
         return ", ".join(map(str, span.choices))
-    return f"{plain(span.low)} .. {plain(span.high)}"
+    return f"{as_text(span.low)} .. {as_text(span.high)}"
 
 
 def _alone_text(span: Span) -> str:
     if span.alone_low is None:
         return NONE
-    return f"{plain(span.alone_low)} .. {plain(span.alone_high)}"
+    return f"{as_text(span.alone_low)} .. {as_text(span.alone_high)}"
 
 
 def _sentence(region: FlatRegion) -> str:

@@ -47,8 +47,8 @@ def plotly_text(text: str) -> str:
     >>> plotly_text("<b> & co\nlr 0.1")
     '&lt;b&gt; &amp; co<br>lr 0.1'
     """
-    short = text if len(text) <= MOST_HOVER else f"{text[:MOST_HOVER]} ..."
-    return "<br>".join(html.escape(line, quote=False) for line in short.split("\n"))
+    excerpt = text if len(text) <= MOST_HOVER else f"{text[:MOST_HOVER]} ..."
+    return "<br>".join(html.escape(line, quote=False) for line in excerpt.split("\n"))
 
 
 def round_value(value: float | str | None) -> float | str | None:

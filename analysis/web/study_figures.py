@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from analysis import selection
 from analysis.comparison import methods, stats
-from analysis.formatting import gap, heading, label, plain, points, sentence_name
+from analysis.formatting import as_text, gap, heading, label, points, sentence_name
 from analysis.plots import results as plots
 from analysis.plots import training
 from analysis.selection import BASELINE
@@ -60,7 +60,7 @@ def words(study: Study, trial: results.Row, *more: str) -> str:
     if value is not None:
         lines.append(f"{sentence_name(study.metric)} {value * 100:.2f} %")
     settings = [
-        f"{name.removeprefix('config.')} {plain(value)}"
+        f"{name.removeprefix('config.')} {as_text(value)}"
         for name, value in trial.items()
         if name.startswith("config.") and value is not None and value == value
     ]

@@ -38,9 +38,8 @@ def test_verdicts_are_those_of_all_methods_judged_together(study):
     differences = {m: results[m].difference for m in ("response", "feature", "combined")}
     verdicts = stats.rule(differences, margin=0.005, level=0.04)
     assert {method: results[method].verdict for method in differences} == verdicts
-    assert verdicts["response"].p == pytest.approx(
-        2 * differences["response"].p_value()
-    )  # Holm over two
+    holm_over_two = 2 * differences["response"].p_value()
+    assert verdicts["response"].p == pytest.approx(holm_over_two)
 
 
 def test_a_later_look_is_judged_more_strictly(made_up, tmp_path):

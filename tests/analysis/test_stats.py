@@ -185,9 +185,8 @@ def test_repeats_cannot_make_up_for_images():
     assert rule({"a": blind}, margin=0.005, level=0.04)["a"].repeats_needed is None
     assert stats.repeats_needed(interval(0.0, sd=0.0), effect=0.005, level=0.05) == 3
     assert stats.repeats_needed(interval(0.0, sd=1e-12), effect=0.005, level=0.05) == 3
-    assert (
-        stats.repeats_needed(interval(0.0, sd=1.0), effect=0.005, level=0.05) is None
-    )  # over 1,000
+    # over 1,000
+    assert stats.repeats_needed(interval(0.0, sd=1.0), effect=0.005, level=0.05) is None
     assert stats.repeats_needed(interval(0.0, sd=None), effect=0.005, level=0.05) is None
 
 

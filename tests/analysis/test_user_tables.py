@@ -32,7 +32,7 @@ def trials_per_phase(study):
     return study.trials.groupby("phase")[["trial"]].nunique()
 
 
-def with_note(study):
+def study_gain(study):
     return "Gain of the study", with_notes(FRAME, "Made for a test.", items=["**b**: none"])
 
 
@@ -83,28 +83,28 @@ def test_the_example_of_the_document_runs(made_up, tmp_path, monkeypatch):
 
 
 def test_a_table_is_in_every_form_of_the_report(folder):
-    assert command("trials_per_phase", "with_note") == 0
+    assert command("trials_per_phase", "study_gain") == 0
     page = (folder / "report.md").read_text()
     assert "## Trials per phase\n\n| phase" in page
     assert re.search(r"^\| measure +\| +2 \|$", page, re.MULTILINE)
     assert re.search(r"^\| b +\| +- \|$", page, re.MULTILINE)
     assert "## Gain of the study\n" in page
     assert "Made for a test.\n\n- **b**: none" in page
-    assert "[table-with_note.csv](table-with_note.csv)" in page
+    assert "[table-study_gain.csv](table-study_gain.csv)" in page
     web = (folder / "index.html").read_text()
     assert "Trials per phase" in web
     assert "0.3333" in web
     latex = (folder / "table.tex").read_text()
     assert r"\caption{Trials per phase}" in latex
     assert "Made for a test." in latex
-    frame = pd.read_csv(folder / "table-with_note.csv")
+    frame = pd.read_csv(folder / "table-study_gain.csv")
     assert frame["Gain"][0] == 1 / 3
     assert frame["Method"][0] == "'=1+1"  # no spreadsheet runs it
 
 
 def test_the_tables_of_an_earlier_report_are_removed(folder):
-    assert command("with_note", "nothing") == 0
-    assert [path.name for path in folder.glob("table-*")] == ["table-with_note.csv"]
+    assert command("study_gain", "nothing") == 0
+    assert [path.name for path in folder.glob("table-*")] == ["table-study_gain.csv"]
     assert "Nothing" not in (folder / "report.md").read_text()
     assert command() == 0
     assert list(folder.glob("table-*")) == []
@@ -130,19 +130,19 @@ def test_two_studies_have_tables_of_their_own(folder, made_up):
     ],
 )
 def test_a_function_that_fails_costs_its_table_only(folder, capsys, name, sentence):
-    assert command(name, "with_note") == 1
+    assert command(name, "study_gain") == 1
     out, err = capsys.readouterr()
     assert re.fullmatch(f"error: x: table '{name}' is left out: {sentence}", err.splitlines()[-1])
     assert out.endswith("report: runs/x/report/index.html\n")
     assert (folder / "index.html").is_file()
-    assert [path.name for path in folder.glob("table-*")] == ["table-with_note.csv"]
+    assert [path.name for path in folder.glob("table-*")] == ["table-study_gain.csv"]
 
 
 @pytest.mark.parametrize(
     ("references", "sentence"),
     [
         (["none.py:table"], "there is no file .*none.py"),
-        (["my_tables.py:brokn"], "unknown function 'brokn'; did you mean 'broken'"),
+        (["my_tables.py:study_gains"], "unknown function 'study_gains'; did you mean 'study_gain'"),
         (["my_tables.py"], "expected file.py:function"),
         (["my_tables.py:broken"] * 2, "two tables are named 'broken'; rename one"),
     ],
@@ -162,11 +162,11 @@ def test_python_takes_references_and_functions(folder):
     def mean_by_method(study):
         return pd.DataFrame({"Method": study.methods})
 
-    page = tune_kd.load_study("runs/x").report(tables=["my_tables.py:with_note", mean_by_method])
+    page = tune_kd.load_study("runs/x").report(tables=["my_tables.py:study_gain", mean_by_method])
     assert page.parent == folder
     assert sorted(path.name for path in folder.glob("table-*")) == [
         "table-mean_by_method.csv",
-        "table-with_note.csv",
+        "table-study_gain.csv",
     ]
     with pytest.raises(UsageError, match=r"KeyError.*line 31\); the rest of the report is .*html"):
         tune_kd.load_study("runs/x").report(tables=["my_tables.py:broken"])
