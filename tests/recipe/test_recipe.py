@@ -49,17 +49,22 @@ FULL = Recipe(
 
 def other(value):
     """Another valid value of the same kind, for any field of a recipe."""
-    named = {
-        "sgd": "adamw", "step": "constant", "cosine": "step", "train": "train+val",
-        "float32": "bfloat16", "none": "mixup", "val_accuracy": "val_miou",
-    }  # fmt: skip
+    replacements = {
+        "sgd": "adamw",
+        "step": "constant",
+        "cosine": "step",
+        "train": "train+val",
+        "float32": "bfloat16",
+        "none": "mixup",
+        "val_accuracy": "val_miou",
+    }
     match value:
         case dict():
             return {**value, "option": 1.5}
         case bool():
             return not value
         case str():
-            return named.get(value, value + "x")
+            return replacements.get(value, value + "x")
         case int():
             return value + 1
         case float():
@@ -106,17 +111,17 @@ def test_every_changed_field_is_another_model(path):
 
 def test_fingerprints_of_all_changes_seeds_and_orders_differ():
     turned = dataclasses.replace(FULL, stages=FULL.stages[::-1])
-    found = {r.fingerprint(seed) for r in (FULL, turned, *CHANGES.values()) for seed in (0, 1)}
-    assert len(found) == 2 * (2 + len(CHANGES))
+    hashes = {r.fingerprint(seed) for r in (FULL, turned, *CHANGES.values()) for seed in (0, 1)}
+    assert len(hashes) == 2 * (2 + len(CHANGES))
 
 
-@pytest.mark.parametrize("made", [FULL, *CHANGES.values()], ids=["full", *CHANGES])
-def test_json_gives_the_same_recipe_back(made):
-    again = from_json(to_json(made))
-    assert again == made
-    assert to_json(again) == to_json(made)
-    assert again.fingerprint(7) == made.fingerprint(7)
-    assert [type(stage) for stage in again.stages] == [type(stage) for stage in made.stages]
+@pytest.mark.parametrize("full_recipe", [FULL, *CHANGES.values()], ids=["full", *CHANGES])
+def test_json_gives_the_same_recipe_back(full_recipe):
+    again = from_json(to_json(full_recipe))
+    assert again == full_recipe
+    assert to_json(again) == to_json(full_recipe)
+    assert again.fingerprint(7) == full_recipe.fingerprint(7)
+    assert [type(stage) for stage in again.stages] == [type(stage) for stage in full_recipe.stages]
 
 
 def test_random_floats_survive_json():
@@ -135,18 +140,18 @@ def test_whole_numbers_of_json_become_the_floats_that_they_mean():
 
 def test_a_number_and_the_same_number_of_another_type_are_one_model():
     """What a space wrote as 1 is 1.0 when a worker has read it."""
-    made = Recipe(
+    made_recipe = Recipe(
         images=Images(task="digits", train_hash="x", num_classes=10, mix_alpha=1),
         student="a",
         stages=(Distill(epochs=2, clip=1, optimizer=Optimizer(warmup_epochs=5, decay_factor=1)),),
     )
-    assert to_json(made) != to_json(from_json(to_json(made)))
-    assert made.fingerprint(0) == from_json(to_json(made)).fingerprint(0)
+    assert to_json(made_recipe) != to_json(from_json(to_json(made_recipe)))
+    assert made_recipe.fingerprint(0) == from_json(to_json(made_recipe)).fingerprint(0)
 
 
 def test_fingerprints_are_the_same_in_every_process():
     code = "from tune_kd.recipe import from_json, stream; print(from_json(input()).fingerprint(3), stream(3, 'order', 1))"
-    found = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
             input=to_json(FULL),
@@ -157,7 +162,7 @@ def test_fingerprints_are_the_same_in_every_process():
         ).stdout.split()
         for seed in ("1", "2")
     ]
-    assert found[0] == found[1] == [FULL.fingerprint(3), str(stream(3, "order", 1))]
+    assert outputs[0] == outputs[1] == [FULL.fingerprint(3), str(stream(3, "order", 1))]
 
 
 def test_a_new_version_of_training_makes_new_models(monkeypatch):
@@ -204,10 +209,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "given", "name"), BAD)
-def test_rules_name_what_broke_them(kind, given, name):
+@pytest.mark.parametrize(("kind", "fields", "name"), BAD)
+def test_rules_name_what_broke_them(kind, fields, name):
     with pytest.raises(ValueError, match=name) as caught:
-        kind(**given)
+        kind(**fields)
     assert "must hold, but got" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -244,7 +244,7 @@ def _scored(
     model: nn.Module, images: training.DeviceSplit, index: Tensor, tally: scoring.Tally
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of some images: right positions and those that count, [B] each; the sum of their losses, [1]."""
-    batch = images.images.whole(index)
+    batch = images.images.plain_batch(index)
     scores = model(batch.images).float()
     tally.add(scores, batch.labels)
     valid = batch.labels != IGNORE

@@ -36,11 +36,11 @@ class Projections(nn.Module):
         with torch.random.fork_rng(devices=[]):
             # not torch.manual_seed, which would seed the accelerators' generators as well
             torch.default_generator.manual_seed(stream(seed, "projections"))
-            built = {
+            layers = {
                 level: _projection(level, tuple(map_.shape), tuple(teacher[level].shape))
                 for level, map_ in student.items()
             }
-        self.levels = nn.ModuleDict(built)
+        self.levels = nn.ModuleDict(layers)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the student's features with the teacher's channels, level by level."""

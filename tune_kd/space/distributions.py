@@ -32,7 +32,7 @@ def choice(*values: Any) -> CategoricalDistribution:
     return CategoricalDistribution(values)
 
 
-def shown(distribution: BaseDistribution) -> str:
+def range_text(distribution: BaseDistribution) -> str:
     """Return a range in words.
 
     >>> shown(log_uniform(1, 20)), shown(choice("a", "b"))

@@ -34,10 +34,10 @@ def find(space: str | SearchSpace) -> tuple[SearchSpace, Path | None]:
     """
     if not isinstance(space, SearchSpace):
         return load(space)
-    return _named(space), None
+    return _with_references(space), None
 
 
-def _named(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
+def _with_references(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
     """Return the space with functions and classes as references; those of its own file, `module`, by that file."""
     names: dict[str, Any] = {}
     fields = plain_fields(space)
@@ -71,7 +71,7 @@ def load(name_or_file: str) -> tuple[SearchSpace, Path]:
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):
         raise UsageError(f"{file} defines no SPACE; write SPACE = SearchSpace(name=..., ...)")
-    space = _named(space, module)
+    space = _with_references(space, module)
     space.check()
     return space, file
 

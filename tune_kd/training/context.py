@@ -72,7 +72,7 @@ def folded(
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
     return loop.DeviceSplit(
-        images=splits.resident(decoded, images=images, device=device, layout=layout),
+        images=splits.device_images(decoded, images=images, device=device, layout=layout),
         fit=fit,
         validation=validation,
         num_classes=images.num_classes,
@@ -106,7 +106,7 @@ def place(model: nn.Module, ctx: NodeContext, compute: Compute) -> nn.Module:
 
 def sample_of(images: loop.DeviceSplit) -> Tensor:
     """Two images as a network sees them, for its shapes."""
-    return images.images.whole(images.fit[:2]).images
+    return images.images.plain_batch(images.fit[:2]).images
 
 
 def load_model(name: str, recipe: Recipe, ctx: NodeContext, fingerprint: str) -> nn.Module:

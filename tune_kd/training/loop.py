@@ -39,7 +39,7 @@ class DeviceSplit:
 
     def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
         """How training sees images in an epoch: batches by index, the same for every trial."""
-        return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
+        return self.images.augmenter(seed=seed, epoch=epoch, among=self.fit)
 
 
 class TrainState:
@@ -295,7 +295,7 @@ def evaluate(
     tally = scoring.Tally(fold.num_classes, device=index.device, each_image=each_image)
     start = 0
     for chunk in chunks(index, fold):
-        batch = fold.images.whole(chunk)
+        batch = fold.images.plain_batch(chunk)
         scores = model(batch.images).float()
         teacher = None
         if reference is not None:

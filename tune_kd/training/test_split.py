@@ -64,8 +64,8 @@ def _tape(
         loaded = context.load_model(network, recipe, where, fingerprint)
         frozen = teacher.FrozenTeacher(loaded, precision="float32")
         parts = loop.chunks(torch.from_numpy(positions).to(images.fit.device), images)
-        whole = images.images.whole
-        return torch.cat([frozen.outputs(whole(part).images)[0].cpu() for part in parts])
+        plain_batch = images.images.plain_batch
+        return torch.cat([frozen.outputs(plain_batch(part).images)[0].cpu() for part in parts])
 
     code = b""
     if plugins.is_reference(network):  # weights of a file say nothing of the code that runs them
@@ -110,7 +110,7 @@ def pictures(model: nn.Module, test: TestSplit) -> Mapping[str, np.ndarray]:
     model.eval()
     found = []
     for part in loop.chunks(images.fit, images):
-        batch = images.images.whole(part)
+        batch = images.images.plain_batch(part)
         scores = segmentation.resize(model(batch.images).float(), images.sides)
         found.append(scoring.image_ious(scores, batch.labels).cpu())
     iou = torch.cat(found).double()
@@ -118,7 +118,7 @@ def pictures(model: nn.Module, test: TestSplit) -> Mapping[str, np.ndarray]:
     order = order[~iou[order].isnan()]  # an image of nothing but void is neither
     few = min(SHOWN, -(-len(order) // 2))
     chosen = torch.cat([order[:few], order[len(order) - few :]])
-    shown = images.images.whole(chosen.to(images.fit.device))
+    shown = images.images.plain_batch(chosen.to(images.fit.device))
     predicted = torch.cat([model(image[None]).argmax(1) for image in shown.images])
     model.train(was_training)
     at = chosen.numpy()

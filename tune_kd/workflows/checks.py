@@ -13,7 +13,7 @@ from tune_kd.data import splits, tasks
 from tune_kd.errors import UsageError
 from tune_kd.metrics import METRICS, default_objective
 from tune_kd.models import checkpoints, registry
-from tune_kd.recipe import Images, digest, plain, training_stages
+from tune_kd.recipe import Images, digest, to_builtins, training_stages
 from tune_kd.space import SearchSpace, distributions, loader, plain_fields, search_space
 from tune_kd.study import manifest, recipe_builder, results
 from tune_kd.study.storage import Storage
@@ -196,7 +196,7 @@ def described(
     images = replace(material.images, task=recipe_builder.staged_reference(material.images.task))
     methods = {
         name: {
-            "ranges": {k: distributions.shown(d) for k, d in method.ranges.items()},
+            "ranges": {k: distributions.range_text(d) for k, d in method.ranges.items()},
             "bounds": distributions.bounds(method.ranges),
             "distributions": {k: distributions.to_json(d) for k, d in method.ranges.items()},
             "fixed": dict(method.fixed),
@@ -220,7 +220,7 @@ def described(
         "teacher_hash": request.teacher.hash if request.teacher else "",
         "start_hash": request.start.hash if request.start else "",
         "sources": {name: source_hash(name, content) for name, content in code.items()},
-        "images": plain(images),
+        "images": to_builtins(images),
     }
 
 

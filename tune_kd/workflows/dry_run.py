@@ -46,7 +46,7 @@ def plan(request: Request, resources: Resources) -> str:
             book = method.textbook[parameter]
             textbook = f"{book:g}" if isinstance(book, float) else book
             lines.append(
-                f"  {parameter:<13} {distributions.shown(distribution)} (textbook {textbook})"
+                f"  {parameter:<13} {distributions.range_text(distribution)} (textbook {textbook})"
             )
         lines += [
             f"  {parameter:<13} {value} (pinned)" for parameter, value in method.fixed.items()

@@ -50,7 +50,9 @@ class QuantizeKind:
         order = torch.randperm(len(fit), generator=generator)[: self.stage.calibration_images]
         parts = loop.chunks(fit[order.to(fit.device)], run.images)
         unseen = int8.ranges(prepared)
-        int8.calibrate(prepared, (run.images.images.whole(part).images.cpu() for part in parts))
+        int8.calibrate(
+            prepared, (run.images.images.plain_batch(part).images.cpu() for part in parts)
+        )
         int8.assert_active(prepared, unseen)
         return _converted(prepared)
 
