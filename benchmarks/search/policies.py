@@ -171,7 +171,7 @@ def _sample_near(centre: Floats, random: np.random.Generator) -> Floats:
 
 
 def _density(points: Floats, centres: Floats) -> Floats:
-    """Return the density of `_around` at points [n, d], of centres [m, d] that are equally likely: [n]."""
+    """Return the density of `_sample_near` at points [n, d], of centres [m, d] that are equally likely: [n]."""
     low, high = -centres / SPREAD, (1 - centres) / SPREAD
     each = truncnorm.pdf(points[:, None], low, high, loc=centres, scale=SPREAD)
     return np.asarray(each.prod(-1).mean(-1))

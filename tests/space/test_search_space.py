@@ -281,6 +281,46 @@ def test_what_is_set_is_checked():
             overrides.change(DIGITS, [assignment])
 
 
+def _error_of(assignment):
+    with pytest.raises(UsageError) as caught:
+        overrides.change(DIGITS, [assignment])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "names"),
+    [
+        ("temprature=1", ["temperature"]),
+        ("clipp=1", ["clip"]),
+        ("teacher.lr=1", ["teacher.optimizer.lr", "student.optimizer.lr", "lr"]),
+        ("name=sgd", ["teacher.optimizer.name", "student.optimizer.name"]),
+        ("batchsize=64", ["batch_size", "teacher.batch_size", "student.batch_size"]),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest_three_at_most(assignment, names):
+    name = assignment.partition("=")[0]
+    hint = " or ".join(f"'{near}'" for near in names)
+    assert _error_of(assignment).endswith(
+        f": unknown name in --set '{name}'; did you mean {hint}? (docs/running.md lists all)"
+    )
+
+
+def test_a_name_that_is_near_none_is_answered_with_the_first_level():
+    message = _error_of("xyz=1")
+    names = message.partition("names are ")[2].removesuffix(" (docs/running.md lists all)")
+    first = [path for path in search_space.plain_fields(DIGITS) if "." not in path]
+    assert set(names.split(", ")) == {
+        *("teacher.", "student.", "epochs", *first),
+        *overrides.pinnable_ranges(DIGITS),
+    }
+
+
+def test_the_document_lists_the_names_of_all_fields():
+    text = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    names = {path.rpartition(".")[2] for path in search_space.plain_fields(DIGITS)}
+    assert {name for name in names if f"`{name}`" not in text} == set()
+
+
 def test_a_subset_keeps_the_spaces_order():
     subset = overrides.subset(DIGITS, ["combined", "no_kd"])
     assert list(subset.methods) == ["no_kd", "combined"]

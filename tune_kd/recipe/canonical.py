@@ -28,7 +28,7 @@ def to_builtins(value: Any) -> Any:
     A class of which there are several kinds says which one it is by its `kind`.
 
     >>> from tune_kd.recipe import Prune
-    >>> plain(Prune(ratio=0.5))
+    >>> to_builtins(Prune(ratio=0.5))
     {'kind': 'prune', 'ratio': 0.5}
     """
     if dataclasses.is_dataclass(value):

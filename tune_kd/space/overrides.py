@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -88,7 +89,22 @@ def _apply(space: SearchSpace, name: str, value: Any) -> SearchSpace:
         for path in paths:
             space = _apply(space, path, value)
         return space
-    raise unknown("name in --set", name, [*fields, *ranges, "epochs"])
+    raise _unknown_name(name, [*fields, *ranges, "epochs"])
+
+
+def _unknown_name(name: str, paths: list[str]) -> UsageError:
+    """Return an error with the nearest names, at most three; without one, with the first level of all names."""
+    inner = [path.partition(".")[2].removeprefix("optimizer.") for path in paths]
+    names = dict.fromkeys([*paths, *(short for short in inner if both_paths(paths, short))])
+    last = name.rpartition(".")[2]
+    same_field = [path for path in names if path.rpartition(".")[2] == last]  # of another network
+    near = difflib.get_close_matches(name, same_field or names, cutoff=0.0 if same_field else 0.6)
+    if near:
+        hint = f"did you mean {' or '.join(repr(path) for path in near)}?"
+    else:
+        first = dict.fromkeys(path.partition(".")[0] + "." * ("." in path) for path in paths)
+        hint = f"names are {', '.join(first)}"
+    return UsageError(f"unknown name in --set {name!r}; {hint} (docs/running.md lists all)")
 
 
 def both_paths(fields: Iterable[str], name: str) -> list[str]:
