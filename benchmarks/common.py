@@ -74,6 +74,7 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
 def about() -> str:
     """Device, threads and versions."""
     return (
-        f"{timing_cache.cpu_name()}, {torch.get_num_threads()} thread; python {platform.python_version()}, "
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+        f"{timing_cache.cpu_name()}, {torch.get_num_threads()} thread; python "
+        f"{platform.python_version()}, torch {torch.__version__}, torchvision "
+        f"{torchvision.__version__}"
     )

@@ -106,8 +106,8 @@ def main(arguments: list[str]) -> int:
     source = f"CIFAR-10 in {options.data}" if options.data else "random images"
     print(f"{common.about()}")
     print(
-        f"{count} images of 32x32 ({source}), batches of {options.batch_size}, {options.epochs} epochs a round, "
-        f"{options.repeats} rounds in turns; CPU time, median (min..max)"
+        f"{count} images of 32x32 ({source}), batches of {options.batch_size}, {options.epochs} "
+        f"epochs a round, {options.repeats} rounds in turns; CPU time, median (min..max)"
     )
     print(f"one gather              {common.spread([total / s for s in fast], 0)} images/s")
     print(f"torchvision, per image  {common.spread([total / s for s in slow], 0)} images/s")

@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
     if not why:
         for name, network in (("float32, compiled", model), ("int8, compiled", converted)):
             work = functools.partial(inductor.for_cpu, network, image)
-            forwards[name] = measure_time(f"compile {name.split(',')[0]}", work, took)  # type: ignore[assignment]
+            step = f"compile {name.split(',')[0]}"
+            forwards[name] = measure_time(step, work, took)  # type: ignore[assignment]
 
     milliseconds: dict[str, list[float]] = {name: [] for name in forwards}
     with torch.inference_mode(False), torch.no_grad():
@@ -85,7 +86,8 @@ def main(arguments: list[str]) -> int:
 
     print(common.about())
     print(
-        f"MobileNetV2, one random image of 32x32 (random images), {options.repeats} rounds in turns; median (min..max)"
+        f"MobileNetV2, one random image of 32x32 (random images), {options.repeats} rounds in "
+        "turns; median (min..max)"
     )
     for name, values in milliseconds.items():
         print(f"{name:<25}{common.spread(values)} ms")

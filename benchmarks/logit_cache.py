@@ -209,8 +209,9 @@ def main(arguments: list[str]) -> int:
     source = f"CIFAR-10 in {options.data}" if options.data else "random images"
     print(common.about())
     print(
-        f"{options.teacher} teaches {options.student}, {len(decoded.labels)} images of 32x32 ({source}), batches of "
-        f"{options.batch_size}, {options.epochs} epochs a trial, {options.repeats} rounds in turns; CPU time, median (min..max)"
+        f"{options.teacher} teaches {options.student}, {len(decoded.labels)} images of 32x32 "
+        f"({source}), batches of {options.batch_size}, {options.epochs} epochs a trial, "
+        f"{options.repeats} rounds in turns; CPU time, median (min..max)"
     )
     print(f"teacher in every step        {per_epoch(times['live'])} s an epoch")
     print(f"logit cache, first trial fills it   {per_epoch(times['fill'])} s an epoch")
@@ -220,11 +221,13 @@ def main(arguments: list[str]) -> int:
         f"logit cache, mean of {options.trials} trials       {per_epoch(times['ours'])} s an epoch"
     )
     print(
-        f"ratio, {options.trials} trials              {common.spread(common.ratios(times['live'], times['ours']), 1)}"
+        f"ratio, {options.trials} trials              "
+        f"{common.spread(common.ratios(times['live'], times['ours']), 1)}"
     )
     if options.trials > 1:
         print(
-            f"ratio, logit cache filled before    {common.spread(common.ratios(times['live'], times['read']), 1)}"
+            "ratio, logit cache filled before    "
+            f"{common.spread(common.ratios(times['live'], times['read']), 1)}"
         )
     return 0
 

@@ -43,13 +43,14 @@ def reference(function: Callable[..., Any]) -> str:
     """
     if not isinstance(function, FunctionType | type):
         raise UsageError(
-            f"a {type(function).__name__} is given where a function or class is expected; write a function that "
-            "returns what you want, such as: def student(**options): return ..."
+            f"a {type(function).__name__} is given where a function or class is expected; write a "
+            "function that returns what you want, such as: def student(**options): return ..."
         )
     name = function.__qualname__
     if not name.isidentifier():
         raise UsageError(
-            f"{name}: workers find a function by its name; define it at the top level of a file or a cell"
+            f"{name}: workers find a function by its name; define it at the top level of a file or "
+            "a cell"
         )
     file = _own_file(function.__module__)
     module = sys.modules.get(function.__module__)
@@ -95,8 +96,8 @@ def _save(function: Callable[..., Any], name: str) -> Path:
             content = cloudpickle.dumps(function)
     except Exception as error:  # whatever an object of the user's raises
         raise UsageError(
-            f"{name} cannot be sent to workers: {explain(error)}; define it in a file, or keep what cannot be "
-            "pickled (open files, locks, connections) out of it"
+            f"{name} cannot be sent to workers: {explain(error)}; define it in a file, or keep "
+            "what cannot be pickled (open files, locks, connections) out of it"
         ) from error
     files.write_whole(path, content)
     return path
@@ -113,8 +114,9 @@ def load(path: Path, name: str) -> Callable[..., Any]:
             _LOADED[path.name] = pickle.loads(path.read_bytes())
         except Exception as error:
             raise UsageError(
-                f"'{name}' was defined in a notebook and cannot be loaded here: {explain(error)}; install what it "
-                "imports, take the Python version that ran the notebook, or define it in a file"
+                f"'{name}' was defined in a notebook and cannot be loaded here: {explain(error)}; "
+                "install what it imports, take the Python version that ran the notebook, or "
+                "define it in a file"
             ) from error
     return _LOADED[path.name]
 
@@ -228,8 +230,8 @@ def _object_parts(value: Any, *, memo: Memo) -> Iterator[str]:
         reduced = value.__reduce_ex__(4)
     except Exception as error:
         raise UsageError(
-            f"a {type(value).__name__} cannot be sent to workers: {explain(error)}; define what uses it in a file, "
-            "or keep it out"
+            f"a {type(value).__name__} cannot be sent to workers: {explain(error)}; define what "
+            "uses it in a file, or keep it out"
         ) from error
     parts = reduced if isinstance(reduced, str) else reduced[1:3]
     yield from _parts(parts, memo=memo)

@@ -276,8 +276,8 @@ def main(arguments: list[str]) -> int:
         differing = sorted(k for k, v in settings.items() if old_about.get(k) != v)
         if differing:
             raise UsageError(
-                f"{options.out} is a recording with {differing[0]} {old_about.get(differing[0])}, but "
-                f"{settings[differing[0]]} is asked for; choose another --out"
+                f"{options.out} is a recording with {differing[0]} {old_about.get(differing[0])}, "
+                f"but {settings[differing[0]]} is asked for; choose another --out"
             )
     studio = Studio(space, file, folder=options.data, limit=options.limit_train)
     names = sorted({name for method in space.methods.values() for name in method.ranges})

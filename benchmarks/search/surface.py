@@ -35,7 +35,8 @@ OPTIMUM = 0.999  # the quantile of their true accuracies that counts as the opti
 class Cube:
     """Sampled values as points of the unit cube, log ranges in their logarithm.
 
-    >>> cube = Cube({"lr": space.log_uniform(0.01, 1.0), "dropout": space.uniform(0.0, 0.5)})
+    >>> from tune_kd.space import log_uniform, uniform
+    >>> cube = Cube({"lr": log_uniform(0.01, 1.0), "dropout": uniform(0.0, 0.5)})
     >>> cube.point({"lr": 0.1, "dropout": 0.5}).round(3).tolist()
     [0.5, 1.0]
     >>> {name: round(value, 3) for name, value in cube.config(np.array([0.5, 1.0])).items()}

@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse(arguments)
     if options.repeats < stats.MIN_REPEATS:
         raise UsageError(
-            f"--repeats {options.repeats}: a verdict needs at least {stats.MIN_REPEATS}; type --repeats 5"
+            f"--repeats {options.repeats}: a verdict needs at least {stats.MIN_REPEATS}; type "
+            "--repeats 5"
         )
     rows, about = curves.read(curves.RECORDINGS.get(options.recording, Path(options.recording)))
     study_options = StudyOptions(

@@ -39,9 +39,10 @@ class Noise:
     def __str__(self) -> str:
         """All of it in percentage points."""
         return (
-            f"{self.n} configurations at {self.level * 100:.1f} %: sd of the seed {self.seed * 100:.2f} and of "
-            f"configuration x seed {self.run * 100:.2f} points on infinitely many images; variance of one "
-            f"image over seeds {self.flips:.3f}; sd over images of two methods' difference {self.images:.3f}"
+            f"{self.n} configurations at {self.level * 100:.1f} %: sd of the seed "
+            f"{self.seed * 100:.2f} and of configuration x seed {self.run * 100:.2f} points on "
+            f"infinitely many images; variance of one image over seeds {self.flips:.3f}; sd over "
+            f"images of two methods' difference {self.images:.3f}"
         )
 
 

@@ -140,11 +140,13 @@ def broken_bounds(frame: pd.DataFrame) -> Iterator[str]:
         ):
             share = any_of(of, column)
             if share.value > most:
-                yield f"{scenario}: {claim} of any method in {share} % of studies; at most {most * 100:.1f}"
+                bound = f"at most {most * 100:.1f}"
+                yield f"{scenario}: {claim} of any method in {share} % of studies; {bound}"
         covered = share_of(of["covered"])
         least, top = min(low, 1 - NOMINAL - slack), max(high, 1 - NOMINAL + slack)
         if not least <= covered.value <= top:
-            yield f"{scenario}: {covered} % of intervals hold the truth; {least * 100:.1f} to {top * 100:.1f}"
+            bounds = f"{least * 100:.1f} to {top * 100:.1f}"
+            yield f"{scenario}: {covered} % of intervals hold the truth; {bounds}"
 
 
 def _percent(values: "pd.Series[bool]") -> str:

@@ -206,7 +206,8 @@ def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
     configs = [policies.mixture(history, made_surface, rung=rung, seed=seed) for seed in range(600)]
     for name, (low, high, _) in distributions.bounds(made_surface.ranges).items():
         assert all(low <= config[name] <= high for config in configs)
-    # of random settings a half has a dropout above the middle, of a normal one two deviations off 0.046
+    # of random settings a half has a dropout above the middle,
+    # of a normal one two deviations off 0.046
     far = np.mean([config["dropout"] > 0.15 for config in configs])
     assert far == pytest.approx(share * 0.5 + (1 - share) * 0.046, abs=0.05)
 

@@ -342,6 +342,7 @@ def test_a_cache_that_cannot_be_written_is_refused(folders, tmp_path):
 
 def test_importing_tasks_loads_neither_torch_nor_scikit_learn():
     with _python(
-        "import sys, tune_kd.data.tasks; print(sorted({'torch', 'sklearn', 'ray'} & set(sys.modules)))"
+        "import sys, tune_kd.data.tasks; print(sorted({'torch', 'sklearn', 'ray'} & "
+        "set(sys.modules)))"
     ) as process:
         assert process.communicate()[0].strip() == "[]"

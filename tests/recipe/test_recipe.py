@@ -150,7 +150,10 @@ def test_a_number_and_the_same_number_of_another_type_are_one_model():
 
 
 def test_fingerprints_are_the_same_in_every_process():
-    code = "from tune_kd.recipe import from_json, stream; print(from_json(input()).fingerprint(3), stream(3, 'order', 1))"
+    code = (
+        "from tune_kd.recipe import from_json, stream\n"
+        "print(from_json(input()).fingerprint(3), stream(3, 'order', 1))"
+    )
     outputs = [
         subprocess.run(
             [sys.executable, "-c", code],

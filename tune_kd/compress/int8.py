@@ -56,7 +56,7 @@ class Prepared(nn.Module):
         for module in self.modules():
             module.training = mode
         if self.trained:
-            # Not torchao's own switch: it puts eps = 1e-5 and momentum = 0.1 in place of the network's.
+            # Not torchao's own switch: it replaces the network's eps and momentum by 1e-5 and 0.1.
             for node in self.graph.graph.nodes:
                 if node.target in fx_passes.NORMS:
                     node.update_arg(5, mode)
@@ -161,8 +161,9 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     num_unfolded = fx_passes.count_unfolded(graph)
     if num_unfolded:
         raise UsageError(
-            f"{type(model).__name__}: {num_unfolded} of {norms} batch normalisations do not follow a convolution,"
-            " so that int8 cannot fold them into one; leave out the stage that quantizes"
+            f"{type(model).__name__}: {num_unfolded} of {norms} batch normalisations do not follow "
+            "a convolution, so that int8 cannot fold them into one; leave out the stage that "
+            "quantizes"
         )
     return Prepared(graph, trained=qat, norms=norms)
 
@@ -239,7 +240,8 @@ def assert_active(
     if still or blind:
         first = (still or blind)[0]
         raise ValueError(
-            f"{len({*still, *blind})} of {len(now)} observers have seen no images, for example {first}"
+            f"{len({*still, *blind})} of {len(now)} observers have seen no images, for example "
+            f"{first}"
         )
     quantizers = observers(prepared) if prepared.trained else {}
     off = [name for name, module in quantizers.items() if not bool(module.fake_quant_enabled)]
@@ -289,7 +291,8 @@ def report(converted: Converted) -> Int8Report:
     # of whole networks all are; a graph that was taken apart has hardly any
     if quantized <= float_ops:
         raise ValueError(
-            f"{quantized} of {len(multipliers)} convolutions and linear layers of the int8 network are int8"
+            f"{quantized} of {len(multipliers)} convolutions and linear layers of the int8 network "
+            "are int8"
         )
     return Int8Report(fused=converted.norms, quantized_ops=quantized, float_ops=float_ops)
 
@@ -344,7 +347,8 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
     values = {name: t for name, t in state.items() if name not in (ACTIVATIONS, TRAINED)}
     wrong = [f"'{name}'" for name in tensors.keys() ^ values.keys()]
     wrong += [
-        f"'{name}' {list(values[name].shape)} {values[name].dtype} instead of {list(t.shape)} {t.dtype}"
+        f"'{name}' {list(values[name].shape)} {values[name].dtype} instead of {list(t.shape)} "
+        f"{t.dtype}"
         for name, t in tensors.items()
         if name in values and (values[name].shape, values[name].dtype) != (t.shape, t.dtype)
     ]

@@ -103,18 +103,22 @@ def _classifier(model: nn.Module, sample: Tensor) -> tuple[Tensor, nn.Module]:
             hook.remove()
     if not isinstance(scores, Tensor):
         raise UsageError(
-            f"{type(model).__name__} gives {type(scores).__name__}; pruning wants a network that gives one tensor of scores"
+            f"{type(model).__name__} gives {type(scores).__name__}; pruning wants a network that "
+            "gives one tensor of scores"
         )
     heads = [layer for layer in called if _outputs(layer) == scores.shape[1]]
     if not heads:
         raise UsageError(
-            f"{type(model).__name__}: no convolution or linear layer gives the {scores.shape[1]} class scores"
+            f"{type(model).__name__}: no convolution or linear layer gives the {scores.shape[1]} "
+            "class scores"
         )
     return scores, heads[-1]
 
 
 def _outputs(layer: nn.Module) -> int:
-    return layer.out_channels if isinstance(layer, nn.Conv2d) else int(layer.out_features)  # type: ignore[arg-type]
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels
+    return int(layer.out_features)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -144,7 +148,8 @@ def _torch_pruning() -> ModuleType:
         import torch_pruning
     except ImportError:
         raise UsageError(
-            "pruning channels needs torch-pruning: pip install -e '.[compress]', or use Prune(method='magnitude')"
+            "pruning channels needs torch-pruning: pip install -e '.[compress]', or use "
+            "Prune(method='magnitude')"
         ) from None
     module: ModuleType = torch_pruning
     return module
@@ -174,9 +179,9 @@ def keep_zeros(model: nn.Module) -> Callable[[], None]:
 
     >>> layer = nn.Linear(2, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[0.0, 2.0]]))
-    >>> again = keep_zeros(layer)
+    >>> mask_weights = keep_zeros(layer)
     >>> _ = layer.weight.data.add_(1.0)
-    >>> again()
+    >>> mask_weights()
     >>> layer.weight.tolist()
     [[0.0, 3.0]]
     """
@@ -218,7 +223,8 @@ def reshape(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UsageError(
             f"the checkpoint is not a pruned {type(model).__name__}: {', '.join(wrong[:3])}{more}"
-            "\ngive the checkpoint of this architecture, or name the architecture that it belongs to"
+            "\ngive the checkpoint of this architecture, or name the architecture that it belongs "
+            "to"
         )
     changes: list[tuple[nn.Module, dict[str, Any]]] = []
     for path, module in model.named_modules():
@@ -270,7 +276,8 @@ def _settings(module: nn.Module, shapes: Mapping[str, torch.Size], path: str) ->
     elif isinstance(module, nn.GroupNorm) and weight and weight[0] % module.num_groups == 0:
         return {"num_channels": weight[0]}
     raise UsageError(
-        f"the checkpoint's {type(module).__name__} '{path}' cannot have been pruned to {list(next(iter(shapes.values())))}"
+        f"the checkpoint's {type(module).__name__} '{path}' cannot have been pruned to "
+        f"{list(next(iter(shapes.values())))}"
     )
 
 

@@ -140,8 +140,8 @@ def _check_mask(mask: Pixels, classes: int, where: str) -> Pixels:
     wrong = mask[(mask >= classes) & (mask != VOID)]
     if wrong.size:
         raise UsageError(
-            f"the mask of {where} has class {wrong.max()}; allowed are 0 to {classes - 1}, and {VOID} "
-            "where a pixel counts for nothing"
+            f"the mask of {where} has class {wrong.max()}; allowed are 0 to {classes - 1}, and "
+            f"{VOID} where a pixel counts for nothing"
         )
     return mask
 

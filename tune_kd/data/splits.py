@@ -91,8 +91,9 @@ def _given_split(labels: Ints, validation: Ints, *, limit: int, seed: int) -> tu
     classes, counts = np.unique(labels[train], return_counts=True)
     if not len(train) or counts.min() < MIN_TRAIN or len(validation) < MIN_VALIDATION:
         raise UsageError(
-            f"the data set has {len(train)} training and {len(validation)} validation images; at least "
-            f"{MIN_TRAIN} training images of each class and {MIN_VALIDATION} validation images are needed"
+            f"the data set has {len(train)} training and {len(validation)} validation images; at "
+            f"least {MIN_TRAIN} training images of each class and {MIN_VALIDATION} validation "
+            "images are needed"
         )
     _demand_limit(limit, MIN_TRAIN * len(classes) + MIN_VALIDATION, len(labels))
     if not limit:
@@ -120,8 +121,8 @@ def _demand_images(classes: Ints, counts: Ints, needed: int, *, dense: bool) -> 
     if counts.min() < needed:
         whose = "the data set" if dense else f"class {classes[counts.argmin()]}"
         raise UsageError(
-            f"{whose} has {counts.min()} training images; at least {needed}{'' if dense else ' a class'} "
-            "are needed (some are held out for validation)"
+            f"{whose} has {counts.min()} training images; at least "
+            f"{needed}{'' if dense else ' a class'} are needed (some are held out for validation)"
         )
 
 

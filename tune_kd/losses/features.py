@@ -102,8 +102,8 @@ def attention_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor])
     ]
     if not distances:
         raise UsageError(
-            f"the attention loss compares positions of maps, but the levels {', '.join(student)} are vectors; tap "
-            "modules that give [B, C, H, W]"
+            f"the attention loss compares positions of maps, but the levels {', '.join(student)} "
+            "are vectors; tap modules that give [B, C, H, W]"
         )
     return torch.stack(distances).mean()
 

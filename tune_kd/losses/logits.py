@@ -88,7 +88,8 @@ def dkd(
     teacher_target, teacher_rest = _split(teacher_log, labels, is_target)
     target = teacher_target.exp() * (teacher_target - student_target)
     target = target + teacher_rest.exp() * (teacher_rest - student_rest)
-    # the target, masked before exp: of a sure teacher its ratio to the rest is infinite, and 0 * inf is NaN
+    # the target, masked before exp: of a sure teacher its ratio to the others is infinite,
+    # and 0 * inf is NaN
     teacher_among = teacher_log - teacher_rest
     shares = teacher_among.masked_fill(is_target, -torch.inf).exp()
     others = (shares * (teacher_among - (student_log - student_rest))).sum(1)

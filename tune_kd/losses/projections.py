@@ -56,8 +56,8 @@ def _projection(level: str, student: tuple[int, ...], teacher: tuple[int, ...]) 
     }
     if len(student) != len(teacher) or len(student) not in kinds:
         raise UsageError(
-            f"level '{level}': the student's features are {list(student)}, the teacher's {list(teacher)};"
-            " tap modules that both give [B, C] or both [B, C, H, W]"
+            f"level '{level}': the student's features are {list(student)}, the teacher's "
+            f"{list(teacher)}; tap modules that both give [B, C] or both [B, C, H, W]"
         )
     if student[1] == teacher[1]:
         return nn.Identity()

@@ -47,8 +47,8 @@ def _with_references(space: SearchSpace, module: ModuleType | None = None) -> Se
             continue
         if not callable(value):
             raise UsageError(
-                f"{name} of space {space.name} is a {type(value).__name__}; give a name, 'file.py:function', or "
-                "a function"
+                f"{name} of space {space.name} is a {type(value).__name__}; give a name, "
+                "'file.py:function', or a function"
             )
         if module is not None and getattr(value, "__module__", "") == module.__name__:
             names[name] = f"{Path(str(module.__file__)).name}:{value.__qualname__}"

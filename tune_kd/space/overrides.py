@@ -216,8 +216,8 @@ def _more(space: SearchSpace, names: list[str]) -> dict[str, Method]:
     fixed = {name: first.fixed[name] for name in TRAINING if name in first.fixed}
     if ranges.keys() | fixed.keys() != set(TRAINING):
         raise UsageError(
-            f"method {shared_names[0]} tunes {', '.join(TRAINING)}, which the methods of {space.name} do not; take a space "
-            "that is searched for them"
+            f"method {shared_names[0]} tunes {', '.join(TRAINING)}, which the methods of "
+            f"{space.name} do not; take a space that is searched for them"
         )
     book = {name: first.textbook[name] for name in ranges}
     training = ranges | {name: choice(value) for name, value in fixed.items()}

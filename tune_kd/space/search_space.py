@@ -87,13 +87,14 @@ class SearchSpace:
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise ValueError(
-                    f"objective {name!r} is not measured in a search; there are {', '.join(OBJECTIVES)}"
+                    f"objective {name!r} is not measured in a search; there are "
+                    f"{', '.join(OBJECTIVES)}"
                 )
         first = next(iter(self.objectives), LEADING[0])
         if first not in LEADING:
             raise ValueError(
-                "the first objective ranks and stops trials and is what the report compares, so it must be "
-                f"{' or '.join(LEADING)}; got {first}"
+                "the first objective ranks and stops trials and is what the report compares, so "
+                f"it must be {' or '.join(LEADING)}; got {first}"
             )
         for text in self.constraints:
             fronts.parse(text)

@@ -73,8 +73,8 @@ def _find_local(*names: str) -> Path | None:
 def _missing_error(data_set: str, names: str, expected: str) -> UsageError:
     looked_in = [f"no {data_set} in {place}" for place in _data_folder()]
     return UsageError(
-        f"{looked_in[0] if looked_in else f'no {data_set}: TUNE_KD_DATA is not set'}; let TUNE_KD_DATA name "
-        f"the folder that holds {names}, or name it with --data ({expected})"
+        f"{looked_in[0] if looked_in else f'no {data_set}: TUNE_KD_DATA is not set'}; let "
+        f"TUNE_KD_DATA name the folder that holds {names}, or name it with --data ({expected})"
     )
 
 
@@ -113,9 +113,9 @@ def find_voc(cache: Path) -> Path:
                     part.rename(archive)
         except (OSError, RuntimeError) as error:
             raise UsageError(
-                f"no PASCAL VOC 2012 in {', '.join(map(str, [*_data_folder(), archive.parent]))}, and it "
-                f"cannot be downloaded ({error}); put {name} or its extracted folder VOCdevkit there, "
-                f"or name a folder or an archive with --data ({voc.EXPECTED})"
+                f"no PASCAL VOC 2012 in {', '.join(map(str, [*_data_folder(), archive.parent]))}, "
+                f"and it cannot be downloaded ({error}); put {name} or its extracted folder "
+                f"VOCdevkit there, or name a folder or an archive with --data ({voc.EXPECTED})"
             ) from error
     return archive
 

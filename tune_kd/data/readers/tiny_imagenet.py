@@ -86,8 +86,8 @@ def _check(place: Path) -> None:
         tree = _root(files, place)
         if len(_train(tree)) < 2:
             raise UsageError(
-                f"--data: {tree.where}/train has images of {len(_train(tree))} class(es) of {_MARKER}, "
-                f"at least 2 are needed: expected {EXPECTED}"
+                f"--data: {tree.where}/train has images of {len(_train(tree))} class(es) of "
+                f"{_MARKER}, at least 2 are needed: expected {EXPECTED}"
             )
         if _ANNOTATIONS not in tree.names:
             raise UsageError(f"--data: {tree.where}/{_ANNOTATIONS} is missing: expected {EXPECTED}")

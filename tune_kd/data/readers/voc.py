@@ -21,13 +21,13 @@ from tune_kd.data.readers.base import Layout, Raw, open_image
 from tune_kd.errors import UsageError
 
 EXPECTED = (
-    "VOCdevkit/<name>/ with JPEGImages, SegmentationClass and ImageSets/Segmentation/{train,val}.txt, "
-    "a folder or an archive (.zip, .tar, .tar.gz)"
+    "VOCdevkit/<name>/ with JPEGImages, SegmentationClass and "
+    "ImageSets/Segmentation/{train,val}.txt, a folder or an archive (.zip, .tar, .tar.gz)"
 )
 CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
 )  # fmt: skip
 _LISTS = "ImageSets/Segmentation"
 _MARKER = f"{_LISTS}/train.txt"
