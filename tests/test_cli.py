@@ -63,16 +63,16 @@ def test_the_nearest_name():
 
 
 def test_exit_codes(capsys):
-    def wrong(arguments):
+    def raise_usage_error(arguments):
         raise UsageError("no such thing; type another")
 
-    def interrupted(arguments):
+    def raise_interrupt(arguments):
         raise KeyboardInterrupt
 
     assert cli.run_command(lambda arguments: len(arguments), ["a", "b", "c"]) == 3
-    assert cli.run_command(wrong, []) == 2
+    assert cli.run_command(raise_usage_error, []) == 2
     assert capsys.readouterr() == ("", "error: no such thing; type another\n")
-    assert cli.run_command(interrupted, []) == 130
+    assert cli.run_command(raise_interrupt, []) == 130
 
 
 def test_a_reader_that_has_gone_is_no_traceback():

@@ -173,11 +173,11 @@ def test_a_network_of_dense_scores_keeps_its_last_convolution_only() -> None:
 
 
 def test_grouped_convolutions_keep_their_groups() -> None:
-    def grouped() -> nn.Sequential:
+    def grouped_network() -> nn.Sequential:
         layers = [nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 5, 1)]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    model, fresh = grouped(), grouped()
+    model, fresh = grouped_network(), grouped_network()
     pruning.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
     assert (model[1].groups, model[1].in_channels, model[1].out_channels) == (4, 8, 8)
     pruning.reshape(fresh, model.state_dict())

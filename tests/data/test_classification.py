@@ -108,7 +108,7 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
 # What training sees
 
 
-def _resident(**changes):
+def _augmented_images(**changes):
     decoded = classified(60)
     return classification.ClassificationImages(
         decoded, images=seen(decoded, pad=4, flip=True, **changes)
@@ -120,7 +120,7 @@ MIXED = ["none", "mixup", "cutmix"]
 
 
 def test_an_epoch_is_seen_as_its_crops_say():
-    images = _resident()
+    images = _augmented_images()
     batch = images.augmenter(seed=1, epoch=2, among=ALL)(ALL)
     view = augmentation.crops(60, seed=1, epoch=2, pad=4, flip=True)
     assert torch.equal(batch.images, images.batch(ALL, view))
@@ -131,7 +131,7 @@ def test_an_epoch_is_seen_as_its_crops_say():
 
 
 def test_whole_images_are_not_mixed():
-    images, index = _resident(mix="mixup"), torch.tensor([3, 0, 3])
+    images, index = _augmented_images(mix="mixup"), torch.tensor([3, 0, 3])
     batch = images.plain_batch(index)
     assert torch.equal(batch.images, images.batch(index))
     assert batch.labels.tolist() == [0, 0, 0]
@@ -163,7 +163,7 @@ def test_what_is_seen_depends_on_no_batch(mix, layout):
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_a_batch_is_mixed_as_by_hand(mix):
-    images, among = _resident(mix=mix, mix_alpha=0.8), torch.tensor([4, 8, 15, 16, 23, 42])
+    images, among = _augmented_images(mix=mix, mix_alpha=0.8), torch.tensor([4, 8, 15, 16, 23, 42])
     batch = images.augmenter(seed=1, epoch=2, among=among)(ALL)
     view = augmentation.crops(60, seed=1, epoch=2, pad=4, flip=True)
     partner = augmentation.partners(60, seed=1, epoch=2, among=among)

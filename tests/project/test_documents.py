@@ -217,7 +217,7 @@ def test_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[None]:
     """An empty folder with the guide's files, one GPU, and the studies that commands name."""
 
-    def never(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("a dry run touches neither Ray nor data")
 
     # no study lies in the folder; the plan is the same without one
@@ -227,8 +227,8 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) 
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ray, "init", never)
-    monkeypatch.setattr("tune_kd.data.tasks.decode", never)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr("tune_kd.data.tasks.decode", fail)
     monkeypatch.setattr("tune_kd.measure.hardware.gpus", lambda: 1)
     monkeypatch.setattr("tune_kd.measure.timing_cache.gpu_name", lambda: "cuda: made")
     monkeypatch.setattr(external_weights, "find", checkpoint)

@@ -63,7 +63,7 @@ def example(cache: Path) -> tuple[SearchSpace, Images, trial.NodeContext]:
     return space, images, trial.NodeContext(cache=cache, code=FOLDER)
 
 
-def reported(
+def train_epoch(
     recipe: Recipe, ctx: trial.NodeContext
 ) -> tuple[Mapping[str, float], dict[str, torch.Tensor]]:
     """What the recipe's only epoch measured, and the weights that it gave."""
@@ -76,7 +76,7 @@ def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
     example: tuple[SearchSpace, Images, trial.NodeContext], tmp_path: Path
 ) -> None:
     space, images, ctx = example
-    _, weights = reported(
+    _, weights = train_epoch(
         Recipe(images=images, student=space.teacher.network, stages=space.teacher_stages()), ctx
     )
     save_file(weights, tmp_path / "teacher.safetensors")
@@ -89,7 +89,7 @@ def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
             teacher=space.teacher.network,
             teacher_model="teacher",
         )
-        values, student = reported(recipe, ctx)
+        values, student = train_epoch(recipe, ctx)
         uses = recipe.stages[0].weights
         used = {"hard_loss": uses.alpha, "soft_loss": uses.beta, "feature_loss": uses.gamma}
         assert {k: values[k] > 0 for k in used} == {k: w > 0 for k, w in used.items()}, name

@@ -47,7 +47,7 @@ FULL = Recipe(
 )
 
 
-def other(value):
+def other_value(value):
     """Another valid value of the same kind, for any field of a recipe."""
     replacements = {
         "sgd": "adamw",
@@ -88,7 +88,7 @@ def changes(value):
             for path, changed in changes(inner[0]):
                 yield f"stages.{path}", dataclasses.replace(value, stages=(changed, *inner[1:]))
         else:
-            yield field.name, dataclasses.replace(value, **{field.name: other(inner)})
+            yield field.name, dataclasses.replace(value, **{field.name: other_value(inner)})
 
 
 CHANGES = dict(changes(FULL))

@@ -197,7 +197,7 @@ def subset(space: SearchSpace, names: list[str]) -> SearchSpace:
     Raises:
         UsageError: no such method, or a shared one where the space's first has not these ranges.
     """
-    more = _more(space, [name for name in names if name not in space.methods])
+    more = _shared_methods(space, [name for name in names if name not in space.methods])
     for name in names:
         if name not in space.methods and name not in more:
             choices = [*space.methods, *methods.MORE]
@@ -206,7 +206,7 @@ def subset(space: SearchSpace, names: list[str]) -> SearchSpace:
     return dataclasses.replace(space, methods=own_methods | more)
 
 
-def _more(space: SearchSpace, names: list[str]) -> dict[str, Method]:
+def _shared_methods(space: SearchSpace, names: list[str]) -> dict[str, Method]:
     """Return the shared methods among these, over the ranges of the space's first method."""
     shared_names = [name for name in dict.fromkeys(names) if name in methods.MORE]
     if not shared_names:

@@ -42,7 +42,7 @@ class Lists:
     validation: list[str] | None
     test: list[str]
 
-    def of(self, split: str) -> list[str]:
+    def of_split(self, split: str) -> list[str]:
         """Return the names of what is decoded as a split, validation after training images."""
         return self.test if split == "test" else self.train + (self.validation or [])
 
@@ -54,7 +54,7 @@ def layout(num_classes: int | None) -> Layout:
         with archives.open_files(place) as files:
             tree = _root(files, place)
             lists, names = _lists(tree), _class_names(tree, num_classes)
-        image_names = lists.of(split)
+        image_names = lists.of_split(split)
         validation = None
         if split == "train" and lists.validation is not None:
             validation = np.arange(len(lists.train), len(image_names))
@@ -141,7 +141,7 @@ def _check(place: Path) -> None:
     with archives.open_files(place) as files:
         tree = _root(files, place)
         lists = _lists(tree)
-        for name in [*lists.of("train"), *lists.of("test")]:
+        for name in [*lists.of_split("train"), *lists.of_split("test")]:
             for file in (_image(tree, name), _mask(name)):
                 if file not in tree.names:
                     raise UsageError(f"--data: {tree.where}/{file} is missing, but it is listed")
@@ -158,7 +158,7 @@ def _files(place: Path, split: str) -> list[Path]:
             names += ["classes.txt", "labels.txt"]
             names += [
                 file
-                for name in _lists(tree).of(split)
+                for name in _lists(tree).of_split(split)
                 for file in (_image(tree, name), _mask(name))
             ]
             paths += [folder / name for name in names if name in tree.names]
