@@ -72,7 +72,7 @@ def run(main, *arguments: object) -> Answer:
     err, out = io.StringIO(), io.StringIO()
     with redirect_stderr(err), redirect_stdout(out):
         try:
-            code = cli.guarded(main, [str(a) for a in arguments])
+            code = cli.run_command(main, [str(a) for a in arguments])
         except SystemExit as stopped:  # argparse
             code = stopped.code
     return Answer(code, err.getvalue().strip(), out.getvalue())

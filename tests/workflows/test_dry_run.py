@@ -37,7 +37,7 @@ def plan(capsys, *arguments: object) -> dict[str, str]:
     """The plan's lines by their first word; the exit code is 0 and nothing is made."""
     before = sorted(Path().rglob("*"))
     given = ["--space", "digits_kd", "--dry-run", "--gpus-per-trial", 0, *arguments]
-    code = cli.guarded(search.main, [str(a) for a in given])
+    code = cli.run_command(search.main, [str(a) for a in given])
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     assert sorted(Path().rglob("*")) == before

@@ -45,11 +45,11 @@ __all__ = [
     "external_model_id",
     "file_id",
     "from_json",
-    "plain",
     "rebuild",
     "stages_from_json",
     "stages_to_json",
     "stream",
+    "to_builtins",
     "to_json",
     "training_stages",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from tune_kd.recipe import NEEDS, Stage
-from tune_kd.space.distributions import shown
+from tune_kd.space.distributions import range_text
 
 Config = Mapping[str, Any]
 TRAINING = ("lr", "weight_decay", "dropout")  # what a method passes on to `SearchSpace.distill`
@@ -38,7 +38,7 @@ class Method:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given = {**self.ranges, **self.fixed}
+        values = {**self.ranges, **self.fixed}
         parameters = list(inspect.signature(self.stages).parameters.values())[1:]
         wanted = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         wanted += TRAINING if len(wanted) < len(parameters) else ()
