@@ -87,7 +87,7 @@ def _save(function: Callable[..., Any], name: str) -> Path:
     import cloudpickle
 
     path = files.cache_folder() / "code" / f"{name}_{code_hash(function)}.pkl"
-    own = [m for n, m in list(sys.modules.items()) if n != "__main__" and m and _own_file(n)]
+    modules = [m for n, m in list(sys.modules.items()) if n != "__main__" and m and _own_file(n)]
     try:
         with contextlib.ExitStack() as stack:
             for module in modules:
@@ -123,7 +123,7 @@ def load(path: Path, name: str) -> Callable[..., Any]:
 
 def code_hash(function: Callable[..., Any]) -> str:
     """Return a hash of what a function or class consists of: code, defaults, attributes, what it uses."""
-    text = "\0".join(_parts(function, seen={}))
+    text = "\0".join(_parts(function, memo={}))
     return bytes_hash([text.encode()], length=12)
 
 

@@ -79,15 +79,15 @@ def outcome(folder: Path, seed: int) -> Outcome:
     result = methods.results(load(str(folder)))[TWIN]
     if result.difference is None or result.verdict is None:
         raise UsageError(f"{folder}: nothing was confirmed that could be compared")
-    default = found.default_difference
+    default = result.default_difference
     return Outcome(
         seed=seed,
-        label=found.verdict.label,
-        mean=found.difference.mean,
-        low=found.difference.low,
-        high=found.difference.high,
-        repeats=found.difference.n,
-        by_repeat=dict(found.by_repeat),
+        label=result.verdict.label,
+        mean=result.difference.mean,
+        low=result.difference.low,
+        high=result.difference.high,
+        repeats=result.difference.n,
+        by_repeat=dict(result.by_repeat),
         default=default.mean if default else None,
     )
 

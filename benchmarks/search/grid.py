@@ -121,9 +121,9 @@ class Task:
 def run(task: Task, cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, pd.DataFrame]]:
     """Yield the outcomes of all cells, read where an earlier run left them; progress on stderr."""
     place = folder / f"{task.name}-{task.recording_hash}"
-    began, made = time.monotonic(), 0
-    missing = sum(not (place / cell.file).exists() for cell in wanted)
-    for cell in wanted:
+    began, count = time.monotonic(), 0
+    missing = sum(not (place / cell.file).exists() for cell in cells)
+    for cell in cells:
         path = place / cell.file
         if not path.exists():
             write_whole(path, task.outcomes(cell).to_parquet(index=False))

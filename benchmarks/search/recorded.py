@@ -46,7 +46,7 @@ def table(rows: pd.DataFrame, images: Mapping[str, int]) -> Table:
     )
 
 
-def search(known: Table, *, stopping: str, trials: int, seed: tuple[object, ...]) -> Outcome:
+def search(recording: Table, *, stopping: str, trials: int, seed: tuple[object, ...]) -> Outcome:
     """Return the default settings and random others of the table."""
     random = np.random.default_rng(stream(*seed))
     count, seeds, _ = recording.validation.shape

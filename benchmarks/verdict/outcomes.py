@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from analysis.comparison import methods, stats
 from analysis.selection import BASELINE
 from analysis.study import Study
-from benchmarks.verdict.studies import METHODS, METRIC, Searched
+from benchmarks.verdict.studies import METHODS, METRIC, SearchedStudy
 from tune_kd.recipe import Compute, Images
 from tune_kd.study.manifest import Manifest, SearchedMethod
 from tune_kd.study.results import Row, ranked
@@ -85,7 +85,9 @@ def outcomes(
                 "image_se": one.difference.image_se,
                 "covered": _covers(one.difference, truth),
                 "default_covered": _covers(one.default_difference, truth),
-                "student_covered": _covers(one.student, _between(study, searched, method) + truth),
+                "student_covered": _covers(
+                    one.student, _true_difference(study, searched, method) + truth
+                ),
                 "curse": one.curse.difference.mean if one.curse else None,
                 **_old_way(searched.rows, confirmed, method, effect=truth),
             }
@@ -98,7 +100,7 @@ def _covers(estimate: stats.Estimate, truth: float) -> bool:
 
 
 def _true_difference(study: Study, searched: SearchedStudy, method: str) -> float:
-    """How much better the method's recommended configuration is, where the method has no effect."""
+    """Return how much better the method's recommended configuration is, where the method has no effect."""
     rows = [study.chosen(name) for name in (method, BASELINE)]
     truth, baseline = (searched.truth[row["trial"]] for row in rows if row)
     return truth - baseline

@@ -153,8 +153,8 @@ class Simulation:
         )
         return [_search_row(method, repeat, number, trial) for number, trial in enumerate(ended)]
 
-    def _reevaluated(self, source: Row, seed: int) -> Row:
-        value = self._validated(source["trial"], source["method"], seed=seed)
+    def _reevaluate(self, source: Row, seed: int) -> Row:
+        value = self._validate(source["trial"], source["method"], seed=seed)
         name = refit_trial("reevaluate", source=source["trial"], seed=seed)
         again = {"phase": "reevaluate", "trial": name, "source": source["trial"], "seed": seed}
         return {**source, **again, METRIC: value}
@@ -182,8 +182,8 @@ class Simulation:
             (first, self._options.single, "single"),
         ):
             assert source is not None  # the trial with the default settings always ends
-            found += [Run(source=source, seed=seed, role=role) for seed in seeds]
-        return found
+            runs += [Run(source=source, seed=seed, role=role) for seed in seeds]
+        return runs
 
     def _validate(self, name: str, method: str, *, seed: int) -> float:
         """Return the validation accuracy of one training."""
@@ -207,7 +207,7 @@ class Simulation:
         return self._world.features(self._points[name][None])
 
 
-def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
+def _search_row(method: str, repeat: int, number: int, trial: Trial) -> Row:
     """Return the verdict of a search trial."""
     return {
         "phase": "search",

@@ -120,8 +120,8 @@ def rest_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _rest_of(of: pd.DataFrame) -> dict[str, str]:
     return {
-        "default covered, %": str(each(of["default_covered"])),
-        "student covered, %": str(each(of["student_covered"])),
+        "default covered, %": str(share_of(of["default_covered"])),
+        "student covered, %": str(share_of(of["student_covered"])),
         "winner's curse, points": f"{of['curse'].mean() * 100:+.2f}",
         "old way": f"{of['old_curse'].mean() * 100:+.2f}",
         "error from images, points": f"{of['image_se'].mean() * 100:.2f}",

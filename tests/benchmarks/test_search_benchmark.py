@@ -201,7 +201,7 @@ def test_what_samplers_hear_of_a_stopped_trial(made_surface, monkeypatch):
 def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
     """While few trials were heard the rest lies around the default settings, whose dropout is 0."""
     heard = [Trial(config=made_surface.settings[0], scores={15: 0.9}, finished=True)]
-    drawn = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
+    configs = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
     for name, (low, high, _) in distributions.bounds(made_surface.ranges).items():
         assert all(low <= config[name] <= high for config in configs)
     # of random settings a half has a dropout above the middle,

@@ -308,7 +308,7 @@ def test_a_checkpoint_that_is_no_pruned_one_is_refused(
 ) -> None:
     model = network("digits_student")
     before = checkpoints.tensor_hash(model)
-    with pytest.raises(UsageError, match=f"not a pruned SmallCNN: .*{said}"):
+    with pytest.raises(UsageError, match=f"not a pruned SmallCNN: .*{message}"):
         pruning.reshape(model, state)
     assert checkpoints.tensor_hash(model) == before
 

@@ -227,7 +227,7 @@ def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
     for network in (leaves.teacher.network, leaves.student.network):
         shape = registry.Shape(num_classes=5, channels=task.channels)
         model = registry.build(network, shape=shape, dropout=0.1, base=file.parent).eval()
-        with torch.no_grad(), Taps(model, found.levels) as taps:
+        with torch.no_grad(), Taps(model, leaves.levels) as taps:
             assert model(images).shape == (2, 5)
         assert list(taps.features) == list(leaves.levels)
     with pytest.raises(UsageError, match="--data DIR"):

@@ -140,13 +140,13 @@ def test_whole_numbers_of_json_become_the_floats_that_they_mean():
 
 def test_a_number_and_the_same_number_of_another_type_are_one_model():
     """What a space wrote as 1 is 1.0 when a worker has read it."""
-    made_recipe = Recipe(
+    recipe = Recipe(
         images=Images(task="digits", train_hash="x", num_classes=10, mix_alpha=1),
         student="a",
         stages=(Distill(epochs=2, clip=1, optimizer=Optimizer(warmup_epochs=5, decay_factor=1)),),
     )
-    assert to_json(made) != to_json(from_json(to_json(made)))
-    assert made.recipe_id(0) == from_json(to_json(made)).recipe_id(0)
+    assert to_json(recipe) != to_json(from_json(to_json(recipe)))
+    assert recipe.recipe_id(0) == from_json(to_json(recipe)).recipe_id(0)
 
 
 def test_the_id_is_the_one_that_models_on_disk_are_named_by():

@@ -209,7 +209,7 @@ class DeviceSplit:
 
     def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
         """How training sees images in an epoch: batches by index, the same for every trial."""
-        return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
+        return self.images.augmenter(seed=seed, epoch=epoch, among=self.fit)
 
     def batches(
         self, index: Tensor, *, view: Callable[[Tensor], Batch] | None = None
@@ -220,7 +220,7 @@ class DeviceSplit:
         """
         height, width = self.sides
         for part in index.split(max(1, EVALUATION_PIXELS // (height * width))):
-            yield (view or self.images.whole)(part)
+            yield (view or self.images.plain_batch)(part)
 
 
 def resident(

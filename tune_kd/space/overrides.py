@@ -221,7 +221,7 @@ def _shared_methods(space: SearchSpace, names: list[str]) -> dict[str, Method]:
         )
     defaults = {name: first.defaults[name] for name in ranges}
     training = ranges | {name: choice(value) for name, value in fixed.items()}
-    made = methods.more_methods(training, defaults=defaults | fixed)
+    shared_methods = methods.more_methods(training, defaults=defaults | fixed)
     for name, value in fixed.items():
         shared_methods = {key: method.pin(name, value) for key, method in shared_methods.items()}
     return {name: shared_methods[name] for name in shared_names}

@@ -193,8 +193,8 @@ class SearchSpace:
 
     def settings_to_check(self, method: str) -> list[dict[str, Any]]:
         """Return a method's own settings, its default ones with each choice, and with both ends of each range."""
-        chosen = self.methods[method]
-        settings = chosen.settings()
+        spec = self.methods[method]
+        settings = spec.settings()
         changes = [
             {name: value}
             for name, range_ in spec.ranges.items()
