@@ -14,8 +14,9 @@ from tune_kd import cli, search
 from tune_kd.execution.resources import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.space.overrides import with_fields
+from tune_kd.study import manifest
 from tune_kd.training.external_weights import ExternalCheckpoint
-from tune_kd.workflows import dry_run, prerequisites
+from tune_kd.workflows import dry_run
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,7 @@ def test_an_existing_study_is_said(tmp_path):
     assert lines(request)["study"].endswith("(will be resumed)")
     again = replace(request, resume=False)
     assert "add --resume or use a new --name" in lines(again)["study"]
-    model = prerequisites.model_of(request.storage)
+    model = manifest.read(request.storage).teacher_model
     assert lines(request)["teacher"] == "digits_teacher, to be trained for 12 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")
     assert lines(request)["teacher"] == f"digits_teacher, found: {model}"
