@@ -23,27 +23,29 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 def parser(module: str, about: str | None) -> cli.Parser:
     """Return the options that all benchmarks have."""
-    made = cli.Parser(prog=f"python -m {module}", description=(about or "").split("\n")[0])
-    made.add_argument(
+    command = cli.Parser(prog=f"python -m {module}", description=(about or "").split("\n")[0])
+    command.add_argument(
         "--data", type=Path, metavar="DIR", help="CIFAR-10 as Parquet [random images]"
     )
-    return made
+    return command
 
 
 def images(folder: Path | None, count: int) -> Decoded:
     """Return the first images of CIFAR-10's train split, or as many random ones of its size, in memory."""
     if folder is None:
         random = np.random.default_rng(0)
-        drawn = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         names = tuple("0123456789")
-        return Decoded(images=drawn, labels=np.arange(count) % 10, class_names=names, hash="random")
+        return Decoded(
+            images=pixels, labels=np.arange(count) % 10, class_names=names, hash="random"
+        )
     task = tasks.find("cifar10")
-    found = tasks.decode(task, "train", folder=folder, cache=files.cache_folder())
+    decoded = tasks.decode(task, "train", folder=folder, cache=files.cache_folder())
     return Decoded(
-        images=np.array(found.images[:count]),
-        labels=np.array(found.labels[:count]),
-        class_names=found.class_names,
-        hash=found.hash,
+        images=np.array(decoded.images[:count]),
+        labels=np.array(decoded.labels[:count]),
+        class_names=decoded.class_names,
+        hash=decoded.hash,
     )
 
 
@@ -72,6 +74,7 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
 def about() -> str:
     """Device, threads and versions."""
     return (
-        f"{timing_cache.cpu_name()}, {torch.get_num_threads()} thread; python {platform.python_version()}, "
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+        f"{timing_cache.cpu_name()}, {torch.get_num_threads()} thread; python "
+        f"{platform.python_version()}, torch {torch.__version__}, torchvision "
+        f"{torchvision.__version__}"
     )

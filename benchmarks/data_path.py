@@ -48,15 +48,15 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         return self._transform(Image.fromarray(self._images[index])), self._labels[index]
 
 
-def gathered(images: splits.DeviceImages, batch_size: int, epoch: int) -> int:
+def gather_epoch(images: splits.DeviceImages, batch_size: int, epoch: int) -> int:
     """Return an epoch of ours; how many images it had."""
     everything = torch.arange(len(images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
-    seen = images.seen(seed=0, epoch=epoch, among=everything)
-    return sum(len(seen(index).images) for index in order.split(batch_size))
+    augment = images.augmenter(seed=0, epoch=epoch, among=everything)
+    return sum(len(augment(index).images) for index in order.split(batch_size))
 
 
-def one_by_one(loader: DataLoader[tuple[Tensor, int]]) -> int:
+def load_epoch(loader: DataLoader[tuple[Tensor, int]]) -> int:
     """Return an epoch of torchvision's; how many images it had."""
     return sum(len(batch) for batch, _ in loader)
 
@@ -70,12 +70,12 @@ def main(arguments: list[str]) -> int:
     add("--batch-size", type=cli.positive_int, default=128, help="[128]")
     add("--repeats", type=cli.positive_int, default=5, help="rounds, both sides in each [5]")
     add("--layout", choices=["contiguous", "channels_last"], default="contiguous", help="of ours")
-    given = parser.parse(arguments)
+    options = parser.parse(arguments)
 
     torch.set_num_threads(1)
-    decoded = common.images(given.data, given.images)
+    decoded = common.images(options.data, options.images)
     count = len(decoded.labels)
-    known = Images(
+    spec = Images(
         task="cifar10",
         train_hash=decoded.hash,
         num_classes=len(decoded.class_names),
@@ -83,35 +83,37 @@ def main(arguments: list[str]) -> int:
         std=common.STD,
         pad=PAD,
     )
-    images = splits.resident(decoded, images=known, layout=given.layout)
-    loader = DataLoader(PerImage(decoded), batch_size=given.batch_size, shuffle=True)
+    images = splits.device_images(decoded, images=spec, layout=options.layout)
+    loader = DataLoader(PerImage(decoded), batch_size=options.batch_size, shuffle=True)
 
     def ours() -> int:
-        return sum(gathered(images, given.batch_size, epoch) for epoch in range(given.epochs))
+        return sum(
+            gather_epoch(images, options.batch_size, epoch) for epoch in range(options.epochs)
+        )
 
     def theirs() -> int:
-        return sum(one_by_one(loader) for _ in range(given.epochs))
+        return sum(load_epoch(loader) for _ in range(options.epochs))
 
-    gathered(images, given.batch_size, 0)  # pages and kernels are set up
+    gather_epoch(images, options.batch_size, 0)  # pages and kernels are set up
     next(iter(loader))
-    shown = given.epochs * count
+    total = options.epochs * count
     fast, slow = [], []
-    for _ in range(given.repeats):
+    for _ in range(options.repeats):
         for work, seconds in ((ours, fast), (theirs, slow)):
-            spent, made = common.cpu_seconds(work)
-            assert made == shown
+            spent, num_images = common.cpu_seconds(work)
+            assert num_images == total
             seconds.append(spent)
-    source = f"CIFAR-10 in {given.data}" if given.data else "random images"
+    source = f"CIFAR-10 in {options.data}" if options.data else "random images"
     print(f"{common.about()}")
     print(
-        f"{count} images of 32x32 ({source}), batches of {given.batch_size}, {given.epochs} epochs a round, "
-        f"{given.repeats} rounds in turns; CPU time, median (min..max)"
+        f"{count} images of 32x32 ({source}), batches of {options.batch_size}, {options.epochs} "
+        f"epochs a round, {options.repeats} rounds in turns; CPU time, median (min..max)"
     )
-    print(f"one gather              {common.spread([shown / s for s in fast], 0)} images/s")
-    print(f"torchvision, per image  {common.spread([shown / s for s in slow], 0)} images/s")
+    print(f"one gather              {common.spread([total / s for s in fast], 0)} images/s")
+    print(f"torchvision, per image  {common.spread([total / s for s in slow], 0)} images/s")
     print(f"ratio                   {common.spread(common.ratios(slow, fast), 1)}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(cli.run_command(main))

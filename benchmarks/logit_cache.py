@@ -44,21 +44,21 @@ class Remembered:
         """Return the number of images."""
         return len(self._images)
 
-    def whole(self, index: Tensor) -> Batch:
+    def plain_batch(self, index: Tensor) -> Batch:
         """Images as they are."""
-        return self._images.whole(index)
+        return self._images.plain_batch(index)
 
-    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
+    def augmenter(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """Batches of an epoch, the last one again where the same images are asked for."""
-        look = self._images.seen(seed=seed, epoch=epoch, among=among)
+        look = self._images.augmenter(seed=seed, epoch=epoch, among=among)
 
-        def remembered(index: Tensor) -> Batch:
+        def remember(index: Tensor) -> Batch:
             last = self._last
             if last is None or last[0] != epoch or not torch.equal(last[1], index):
                 last = self._last = epoch, index, look(index)
             return last[2]
 
-        return remembered
+        return remember
 
 
 class Live:
@@ -66,11 +66,11 @@ class Live:
 
     def __init__(self, frozen: teacher.FrozenTeacher, fold: splits.DeviceSplit) -> None:
         self._frozen, self._fold = frozen, fold
-        self._seen = fold.seen(SEED, 0)
+        self._augment = fold.seen(SEED, 0)
 
     def epoch(self, epoch: int) -> "Live":
         """Itself, with the epoch's views."""
-        self._seen = self._fold.seen(SEED, epoch)
+        self._augment = self._fold.seen(SEED, epoch)
         return self
 
     def to(self, device: torch.device) -> "Live":
@@ -80,16 +80,16 @@ class Live:
 
     def __getitem__(self, position: Tensor) -> Tensor:
         """Scores of the images at these positions of the training set."""
-        return self._frozen.outputs(self._seen(self._fold.fit[position]).images)[0]
+        return self._frozen.outputs(self._augment(self._fold.fit[position]).images)[0]
 
 
-def recipe_of(given: Any, decoded: Decoded) -> Recipe:
+def recipe_of(options: Any, decoded: Decoded) -> Recipe:
     """Response distillation in one stage."""
     stage = Distill(
-        epochs=given.epochs,
+        epochs=options.epochs,
         optimizer=Optimizer(lr=0.05),
         weights=LossWeights(alpha=0.5, beta=0.5, temperature=4.0),
-        batch_size=given.batch_size,
+        batch_size=options.batch_size,
     )
     images = Images(
         task="cifar10",
@@ -99,7 +99,7 @@ def recipe_of(given: Any, decoded: Decoded) -> Recipe:
         std=common.STD,
         view_seed=SEED,
     )
-    return Recipe(images=images, student=given.student, teacher=given.teacher, stages=(stage,))
+    return Recipe(images=images, student=options.student, teacher=options.teacher, stages=(stage,))
 
 
 class Bench:
@@ -107,7 +107,7 @@ class Bench:
 
     def __init__(self, recipe: Recipe, decoded: Decoded) -> None:
         count = len(decoded.labels)
-        images = splits.resident(decoded, images=recipe.images)
+        images = splits.device_images(decoded, images=recipe.images)
         self.recipe, self._site = recipe, context.NodeContext(cache=Path())
         self.fold = splits.DeviceSplit(
             images=images,
@@ -123,8 +123,8 @@ class Bench:
 
     def logit_cache(self, cache: Path) -> LogitCache:
         """Return a logit cache below a folder."""
-        there = replace(self._site, cache=cache)
-        return context.logit_cache(self.recipe, self.frozen, self.fold, ctx=there)
+        ctx = replace(self._site, cache=cache)
+        return context.logit_cache(self.recipe, self.frozen, self.fold, ctx=ctx)
 
     def live(self) -> Live:
         """Return the teacher itself."""
@@ -153,24 +153,24 @@ class Bench:
 
 def rounds(bench: Bench, *, repeats: int, trials: int) -> dict[str, list[float]]:
     """CPU seconds of whole trials, by kind, one number a round; each round begins with an empty logit cache."""
-    found: dict[str, list[float]] = {"live": [], "fill": [], "read": [], "ours": []}
+    times: dict[str, list[float]] = {"live": [], "fill": [], "read": [], "ours": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             logit_cache = bench.logit_cache(Path(folder))
             sources = [bench.live(), *[logit_cache] * trials]
-            timed = [common.cpu_seconds(functools.partial(bench.train, s)) for s in sources]
-        live, *ours = (seconds for seconds, _ in timed)
-        theirs, first, *others = (values for _, values in timed)
+            results = [common.cpu_seconds(functools.partial(bench.train, s)) for s in sources]
+        live, *ours = (seconds for seconds, _ in results)
+        theirs, first, *others = (values for _, values in results)
         assert all(other == first for other in others), "trials that read the logit cache differ"
         differ = max(abs(a - b) / b for a, b in zip(theirs, first, strict=True))
         assert differ < 0.02, (
             f"the two ways do not train the same student: losses differ by {differ:.1%}"
         )
-        found["live"].append(live)
-        found["fill"].append(ours[0])
-        found["read"].append(statistics.mean(ours[1:]) if ours[1:] else ours[0])
-        found["ours"].append(statistics.mean(ours))
-    return found
+        times["live"].append(live)
+        times["fill"].append(ours[0])
+        times["read"].append(statistics.mean(ours[1:]) if ours[1:] else ours[0])
+        times["ours"].append(statistics.mean(ours))
+    return times
 
 
 def main(arguments: list[str]) -> int:
@@ -196,37 +196,42 @@ def main(arguments: list[str]) -> int:
         metavar="NAME",
         help="[resnet8]",
     )
-    given = parser.parse(arguments)
+    options = parser.parse(arguments)
 
     torch.set_num_threads(1)
-    decoded = common.images(given.data, given.images)
-    bench = Bench(recipe_of(given, decoded), decoded)
-    bench.frozen.outputs(bench.fold.images.whole(bench.fold.fit[: given.batch_size]).images)
-    found = rounds(bench, repeats=given.repeats, trials=given.trials)
+    decoded = common.images(options.data, options.images)
+    bench = Bench(recipe_of(options, decoded), decoded)
+    bench.frozen.outputs(bench.fold.images.plain_batch(bench.fold.fit[: options.batch_size]).images)
+    times = rounds(bench, repeats=options.repeats, trials=options.trials)
 
-    def shown(seconds: list[float]) -> str:
-        return common.spread([s / given.epochs for s in seconds], 3)
+    def per_epoch(seconds: list[float]) -> str:
+        return common.spread([s / options.epochs for s in seconds], 3)
 
-    source = f"CIFAR-10 in {given.data}" if given.data else "random images"
+    source = f"CIFAR-10 in {options.data}" if options.data else "random images"
     print(common.about())
     print(
-        f"{given.teacher} teaches {given.student}, {len(decoded.labels)} images of 32x32 ({source}), batches of "
-        f"{given.batch_size}, {given.epochs} epochs a trial, {given.repeats} rounds in turns; CPU time, median (min..max)"
+        f"{options.teacher} teaches {options.student}, {len(decoded.labels)} images of 32x32 "
+        f"({source}), batches of {options.batch_size}, {options.epochs} epochs a trial, "
+        f"{options.repeats} rounds in turns; CPU time, median (min..max)"
     )
-    print(f"teacher in every step        {shown(found['live'])} s an epoch")
-    print(f"logit cache, first trial fills it   {shown(found['fill'])} s an epoch")
-    if given.trials > 1:
-        print(f"logit cache, another trial reads it {shown(found['read'])} s an epoch")
-    print(f"logit cache, mean of {given.trials} trials       {shown(found['ours'])} s an epoch")
+    print(f"teacher in every step        {per_epoch(times['live'])} s an epoch")
+    print(f"logit cache, first trial fills it   {per_epoch(times['fill'])} s an epoch")
+    if options.trials > 1:
+        print(f"logit cache, another trial reads it {per_epoch(times['read'])} s an epoch")
     print(
-        f"ratio, {given.trials} trials              {common.spread(common.ratios(found['live'], found['ours']), 1)}"
+        f"logit cache, mean of {options.trials} trials       {per_epoch(times['ours'])} s an epoch"
     )
-    if given.trials > 1:
+    print(
+        f"ratio, {options.trials} trials              "
+        f"{common.spread(common.ratios(times['live'], times['ours']), 1)}"
+    )
+    if options.trials > 1:
         print(
-            f"ratio, logit cache filled before    {common.spread(common.ratios(found['live'], found['read']), 1)}"
+            "ratio, logit cache filled before    "
+            f"{common.spread(common.ratios(times['live'], times['read']), 1)}"
         )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(cli.run_command(main))

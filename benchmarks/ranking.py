@@ -38,13 +38,13 @@ class Order:
 
 def first_order(surface: Callable[[Floats], Floats], names: Sequence[str]) -> dict[str, float]:
     """Return the true importances of a surface from positions [n, d] in the cube to values [n], by parameter."""
-    found = sobol_indices(
+    indices = sobol_indices(
         func=lambda places: surface(places.T),
         n=POINTS,
         dists=[uniform()] * len(names),
         rng=np.random.default_rng(0),
     )
-    return dict(zip(names, np.maximum(found.first_order, 0).tolist(), strict=True))
+    return dict(zip(names, np.maximum(indices.first_order, 0).tolist(), strict=True))
 
 
 def check_order(studies: Iterable[Study], method: str, *, truth: Mapping[str, float]) -> Order:
@@ -55,15 +55,15 @@ def check_order(studies: Iterable[Study], method: str, *, truth: Mapping[str, fl
     first = count = silent = 0
     correlations = []
     for study in studies:
-        found = importances(study, method)
-        if not found.parameters:
+        result = importances(study, method)
+        if not result.parameters:
             silent += 1
             continue
         count += 1
-        true = [truth[name] for name in found.top]
+        true = [truth[name] for name in result.top]
         first += true[0] == max(true)
         if len(true) > 1:
-            means = [one.mean for one in found.parameters]
+            means = [one.mean for one in result.parameters]
             correlations.append(float(spearmanr(means, true).statistic))
     ends = binomtest(first, count).proportion_ci(method="wilson") if count else (math.nan, math.nan)
     return Order(

@@ -39,7 +39,7 @@ def test_durations_that_are_none(text):
     ("kind", "good", "bad"),
     [
         (cli.positive_int, {"1": 1, " 7 ": 7}, ["0", "-1", "1.5", "x", "", "1e3"]),
-        (cli.whole, {"0": 0, "12": 12}, ["-1", "1.5", "x", ""]),
+        (cli.non_negative_int, {"0": 0, "12": 12}, ["-1", "1.5", "x", ""]),
         (cli.amount, {"0": 0.0, "0.25": 0.25, "2": 2.0}, ["-0.1", "x", "nan", "inf", ""]),
     ],
 )
@@ -54,7 +54,7 @@ def test_numbers(kind, good, bad):
 
 def test_a_seed_below_zero_is_told_that_zero_is_allowed():
     with pytest.raises(argparse.ArgumentTypeError, match="at least 0"):
-        cli.whole("-1")
+        cli.non_negative_int("-1")
 
 
 def test_the_nearest_name():
@@ -63,16 +63,16 @@ def test_the_nearest_name():
 
 
 def test_exit_codes(capsys):
-    def wrong(arguments):
+    def raise_usage_error(arguments):
         raise UsageError("no such thing; type another")
 
-    def interrupted(arguments):
+    def raise_interrupt(arguments):
         raise KeyboardInterrupt
 
-    assert cli.guarded(lambda arguments: len(arguments), ["a", "b", "c"]) == 3
-    assert cli.guarded(wrong, []) == 2
+    assert cli.run_command(lambda arguments: len(arguments), ["a", "b", "c"]) == 3
+    assert cli.run_command(raise_usage_error, []) == 2
     assert capsys.readouterr() == ("", "error: no such thing; type another\n")
-    assert cli.guarded(interrupted, []) == 130
+    assert cli.run_command(raise_interrupt, []) == 130
 
 
 def test_a_reader_that_has_gone_is_no_traceback():
@@ -81,30 +81,57 @@ def test_a_reader_that_has_gone_is_no_traceback():
         "def main(arguments):\n"
         "    for _ in range(100000): print('x' * 100)\n"
         "    return 0\n"
-        "sys.exit(cli.guarded(main, []))\n"
+        "sys.exit(cli.run_command(main, []))\n"
     )
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1"
     environ = {**os.environ, "PYTHONPATH": ROOT}
-    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, check=True)  # fmt: skip
-    assert done.stderr == ""
+    shell = ["sh", "-c", command]
+    process = subprocess.run(shell, env=environ, capture_output=True, text=True, check=True)
+    assert process.stderr == ""
 
 
 def test_the_same_command_again_is_one_that_the_shell_takes():
-    given = ["--space", "my space.py", "--set", "lr=0.1"]
-    again = cli.command_line("tune_kd.search", given, "--resume")
-    assert shlex.split(again) == ["python", "-m", "tune_kd.search", *given, "--resume"]
+    arguments = ["--space", "my space.py", "--set", "lr=0.1"]
+    again = cli.command_line("tune_kd.search", arguments, "--resume")
+    assert shlex.split(again) == ["python", "-m", "tune_kd.search", *arguments, "--resume"]
     assert cli.command_line("tune_kd.search", ["--resume"], "--resume").count("--resume") == 1
 
 
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("tune_kd.search", ["--space", "--trials", "--repeats", "--epochs", "--methods", "--data", "--limit-train", "--set", "--out", "--name", "--seed", "--resume", "--sampler", "--scheduler", "--cpus-per-trial", "--gpus-per-trial", "--max-concurrent", "--time-budget", "--address", "--dry-run", "--quiet", "--teacher"]),
+        (
+            "tune_kd.search",
+            [
+                "--space",
+                "--trials",
+                "--repeats",
+                "--epochs",
+                "--methods",
+                "--data",
+                "--limit-train",
+                "--set",
+                "--out",
+                "--name",
+                "--seed",
+                "--resume",
+                "--sampler",
+                "--scheduler",
+                "--cpus-per-trial",
+                "--gpus-per-trial",
+                "--max-concurrent",
+                "--time-budget",
+                "--address",
+                "--dry-run",
+                "--quiet",
+                "--teacher",
+            ],
+        ),
         ("tune_kd.train_teacher", ["--space", "--epochs", "--set", "--data"]),
         ("tune_kd.confirm", ["--seeds", "--no-defaults"]),
         ("analysis.report", ["--out"]),
     ],
-)  # fmt: skip
+)
 def test_help_answers_without_heavy_imports(module, names):
     code = (
         "import runpy, sys\n"
@@ -115,13 +142,13 @@ def test_help_answers_without_heavy_imports(module, names):
         "    assert done.code in (0, None)\n"
         f"print('loaded:', sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "80"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stderr == ""
-    assert "loaded: []" in done.stdout
-    assert [name for name in names if name not in done.stdout] == []
+    assert process.stderr == ""
+    assert "loaded: []" in process.stdout
+    assert [name for name in names if name not in process.stdout] == []

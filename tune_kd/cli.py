@@ -22,13 +22,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str] | None) -> argparse.Namespace:
         """Return the options; an unknown one is answered with the nearest known one."""
-        known = [name for action in self._actions for name in action.option_strings]
+        options = [name for action in self._actions for name in action.option_strings]
         words = sys.argv[1:] if arguments is None else arguments
         for word in words:
             name = word.split("=")[0]
-            if name.startswith("--") and name != "--" and name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]}?" if near else f"; allowed: {' '.join(known)}"
+            if name.startswith("--") and name != "--" and name not in options:
+                near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]}?" if near else f"; allowed: {' '.join(options)}"
                 print(f"error: unknown option {name}{hint}", file=sys.stderr)
                 sys.exit(2)
         return self.parse_args(words)
@@ -45,7 +45,7 @@ def positive_int(text: str) -> int:
     return value
 
 
-def whole(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """Return a whole number of at least 0."""
     if text.strip().startswith("-"):
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
@@ -72,17 +72,17 @@ def duration(text: str) -> float:
     if re.fullmatch(r"\d+(\.\d+)?", text):
         seconds = float(text)
     else:
-        found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-        if not found or not text:
+        match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+        if not match or not text:
             raise argparse.ArgumentTypeError(f"write 90s, 45m, 2h or 1h30m, not {text!r}")
         units = (86400, 3600, 60, 1)
-        seconds = float(sum(int(g or 0) * u for g, u in zip(found.groups(), units, strict=True)))
+        seconds = float(sum(int(g or 0) * u for g, u in zip(match.groups(), units, strict=True)))
     if seconds <= 0:
         raise argparse.ArgumentTypeError(f"must be more than 0, got {text!r}")
     return seconds
 
 
-def guarded(command: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
+def run_command(command: Callable[[list[str]], int], arguments: list[str] | None = None) -> int:
     """Return the exit code of a command: 1 and 2 with one or two lines of why, 130 when interrupted."""
     try:
         return command(sys.argv[1:] if arguments is None else arguments)

@@ -21,9 +21,16 @@ from tune_kd import files
 from tune_kd.errors import UsageError, explain
 from tune_kd.recipe import bytes_hash
 
-Seen = dict[int, tuple[int, Any]]  # id -> order and the value, kept so that no other gets its id
+Memo = dict[int, tuple[int, Any]]  # id -> order and the value, kept so that no other gets its id
 _LOADED: dict[str, Callable[..., Any]] = {}  # by file name
-_SKIPPED = {"__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__"}  # fmt: skip
+_SKIPPED = {
+    "__dict__",
+    "__weakref__",
+    "__module__",
+    "__doc__",
+    "__firstlineno__",
+    "__static_attributes__",
+}
 
 
 def reference(function: Callable[..., Any]) -> str:
@@ -36,19 +43,20 @@ def reference(function: Callable[..., Any]) -> str:
     """
     if not isinstance(function, FunctionType | type):
         raise UsageError(
-            f"a {type(function).__name__} is given where a function or class is expected; write a function that "
-            "returns what you want, such as: def student(**options): return ..."
+            f"a {type(function).__name__} is given where a function or class is expected; write a "
+            "function that returns what you want, such as: def student(**options): return ..."
         )
     name = function.__qualname__
     if not name.isidentifier():
         raise UsageError(
-            f"{name}: workers find a function by its name; define it at the top level of a file or a cell"
+            f"{name}: workers find a function by its name; define it at the top level of a file or "
+            "a cell"
         )
     file = _own_file(function.__module__)
     module = sys.modules.get(function.__module__)
     if file is not None and not (module and module.__package__):
         return f"{file}:{name}"
-    return f"{_saved(function, name)}:{name}"
+    return f"{_save(function, name)}:{name}"
 
 
 def _own_file(module_name: str) -> Path | None:
@@ -63,8 +71,8 @@ def _own_file(module_name: str) -> Path | None:
         site.getusersitepackages(),
         *sysconfig.get_paths().values(),
     ]
-    here = Path(__file__).resolve().parent
-    if here in path.parents or any(Path(p).resolve() in path.parents for p in installed):
+    package = Path(__file__).resolve().parent
+    if package in path.parents or any(Path(p).resolve() in path.parents for p in installed):
         return None
     return path
 
@@ -74,22 +82,22 @@ def _is_own(module_name: str) -> bool:
     return module_name == "__main__" or _own_file(module_name) is not None
 
 
-def _saved(function: Callable[..., Any], name: str) -> Path:
+def _save(function: Callable[..., Any], name: str) -> Path:
     """Return the file of the cache that holds it by value."""
     import cloudpickle
 
     path = files.cache_folder() / "code" / f"{name}_{code_hash(function)}.pkl"
-    own = [m for n, m in list(sys.modules.items()) if n != "__main__" and m and _own_file(n)]
+    modules = [m for n, m in list(sys.modules.items()) if n != "__main__" and m and _own_file(n)]
     try:
         with contextlib.ExitStack() as stack:
-            for module in own:
+            for module in modules:
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
             content = cloudpickle.dumps(function)
     except Exception as error:  # whatever an object of the user's raises
         raise UsageError(
-            f"{name} cannot be sent to workers: {explain(error)}; define it in a file, or keep what cannot be "
-            "pickled (open files, locks, connections) out of it"
+            f"{name} cannot be sent to workers: {explain(error)}; define it in a file, or keep "
+            "what cannot be pickled (open files, locks, connections) out of it"
         ) from error
     files.write_whole(path, content)
     return path
@@ -106,59 +114,60 @@ def load(path: Path, name: str) -> Callable[..., Any]:
             _LOADED[path.name] = pickle.loads(path.read_bytes())
         except Exception as error:
             raise UsageError(
-                f"'{name}' was defined in a notebook and cannot be loaded here: {explain(error)}; install what it "
-                "imports, take the Python version that ran the notebook, or define it in a file"
+                f"'{name}' was defined in a notebook and cannot be loaded here: {explain(error)}; "
+                "install what it imports, take the Python version that ran the notebook, or "
+                "define it in a file"
             ) from error
     return _LOADED[path.name]
 
 
 def code_hash(function: Callable[..., Any]) -> str:
     """Return a hash of what a function or class consists of: code, defaults, attributes, what it uses."""
-    text = "\0".join(_parts(function, seen={}))
+    text = "\0".join(_parts(function, memo={}))
     return bytes_hash([text.encode()], length=12)
 
 
-def _parts(value: Any, *, seen: Seen) -> Iterator[str]:
+def _parts(value: Any, *, memo: Memo) -> Iterator[str]:
     """Yield what a value consists of, in an order that is the same in every process."""
     if isinstance(value, str | bytes | int | float | complex | bool | None | type(...)):
         yield f"{type(value).__name__} {value!r}"
         return
-    if id(value) in seen:
-        yield f"again {seen[id(value)][0]}"
+    if id(value) in memo:
+        yield f"again {memo[id(value)][0]}"
         return
-    seen[id(value)] = len(seen), value
+    memo[id(value)] = len(memo), value
     if isinstance(value, ModuleType):
         yield _module_part(value)
     elif isinstance(value, FunctionType | type) and not _is_own(value.__module__):
         yield f"{value.__module__}.{value.__qualname__}"
     elif isinstance(value, FunctionType):
-        yield from _function_parts(value, seen=seen)
+        yield from _function_parts(value, memo=memo)
     elif isinstance(value, type):
         yield f"class {value.__qualname__}"
         for base in value.__bases__:
-            yield from _parts(base, seen=seen)
-        yield from _mapping_parts(_attributes(value), seen=seen)
+            yield from _parts(base, memo=memo)
+        yield from _mapping_parts(_attributes(value), memo=memo)
     elif isinstance(value, Mapping):
-        yield from _mapping_parts(value, seen=seen)
+        yield from _mapping_parts(value, memo=memo)
     elif isinstance(value, Set):
-        yield from sorted("\1".join(_parts(item, seen={})) for item in value)
+        yield from sorted("\1".join(_parts(item, memo={})) for item in value)
     elif isinstance(value, list | tuple):
         yield type(value).__name__
         for item in value:
-            yield from _parts(item, seen=seen)
+            yield from _parts(item, memo=memo)
     elif isinstance(value, staticmethod | classmethod):
         yield type(value).__name__
-        yield from _parts(value.__func__, seen=seen)
+        yield from _parts(value.__func__, memo=memo)
     elif isinstance(value, property):
-        yield from _parts((value.fget, value.fset, value.fdel), seen=seen)
+        yield from _parts((value.fget, value.fset, value.fdel), memo=memo)
     else:
-        yield from _object_parts(value, seen=seen)
+        yield from _object_parts(value, memo=memo)
 
 
 def _attributes(class_: type) -> dict[str, Any]:
     """Return what a class defines, without what Python adds to it."""
-    own = vars(class_).items()
-    return {k: v for k, v in own if k not in _SKIPPED and not k.startswith("_abc_")}
+    members = vars(class_).items()
+    return {k: v for k, v in members if k not in _SKIPPED and not k.startswith("_abc_")}
 
 
 def _module_part(module: ModuleType) -> str:
@@ -170,34 +179,35 @@ def _module_part(module: ModuleType) -> str:
     return f"module {module.__name__}"
 
 
-def _mapping_parts(value: Mapping[Any, Any], *, seen: Seen) -> Iterator[str]:
+def _mapping_parts(value: Mapping[Any, Any], *, memo: Memo) -> Iterator[str]:
     yield f"{len(value)} entries"
     for key in sorted(value, key=repr):
-        yield from _parts(key, seen=seen)
-        yield from _parts(value[key], seen=seen)
+        yield from _parts(key, memo=memo)
+        yield from _parts(value[key], memo=memo)
 
 
-def _function_parts(function: FunctionType, *, seen: Seen) -> Iterator[str]:
+def _function_parts(function: FunctionType, *, memo: Memo) -> Iterator[str]:
     """Its code, its defaults and attributes, and the globals and closed-over values that it reads."""
     yield f"def {function.__qualname__}"
-    yield from _code_parts(function.__code__, seen=seen)
-    kept = (function.__defaults__, function.__kwdefaults__, function.__dict__)
-    yield from _parts(kept, seen=seen)
+    yield from _code_parts(function.__code__, memo=memo)
+    attributes = (function.__defaults__, function.__kwdefaults__, function.__dict__)
+    yield from _parts(attributes, memo=memo)
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # not filled yet
-            yield from _parts(cell.cell_contents, seen=seen)
+            yield from _parts(cell.cell_contents, memo=memo)
     for name in sorted(set(_globals(function.__code__))):
         if name in function.__globals__:
             yield f"global {name}"
-            yield from _parts(function.__globals__[name], seen=seen)
+            yield from _parts(function.__globals__[name], memo=memo)
 
 
-def _code_parts(code: CodeType, *, seen: Seen) -> Iterator[str]:
+def _code_parts(code: CodeType, *, memo: Memo) -> Iterator[str]:
     """Yield what code computes, without its file and lines."""
     yield repr((code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags))
     yield repr((code.co_argcount, code.co_kwonlyargcount, getattr(code, "co_exceptiontable", b"")))
     for const in code.co_consts:
-        yield from _code_parts(const, seen=seen) if isinstance(const, CodeType) else _parts(const, seen=seen)  # fmt: skip
+        parts = _code_parts if isinstance(const, CodeType) else _parts
+        yield from parts(const, memo=memo)
 
 
 def _globals(code: CodeType) -> Iterator[str]:
@@ -210,9 +220,9 @@ def _globals(code: CodeType) -> Iterator[str]:
             yield from _globals(part)
 
 
-def _object_parts(value: Any, *, seen: Seen) -> Iterator[str]:
+def _object_parts(value: Any, *, memo: Memo) -> Iterator[str]:
     """Yield an object by its class and how it is pickled: what it is rebuilt from."""
-    yield from _parts(type(value), seen=seen)
+    yield from _parts(type(value), memo=memo)
     if callable(value) and hasattr(value, "__qualname__"):  # built in
         yield f"{getattr(value, '__module__', '')}.{value.__qualname__}"
         return
@@ -220,8 +230,8 @@ def _object_parts(value: Any, *, seen: Seen) -> Iterator[str]:
         reduced = value.__reduce_ex__(4)
     except Exception as error:
         raise UsageError(
-            f"a {type(value).__name__} cannot be sent to workers: {explain(error)}; define what uses it in a file, "
-            "or keep it out"
+            f"a {type(value).__name__} cannot be sent to workers: {explain(error)}; define what "
+            "uses it in a file, or keep it out"
         ) from error
     parts = reduced if isinstance(reduced, str) else reduced[1:3]
-    yield from _parts(parts, seen=seen)
+    yield from _parts(parts, memo=memo)

@@ -64,11 +64,11 @@ def load_function(reference: str, *, base: Path | None = None) -> Callable[..., 
     if path.suffix == ".pkl":
         return notebook.load(path, reference)
     module = _module(path.resolve(), reference)
-    found = getattr(module, name, None)
-    if not callable(found):
-        own = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-        raise unknown("function", name, own, where=f"in {path}")
-    function: Callable[..., Any] = found
+    value = getattr(module, name, None)
+    if not callable(value):
+        names = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise unknown("function", name, names, where=f"in {path}")
+    function: Callable[..., Any] = value
     return function
 
 
@@ -88,9 +88,9 @@ def _module(path: Path, reference: str) -> ModuleType:
         exec(compile(content, str(path), "exec"), vars(module))
     except Exception as error:
         del sys.modules[name]
-        what = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         raise UsageError(
-            f"'{reference}' cannot be imported: {error_location(error, path)}: {what}"
+            f"'{reference}' cannot be imported: {error_location(error, path)}: {reason}"
         ) from error
     except BaseException:
         del sys.modules[name]

@@ -66,52 +66,54 @@ def run_study(seed: int, out: Path, *, options: list[str], seeds: int) -> Outcom
 
 def _command(module: str, *arguments: str) -> None:
     """One of the product's commands; UsageError with its words where it fails."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise UsageError(f"{module} {' '.join(arguments)} ended with {done.returncode}: {words}")
+    if process.returncode:
+        words = (process.stderr or process.stdout).strip().splitlines()[-3:]
+        raise UsageError(f"{module} {' '.join(arguments)} ended with {process.returncode}: {words}")
 
 
 def outcome(folder: Path, seed: int) -> Outcome:
     """Return what the report says of the twin."""
-    found = methods.results(load(str(folder)))[TWIN]
-    if found.difference is None or found.verdict is None:
+    result = methods.results(load(str(folder)))[TWIN]
+    if result.difference is None or result.verdict is None:
         raise UsageError(f"{folder}: nothing was confirmed that could be compared")
-    default = found.default_difference
+    default = result.default_difference
     return Outcome(
         seed=seed,
-        label=found.verdict.label,
-        mean=found.difference.mean,
-        low=found.difference.low,
-        high=found.difference.high,
-        repeats=found.difference.n,
-        by_repeat=dict(found.by_repeat),
+        label=result.verdict.label,
+        mean=result.difference.mean,
+        low=result.difference.low,
+        high=result.difference.high,
+        repeats=result.difference.n,
+        by_repeat=dict(result.by_repeat),
         default=default.mean if default else None,
     )
 
 
 def count_claims(outcomes: list[Outcome]) -> int:
     """How many studies say that the twin helps or hurts."""
-    return sum(found.label in CLAIMS for found in outcomes)
+    return sum(result.label in CLAIMS for result in outcomes)
 
 
 def summary(outcomes: list[Outcome]) -> Iterator[str]:
     """Yield the counts, then a line a study, as Markdown."""
     wrong = count_claims(outcomes)
-    counts = Counter(found.label for found in outcomes)
+    counts = Counter(result.label for result in outcomes)
     yield f"{len(outcomes)} A/A studies: {wrong} say something, {allowed(len(outcomes))} may"
     yield ", ".join(f"{label}: {count}" for label, count in counts.most_common())
-    held = sum(o.low is not None and o.high is not None and o.low <= 0 <= o.high for o in outcomes)
-    yield f"the 95 % interval holds 0 in {held} of {len(outcomes)}"
+    num_zero = sum(
+        o.low is not None and o.high is not None and o.low <= 0 <= o.high for o in outcomes
+    )
+    yield f"the 95 % interval holds 0 in {num_zero} of {len(outcomes)}"
     yield ""
     yield "| Seed | Verdict | Twin minus baseline, pp [95 %] | Repeats |"
     yield "|-----:|:--------|-------------------------------:|--------:|"
-    for found in outcomes:
-        low, high = found.low or 0.0, found.high or 0.0
-        gap = f"{100 * found.mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-        yield f"| {found.seed} | {found.label} | {gap} | {found.repeats} |"
+    for result in outcomes:
+        low, high = result.low or 0.0, result.high or 0.0
+        gap = f"{100 * result.mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+        yield f"| {result.seed} | {result.label} | {gap} | {result.repeats} |"
 
 
 def main(arguments: list[str]) -> int:
@@ -119,19 +121,19 @@ def main(arguments: list[str]) -> int:
     parser = cli.Parser(prog="python -m benchmarks.aa", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--studies", type=cli.positive_int, default=20, help="how many [20]")
-    add("--first-seed", type=cli.whole, default=1, help="of the first study [1]")
+    add("--first-seed", type=cli.non_negative_int, default=1, help="of the first study [1]")
     add("--seeds", type=cli.positive_int, default=2, help="confirming seeds of a repeat [2]")
     add("--out", type=Path, default=Path("runs/aa"), help="where the studies lie [runs/aa]")
     add("--option", action="append", default=[], metavar="WORD", help="for the search; repeatable")
-    given = parser.parse(arguments)
+    options = parser.parse(arguments)
     outcomes = []
-    for seed in range(given.first_seed, given.first_seed + given.studies):
-        outcomes.append(run_study(seed, given.out, options=given.option, seeds=given.seeds))
-        text = json.dumps([asdict(found) for found in outcomes], indent=1)
-        (given.out / "outcomes.json").write_text(text + "\n")
-        done = outcomes[-1]
+    for seed in range(options.first_seed, options.first_seed + options.studies):
+        outcomes.append(run_study(seed, options.out, options=options.option, seeds=options.seeds))
+        text = json.dumps([asdict(result) for result in outcomes], indent=1)
+        (options.out / "outcomes.json").write_text(text + "\n")
+        last = outcomes[-1]
         print(
-            f"{len(outcomes)}/{given.studies} seed {seed}: {done.label}",
+            f"{len(outcomes)}/{options.studies} seed {seed}: {last.label}",
             file=sys.stderr,
             flush=True,
         )
@@ -140,4 +142,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(cli.run_command(main))

@@ -21,46 +21,71 @@ from tune_kd import cli
 from tune_kd.workflows import create_study
 
 CHECKED_TRIALS = 8  # of the searches among recorded configurations
-WRITTEN_EVERY = 20  # cells
+WRITE_EVERY = 20  # cells
 
 
 def parser() -> cli.Parser:
     """Return the options."""
-    made = cli.Parser(
+    command = cli.Parser(
         prog="python -m benchmarks.search", description=(__doc__ or "").split("\n")[0]
     )
-    add = made.add_argument
-    add("--recordings", nargs="+", choices=list(curves.RECORDINGS), default=list(curves.RECORDINGS), metavar="NAME", help="[all]")  # fmt: skip
+    add = command.add_argument
+    add(
+        "--recordings",
+        nargs="+",
+        choices=list(curves.RECORDINGS),
+        default=list(curves.RECORDINGS),
+        metavar="NAME",
+        help="[all]",
+    )
     add("--repeats", type=cli.positive_int, default=200, metavar="N", help="of each search [200]")
-    add("--gp-repeats", type=cli.positive_int, default=30, metavar="N", help="where Optuna's GP proposes [30]")  # fmt: skip
+    add(
+        "--gp-repeats",
+        type=cli.positive_int,
+        default=30,
+        metavar="N",
+        help="where Optuna's GP proposes [30]",
+    )
     add("--samplers", metavar="NAMES", help="only these, separated by commas [all]")
-    add("--work", type=Path, default=Path("runs/benchmark-search"), metavar="DIR", help="outcomes of single searches [runs/benchmark-search]")  # fmt: skip
-    add("--out", type=Path, default=Path("runs/benchmark-search"), metavar="DIR", help="the tables [the same]")  # fmt: skip
-    return made
+    add(
+        "--work",
+        type=Path,
+        default=Path("runs/benchmark-search"),
+        metavar="DIR",
+        help="outcomes of single searches [runs/benchmark-search]",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/benchmark-search"),
+        metavar="DIR",
+        help="the tables [the same]",
+    )
+    return command
 
 
 def main(arguments: list[str]) -> int:
     """Replay what was not replayed yet, and write the tables now and then."""
-    given = parser().parse(arguments)
-    wanted = grid.cells(repeats=given.repeats, slow_repeats=given.gp_repeats)
-    if given.samplers:
-        wanted = [cell for cell in wanted if cell.sampler in given.samplers.split(",")]
+    options = parser().parse(arguments)
+    cells = grid.cells(repeats=options.repeats, slow_repeats=options.gp_repeats)
+    if options.samplers:
+        cells = [cell for cell in cells if cell.sampler in options.samplers.split(",")]
     about = {
         "command": cli.command_line("benchmarks.search", arguments),
         "commit": create_study.commit(),
         "machine": common.about(),
     }
     results: dict[str, Any] = {"about": about, "recordings": {}}
-    for name in given.recordings:
+    for name in options.recordings:
         task = grid.Task(name, curves.RECORDINGS[name])
-        part: dict[str, Any] = {"recording": task.about, **_checks(task, given.repeats)}
+        part: dict[str, Any] = {"recording": task.about, **_checks(task, options.repeats)}
         results["recordings"][name] = part
-        found: dict[grid.Cell, pd.DataFrame] = {}
-        for cell, outcomes in grid.run(task, wanted, given.work):
-            found[cell] = outcomes
-            if len(found) % WRITTEN_EVERY == 0 or len(found) == len(wanted):
-                part["searches"] = summary.rows(found)
-                _write(results, given.out)
+        frames: dict[grid.Cell, pd.DataFrame] = {}
+        for cell, outcomes in grid.run(task, cells, options.work):
+            frames[cell] = outcomes
+            if len(frames) % WRITE_EVERY == 0 or len(frames) == len(cells):
+                part["searches"] = summary.rows(frames)
+                _write(results, options.out)
     print(_page(results))
     return 0
 
@@ -82,13 +107,13 @@ def _checks(task: grid.Task, repeats: int) -> dict[str, Any]:
     searches = []
     for stopping in STOPPING:
         outcomes = [
-            {"method": method, "repeat": repeat, "optimum": float(known.accuracy.mean(1).max())}
+            {"method": method, "repeat": repeat, "optimum": float(table.accuracy.mean(1).max())}
             | vars(
                 recorded.search(
-                    known, stopping=stopping, trials=CHECKED_TRIALS, seed=(method, repeat)
+                    table, stopping=stopping, trials=CHECKED_TRIALS, seed=(method, repeat)
                 )
             )
-            for method, known in tables.items()
+            for method, table in tables.items()
             for repeat in range(repeats)
         ]
         frame = pd.DataFrame(outcomes)
@@ -103,17 +128,21 @@ def _checks(task: grid.Task, repeats: int) -> dict[str, Any]:
 def _page(results: dict[str, Any]) -> str:
     """All tables as Markdown."""
     about = results["about"]
-    lines = ["# Searches replayed", "", f"`{about['command']}`, commit {about['commit'][:7]}; {about['machine']}."]  # fmt: skip
+    lines = [
+        "# Searches replayed",
+        "",
+        f"`{about['command']}`, commit {about['commit'][:7]}; {about['machine']}.",
+    ]
     for name, part in results["recordings"].items():
         lines += ["", f"## {name}", "", summary.markdown(part["quality"], part["headings"])]
         lines += ["", "Random searches among the recorded configurations:", ""]
         lines += [summary.markdown(part["recorded"])]
         for trials in sorted({row["trials"] for row in part["searches"]}):
-            chosen = [row for row in part["searches"] if row["trials"] == trials]
-            chosen.sort(key=lambda row: row["regret"])
-            lines += ["", f"### {trials} trials a search", "", summary.markdown(chosen)]
+            rows = [row for row in part["searches"] if row["trials"] == trials]
+            rows.sort(key=lambda row: row["regret"])
+            lines += ["", f"### {trials} trials a search", "", summary.markdown(rows)]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(cli.run_command(main))

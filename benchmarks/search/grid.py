@@ -50,12 +50,12 @@ def cells(*, repeats: int, slow_repeats: int) -> list[Cell]:
     """All of them, what decides first."""
     quick = [name for name in SAMPLERS if name not in (*SLOW, ONCE)]
     first, *others = TRIALS
-    wanted = [(name, kind, first) for name in (*quick, ONCE) for kind in STOPPING]
-    wanted += [(name, kind, SLOW_TRIALS[0]) for name in SLOW for kind in STOPPING]
-    wanted += [(name, "none", n) for n in (*others, *BETWEEN, *FRONTIER) for name in quick]
-    wanted += [(name, kind, n) for n in others for name in quick for kind in STOPPING]
-    wanted += [(name, kind, n) for n in BETWEEN for name in quick for kind in FEW]
-    wanted += [(name, kind, SLOW_TRIALS[1]) for name in SLOW for kind in FEW]
+    keys = [(name, kind, first) for name in (*quick, ONCE) for kind in STOPPING]
+    keys += [(name, kind, SLOW_TRIALS[0]) for name in SLOW for kind in STOPPING]
+    keys += [(name, "none", n) for n in (*others, *BETWEEN, *FRONTIER) for name in quick]
+    keys += [(name, kind, n) for n in others for name in quick for kind in STOPPING]
+    keys += [(name, kind, n) for n in BETWEEN for name in quick for kind in FEW]
+    keys += [(name, kind, SLOW_TRIALS[1]) for name in SLOW for kind in FEW]
     return [
         Cell(
             sampler=name,
@@ -63,7 +63,7 @@ def cells(*, repeats: int, slow_repeats: int) -> list[Cell]:
             trials=trials,
             repeats=slow_repeats if name in SLOW else repeats,
         )
-        for name, kind, trials in dict.fromkeys(wanted)
+        for name, kind, trials in dict.fromkeys(keys)
         if name not in SLOW or _differs(name, STOPPING[kind])
     ]
 
@@ -103,7 +103,7 @@ class Task:
 
     def outcomes(self, cell: Cell) -> pd.DataFrame:
         """Replay a cell: a row a method and a repeat."""
-        found = []
+        rows = []
         for method, response in self.surfaces.items():
             for repeat in range(cell.repeats):
                 outcome = search(
@@ -114,23 +114,23 @@ class Task:
                     seed=("replay", method, repeat),
                 )
                 row = {"method": method, "repeat": repeat, "optimum": self.optimum[method]}
-                found.append({**row, **dataclasses.asdict(outcome)})
-        return pd.DataFrame(found)
+                rows.append({**row, **dataclasses.asdict(outcome)})
+        return pd.DataFrame(rows)
 
 
-def run(task: Task, wanted: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, pd.DataFrame]]:
+def run(task: Task, cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, pd.DataFrame]]:
     """Yield the outcomes of all cells, read where an earlier run left them; progress on stderr."""
     place = folder / f"{task.name}-{task.recording_hash}"
-    began, made = time.monotonic(), 0
-    missing = sum(not (place / cell.file).exists() for cell in wanted)
-    for cell in wanted:
+    began, count = time.monotonic(), 0
+    missing = sum(not (place / cell.file).exists() for cell in cells)
+    for cell in cells:
         path = place / cell.file
         if not path.exists():
             write_whole(path, task.outcomes(cell).to_parquet(index=False))
-            made += 1
+            count += 1
             seconds = time.monotonic() - began
             print(
-                f"{task.name}: {made}/{missing} cells, {seconds / 60:.0f} min; {cell.sampler}, "
+                f"{task.name}: {count}/{missing} cells, {seconds / 60:.0f} min; {cell.sampler}, "
                 f"{cell.stopping}, {cell.trials} trials",
                 file=sys.stderr,
                 flush=True,

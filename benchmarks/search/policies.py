@@ -41,11 +41,11 @@ class Stopping:
         >>> Stopping(first=1 / 2, reduction=2).rungs(15), Stopping().rungs(15)
         ([8], [])
         """
-        found, rung = [], math.ceil(round(epochs * self.first, 6))
+        result, rung = [], math.ceil(round(epochs * self.first, 6))
         while rung < epochs:
-            found.append(rung)
+            result.append(rung)
             rung *= self.reduction
-        return found
+        return result
 
     def stops(self, score: float, earlier: Sequence[float]) -> bool:
         """Whether ASHA stops a trial that has this score where others had these (Li et al. 2020).
@@ -85,30 +85,31 @@ class Length(NamedTuple):
 
 def propose(
     kind: str,
-    heard: Sequence[Trial],
+    history: Sequence[Trial],
     surface: Surface,
     *,
     length: Length,
     seed: tuple[object, ...],
 ) -> dict[str, Any]:
     """Return the next setting of a search of so many trials and rungs, some of whose trials were heard."""
-    number, cube, (trials, rungs) = len(heard), surface.cube, length
-    here = stream(*seed, number, "proposal")
+    number, cube, (trials, rungs) = len(history), surface.cube, length
+    proposal_seed = stream(*seed, number, "proposal")
     if kind == "prior" and number > 0:
-        return mixture(heard, surface, rung=0 if rungs else 1, seed=here)
+        return mixture(history, surface, rung=0 if rungs else 1, seed=proposal_seed)
     start = samplers.random_start(trials)
     origin = samplers.origin(number, settings=len(surface.settings), start=start)
     if origin in ("default", "published"):
         return surface.settings[number // samplers.PUBLISHED_EVERY]
     if origin == "random" and kind == "tpe+prior":
-        return cube.config(_near_settings(surface, np.random.default_rng(here)))
+        return cube.config(_near_settings(surface, np.random.default_rng(proposal_seed)))
     if "random" in (origin, kind):
-        return samplers.random_config(surface.ranges, seed=here)
-    told = [_told(trial, surface, ended=kind == "gp+stopped") for trial in heard]
-    return samplers.sample(kind.partition("+")[0], told, dict(surface.ranges), seed=here).config
+        return samplers.random_config(surface.ranges, seed=proposal_seed)
+    optuna_trials = [_optuna_trial(trial, surface, ended=kind == "gp+stopped") for trial in history]
+    sampler, ranges = kind.partition("+")[0], dict(surface.ranges)
+    return samplers.sample(sampler, optuna_trials, ranges, seed=proposal_seed).config
 
 
-def _told(trial: Trial, surface: Surface, *, ended: bool) -> FrozenTrial:
+def _optuna_trial(trial: Trial, surface: Surface, *, ended: bool) -> FrozenTrial:
     """Return what Optuna hears of a trial; `ended`: of a stopped one that its last value is its result."""
     last = trial.scores[max(trial.scores)]
     complete = trial.finished or ended
@@ -121,7 +122,7 @@ def _told(trial: Trial, surface: Surface, *, ended: bool) -> FrozenTrial:
     )
 
 
-def mixture(heard: Sequence[Trial], surface: Surface, *, rung: int, seed: int) -> dict[str, Any]:
+def mixture(history: Sequence[Trial], surface: Surface, *, rung: int, seed: int) -> dict[str, Any]:
     """Return a setting of PriorBand's mixture for a trial that enters at a rung (0: it may be stopped there).
 
     It is random with probability 1 / (1 + ETA^rung). The rest is shared by settings around the
@@ -129,31 +130,31 @@ def mixture(heard: Sequence[Trial], surface: Surface, *, rung: int, seed: int) -
     trials are under each of both.
     """
     random, cube = np.random.default_rng(seed), surface.cube
-    best, share = _incumbent(heard, surface)
+    best, share = _incumbent(history, surface)
     uniform = 1 / (1 + ETA**rung)
     draw = random.random()
     if draw < uniform:
         return cube.config(random.random(len(cube)))
     if best is not None and draw < uniform + (1 - uniform) * share:
         anew = random.random(len(cube)) < MUTATED
-        return cube.config(np.where(anew, _around(best, random), best))
+        return cube.config(np.where(anew, _sample_near(best, random), best))
     return cube.config(_near_settings(surface, random))
 
 
 def _near_settings(surface: Surface, random: np.random.Generator) -> Floats:
     """Return a point around one of the default and the published settings."""
     settings = surface.settings
-    return _around(surface.cube.point(settings[random.integers(len(settings))]), random)
+    return _sample_near(surface.cube.point(settings[random.integers(len(settings))]), random)
 
 
-def _incumbent(heard: Sequence[Trial], surface: Surface) -> tuple[Floats | None, float]:
+def _incumbent(history: Sequence[Trial], surface: Surface) -> tuple[Floats | None, float]:
     """Return the best setting so far, and the share of draws around it among all that are not random."""
-    finished = [t for t in heard if t.finished]
-    if len(heard) < ETA or not finished:
+    finished = [t for t in history if t.finished]
+    if len(history) < ETA or not finished:
         return None, 0.0
-    epoch = max(e for t in heard for e in t.scores if sum(e in o.scores for o in heard) >= ETA)
-    there = sorted((t for t in heard if epoch in t.scores), key=lambda t: -t.scores[epoch])
-    top = np.array([surface.cube.point(t.config) for t in there[: len(there) // ETA]])
+    epoch = max(e for t in history for e in t.scores if sum(e in o.scores for o in history) >= ETA)
+    rung_trials = sorted((t for t in history if epoch in t.scores), key=lambda t: -t.scores[epoch])
+    top = np.array([surface.cube.point(t.config) for t in rung_trials[: len(rung_trials) // ETA]])
     leader = max(finished, key=lambda t: t.scores[max(t.scores)])
     best = surface.cube.point(leader.config)
     prior = np.array([surface.cube.point(setting) for setting in surface.settings])
@@ -163,14 +164,14 @@ def _incumbent(heard: Sequence[Trial], surface: Surface) -> tuple[Floats | None,
     return best, around_best / (around_best + around_prior)
 
 
-def _around(centre: Floats, random: np.random.Generator) -> Floats:
+def _sample_near(centre: Floats, random: np.random.Generator) -> Floats:
     """Return a point near another, within the cube."""
     low, high = -centre / SPREAD, (1 - centre) / SPREAD
     return np.asarray(truncnorm.rvs(low, high, loc=centre, scale=SPREAD, random_state=random))
 
 
 def _density(points: Floats, centres: Floats) -> Floats:
-    """Return the density of `_around` at points [n, d], of centres [m, d] that are equally likely: [n]."""
+    """Return the density of `_sample_near` at points [n, d], of centres [m, d] that are equally likely: [n]."""
     low, high = -centres / SPREAD, (1 - centres) / SPREAD
     each = truncnorm.pdf(points[:, None], low, high, loc=centres, scale=SPREAD)
     return np.asarray(each.prod(-1).mean(-1))

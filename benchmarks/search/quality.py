@@ -23,11 +23,11 @@ def row(
     weight = images["validation"] / both
     true = (weight * last["val_accuracy"] + (1 - weight) * last["test_accuracy"]).to_numpy(float)
     numbers = last["number"].to_numpy()
-    predicted = _predicted(surface.points, true, numbers, images=both)
+    predicted = _cross_validate(surface.points, true, numbers, images=both)
     good = true >= np.median(true)
     by_number = pd.Series(true).groupby(numbers)
     spreads = by_number.std()[by_number.mean() >= np.median(true)].dropna()
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "method": method,
         "configurations": len(set(numbers.tolist())),
         "optimum": 100 * surface.optimum(),
@@ -42,14 +42,14 @@ def row(
     better = end >= np.median(end)
     for epoch in [e for e in surface.validation if e < surface.epochs]:
         early = _validation(rows, epoch)
-        found[f"epoch_{epoch}"] = float(spearmanr(early, end).statistic)
-        found[f"epoch_{epoch}_good"] = float(spearmanr(early[better], end[better]).statistic)
-    return found
+        values[f"epoch_{epoch}"] = float(spearmanr(early, end).statistic)
+        values[f"epoch_{epoch}_good"] = float(spearmanr(early[better], end[better]).statistic)
+    return values
 
 
 def columns(surface: Surface) -> dict[str, str]:
     """Headings of the rows."""
-    made = {
+    headings = {
         "method": "method",
         "configurations": "configurations",
         "optimum": "optimum, %",
@@ -60,20 +60,20 @@ def columns(surface: Surface) -> dict[str, str]:
         "rank_good": "the same, better half",
     }
     for epoch in [e for e in surface.validation if e < surface.epochs]:
-        made[f"epoch_{epoch}"] = f"rank correlation of epoch {epoch} with {surface.epochs}"
-        made[f"epoch_{epoch}_good"] = "the same, better half"
-    return made
+        headings[f"epoch_{epoch}"] = f"rank correlation of epoch {epoch} with {surface.epochs}"
+        headings[f"epoch_{epoch}_good"] = "the same, better half"
+    return headings
 
 
-def _predicted(points: Floats, true: Floats, numbers: np.ndarray, *, images: int) -> Floats:
+def _cross_validate(points: Floats, true: Floats, numbers: np.ndarray, *, images: int) -> Floats:
     """Return what surfaces say that have not seen a configuration: cross-validated, whole configurations."""
-    predicted = np.empty(len(true))
+    shares = np.empty(len(true))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for seen, left_out in GroupKFold(FOLDS).split(points, groups=numbers):
-            process = Process(points[seen], true[seen], images=images)
-            predicted[left_out] = process.shares(points[left_out])
-    return predicted
+        for train, left_out in GroupKFold(FOLDS).split(points, groups=numbers):
+            process = Process(points[train], true[train], images=images)
+            shares[left_out] = process.shares(points[left_out])
+    return shares
 
 
 def _validation(rows: pd.DataFrame, epoch: int) -> Floats:

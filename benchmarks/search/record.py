@@ -58,17 +58,17 @@ class Run:
         return self.method, self.number, self.seed
 
 
-def planned(space: SearchSpace, *, configurations: int, repeated: int, seeds: int) -> list[Run]:
+def plan_runs(space: SearchSpace, *, configurations: int, repeated: int, seeds: int) -> list[Run]:
     """All runs, those of low numbers first, so that a part of them is a smaller recording."""
-    found = []
+    runs = []
     for number in range(configurations):
         for method in space.methods:
             origin, config = configuration(space, method, number)
             for seed in range(seeds if number < repeated else 1):
-                found.append(
+                runs.append(
                     Run(method=method, number=number, seed=seed, origin=origin, config=config)
                 )
-    return found
+    return runs
 
 
 def configuration(space: SearchSpace, method: str, number: int) -> tuple[str, dict[str, Any]]:
@@ -154,14 +154,14 @@ class Studio:
         recipe = dataclasses.replace(recipe, images=images)
         plain = {"method": run.method, "number": run.number, "origin": run.origin, "seed": run.seed}
         plain |= {f"config.{name}": value for name, value in run.config.items()}
-        found = []
+        rows = []
         for report in trial.run(recipe, seed=run.seed, ctx=self._site):
             values = {"epoch": report.epoch, "val_accuracy": report.values["val_accuracy"]}
-            found.append({**plain, **values})
-        found[-1] |= self._examined(recipe, report, found[-1]["val_accuracy"])
-        return found
+            rows.append({**plain, **values})
+        rows[-1] |= self._evaluate(recipe, report, rows[-1]["val_accuracy"])
+        return rows
 
-    def _examined(self, recipe: Recipe, last: EpochReport, accuracy: float) -> curves.Row:
+    def _evaluate(self, recipe: Recipe, last: EpochReport, accuracy: float) -> curves.Row:
         """Return what the trained network gets right of the validation and of the test images."""
         if self._fold is None or self._exam is None:
             self._fold = context.fold(recipe.images, self._site, recipe.compute.layout)
@@ -177,8 +177,8 @@ class Studio:
         assert val.accuracy == accuracy, "the network scored is not the one that was trained"
         return {
             "test_accuracy": test.accuracy,
-            "val_correct": _packed(val),
-            "test_correct": _packed(test),
+            "val_correct": _pack(val),
+            "test_correct": _pack(test),
         }
 
 
@@ -187,37 +187,38 @@ def _model_of(report: EpochReport) -> dict[str, Tensor]:
     return {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
 
 
-def _packed(scores: Scores) -> bytes:
+def _pack(scores: Scores) -> bytes:
     """Which images were classified correctly, a bit an image."""
     assert scores.images is not None
     return np.packbits(scores.images.numpy()).tobytes()
 
 
 def record(
-    studio: Studio, runs: Sequence[Run], done: list[curves.Row]
+    studio: Studio, runs: Sequence[Run], old_rows: list[curves.Row]
 ) -> Iterator[list[curves.Row]]:
     """All rows so far, after each run that was missing; progress on stderr."""
-    there = {(r["method"], r["number"], r["seed"]) for r in done}
-    missing = [run for run in runs if run.key not in there]
-    began, rows = time.monotonic(), list(done)
+    keys = {(r["method"], r["number"], r["seed"]) for r in old_rows}
+    missing = [run for run in runs if run.key not in keys]
+    began, rows = time.monotonic(), list(old_rows)
     for count, run in enumerate(missing, 1):
         rows += studio.rows(run)
         each = (time.monotonic() - began) / count
-        left = each * (len(missing) - count)
-        told = f"{len(runs) - len(missing) + count}/{len(runs)} runs, {each:.1f} s each, {left / 60:.0f} min left"
+        remaining = each * (len(missing) - count)
+        fraction = f"{len(runs) - len(missing) + count}/{len(runs)} runs"
+        progress = f"{fraction}, {each:.1f} s each, {remaining / 60:.0f} min left"
         accuracy = (
             f"{run.method} {run.number} seed {run.seed}: {100 * rows[-1]['val_accuracy']:.1f} %"
         )
-        print(f"{told}; {accuracy}", file=sys.stderr, flush=True)
+        print(f"{progress}; {accuracy}", file=sys.stderr, flush=True)
         yield rows
 
 
 def parser() -> cli.Parser:
     """Return the options."""
-    made = cli.Parser(
+    command = cli.Parser(
         prog="python -m benchmarks.search.record", description=(__doc__ or "").split("\n")[0]
     )
-    add = made.add_argument
+    add = command.add_argument
     add("--space", required=True, metavar="NAME", help="a shipped space, or a file")
     add("--methods", metavar="NAMES", help="separated by commas [all of the space]")
     add(
@@ -229,7 +230,7 @@ def parser() -> cli.Parser:
     )
     add(
         "--repeated",
-        type=cli.whole,
+        type=cli.non_negative_int,
         default=40,
         metavar="N",
         help="of these with several seeds [40]",
@@ -239,62 +240,62 @@ def parser() -> cli.Parser:
     add("--teacher-epochs", type=cli.positive_int, metavar="N", help="[the space's]")
     add(
         "--limit-train",
-        type=cli.whole,
+        type=cli.non_negative_int,
         default=0,
         metavar="N",
         help="training images, 0 for all [0]",
     )
     add("--data", type=Path, metavar="DIR", help="where the images are")
     add("--out", type=Path, required=True, metavar="FILE", help="the recording")
-    return made
+    return command
 
 
 def main(arguments: list[str]) -> int:
     """Record, or go on recording; the exit code."""
-    given = parser().parse(arguments)
-    space, file = loader.load(given.space)
-    if given.methods:
-        space = overrides.subset(space, given.methods.split(","))
-    lengths = {"student.epochs": given.epochs, "teacher.epochs": given.teacher_epochs}
+    options = parser().parse(arguments)
+    space, file = loader.load(options.space)
+    if options.methods:
+        space = overrides.subset(space, options.methods.split(","))
+    lengths = {"student.epochs": options.epochs, "teacher.epochs": options.teacher_epochs}
     space = overrides.with_fields(space, {k: v for k, v in lengths.items() if v})
     torch.set_num_threads(1)
-    runs = planned(
-        space, configurations=given.configurations, repeated=given.repeated, seeds=given.seeds
+    runs = plan_runs(
+        space, configurations=options.configurations, repeated=options.repeated, seeds=options.seeds
     )
-    wanted = {
+    settings = {
         "space": space.name,
         "methods": list(space.methods),
         "epochs": space.student.epochs,
         "teacher_epochs": space.teacher.epochs,
-        "limit_train": given.limit_train,
+        "limit_train": options.limit_train,
         "split_seed": SPLIT_SEED,
         "test_accuracy": "of the last epoch",
     }
-    done: list[curves.Row] = []
-    if given.out.exists():
-        done, known = curves.read_rows(given.out)
-        differing = sorted(k for k, v in wanted.items() if known.get(k) != v)
+    old_rows: list[curves.Row] = []
+    if options.out.exists():
+        old_rows, old_about = curves.read_rows(options.out)
+        differing = sorted(k for k, v in settings.items() if old_about.get(k) != v)
         if differing:
             raise UsageError(
-                f"{given.out} is a recording with {differing[0]} {known.get(differing[0])}, but "
-                f"{wanted[differing[0]]} is asked for; choose another --out"
+                f"{options.out} is a recording with {differing[0]} {old_about.get(differing[0])}, "
+                f"but {settings[differing[0]]} is asked for; choose another --out"
             )
-    studio = Studio(space, file, folder=given.data, limit=given.limit_train)
+    studio = Studio(space, file, folder=options.data, limit=options.limit_train)
     names = sorted({name for method in space.methods.values() for name in method.ranges})
     print(f"teacher: {studio.teacher}", file=sys.stderr, flush=True)
     about = {
-        **wanted,
+        **settings,
         "command": cli.command_line("benchmarks.search.record", arguments),
         "commit": create_study.commit(),
         "machine": common.about(),
         "teacher": studio.teacher,
         "validation_rule": splits.VALIDATION_RULE,
     }
-    for rows in record(studio, runs, done):
-        curves.write(given.out, rows, names=names, about={**about, "images": studio.images})
-    print(f"{given.out}: {len(runs)} runs, {given.out.stat().st_size / 1e3:.0f} kB")
+    for rows in record(studio, runs, old_rows):
+        curves.write(options.out, rows, names=names, about={**about, "images": studio.images})
+    print(f"{options.out}: {len(runs)} runs, {options.out.stat().st_size / 1e3:.0f} kB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(cli.run_command(main))

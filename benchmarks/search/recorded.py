@@ -36,34 +36,36 @@ def table(rows: pd.DataFrame, images: Mapping[str, int]) -> Table:
     """Return the table of one method's recorded rows."""
     seeds = rows.groupby("number")["seed"].nunique()
     several = seeds[seeds == seeds.max()].index
-    chosen = rows[rows["number"].isin(several)].sort_values(["number", "seed", "epoch"])
+    frame = rows[rows["number"].isin(several)].sort_values(["number", "seed", "epoch"])
     shape = (len(several), int(seeds.max()), -1)
-    validation = chosen["val_accuracy"].to_numpy(float).reshape(shape)
-    test = chosen["test_accuracy"].to_numpy(float).reshape(shape)[:, :, -1]
+    validation = frame["val_accuracy"].to_numpy(float).reshape(shape)
+    test = frame["test_accuracy"].to_numpy(float).reshape(shape)[:, :, -1]
     weight = images["validation"] / (images["validation"] + images["test"])
     return Table(
         validation=validation, accuracy=weight * validation[:, :, -1] + (1 - weight) * test
     )
 
 
-def search(known: Table, *, stopping: str, trials: int, seed: tuple[object, ...]) -> Outcome:
+def search(recording: Table, *, stopping: str, trials: int, seed: tuple[object, ...]) -> Outcome:
     """Return the default settings and random others of the table."""
     random = np.random.default_rng(stream(*seed))
-    count, seeds, _ = known.validation.shape
-    drawn = [0, *(1 + random.choice(count - 1, trials - 1, replace=False))]
+    count, seeds, _ = recording.validation.shape
+    numbers = [0, *(1 + random.choice(count - 1, trials - 1, replace=False))]
     luck = random.integers(seeds, size=trials)
-    others = [np.delete(known.accuracy[n], s).mean() for n, s in zip(drawn, luck, strict=True)]
+    others = [
+        np.delete(recording.accuracy[n], s).mean() for n, s in zip(numbers, luck, strict=True)
+    ]
 
     def show(number: int, config: dict[str, Any]) -> Curve:
         del config
-        curve = known.validation[drawn[number], luck[number]]
+        curve = recording.validation[numbers[number], luck[number]]
         return dict(enumerate(curve.tolist(), 1))
 
     ended = replay.run_trials(
-        lambda heard: {"number": drawn[len(heard)]},
+        lambda history: {"number": numbers[len(history)]},
         show,
         stopping=STOPPING[stopping],
-        epochs=known.epochs,
+        epochs=recording.epochs,
         trials=trials,
     )
     return replay.outcome(ended, others)

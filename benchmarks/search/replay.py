@@ -37,8 +37,8 @@ def search(
     """Replay a search. Trial n of searches with one seed has one luck, whatever its policy."""
     rungs = stopping.rungs(surface.epochs)
 
-    def ask(heard: Sequence[Trial]) -> dict[str, Any]:
-        return propose(sampler, heard, surface, length=Length(trials, len(rungs)), seed=seed)
+    def ask(history: Sequence[Trial]) -> dict[str, Any]:
+        return propose(sampler, history, surface, length=Length(trials, len(rungs)), seed=seed)
 
     def show(number: int, config: dict[str, Any]) -> Curve:
         random = np.random.default_rng(stream(*seed, number, "curve"))
@@ -69,49 +69,49 @@ def run_trials(
 ) -> list[Trial]:
     """Trials in the order of their numbers, each stopped or ended; the first one always ends."""
     looks = [*stopping.rungs(epochs), epochs]
-    run = _together if stopping.together else _one_by_one
+    run = _run_by_rung if stopping.together else _run_sequentially
     return run(ask, show, stopping=stopping, looks=looks, trials=trials)
 
 
-def _one_by_one(
+def _run_sequentially(
     ask: Ask, show: Show, *, stopping: Stopping, looks: Sequence[int], trials: int
 ) -> list[Trial]:
     """Return a trial runs until it is stopped or ends, then the next one is proposed."""
-    heard: list[Trial] = []
+    history: list[Trial] = []
     rungs: dict[int, list[float]] = {epoch: [] for epoch in looks[:-1]}
     for number in range(trials):
-        config = ask(heard)
-        shown, end = show(number, config), looks[-1]
+        config = ask(history)
+        curve, end = show(number, config), looks[-1]
         for epoch, earlier in rungs.items():
-            stopped = number > 0 and stopping.stops(shown[epoch], earlier)
-            earlier.append(shown[epoch])
+            stopped = number > 0 and stopping.stops(curve[epoch], earlier)
+            earlier.append(curve[epoch])
             if stopped:
                 end = epoch
                 break
-        heard.append(_until(end, config, shown, looks))
-    return heard
+        history.append(_partial_trial(end, config, curve, looks))
+    return history
 
 
-def _together(
+def _run_by_rung(
     ask: Ask, show: Show, *, stopping: Stopping, looks: Sequence[int], trials: int
 ) -> list[Trial]:
     """All trials are proposed and run to the first rung, the best go on to the next."""
-    heard: list[Trial] = []
+    history: list[Trial] = []
     curves: list[Curve] = []
     for number in range(trials):
-        config = ask(heard)
+        config = ask(history)
         curves.append(show(number, config))
-        heard.append(_until(looks[0], config, curves[-1], looks))
+        history.append(_partial_trial(looks[0], config, curves[-1], looks))
     going = list(range(trials))
     for epoch, after in itertools.pairwise(looks):
         going.sort(key=lambda n: -curves[n][epoch])  # stable: of equals the earlier one goes on
         going = going[: -(-len(going) // stopping.reduction)]
         for number in {0, *going}:
-            heard[number] = _until(after, heard[number].config, curves[number], looks)
-    return heard
+            history[number] = _partial_trial(after, history[number].config, curves[number], looks)
+    return history
 
 
-def _until(end: int, config: dict[str, Any], shown: Curve, looks: Sequence[int]) -> Trial:
+def _partial_trial(end: int, config: dict[str, Any], curve: Curve, looks: Sequence[int]) -> Trial:
     """Return a trial that was stopped after an epoch, or has ended."""
-    scores = {epoch: shown[epoch] for epoch in looks if epoch <= end}
+    scores = {epoch: curve[epoch] for epoch in looks if epoch <= end}
     return Trial(config=config, scores=scores, finished=end == looks[-1])

@@ -28,10 +28,10 @@ def interval(values: Floats) -> tuple[float, float]:
     """Return the 95 % interval of a mean by bootstrap; of one value that value twice."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    found = bootstrap(
+    result = bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def regrets(outcomes: pd.DataFrame) -> Floats:
@@ -40,13 +40,13 @@ def regrets(outcomes: pd.DataFrame) -> Floats:
     return each.groupby(outcomes["repeat"]).mean().to_numpy(float)
 
 
-def rows(found: Outcomes) -> list[Row]:
+def rows(outcomes: Outcomes) -> list[Row]:
     """Return a row a cell."""
-    known = {cell: regrets(frame) for cell, frame in found.items()}
-    frontier = _frontier(found, known)
-    made = []
-    for cell, frame in found.items():
-        mine, epochs = known[cell], float(frame["epochs"].mean())
+    cell_regrets = {cell: regrets(frame) for cell, frame in outcomes.items()}
+    frontier = _frontier(outcomes, cell_regrets)
+    table = []
+    for cell, frame in outcomes.items():
+        mine, epochs = cell_regrets[cell], float(frame["epochs"].mean())
         row: Row = {
             "sampler": cell.sampler,
             "stopping": cell.stopping,
@@ -54,7 +54,7 @@ def rows(found: Outcomes) -> list[Row]:
             "searches": len(frame),
             "epochs": epochs,
             "finished": float(frame["finished"].mean()),
-            **_stated("regret", mine),
+            **_with_interval("regret", mine),
             "sd_between_searches": 100 * float(frame.groupby("method")["chosen"].std().mean()),
             "worse_than_default_settings": float(
                 (frame["chosen"] < frame["default_settings"] - 1e-9).mean()
@@ -62,41 +62,43 @@ def rows(found: Outcomes) -> list[Row]:
             "best_stopped": float(frame["best_stopped"].mean()),
             "winners_curse": 100 * float((frame["validation"] - frame["chosen"]).mean()),
         }
-        other = _cell(known, DEFAULT, cell.trials)
+        other = _cell(cell_regrets, DEFAULT, cell.trials)
         if other is not None:
-            row |= _stated("less_than_default", _less(known[other], mine))
-        same = _at(frontier, epochs)
+            row |= _with_interval("less_than_default", _difference(cell_regrets[other], mine))
+        same = _interpolate(frontier, epochs)
         if same is not None:
-            row |= _stated("less_than_same_epochs", _less(same, mine))
-        made.append(row)
-    return made
+            row |= _with_interval("less_than_same_epochs", _difference(same, mine))
+        table.append(row)
+    return table
 
 
-def _stated(name: str, values: Floats) -> Row:
+def _with_interval(name: str, values: Floats) -> Row:
     low, high = interval(values)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
-def _less(theirs: Floats, mine: Floats) -> Floats:
+def _difference(theirs: Floats, mine: Floats) -> Floats:
     """By how much mine are smaller, over the repeats that both have."""
     both = min(len(theirs), len(mine))
     return theirs[:both] - mine[:both]
 
 
-def _cell(known: Mapping[Cell, Floats], policy: tuple[str, str], trials: int) -> Cell | None:
-    wanted = (*policy, trials)
-    return next((c for c in known if (c.sampler, c.stopping, c.trials) == wanted), None)
+def _cell(cell_regrets: Mapping[Cell, Floats], policy: tuple[str, str], trials: int) -> Cell | None:
+    key = (*policy, trials)
+    return next((c for c in cell_regrets if (c.sampler, c.stopping, c.trials) == key), None)
 
 
-def _frontier(found: Outcomes, known: Mapping[Cell, Floats]) -> list[tuple[float, Floats]]:
+def _frontier(
+    outcomes: Outcomes, cell_regrets: Mapping[Cell, Floats]
+) -> list[tuple[float, Floats]]:
     """Epochs and regrets of the yardstick's lengths, shortest first."""
-    chosen = [c for c in known if (c.sampler, c.stopping) == YARDSTICK]
+    cells = [c for c in cell_regrets if (c.sampler, c.stopping) == YARDSTICK]
     return sorted(
-        ((float(found[c]["epochs"].mean()), known[c]) for c in chosen), key=lambda p: p[0]
+        ((float(outcomes[c]["epochs"].mean()), cell_regrets[c]) for c in cells), key=lambda p: p[0]
     )
 
 
-def _at(frontier: Sequence[tuple[float, Floats]], epochs: float) -> Floats | None:
+def _interpolate(frontier: Sequence[tuple[float, Floats]], epochs: float) -> Floats | None:
     """Return the yardstick's regrets at so many epochs, linear in their logarithm; None beyond its ends."""
     for (before, less), (after, more) in itertools.pairwise(frontier):
         if before <= epochs <= after:
@@ -120,12 +122,12 @@ COLUMNS = {
 }
 
 
-def markdown(found: Iterable[Row], columns: Mapping[str, str] = COLUMNS) -> str:
+def markdown(rows: Iterable[Row], columns: Mapping[str, str] = COLUMNS) -> str:
     """Rows as a table; of `columns` those that any row has."""
-    wanted = list(found)
-    kept = {k: v for k, v in columns.items() if any(row.get(k) is not None for row in wanted)}
-    lines = ["| " + " | ".join(kept.values()) + " |", "|" + "---|" * len(kept)]
-    lines += ["| " + " | ".join(_text(row, name) for name in kept) + " |" for row in wanted]
+    items = list(rows)
+    headings = {k: v for k, v in columns.items() if any(row.get(k) is not None for row in items)}
+    lines = ["| " + " | ".join(headings.values()) + " |", "|" + "---|" * len(headings)]
+    lines += ["| " + " | ".join(_text(row, name) for name in headings) + " |" for row in items]
     return "\n".join(lines)
 
 

@@ -28,14 +28,15 @@ from tune_kd.space import Method, distributions
 Floats = npt.NDArray[np.float64]
 
 NEAREST = 8  # recorded configurations whose runs give a trial its residuals
-DRAWN = 20_000  # random configurations among which the optimum is looked for
+NUM_DRAWS = 20_000  # random configurations among which the optimum is looked for
 OPTIMUM = 0.999  # the quantile of their true accuracies that counts as the optimum
 
 
 class Cube:
     """Sampled values as points of the unit cube, log ranges in their logarithm.
 
-    >>> cube = Cube({"lr": space.log_uniform(0.01, 1.0), "dropout": space.uniform(0.0, 0.5)})
+    >>> from tune_kd.space import log_uniform, uniform
+    >>> cube = Cube({"lr": log_uniform(0.01, 1.0), "dropout": uniform(0.0, 0.5)})
     >>> cube.point({"lr": 0.1, "dropout": 0.5}).round(3).tolist()
     [0.5, 1.0]
     >>> {name: round(value, 3) for name, value in cube.config(np.array([0.5, 1.0])).items()}
@@ -47,21 +48,21 @@ class Cube:
         self.names = list(ranges)
         limits = [distributions.bounds(ranges)[name] for name in self.names]
         self._log = np.array([log for _, _, log in limits])
-        self._low = self._scaled(np.array([low for low, _, _ in limits]))
-        self._high = self._scaled(np.array([high for _, high, _ in limits]))
+        self._low = self._scale(np.array([low for low, _, _ in limits]))
+        self._high = self._scale(np.array([high for _, high, _ in limits]))
 
     def __len__(self) -> int:
         """Return the number of values."""
         return len(self.names)
 
-    def _scaled(self, values: Floats) -> Floats:
+    def _scale(self, values: Floats) -> Floats:
         values = np.asarray(values, dtype=float)
         return np.where(self._log, np.log(np.where(self._log, values, 1.0)), values)
 
     def point(self, config: Mapping[str, Any]) -> Floats:
         """Return a configuration in [0, 1]^d."""
         values = np.array([float(config[name]) for name in self.names])
-        return (self._scaled(values) - self._low) / (self._high - self._low)
+        return (self._scale(values) - self._low) / (self._high - self._low)
 
     def config(self, point: Floats) -> dict[str, float]:
         """Return the configuration of a point of [0, 1]^d, never outside its ranges."""
@@ -122,8 +123,8 @@ class Surface:
 
     def optimum(self) -> float:
         """Return the best true accuracy in the ranges, but for the luckiest thousandth."""
-        drawn = np.random.default_rng(0).random((DRAWN, len(self.cube)))
-        parts = [self.true_accuracy(part) for part in np.array_split(drawn, 20)]
+        points = np.random.default_rng(0).random((NUM_DRAWS, len(self.cube)))
+        parts = [self.true_accuracy(part) for part in np.array_split(points, 20)]
         return float(np.quantile(np.concatenate(parts), OPTIMUM))
 
     def curve(self, point: Floats, random: np.random.Generator) -> dict[int, float]:
@@ -132,11 +133,11 @@ class Surface:
         _, first = np.unique(self.numbers, return_index=True)
         near = self.numbers[first][np.argsort(distances[first], kind="stable")[:NEAREST]]
         run = random.choice(np.flatnonzero(self.numbers == random.choice(near)))
-        found = {}
+        accuracies = {}
         for place, (epoch, process) in enumerate(self.validation.items()):
             share = float(expit(process.logits(point[None])[0] + self.residuals[run, place]))
-            found[epoch] = round(share * self.val_images) / self.val_images
-        return found
+            accuracies[epoch] = round(share * self.val_images) / self.val_images
+        return accuracies
 
 
 def fit(

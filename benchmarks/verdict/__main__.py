@@ -23,39 +23,40 @@ from analysis.formatting import markdown
 from benchmarks.search import curves
 from benchmarks.search.policies import SAMPLERS, STOPPING
 from benchmarks.verdict import outcomes, tally, world
-from benchmarks.verdict.studies import Asked, Simulation
+from benchmarks.verdict.studies import Simulation, StudyOptions
 from tune_kd import cli
 from tune_kd.errors import UsageError
 from tune_kd.study.storage import Storage
 
-TOLD_EVERY = 50  # studies
+PRINT_EVERY = 50  # studies
 SAMPLER, STOPPED = "tpe", "ASHA half, 3"  # the product's own policy
 
 
 def main(arguments: list[str]) -> int:
     """Simulate, print the tables, and say which bounds are broken."""
-    given = _parser().parse(arguments)
-    if given.repeats < stats.MIN_REPEATS:
+    options = _parser().parse(arguments)
+    if options.repeats < stats.MIN_REPEATS:
         raise UsageError(
-            f"--repeats {given.repeats}: a verdict needs at least {stats.MIN_REPEATS}; type --repeats 5"
+            f"--repeats {options.repeats}: a verdict needs at least {stats.MIN_REPEATS}; type "
+            "--repeats 5"
         )
-    rows, about = curves.read(curves.RECORDINGS.get(given.recording, Path(given.recording)))
-    asked = Asked(
-        repeats=given.repeats,
-        trials=given.trials,
-        seeds=given.seeds,
-        sampler=given.sampler,
-        stopping=given.stopping,
-        val_images=given.val_images or about["images"]["validation"],
-        test_images=given.test_images or about["images"]["test"],
+    rows, about = curves.read(curves.RECORDINGS.get(options.recording, Path(options.recording)))
+    study_options = StudyOptions(
+        repeats=options.repeats,
+        trials=options.trials,
+        seeds=options.seeds,
+        sampler=options.sampler,
+        stopping=options.stopping,
+        val_images=options.val_images or about["images"]["validation"],
+        test_images=options.test_images or about["images"]["test"],
     )
-    known = world.build(rows, about, stopping=asked.stopping)
-    print(f"{given.studies} studies; {asked}")
-    print(f"{about['space']}, {known.noise}\n")
-    found = tally.scored(_simulated(known, asked, given.studies))
-    for table in (tally.what_is_said, tally.beside_the_old_way, tally.beside_the_verdict):
-        print(f"{markdown(table(found))}\n")
-    wrong = list(tally.broken(found))
+    model = world.build(rows, about, stopping=study_options.stopping)
+    print(f"{options.studies} studies; {study_options}")
+    print(f"{about['space']}, {model.noise}\n")
+    frame = tally.score(_simulate(model, study_options, options.studies))
+    for table in (tally.claims_table, tally.old_way_table, tally.rest_table):
+        print(f"{markdown(table(frame))}\n")
+    wrong = list(tally.broken_bounds(frame))
     print("\n".join(f"BROKEN: {text}" for text in wrong) or "no bound is broken")
     return 1 if wrong else 0
 
@@ -77,24 +78,27 @@ def _parser() -> cli.Parser:
     return parser
 
 
-def _simulated(known: world.World, asked: Asked, studies: int) -> pd.DataFrame:
+def _simulate(model: world.World, options: StudyOptions, studies: int) -> pd.DataFrame:
     """Return the outcomes of all studies."""
-    found: list[dict[str, object]] = []
+    rows: list[dict[str, object]] = []
     began = time.monotonic()
     gc.freeze()  # statsmodels' multipletests collects garbage at each call: of what came after
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
-        access = json.dumps({"design": asdict(asked.design)})
+        access = json.dumps({"design": asdict(options.design)})
         storage.write("test_access/0001.json", access.encode())
         for number in range(studies):
-            searched = Simulation(known, asked, number=number).searched()
-            found += outcomes.outcomes(searched, number=number, storage=storage)
-            if (number + 1) % TOLD_EVERY == 0:
-                left = (time.monotonic() - began) / (number + 1) * (studies - number - 1)
-                print(f"{number + 1}/{studies} studies, {left / 60:.0f} min left", file=sys.stderr)
+            searched = Simulation(model, options, number=number).run()
+            rows += outcomes.outcomes(searched, number=number, storage=storage)
+            if (number + 1) % PRINT_EVERY == 0:
+                remaining = (time.monotonic() - began) / (number + 1) * (studies - number - 1)
+                print(
+                    f"{number + 1}/{studies} studies, {remaining / 60:.0f} min left",
+                    file=sys.stderr,
+                )
     gc.unfreeze()
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main))
+    sys.exit(cli.run_command(main))

@@ -39,9 +39,10 @@ class Noise:
     def __str__(self) -> str:
         """All of it in percentage points."""
         return (
-            f"{self.n} configurations at {self.level * 100:.1f} %: sd of the seed {self.seed * 100:.2f} and of "
-            f"configuration x seed {self.run * 100:.2f} points on infinitely many images; variance of one "
-            f"image over seeds {self.flips:.3f}; sd over images of two methods' difference {self.images:.3f}"
+            f"{self.n} configurations at {self.level * 100:.1f} %: sd of the seed "
+            f"{self.seed * 100:.2f} and of configuration x seed {self.run * 100:.2f} points on "
+            f"infinitely many images; variance of one image over seeds {self.flips:.3f}; sd over "
+            f"images of two methods' difference {self.images:.3f}"
         )
 
 
@@ -73,9 +74,9 @@ def measure(rows: pd.DataFrame, images: Mapping[str, int]) -> Noise:
     count, seeds, size = table.shape
     by_run = table.mean(2)
     by_seed = by_run.mean(0) - by_run.mean()
-    rest = by_run - by_run.mean(1, keepdims=True) - by_seed
+    residuals = by_run - by_run.mean(1, keepdims=True) - by_seed
     within = float(
-        (rest**2).sum() / ((count - 1) * (seeds - 1))
+        (residuals**2).sum() / ((count - 1) * (seeds - 1))
     )  # configuration x seed, on these images
     flips = float(table.var(1, ddof=1).mean())
     seed = float((by_seed**2).sum() / (seeds - 1)) - within / count
@@ -94,15 +95,15 @@ def _correct(
 ) -> dict[tuple[str, int], npt.NDArray[np.uint8]]:
     """Which images were right, 0 or 1 [seeds, images], of each configuration that has all seeds."""
     last = rows[rows["epoch"] == rows["epoch"].max()].sort_values("seed")
-    found: dict[tuple[str, int], list[npt.NDArray[np.uint8]]] = {}
+    by_configuration: dict[tuple[str, int], list[npt.NDArray[np.uint8]]] = {}
     for row in last.to_dict("records"):
         bits = [
             np.unpackbits(np.frombuffer(row[f"{split}_correct"], np.uint8), count=images[name])
             for split, name in (("val", "validation"), ("test", "test"))
         ]
-        found.setdefault((row["method"], row["number"]), []).append(np.concatenate(bits))
-    most = max(len(runs) for runs in found.values())
-    return {key: np.stack(runs) for key, runs in found.items() if len(runs) == most}
+        by_configuration.setdefault((row["method"], row["number"]), []).append(np.concatenate(bits))
+    most = max(len(runs) for runs in by_configuration.values())
+    return {key: np.stack(runs) for key, runs in by_configuration.items() if len(runs) == most}
 
 
 def _between_images(table: Floats, methods: npt.NDArray[np.str_]) -> float:
@@ -114,18 +115,18 @@ def _between_images(table: Floats, methods: npt.NDArray[np.str_]) -> float:
     if len(pairs) > PAIRS:
         pairs = [pairs[n] for n in random.choice(len(pairs), PAIRS, replace=False)]
     _, seeds, images = table.shape
-    found = []
+    variances = []
     for one, other in pairs:
         difference = table[one] - table[other]
-        rest = (
+        residuals = (
             difference - difference.mean(0) - difference.mean(1, keepdims=True) + difference.mean()
         )
-        error = (rest**2).sum() / ((seeds - 1) * (images - 1))
-        found.append(difference.mean(0).var(ddof=1) - error / seeds)
-    return float(np.mean(found)) if found else 0.0
+        error = (residuals**2).sum() / ((seeds - 1) * (images - 1))
+        variances.append(difference.mean(0).var(ddof=1) - error / seeds)
+    return float(np.mean(variances)) if variances else 0.0
 
 
-def latent(noise: Noise) -> Latent:
+def latent_model(noise: Noise) -> Latent:
     """Return the probit model whose images flip, and differ between methods, as much as measured.
 
     An image is right with probability p, and E p (1 - p) is `flips`; the mean square of the difference
@@ -133,17 +134,19 @@ def latent(noise: Noise) -> Latent:
     """
     at = norm.ppf(noise.level)
 
-    def both(correlation: float) -> float:
+    def joint_probability(correlation: float) -> float:
         """Return the probability that two trainings are right whose sums have this correlation."""
         return float(multivariate_normal.cdf([at, at], cov=[[1, correlation], [correlation, 1]]))
 
-    same = _solved(lambda r: noise.level - both(r) - noise.flips)
-    other = _solved(lambda r: 2 * (both(same) - both(r)) - noise.images**2, high=same)
+    same = _solve(lambda r: noise.level - joint_probability(r) - noise.flips)
+    other = _solve(
+        lambda r: 2 * (joint_probability(same) - joint_probability(r)) - noise.images**2, high=same
+    )
     total = 1 / (1 - same)  # variance, in units of the training's own
     return Latent(ease=(other * total) ** 0.5, taste=max(0.0, (same - other) * total) ** 0.5)
 
 
-def _solved(excess: Callable[[float], float], high: float = 0.999) -> float:
+def _solve(excess: Callable[[float], float], high: float = 0.999) -> float:
     """Where a falling function of a correlation in [0, high] is 0, or the nearer end."""
     if excess(0.0) <= 0:
         return 0.0

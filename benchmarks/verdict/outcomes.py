@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from analysis.comparison import methods, stats
 from analysis.selection import BASELINE
 from analysis.study import Study
-from benchmarks.verdict.studies import METHODS, METRIC, Searched
+from benchmarks.verdict.studies import METHODS, METRIC, SearchedStudy
 from tune_kd.recipe import Compute, Images
 from tune_kd.study.manifest import Manifest, SearchedMethod
 from tune_kd.study.results import Row, ranked
@@ -26,18 +26,18 @@ class Scenario:
     margin: float = 0.005
 
 
-def _all(effect: float) -> dict[str, float]:
+def _every_method(effect: float) -> dict[str, float]:
     return dict.fromkeys(METHODS[1:], effect)
 
 
 SCENARIOS = {
     "nothing to find": Scenario(),
-    "+0.5 points, m 0.5": Scenario(effects=_all(0.005)),
-    "+1 point": Scenario(effects=_all(0.01)),
-    "+2 points": Scenario(effects=_all(0.02)),
+    "+0.5 points, m 0.5": Scenario(effects=_every_method(0.005)),
+    "+1 point": Scenario(effects=_every_method(0.01)),
+    "+2 points": Scenario(effects=_every_method(0.02)),
     "one hurts by 1": Scenario(effects={METHODS[1]: -0.01}),
     # so wide a margin that few repeats may say "no difference", at its very end
-    "+4 points, m 4": Scenario(effects=_all(0.04), margin=0.04),
+    "+4 points, m 4": Scenario(effects=_every_method(0.04), margin=0.04),
 }
 
 MANIFEST = Manifest(
@@ -49,13 +49,15 @@ MANIFEST = Manifest(
 )  # fmt: skip
 
 
-def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[dict[str, object]]:
+def outcomes(
+    searched: SearchedStudy, *, number: int, storage: Storage
+) -> Iterator[dict[str, object]]:
     """Yield what is said of each method in each scenario: a row of the table that tally.py counts.
 
     `storage` holds the opening of the test split, which is the first.
     """
     for name, scenario in SCENARIOS.items():
-        confirmed = searched.confirmed(scenario.effects)
+        confirmed = searched.confirm(scenario.effects)
         study = Study(
             address="",
             storage=storage,
@@ -63,10 +65,10 @@ def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[d
             rows=[*searched.rows, *(row for row in confirmed if row["origin"] != "single")],
             curves={},
         )
-        found = methods.results(study)
+        results = methods.results(study)
         for method in METHODS[1:]:
             truth = scenario.effects.get(method, 0.0)
-            one = found[method]
+            one = results[method]
             assert one.difference is not None
             assert one.default_difference is not None
             assert one.student is not None
@@ -83,41 +85,44 @@ def outcomes(searched: Searched, *, number: int, storage: Storage) -> Iterator[d
                 "image_se": one.difference.image_se,
                 "covered": _covers(one.difference, truth),
                 "default_covered": _covers(one.default_difference, truth),
-                "student_covered": _covers(one.student, _between(study, searched, method) + truth),
+                "student_covered": _covers(
+                    one.student, _true_difference(study, searched, method) + truth
+                ),
                 "curse": one.curse.difference.mean if one.curse else None,
                 **_old_way(searched.rows, confirmed, method, effect=truth),
             }
 
 
-def _covers(found: stats.Estimate, truth: float) -> bool:
-    assert found.low is not None
-    assert found.high is not None
-    return found.low <= truth <= found.high
+def _covers(estimate: stats.Estimate, truth: float) -> bool:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.low <= truth <= estimate.high
 
 
-def _between(study: Study, searched: Searched, method: str) -> float:
-    """How much better the method's recommended configuration is, where the method has no effect."""
-    chosen = [study.recommended_trial(name) for name in (method, BASELINE)]
-    own, theirs = (searched.truth[row["trial"]] for row in chosen if row)
-    return own - theirs
+def _true_difference(study: Study, searched: SearchedStudy, method: str) -> float:
+    """Return how much better the method's recommended configuration is, where the method has no effect."""
+    rows = [study.recommended_trial(name) for name in (method, BASELINE)]
+    truth, baseline = (searched.truth[row["trial"]] for row in rows if row)
+    return truth - baseline
 
 
 def _old_way(
     searched: Sequence[Row], confirmed: Sequence[Row], method: str, *, effect: float
 ) -> dict[str, float | int]:
     """Return what was said of a method before searches were repeated."""
+    runs = [row for row in confirmed if row["origin"] == "single"]
     single = [
-        {r["seed"]: r["test_accuracy"] for r in confirmed if r["origin"] == "single" and r["method"] == name}
+        {row["seed"]: row["test_accuracy"] for row in runs if row["method"] == name}
         for name in (method, BASELINE)
-    ]  # fmt: skip
-    found = stats.paired(*single)
-    assert found
-    assert found.low is not None
-    assert found.high is not None
+    ]
+    difference = stats.paired(*single)
+    assert difference
+    assert difference.low is not None
+    assert difference.high is not None
     best = ranked(searched, method, metric=METRIC)[0]
     mean = sum(single[0].values()) / len(single[0])
     return {
-        "old": 1 if found.low > 0 else -1 if found.high < 0 else 0,
-        "old_half_width": found.high - found.mean,
+        "old": 1 if difference.low > 0 else -1 if difference.high < 0 else 0,
+        "old_half_width": difference.high - difference.mean,
         "old_curse": best[METRIC] + effect - mean,
     }

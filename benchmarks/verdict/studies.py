@@ -35,7 +35,7 @@ METRIC = "val_accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class StudyOptions:
     """What all studies were asked to be."""
 
     repeats: int
@@ -67,7 +67,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searched:
+class SearchedStudy:
     """A study whose test split is about to be opened: its rows, and what nobody could know."""
 
     rows: list[Row]
@@ -77,44 +77,44 @@ class Searched:
     margins: npt.NDArray[np.float64] = field(repr=False)  # [runs, images]
     test: Split = field(repr=False)
 
-    def confirmed(self, effects: Mapping[str, float]) -> list[Row]:
+    def confirm(self, effects: Mapping[str, float]) -> list[Row]:
         """Return the rows of the confirmation where methods have these effects (fractions)."""
         raised = np.array([effects.get(run.source["method"], 0.0) for run in self.runs])
         correct = self.test.correct(self.margins, self.accuracies + raised)
-        return [_confirmed(run, right) for run, right in zip(self.runs, correct, strict=True)]
+        return [_confirm_row(run, right) for run, right in zip(self.runs, correct, strict=True)]
 
 
 class Simulation:
     """One study, whose draws depend on its number only."""
 
-    def __init__(self, world: World, asked: Asked, *, number: int) -> None:
+    def __init__(self, world: World, options: StudyOptions, *, number: int) -> None:
         """Draws its validation and test images."""
-        self._world, self._asked, self._number = world, asked, number
+        self._world, self._options, self._number = world, options, number
         self._val, self._test = (
             Split(world, count, METHODS, seed=stream("verdict", number, name))
-            for name, count in (("val", asked.val_images), ("test", asked.test_images))
+            for name, count in (("val", options.val_images), ("test", options.test_images))
         )
         self._random = np.random.default_rng(stream("verdict", number, "runs"))
         self._points: dict[str, Floats] = {}
         self._truths: dict[str, float] = {}
         self._seeds: dict[int, float] = {}
 
-    def searched(self) -> Searched:
+    def run(self) -> SearchedStudy:
         """Search, re-evaluate and recommend; then train what is to be confirmed."""
         rows = [
-            row for m in METHODS for r in range(self._asked.repeats) for row in self._search(m, r)
+            row for m in METHODS for r in range(self._options.repeats) for row in self._search(m, r)
         ]
         for method in METHODS:
             for seed in REEVALUATION_SEEDS:
                 for source in selection.candidates(rows, method, metric=METRIC):
-                    rows.append(self._reevaluated(source, seed))
-        runs = [run for method in METHODS for run in self._planned(rows, method)]
+                    rows.append(self._reevaluate(source, seed))
+        runs = [run for method in METHODS for run in self._plan_confirmation(rows, method)]
         names = [run.source["trial"] for run in runs]
         margins = [
             self._test.margins(run.source["method"], self._features(name))[0]
             for run, name in zip(runs, names, strict=True)
         ]
-        return Searched(
+        return SearchedStudy(
             rows=rows,
             truth={
                 row["trial"]: self._truth(row["trial"]) for row in rows if row["phase"] == "search"
@@ -127,40 +127,42 @@ class Simulation:
 
     def _search(self, method: str, repeat: int) -> list[Row]:
         """Return the rows of one search."""
-        asked, surface = self._asked, self._world.surface
-        stopping = STOPPING[asked.stopping]
-        start = samplers.random_start(asked.trials)
+        options, surface = self._options, self._world.surface
+        stopping = STOPPING[options.stopping]
+        start = samplers.random_start(options.trials)
 
-        def ask(heard: Sequence[Trial]) -> dict[str, Any]:
+        def ask(history: Sequence[Trial]) -> dict[str, Any]:
             # methods share the quantiles of their random start, and nothing else
-            own = () if len(heard) < start else (method,)
+            method_key = () if len(history) < start else (method,)
             return propose(
-                asked.sampler,
-                heard,
+                options.sampler,
+                history,
                 surface,
-                length=Length(asked.trials, len(stopping.rungs(surface.epochs))),
-                seed=("verdict", self._number, repeat, *own),
+                length=Length(options.trials, len(stopping.rungs(surface.epochs))),
+                seed=("verdict", self._number, repeat, *method_key),
             )
 
         def show(number: int, config: dict[str, Any]) -> Curve:
             name = search_trial(method, repeat, number)
             self._points[name] = surface.cube.point(config)
             curve = surface.curve(self._points[name], self._random)
-            return {**curve, surface.epochs: self._validated(name, method, seed=repeat)}
+            return {**curve, surface.epochs: self._validate(name, method, seed=repeat)}
 
-        ended = run_trials(ask, show, stopping=stopping, epochs=surface.epochs, trials=asked.trials)
-        return [_searched(method, repeat, number, trial) for number, trial in enumerate(ended)]
+        ended = run_trials(
+            ask, show, stopping=stopping, epochs=surface.epochs, trials=options.trials
+        )
+        return [_search_row(method, repeat, number, trial) for number, trial in enumerate(ended)]
 
-    def _reevaluated(self, source: Row, seed: int) -> Row:
-        value = self._validated(source["trial"], source["method"], seed=seed)
+    def _reevaluate(self, source: Row, seed: int) -> Row:
+        value = self._validate(source["trial"], source["method"], seed=seed)
         name = refit_trial("reevaluate", source=source["trial"], seed=seed)
         again = {"phase": "reevaluate", "trial": name, "source": source["trial"], "seed": seed}
         return {**source, **again, METRIC: value}
 
-    def _planned(self, rows: Sequence[Row], method: str) -> list[Run]:
+    def _plan_confirmation(self, rows: Sequence[Row], method: str) -> list[Run]:
         """Return what is confirmed of a method; beside it the single best trial of all repeats, as it once was."""
         winners = selection.winners(rows, method, metric=METRIC)
-        design, found = self._asked.design, []
+        design, runs = self._options.design, []
         for repeat, best in winners.items():
             default = next(r for r in rows if r["trial"] == search_trial(method, repeat, 0))
             roles = (
@@ -168,7 +170,7 @@ class Simulation:
                 if best is default
                 else [(best, "best"), (default, "default")]
             )
-            found += [
+            runs += [
                 Run(source=row, seed=seed, role=role)
                 for row, role in roles
                 for seed in design.seeds_of(repeat)
@@ -177,13 +179,13 @@ class Simulation:
         first = max(winners.values(), key=lambda row: row[METRIC])
         for source, seeds, role in (
             (recommended, COMMON_SEEDS, "recommended"),
-            (first, self._asked.single, "single"),
+            (first, self._options.single, "single"),
         ):
             assert source is not None  # the trial with the default settings always ends
-            found += [Run(source=source, seed=seed, role=role) for seed in seeds]
-        return found
+            runs += [Run(source=source, seed=seed, role=role) for seed in seeds]
+        return runs
 
-    def _validated(self, name: str, method: str, *, seed: int) -> float:
+    def _validate(self, name: str, method: str, *, seed: int) -> float:
         """Return the validation accuracy of one training."""
         margins = self._val.margins(method, self._features(name))
         return float(self._val.correct(margins, np.array([self._accuracy(name, seed)])).mean())
@@ -205,7 +207,7 @@ class Simulation:
         return self._world.features(self._points[name][None])
 
 
-def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
+def _search_row(method: str, repeat: int, number: int, trial: Trial) -> Row:
     """Return the verdict of a search trial."""
     return {
         "phase": "search",
@@ -223,7 +225,7 @@ def _searched(method: str, repeat: int, number: int, trial: Trial) -> Row:
     }
 
 
-def _confirmed(run: Run, correct: npt.NDArray[np.bool_]) -> Row:
+def _confirm_row(run: Run, correct: npt.NDArray[np.bool_]) -> Row:
     """Return the verdict of a confirming run."""
     source = run.source["trial"]
     return {

@@ -21,7 +21,7 @@ from analysis.selection import BASELINE
 from benchmarks.search import surface
 from benchmarks.search.policies import STOPPING
 from benchmarks.search.surface import Floats, Surface
-from benchmarks.verdict.noise import Latent, Noise, latent, measure
+from benchmarks.verdict.noise import Latent, Noise, latent_model, measure
 from tune_kd.space import loader
 
 WAVES = 48  # random Fourier features of each image's process
@@ -41,15 +41,15 @@ class World:
 
     def features(self, points: Floats) -> Floats:
         """Return unit vectors [n, WAVES] of points [n, d]; their products are a Matérn kernel, nearly."""
-        found = np.cos(points @ self.waves.T + self.phases)
-        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
+        waves = np.cos(points @ self.waves.T + self.phases)
+        return np.asarray(waves / np.linalg.norm(waves, axis=1, keepdims=True))
 
 
 def build(rows: pd.DataFrame, about: Mapping[str, Any], *, stopping: str) -> World:
     """Return the world of a recording: its baseline's surface, and the noise of all its methods."""
     space, _ = loader.load(str(about["space"]))
     images: Mapping[str, int] = about["images"]
-    fitted = surface.fit(
+    response = surface.fit(
         rows[rows["method"] == BASELINE],
         space.methods[BASELINE],
         looked_at=STOPPING[stopping].rungs(int(rows["epoch"].max())),
@@ -57,12 +57,12 @@ def build(rows: pd.DataFrame, about: Mapping[str, Any], *, stopping: str) -> Wor
     )
     random = np.random.default_rng(0)
     spread = np.sqrt(SMOOTHNESS / random.chisquare(SMOOTHNESS, (WAVES, 1)))
-    measured = measure(rows, images)
+    noise = measure(rows, images)
     return World(
-        surface=fitted,
-        noise=measured,
-        latent=latent(measured),
-        waves=random.standard_normal((WAVES, len(fitted.cube))) / WIDTH * spread,
+        surface=response,
+        noise=noise,
+        latent=latent_model(noise),
+        waves=random.standard_normal((WAVES, len(response.cube))) / WIDTH * spread,
         phases=random.uniform(0, 2 * np.pi, WAVES),
     )
 

@@ -242,7 +242,7 @@ def test_a_weak_teacher_is_on_top_of_the_page_and_on_stderr(made_up, runs, capsy
 def test_wrong_usage_is_one_line_and_exit_code_2(made_up, runs, capsys, arguments, message):
     made_up.put(runs / "x", made_up.search)
     (runs.parent / "file").write_text("")
-    assert cli.guarded(report.main, arguments) == 2
+    assert cli.run_command(report.main, arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
@@ -255,14 +255,14 @@ def test_a_constraint_that_nobody_can_read_is_refused_before_anything_is_written
     made_up, runs, capsys
 ):
     made_up.put(runs / "x", made_up.search, constraints=["size_mb = 3"])
-    assert cli.guarded(report.main, ["runs/x"]) == 2
+    assert cli.run_command(report.main, ["runs/x"]) == 2
     assert "write METRIC <= NUMBER" in capsys.readouterr().err
     assert not (runs / "x" / "report").exists()
 
 
 def test_a_table_that_nobody_knows_is_refused_before_anything_is_written(made_up, runs, capsys):
     made_up.put(runs / "x", made_up.search, tables=["top_trails"])
-    assert cli.guarded(report.main, ["runs/x"]) == 2
+    assert cli.run_command(report.main, ["runs/x"]) == 2
     assert "did you mean 'top_trials'?" in capsys.readouterr().err
     assert not (runs / "x" / "report").exists()
 
@@ -318,5 +318,5 @@ def test_a_bucket_works_like_a_folder(made_up, bucket, capsys):
     folder = Storage(address).at("report")
     assert len(folder.names("")) == 15
     assert len(pd.read_csv(io.BytesIO(folder.read("table.csv")))) == 5
-    assert cli.guarded(report.main, [bucket.format("y")]) == 2
+    assert cli.run_command(report.main, [bucket.format("y")]) == 2
     assert "has: x" in capsys.readouterr().err

@@ -82,7 +82,7 @@ STUDIES = {
 def test_what_is_missing_is_said_and_nothing_is_claimed(made_up, runs, capsys, kind):
     rows, changes, text = STUDIES[kind]
     made_up.put(runs / "x", rows(made_up), **changes)
-    assert cli.guarded(report.main, ["runs/x"]) == 0
+    assert cli.run_command(report.main, ["runs/x"]) == 0
     page_text = (runs / "x" / "report" / "report.md").read_text()
     assert text in page_text
     verdict = page_text.split("## Verdict")[1].split("\n#")[0]
@@ -141,7 +141,7 @@ def test_studies_of_different_metrics_are_not_compared(made_up, runs):
 
 def test_a_study_of_an_older_schema_is_one_line(made_up, runs, capsys):
     made_up.put(runs / "x", [], schema=2)
-    assert cli.guarded(report.main, ["runs/x"]) == 2
+    assert cli.run_command(report.main, ["runs/x"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: runs/x was written with schema 2, this version reads schema 4;")
     assert len(err.splitlines()) == 1

@@ -257,4 +257,4 @@ def test_a_space_of_a_cell_is_searched_resumed_and_loaded(tmp_path: Path) -> Non
 
 def test_a_command_ends_with_2_where_the_function_raises(tmp_path: Path) -> None:
     arguments = ["--space", "digits_kd", "--sampler", "tp", "--out", str(tmp_path)]
-    assert cli.guarded(search.main, arguments) == 2
+    assert cli.run_command(search.main, arguments) == 2

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,22 @@ from benchmarks import common, data_path, int8, logit_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 SPREAD = r"[\d.]+ \([\d.]+\.\.[\d.]+\)"
-TAPE = ["--images", "48", "--batch-size", "16", "--epochs", "2", "--repeats", "2", "--trials", "2", "--teacher", "resnet8", "--student", "resnet8"]  # fmt: skip
+TAPE = [
+    "--images",
+    "48",
+    "--batch-size",
+    "16",
+    "--epochs",
+    "2",
+    "--repeats",
+    "2",
+    "--trials",
+    "2",
+    "--teacher",
+    "resnet8",
+    "--student",
+    "resnet8",
+]
 DATA_PATH = ["--images", "200", "--repeats", "2", "--batch-size", "64"]
 
 
@@ -27,12 +43,24 @@ def threads():
 @pytest.mark.parametrize(
     ("main", "options", "lines"),
     [
-        (logit_cache.main, TAPE, ["teacher in every step", "logit cache, first trial fills it", "logit cache, mean of 2 trials", "ratio, 2 trials", "ratio, logit cache filled before"]),
+        (
+            logit_cache.main,
+            TAPE,
+            [
+                "teacher in every step",
+                "logit cache, first trial fills it",
+                "logit cache, mean of 2 trials",
+                "ratio, 2 trials",
+                "ratio, logit cache filled before",
+            ],
+        ),
         (data_path.main, DATA_PATH, ["one gather", "torchvision, per image", "ratio"]),
         (data_path.main, [*DATA_PATH, "--layout", "channels_last"], ["one gather", "ratio"]),
-        pytest.param(int8.main, ["--repeats", "2"], ["float32, eager", "int8, eager"], marks=pytest.mark.slow),
+        pytest.param(
+            int8.main, ["--repeats", "2"], ["float32, eager", "int8, eager"], marks=pytest.mark.slow
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_benchmark_prints_numbers_with_their_spread(capsys, main, options, lines):
     assert main(options) == 0
     printed = capsys.readouterr().out
@@ -43,14 +71,14 @@ def test_a_benchmark_prints_numbers_with_their_spread(capsys, main, options, lin
 
 
 def test_real_images_are_taken_where_they_are_given(shared_data, capsys, monkeypatch):
-    asked = []
-    monkeypatch.setattr(common.tasks, "decode", lambda *a, **k: asked.append(k) or _few())
+    calls = []
+    monkeypatch.setattr(common.tasks, "decode", lambda *a, **k: calls.append(k) or _few_images())
     assert data_path.main([*DATA_PATH, "--data", str(shared_data / "cifar10")]) == 0
-    assert asked[0]["folder"] == shared_data / "cifar10"
+    assert calls[0]["folder"] == shared_data / "cifar10"
     assert "CIFAR-10 in" in capsys.readouterr().out
 
 
-def _few():
+def _few_images():
     return common.images(None, 300)
 
 
@@ -66,11 +94,12 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(module):
 def test_live_teacher_and_tape_see_the_same_images():
     """The comparison is of one work done in two ways."""
     decoded = common.images(None, 40)
-    given = type("Given", (), {"epochs": 1, "batch_size": 8, "student": "resnet8", "teacher": "resnet8"})  # fmt: skip
-    bench = logit_cache.Bench(logit_cache.recipe_of(given, decoded), decoded)
+    networks = {"student": "resnet8", "teacher": "resnet8"}
+    options = SimpleNamespace(epochs=1, batch_size=8, **networks)
+    bench = logit_cache.Bench(logit_cache.recipe_of(options, decoded), decoded)
     live = bench.live()
     for epoch in (1, 2):
-        seen = bench.fold.seen(logit_cache.SEED, epoch)
+        make_batch = bench.fold.seen(logit_cache.SEED, epoch)
         for position in torch.randperm(40).split(8):
-            expected, _ = bench.frozen.outputs(seen(position).images)
+            expected, _ = bench.frozen.outputs(make_batch(position).images)
             assert torch.equal(live.epoch(epoch)[position], expected)

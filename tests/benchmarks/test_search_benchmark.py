@@ -39,7 +39,7 @@ def made_truth(lr: float) -> float:
 
 def made_rows(configurations: int = 30, repeated: int = 10, *, noise: float = 0.01) -> list[dict]:
     """A recording of `no_kd` whose accuracy is `made_truth`, and half of it after epoch 8 of 15."""
-    random, found = np.random.default_rng(0), []
+    random, rows = np.random.default_rng(0), []
     for number in range(configurations):
         origin, config = record.configuration(SPACE, "no_kd", number)
         for seed in range(3 if number < repeated else 1):
@@ -47,11 +47,11 @@ def made_rows(configurations: int = 30, repeated: int = 10, *, noise: float = 0.
             plain = {"method": "no_kd", "number": number, "origin": origin, "seed": seed}
             plain |= {f"config.{name}": value for name, value in config.items()}
             for epoch in range(1, 16):
-                shown = float(values[0]) * (0.5 if epoch < 8 else 1.0)
-                row = {"epoch": epoch, "val_accuracy": shown}
-                found.append({**plain, **row})
-            found[-1] |= {"test_accuracy": float(values[1])}
-    return found
+                accuracy = float(values[0]) * (0.5 if epoch < 8 else 1.0)
+                row = {"epoch": epoch, "val_accuracy": accuracy}
+                rows.append({**plain, **row})
+            rows[-1] |= {"test_accuracy": float(values[1])}
+    return rows
 
 
 def made_recording(path: Path, **changes: object) -> Path:
@@ -79,15 +79,15 @@ def test_the_present_rungs_are_the_products(epochs):
 
 
 def test_a_replayed_search_stops_whom_the_products_judge_stops(tmp_path):
-    asked = made_study.request(tmp_path / "s", trials=80, repeats=1, sampler="random", epochs=9)
-    study = made_study.begin(asked)
+    request = made_study.request(tmp_path / "s", trials=80, repeats=1, sampler="random", epochs=9)
+    study = made_study.begin(request)
     random = np.random.default_rng(1)
-    scores = {m: random.random((20, 9)).round(3) for m in asked.space.methods}
-    made_study.play(study, asked, lambda p, step: float(scores[p.method][p.number, step - 1]))
+    scores = {m: random.random((20, 9)).round(3) for m in request.space.methods}
+    made_study.play(study, request, lambda p, step: float(scores[p.method][p.number, step - 1]))
     stopped = 0
-    for method in asked.space.methods:
+    for method in request.space.methods:
         ended = replay.run_trials(
-            lambda heard: {"number": len(heard)},
+            lambda history: {"number": len(history)},
             lambda number, _, method=method: dict(enumerate(scores[method][number].tolist(), 1)),
             stopping=STOPPING[PRODUCT],
             epochs=9,
@@ -112,7 +112,7 @@ LIST = [
 
 
 @pytest.mark.parametrize(
-    ("stopping", "epochs", "chosen"),
+    ("stopping", "epochs", "best_trial"),
     [
         ("none", [12, 12, 12, 12, 12, 12], 5),
         # 0.40 is below the best third of 0.50
@@ -128,9 +128,9 @@ LIST = [
         ("halving half, 2", [12, 12, 6, 12, 12, 6], 1),
     ],
 )
-def test_a_list_of_trials_gives_its_known_values(stopping, epochs, chosen):
+def test_a_list_of_trials_gives_its_known_values(stopping, epochs, best_trial):
     ended = replay.run_trials(
-        lambda heard: {"number": len(heard)},
+        lambda history: {"number": len(history)},
         lambda number, _: LIST[number],
         stopping=STOPPING[stopping],
         epochs=12,
@@ -138,13 +138,13 @@ def test_a_list_of_trials_gives_its_known_values(stopping, epochs, chosen):
     )
     assert [max(trial.scores) for trial in ended] == epochs
     true = [0.1 * number for number in range(6)]
-    found = replay.outcome(ended, true)
-    assert found.epochs == sum(epochs)
-    assert found.finished == epochs.count(12)
-    assert found.chosen == true[chosen]
-    assert found.validation == LIST[chosen][12]
-    assert found.best == 0.5
-    assert found.best_stopped == (epochs[5] < 12)
+    outcome = replay.outcome(ended, true)
+    assert outcome.epochs == sum(epochs)
+    assert outcome.finished == epochs.count(12)
+    assert outcome.chosen == true[best_trial]
+    assert outcome.validation == LIST[best_trial][12]
+    assert outcome.best == 0.5
+    assert outcome.best_stopped == (epochs[5] < 12)
 
 
 # Whole searches
@@ -161,50 +161,52 @@ def test_without_stopping_all_trials_run_to_the_end(made_surface, kind):
 
 def test_policies_share_their_luck(made_surface):
     """The random trials of one seed are the same whatever stops them, and shown the same."""
-    found = [
+    outcomes = [
         replay.search(made_surface, sampler="random", stopping=stopping, trials=8, seed=("x", 1))
         for stopping in STOPPING.values()
     ]
-    assert len({outcome.best for outcome in found}) == 1
-    assert len({outcome.epochs for outcome in found}) > 3
-    assert {outcome.epochs >= 120 for outcome in found[1:]} == {False}
+    assert len({outcome.best for outcome in outcomes}) == 1
+    assert len({outcome.epochs for outcome in outcomes}) > 3
+    assert {outcome.epochs >= 120 for outcome in outcomes[1:]} == {False}
     other = replay.search(
         made_surface, sampler="random", stopping=Stopping(), trials=8, seed=("x", 2)
     )
-    assert other.validation != found[0].validation
+    assert other.validation != outcomes[0].validation
 
 
 def test_what_samplers_hear_of_a_stopped_trial(made_surface, monkeypatch):
     """Optuna's GP hears of what ended alone; one of ours is told that what was stopped has ended."""
-    heard = [
+    others = {"weight_decay": 1e-4, "dropout": 0.1}
+    history = [
         Trial(config=made_surface.settings[0], scores={5: 0.4, 15: 0.8}, finished=True),
-        Trial(config={"lr": 0.2, "weight_decay": 1e-4, "dropout": 0.1}, scores={5: 0.3}, finished=False),
-        Trial(config={"lr": 0.3, "weight_decay": 1e-4, "dropout": 0.1}, scores={5: 0.2}, finished=False),
-    ]  # fmt: skip
-    told = {}
+        Trial(config={"lr": 0.2, **others}, scores={5: 0.3}, finished=False),
+        Trial(config={"lr": 0.3, **others}, scores={5: 0.2}, finished=False),
+    ]
+    optuna_trials = {}
 
     def sample(kind, trials, ranges, *, seed):
-        told[kind] = [(t.state.name, t.value, t.intermediate_values) for t in trials]
-        return policies.samplers.Asked(heard[1].config, {})
+        optuna_trials[kind] = [(t.state.name, t.value, t.intermediate_values) for t in trials]
+        return policies.samplers.Asked(history[1].config, {})
 
     monkeypatch.setattr(policies.samplers, "sample", sample)
     scores = [{5: 0.4, 15: 0.8}, {5: 0.3}, {5: 0.2}]
     for kind, state in (("tpe", "PRUNED"), ("gp", "PRUNED"), ("gp+stopped", "COMPLETE")):
-        policies.propose(kind, heard, made_surface, length=policies.Length(8, 1), seed=("x",))
+        policies.propose(kind, history, made_surface, length=policies.Length(8, 1), seed=("x",))
         values = [0.8, 0.3, 0.2] if state == "COMPLETE" else [0.8, None, None]
         expected = list(zip(["COMPLETE", state, state], values, scores, strict=True))
-        assert told.pop(kind.partition("+")[0]) == expected
+        assert optuna_trials.pop(kind.partition("+")[0]) == expected
 
 
 @pytest.mark.parametrize(("rung", "share"), [(0, 0.5), (1, 0.25)])
 def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
     """While few trials were heard the rest lies around the default settings, whose dropout is 0."""
     heard = [Trial(config=made_surface.settings[0], scores={15: 0.9}, finished=True)]
-    drawn = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
+    configs = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
     for name, (low, high, _) in distributions.bounds(made_surface.ranges).items():
-        assert all(low <= config[name] <= high for config in drawn)
-    # of random settings a half has a dropout above the middle, of a normal one two deviations off 0.046
-    far = np.mean([config["dropout"] > 0.15 for config in drawn])
+        assert all(low <= config[name] <= high for config in configs)
+    # of random settings a half has a dropout above the middle,
+    # of a normal one two deviations off 0.046
+    far = np.mean([config["dropout"] > 0.15 for config in configs])
     assert far == pytest.approx(share * 0.5 + (1 - share) * 0.046, abs=0.05)
 
 
@@ -232,11 +234,11 @@ def test_a_surface_recovers_the_truth_and_the_noise(made_surface):
         assert made_surface.true_accuracy(point[None])[0] == pytest.approx(
             made_truth(lr), abs=0.012
         )
-        shown = [made_surface.curve(point, np.random.default_rng(seed)) for seed in range(200)]
-        last = np.array([curve[15] for curve in shown])
+        curves = [made_surface.curve(point, np.random.default_rng(seed)) for seed in range(200)]
+        last = np.array([curve[15] for curve in curves])
         assert last.mean() == pytest.approx(made_truth(lr), abs=0.012)
         assert 0.004 < last.std() < 0.016
-        assert np.mean([curve[5] for curve in shown]) == pytest.approx(
+        assert np.mean([curve[5] for curve in curves]) == pytest.approx(
             made_truth(lr) / 2, abs=0.012
         )
     assert made_surface.optimum() == pytest.approx(0.9, abs=0.01)
@@ -264,13 +266,13 @@ def test_regret_is_compared_with_the_default_and_at_the_same_epochs():
     def cell(stopping: str, trials: int) -> grid.Cell:
         return grid.Cell(sampler="tpe", stopping=stopping, trials=trials, repeats=3)
 
-    found = {
+    outcomes = {
         cell("none", 4): frame([0.80, 0.82, 0.84], 50),
         cell("none", 8): frame([0.86, 0.88, 0.90], 200),
         cell("ASHA third, 3", 8): frame([0.85, 0.87, 0.89], 100),
         cell("ASHA half, 2", 8): frame([0.86, 0.88, 0.90], 400),
     }
-    short, long, default, half = summary.rows(found)
+    short, long, default, half = summary.rows(outcomes)
     assert short["regret"] == pytest.approx(8.0)
     assert "less_than_default" not in short
     assert default["regret"] == pytest.approx(3.0)
@@ -290,16 +292,17 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(grid, "TRIALS", (4,))
     monkeypatch.setattr(grid, "BETWEEN", ())
     monkeypatch.setattr(grid, "FRONTIER", (2,))
-    options = ["--recordings", "digits", "--repeats", "3", "--samplers", "random", "--work", str(tmp_path), "--out", str(tmp_path)]  # fmt: skip
+    options = ["--recordings", "digits", "--repeats", "3", "--samplers", "random"]
+    options += ["--work", str(tmp_path), "--out", str(tmp_path)]
     assert command.main(options) == 0
     first = capsys.readouterr()
     assert "8/8 cells" in first.err
-    found = json.loads((tmp_path / "search.json").read_text())["recordings"]["digits"]
-    whole = next(r for r in found["searches"] if (r["stopping"], r["trials"]) == ("none", 4))
-    assert whole["epochs"] == 4 * 15
-    assert whole["searches"] == 3
-    assert f"| random | none | 60 | 4.0 | {whole['regret']:.2f} [" in first.out
-    assert all(r["epochs"] < 60 for r in found["searches"] if r["stopping"] != "none")
+    results = json.loads((tmp_path / "search.json").read_text())["recordings"]["digits"]
+    row = next(r for r in results["searches"] if (r["stopping"], r["trials"]) == ("none", 4))
+    assert row["epochs"] == 4 * 15
+    assert row["searches"] == 3
+    assert f"| random | none | 60 | 4.0 | {row['regret']:.2f} [" in first.out
+    assert all(r["epochs"] < 60 for r in results["searches"] if r["stopping"] != "none")
     next(tmp_path.glob("digits-*/random_none_4_3.parquet")).unlink()
     assert command.main(options) == 0
     again = capsys.readouterr()
@@ -311,31 +314,34 @@ def test_searches_among_recorded_configurations_choose_and_judge_by_different_se
     validation = np.tile(np.array([0.5, 0.6, 0.7, 0.9])[:, None, None], (1, 2, 3))
     validation[3, :, 2] = (0.9, 0.1)  # the best one's second seed ends badly
     accuracy = np.array([[0.5, 0.5], [0.6, 0.6], [0.7, 0.7], [0.8, 0.2]])
-    known = recorded.Table(validation=validation, accuracy=accuracy)
-    found = {recorded.search(known, stopping="none", trials=4, seed=(n,)).chosen for n in range(20)}
-    assert found == {0.2, 0.7}  # chosen by seed 0, it is worth what seed 1 says
+    table = recorded.Table(validation=validation, accuracy=accuracy)
+    accuracies = {
+        recorded.search(table, stopping="none", trials=4, seed=(n,)).chosen for n in range(20)
+    }
+    assert accuracies == {0.2, 0.7}  # chosen by seed 0, it is worth what seed 1 says
 
 
 # Recordings
 
 
 def run_record(*options: str) -> subprocess.CompletedProcess:
-    base = ["--space", "digits_kd", "--methods", "response", "--epochs", "2", "--teacher-epochs", "1", "--limit-train", "200", "--seeds", "2", "--repeated", "1"]  # fmt: skip
+    base = ["--space", "digits_kd", "--methods", "response", "--epochs", "2"]
+    base += ["--teacher-epochs", "1", "--limit-train", "200", "--seeds", "2", "--repeated", "1"]
     command_ = [sys.executable, "-m", "benchmarks.search.record", *base, *options]
     return subprocess.run(command_, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 def test_a_recording_goes_on_and_is_that_of_the_products_training(tmp_path):
-    whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
-    assert run_record("--out", str(whole), "--configurations", "3").returncode == 0
-    assert run_record("--out", str(parts), "--configurations", "1").returncode == 0
-    assert run_record("--out", str(parts), "--configurations", "3").returncode == 0
-    rows, about = curves.read_rows(whole)
-    assert curves.read_rows(parts)[0] == rows
-    assert [(r["number"], r["seed"], r["epoch"]) for r in rows] == [
-        (0, 0, 1), (0, 0, 2), (0, 1, 1), (0, 1, 2), (1, 0, 1), (1, 0, 2), (2, 0, 1), (2, 0, 2)
-    ]  # fmt: skip
+    full_file, partial_file = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
+    assert run_record("--out", str(full_file), "--configurations", "3").returncode == 0
+    assert run_record("--out", str(partial_file), "--configurations", "1").returncode == 0
+    assert run_record("--out", str(partial_file), "--configurations", "3").returncode == 0
+    rows, about = curves.read_rows(full_file)
+    assert curves.read_rows(partial_file)[0] == rows
+    runs = [(0, 0), (0, 1), (1, 0), (2, 0)]
+    expected = [(number, seed, epoch) for number, seed in runs for epoch in (1, 2)]
+    assert [(r["number"], r["seed"], r["epoch"]) for r in rows] == expected
     assert about["images"] == {"fitted": 140, "validation": 60, "test": 540}
     for row in rows[1::2]:
         right = np.unpackbits(np.frombuffer(row["test_correct"], np.uint8))[:540]
@@ -343,20 +349,20 @@ def test_a_recording_goes_on_and_is_that_of_the_products_training(tmp_path):
         right = np.unpackbits(np.frombuffer(row["val_correct"], np.uint8))[:60]
         assert row["val_accuracy"] == pytest.approx(right.mean(), abs=1e-6)
     assert all(row["test_accuracy"] is None for row in rows[::2])
-    other = run_record("--out", str(whole), "--configurations", "3", "--epochs", "3")
+    other = run_record("--out", str(full_file), "--configurations", "3", "--epochs", "3")
     assert other.returncode == 2
     assert other.stderr.splitlines() == [
-        f"error: {whole} is a recording with epochs 2, but 3 is asked for; choose another --out"
+        f"error: {full_file} is a recording with epochs 2, but 3 is asked for; choose another --out"
     ]
 
 
 def test_configurations_begin_with_the_products_settings():
     for method in SPACE.methods:
         settings = SPACE.methods[method].settings()
-        found = [record.configuration(SPACE, method, n) for n in range(len(settings) + 2)]
-        assert [config for _, config in found][: len(settings)] == settings
-        assert [origin for origin, _ in found][-2:] == ["random", "random"]
-        assert found[-1] != found[-2]
+        configurations = [record.configuration(SPACE, method, n) for n in range(len(settings) + 2)]
+        assert [config for _, config in configurations][: len(settings)] == settings
+        assert [origin for origin, _ in configurations][-2:] == ["random", "random"]
+        assert configurations[-1] != configurations[-2]
 
 
 @pytest.mark.parametrize("name", [n for n, path in curves.RECORDINGS.items() if path.exists()])

@@ -20,7 +20,8 @@ from tune_kd.recipe import Prune
 
 def network(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     """Three convolutions, normalisations and a linear layer, with statistics as after training."""
-    model = registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1), seed=seed, dropout=dropout)  # fmt: skip
+    shape = registry.Shape(num_classes=10, channels=1)
+    model = registry.build("digits_student", shape=shape, seed=seed, dropout=dropout)
     registry.set_dropout(model, dropout, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for step in range(5):
@@ -48,7 +49,7 @@ def fake_quantized() -> int8.Prepared:
     return copy.deepcopy(_template())
 
 
-def trained(steps: int = 3) -> int8.Prepared:
+def train_prepared(steps: int = 3) -> int8.Prepared:
     prepared = fake_quantized()
     train(prepared, steps)
     return prepared
@@ -117,7 +118,7 @@ def test_weights_are_the_floats_rounded_to_their_channels_scale() -> None:
 
 @pytest.mark.parametrize("qat", [False, True])
 def test_any_batch_size_can_follow_and_images_do_not_meet(qat: bool) -> None:
-    converted = int8.convert(trained()) if qat else static(network())
+    converted = int8.convert(train_prepared()) if qat else static(network())
     together = scores(converted, images(7))
     alone = torch.cat([scores(converted, image) for image in images(7).split(1)])
     assert torch.allclose(together, alone, atol=1e-6)
@@ -161,7 +162,7 @@ def test_fake_quantization_that_is_off_is_noticed() -> None:
 
 
 def test_evaluation_changes_nothing_and_training_goes_on_after_it() -> None:
-    prepared = trained()
+    prepared = train_prepared()
     before = copy.deepcopy(prepared.state_dict())
     x = images(16, seed=3) * 3  # beyond what was seen
     prepared.eval()
@@ -172,19 +173,19 @@ def test_evaluation_changes_nothing_and_training_goes_on_after_it() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - flags)
     assert torch.equal(scores(prepared, x), first)
     assert torch.equal(torch.cat([scores(prepared, part) for part in x.split(4)]), first)
-    seen = int8.ranges(prepared)
+    ranges = int8.ranges(prepared)
     assert prepared.train() is prepared
     assert all(module.training for module in prepared.modules())
     scores(prepared, x)
-    assert any(not torch.equal(seen[n], now) for n, now in int8.ranges(prepared).items())
+    assert any(not torch.equal(ranges[n], now) for n, now in int8.ranges(prepared).items())
     means = [name for name in before if name.endswith("running_mean")]
     assert means
     assert all(not torch.equal(before[name], prepared.state_dict()[name]) for name in means)
 
 
 def test_training_that_was_resumed_equals_training_that_was_not() -> None:
-    straight = trained(4)
-    half = trained(2)
+    straight = train_prepared(4)
+    half = train_prepared(2)
     other = fake_quantized()
     with torch.no_grad():
         for parameter in other.parameters():
@@ -196,7 +197,7 @@ def test_training_that_was_resumed_equals_training_that_was_not() -> None:
 
 
 def test_a_copy_of_what_is_prepared_is_its_own() -> None:
-    prepared = trained(1)
+    prepared = train_prepared(1)
     before = copy.deepcopy(prepared.state_dict())
     copied = copy.deepcopy(prepared)
     train(copied, 2)
@@ -245,7 +246,7 @@ def test_dropout_is_left_out() -> None:
 
 @pytest.mark.parametrize("qat", [False, True])
 def test_a_state_holds_all_of_an_int8_network(qat: bool) -> None:
-    converted = int8.convert(trained()) if qat else static(network())
+    converted = int8.convert(train_prepared()) if qat else static(network())
     state = through_a_file(int8.state_of(converted))
     restored = int8.restore(network(seed=7), state, sample=images(3, seed=9))
     assert torch.equal(scores(restored, images(33)), scores(converted, images(33)))
@@ -277,13 +278,13 @@ def test_weights_that_were_pruned_to_zero_stay_zero_through_training_and_in_int8
     model = network()
     pruning.prune(model, Prune(method="magnitude", ratio=0.5), sample=images(2))
     prepared = int8.prepare(model, sample=images(2), qat=True)
-    again = pruning.keep_zeros(prepared)
+    mask_weights = pruning.keep_zeros(prepared)
     train(prepared, 2)
-    again()
+    mask_weights()
     layers = ("stage1.0", "stage2.0", "stage3.0", "fc")
     zeros = sum(int((model.get_parameter(f"{n}.weight") == 0).sum()) for n in layers)
-    kept = sum(int((prepared.graph.get_parameter(f"{n}.weight") == 0).sum()) for n in layers)
-    assert kept == zeros > 0
+    zeros_after = sum(int((prepared.graph.get_parameter(f"{n}.weight") == 0).sum()) for n in layers)
+    assert zeros_after == zeros > 0
     state = int8.state_of(int8.convert(prepared))
     assert sum(int((t == 0).sum()) for n, t in state.items() if t.dtype == torch.int8) >= zeros
 
@@ -364,7 +365,8 @@ def test_a_network_that_cannot_be_exported_is_refused() -> None:
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", None)  # fmt: skip
+    module = "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=r"pip install -e '\.\[compress\]'"):
         int8.prepare(network(), sample=images(2), qat=False)
 
@@ -390,11 +392,11 @@ def test_compiled_networks_compute_the_same_with_int8_kernels() -> None:
     fast = inductor.for_cpu(model, x)
     assert torch.allclose(fast(x), scores(model, x), atol=1e-4)
     converted = static(model)
-    found, code = run_and_get_code(lambda: inductor.for_cpu(converted, x))
+    compiled, code = run_and_get_code(lambda: inductor.for_cpu(converted, x))
     assert "qconv" in "".join(code)
     exact = scores(converted, x)
     # sums in another order move some roundings by a step; CPUs without VNNI also saturate
-    assert (found(x) - exact).abs().max() < 0.1 * exact.std()
+    assert (compiled(x) - exact).abs().max() < 0.1 * exact.std()
     latency = inductor.latency(converted, shape=(1, 8, 8))
     assert latency.keys() == {"compiled_latency_ms", "compiled_latency_ms_sd"}
     assert latency["compiled_latency_ms"] > 0

@@ -14,7 +14,14 @@ from tune_kd.models import checkpoints, registry
 from tune_kd.recipe import Prune
 
 SHAPES = {"digits_student": (1, 8, 8)}
-NETWORKS = ["resnet18", "resnet8", "resnet20", "digits_student", "mobilenet_v2", "mobilenet_v3_small"]  # fmt: skip
+NETWORKS = [
+    "resnet18",
+    "resnet8",
+    "resnet20",
+    "digits_student",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+]
 
 
 def network(name: str, *, seed: int = 0) -> nn.Module:
@@ -22,12 +29,13 @@ def network(name: str, *, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return getattr(torchvision.models, name)(num_classes=10)
-    return registry.build(name, shape=registry.Shape(num_classes=10, channels=images(name).shape[1]), seed=seed)  # fmt: skip
+    shape = registry.Shape(num_classes=10, channels=images(name).shape[1])
+    return registry.build(name, shape=shape, seed=seed)
 
 
 def images(name: str, count: int = 2) -> Tensor:
-    drawn = torch.Generator().manual_seed(1)
-    return torch.randn(count, *SHAPES.get(name, (3, 32, 32)), generator=drawn)
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, *SHAPES.get(name, (3, 32, 32)), generator=generator)
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:
@@ -39,7 +47,7 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
         return copy.deepcopy(model).eval()(x)
 
 
-def pruned(name: str, *ratios: float, seed: int = 0) -> nn.Module:
+def prune_network(name: str, *ratios: float, seed: int = 0) -> nn.Module:
     model = network(name, seed=seed)
     for ratio in ratios:
         pruning.prune(model, Prune(ratio=ratio), sample=images(name))
@@ -48,7 +56,7 @@ def pruned(name: str, *ratios: float, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_layer_loses_the_share_of_its_channels_and_the_scores_stay(name: str) -> None:
-    before, after = shapes(network(name)), shapes(pruned(name, 0.3))
+    before, after = shapes(network(name)), shapes(prune_network(name, 0.3))
     head = list(before)[-1]  # the classifier's bias
     assert after[head] == [10]
     for key, old in before.items():
@@ -63,7 +71,7 @@ def test_every_layer_loses_the_share_of_its_channels_and_the_scores_stay(name: s
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_fresh_network_takes_the_shapes_and_gives_the_same_scores(name: str) -> None:
-    model = pruned(name, 0.4, 0.25)
+    model = prune_network(name, 0.4, 0.25)
     with torch.no_grad():
         model.train()(images(name, 4))  # statistics that are not the initial ones
     fresh = network(name, seed=9)
@@ -129,12 +137,12 @@ def test_the_same_network_loses_the_same(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "ratio", "left"), [(4, 0.9, 1), (10, 0.9, 1), (20, 0.9, 2), (10, 0.04, 10)]
+    ("width", "ratio", "channels"), [(4, 0.9, 1), (10, 0.9, 1), (20, 0.9, 2), (10, 0.04, 10)]
 )
-def test_rounding_leaves_at_least_one_channel(width: int, ratio: float, left: int) -> None:
+def test_rounding_leaves_at_least_one_channel(width: int, ratio: float, channels: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, width, 1), nn.ReLU(), nn.Flatten(), nn.Linear(width, 5))
     pruning.prune(model, Prune(ratio=ratio), sample=torch.zeros(1, 1, 1, 1))
-    assert (model[0].out_channels, model[3].in_features) == (left, left)
+    assert (model[0].out_channels, model[3].in_features) == (channels, channels)
 
 
 class Dense(nn.Module):
@@ -165,11 +173,11 @@ def test_a_network_of_dense_scores_keeps_its_last_convolution_only() -> None:
 
 
 def test_grouped_convolutions_keep_their_groups() -> None:
-    def grouped() -> nn.Sequential:
+    def grouped_network() -> nn.Sequential:
         layers = [nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=4), nn.Conv2d(16, 5, 1)]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    model, fresh = grouped(), grouped()
+    model, fresh = grouped_network(), grouped_network()
     pruning.prune(model, Prune(ratio=0.5), sample=images("resnet8"))
     assert (model[1].groups, model[1].in_channels, model[1].out_channels) == (4, 8, 8)
     pruning.reshape(fresh, model.state_dict())
@@ -196,7 +204,8 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(UsageError, match=r"pip install -e '\.\[compress\]'"):
         pruning.prune(network("digits_student"), Prune(), sample=images("digits_student"))
-    pruning.prune(network("digits_student"), Prune(method="magnitude"), sample=images("digits_student"))  # fmt: skip
+    stage = Prune(method="magnitude")
+    pruning.prune(network("digits_student"), stage, sample=images("digits_student"))
 
 
 def by_hand() -> nn.Sequential:
@@ -270,25 +279,36 @@ def test_a_network_without_zeros_is_left_alone() -> None:
     assert [p._version for p in model.parameters()] == versions
 
 
-def changed(name: str, **values: Tensor) -> dict[str, Tensor]:
+def change_state(name: str, **values: Tensor) -> dict[str, Tensor]:
     return {**network(name).state_dict(), **{k.replace("__", "."): v for k, v in values.items()}}
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         ({}, "no 'stage1.0.weight'"),
-        (changed("digits_student", more=torch.zeros(1)), "unexpected 'more'"),
-        (changed("digits_student", fc__bias=torch.zeros(10, 1)), r"'fc.bias' \[10, 1\] from \[10\]"),
-        (changed("digits_student", fc__weight=torch.zeros(10, 9)), r"\[10, 9\] from \[10, 8\]"),
-        (changed("digits_student", fc__weight=torch.zeros(10, 0)), r"\[10, 0\] from \[10, 8\]"),
-        ({**changed("digits_student"), "stage1.0.weight": torch.zeros(4, 1, 1, 1)}, "from"),
+        (change_state("digits_student", more=torch.zeros(1)), "unexpected 'more'"),
+        (
+            change_state("digits_student", fc__bias=torch.zeros(10, 1)),
+            r"'fc.bias' \[10, 1\] from \[10\]",
+        ),
+        (
+            change_state("digits_student", fc__weight=torch.zeros(10, 9)),
+            r"\[10, 9\] from \[10, 8\]",
+        ),
+        (
+            change_state("digits_student", fc__weight=torch.zeros(10, 0)),
+            r"\[10, 0\] from \[10, 8\]",
+        ),
+        ({**change_state("digits_student"), "stage1.0.weight": torch.zeros(4, 1, 1, 1)}, "from"),
     ],
-)  # fmt: skip
-def test_a_checkpoint_that_is_no_pruned_one_is_refused(state: dict[str, Tensor], said: str) -> None:
+)
+def test_a_checkpoint_that_is_no_pruned_one_is_refused(
+    state: dict[str, Tensor], message: str
+) -> None:
     model = network("digits_student")
     before = checkpoints.tensor_hash(model)
-    with pytest.raises(UsageError, match=f"not a pruned SmallCNN: .*{said}"):
+    with pytest.raises(UsageError, match=f"not a pruned SmallCNN: .*{message}"):
         pruning.reshape(model, state)
     assert checkpoints.tensor_hash(model) == before
 

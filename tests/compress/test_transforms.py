@@ -46,8 +46,8 @@ def test_low_rank_is_the_truncated_singular_value_decomposition():
     weight = model.get_submodule("fc").weight.detach().clone()
     changed = transforms.find("low_rank", {"rank": 3}).apply(model, sample=SAMPLE)
     _, first, second = changed.get_submodule("fc")
-    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
-    expected = left[:, :3] @ torch.diag(sizes[:3]) @ right[:3]
+    u, sizes, vh = torch.linalg.svd(weight, full_matrices=False)
+    expected = u[:, :3] @ torch.diag(sizes[:3]) @ vh[:3]
     assert first.weight.shape == (3, weight.shape[1])
     assert torch.allclose(second.weight @ first.weight, expected, atol=1e-6)
 

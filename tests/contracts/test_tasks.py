@@ -120,7 +120,7 @@ def resident(task: Task, found: tasks.Decoded, **changes: object) -> splits.Devi
         "dense": task.dense,
         "scale": task.scale,
     }
-    return splits.resident(found, images=Images(**{**known, **changes}))
+    return splits.device_images(found, images=Images(**{**known, **changes}))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,7 +128,7 @@ def test_normalised_images_have_mean_0_and_deviation_1(name, tmp_path):
     task = TASKS[name]
     written(task, tmp_path)
     found = decoded(task, "train", tmp_path)
-    batch = resident(task, found).whole(torch.arange(len(found.labels)))
+    batch = resident(task, found).plain_batch(torch.arange(len(found.labels)))
     assert batch.images.shape == (len(found.labels), task.channels, *task.sides)
     assert float(batch.images.mean()) == pytest.approx(0, abs=1e-4)
     assert float(batch.images.std(correction=0)) == pytest.approx(1, abs=1e-3)
@@ -149,12 +149,12 @@ def test_what_training_sees_is_the_same_in_every_batch(name, mix, tmp_path):
     written(task, tmp_path)
     found = decoded(task, "train", tmp_path)
     images, everything = resident(task, found, mix=mix), torch.arange(len(found.labels))
-    see = images.seen(seed=1, epoch=1, among=everything[::2])
+    see = images.augmenter(seed=1, epoch=1, among=everything[::2])
     whole, one = see(everything), see(everything[2:3])
     assert torch.equal(one.images[0], whole.images[2])
     assert torch.equal(one.labels[0], whole.labels[2])
-    assert whole.images.shape == images.whole(everything).images.shape
-    later = images.seen(seed=1, epoch=2, among=everything[::2])(everything)
+    assert whole.images.shape == images.plain_batch(everything).images.shape
+    later = images.augmenter(seed=1, epoch=2, among=everything[::2])(everything)
     assert not torch.equal(later.images, whole.images)
 
 

@@ -34,14 +34,14 @@ def test_what_is_drawn_is_a_function_of_seed_and_epoch(name):
 
 
 def test_the_crops_of_earlier_studies_are_the_same():
-    drawn = augmentation.crops(6, seed=0, epoch=1, pad=4, flip=True)
-    assert drawn.tolist() == [12, 100, 67, 35, 32, 114]
+    crops = augmentation.crops(6, seed=0, epoch=1, pad=4, flip=True)
+    assert crops.tolist() == [12, 100, 67, 35, 32, 114]
 
 
 @pytest.mark.parametrize(("pad", "flip", "kinds"), [(0, False, 1), (0, True, 2), (4, True, 162)])
 def test_views_are_uniform(pad, flip, kinds):
-    drawn = augmentation.crops(100_000, seed=0, epoch=0, pad=pad, flip=flip)
-    counts = torch.bincount(drawn, minlength=kinds)
+    crops = augmentation.crops(100_000, seed=0, epoch=0, pad=pad, flip=flip)
+    counts = torch.bincount(crops, minlength=kinds)
     assert len(counts) == kinds
     spread = (100_000 / kinds) ** 0.5
     assert (counts - 100_000 / kinds).abs().max() <= 5 * spread
@@ -52,19 +52,19 @@ def test_views_are_uniform(pad, flip, kinds):
 
 def test_partners_are_uniform_among_those_named():
     among = torch.tensor([2, 5, 11, 12])
-    drawn = augmentation.partners(40_000, seed=0, epoch=0, among=among)
-    found, counts = drawn.unique(return_counts=True)
-    assert found.tolist() == among.tolist()
+    partners = augmentation.partners(40_000, seed=0, epoch=0, among=among)
+    indices, counts = partners.unique(return_counts=True)
+    assert indices.tolist() == among.tolist()
     assert (counts - 10_000).abs().max() < 5 * 100
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_shares_are_those_of_a_beta_distribution(alpha):
-    drawn = augmentation.shares(100_000, seed=0, epoch=0, alpha=alpha)
-    assert drawn.min() >= 0
-    assert drawn.max() <= 1
-    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float(drawn.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+    shares = augmentation.shares(100_000, seed=0, epoch=0, alpha=alpha)
+    assert shares.min() >= 0
+    assert shares.max() <= 1
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(shares.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
 
 
 def test_boxes_lie_within_the_image_and_have_the_area_that_the_share_leaves():
@@ -94,8 +94,8 @@ def test_factors_offsets_and_mirroring_are_uniform():
     factor, down, right, mirrored = augmentation.geometry(
         40_000, seed=0, epoch=0, scale=(0.5, 2.0), flip=True
     ).T
-    for drawn, low, high in ((factor, 0.5, 2.0), (down, 0, 1), (right, 0, 1)):
-        counts, _ = np.histogram(drawn, bins=10, range=(low, high))
+    for values, low, high in ((factor, 0.5, 2.0), (down, 0, 1), (right, 0, 1)):
+        counts, _ = np.histogram(values, bins=10, range=(low, high))
         assert abs(counts - 4000).max() < 5 * 63
     assert set(mirrored.tolist()) == {0.0, 1.0}
     assert float(mirrored.mean()) == pytest.approx(0.5, abs=0.02)

@@ -47,7 +47,7 @@ def _md5(path):
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def _packed(folder, place, monkeypatch):
+def _pack(folder, place, monkeypatch):
     place.mkdir(parents=True, exist_ok=True)
     with tarfile.open(place / "cifar-100-python.tar.gz", "w:gz") as archive:
         archive.add(folder / "cifar-100-python", "cifar-100-python")
@@ -67,18 +67,18 @@ def test_cifar100_is_torchvisions(cifar100, cache):
 
 
 def test_a_packed_cifar100_is_the_same_and_stays_packed(cifar100, cache, monkeypatch):
-    place = _packed(cifar100, cifar100.parent / "packed", monkeypatch)
+    place = _pack(cifar100, cifar100.parent / "packed", monkeypatch)
     tasks.check(tasks.find("cifar100"), place)
     packed = _decode(place, "train", cache)
     assert packed.hash == _decode(cifar100, "train", cache).hash
     assert [path.name for path in place.iterdir()] == ["cifar-100-python.tar.gz"]
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_cifar100_is_found_where_downloads_lie(cifar100, cache, monkeypatch, named):
-    place = cifar100.parent / "mine" if named else cache / "downloads"
-    _packed(cifar100, place, monkeypatch)
-    if named:
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_cifar100_is_found_where_downloads_lie(cifar100, cache, monkeypatch, has_folder):
+    place = cifar100.parent / "mine" if has_folder else cache / "downloads"
+    _pack(cifar100, place, monkeypatch)
+    if has_folder:
         monkeypatch.setenv("TUNE_KD_DATA", str(place))
     decoded = _decode(None, "train", cache)
     assert decoded.hash == _decode(cifar100, "train", cache).hash
@@ -95,7 +95,7 @@ def test_without_a_network_the_folder_and_the_remedy_are_named(cifar100, cache):
 
 
 def test_a_damaged_archive_of_the_users_is_not_downloaded_again(cifar100, cache, monkeypatch):
-    place = _packed(cifar100, cifar100.parent / "packed", monkeypatch)
+    place = _pack(cifar100, cifar100.parent / "packed", monkeypatch)
     (place / "cifar-100-python.tar.gz").write_bytes(made_images.GARBAGE)
     with pytest.raises(UsageError, match="incomplete or corrupted"):
         _decode(place, "train", cache)

@@ -52,10 +52,10 @@ def test_no_view_is_the_centre_and_the_whole_image(pad):
         decoded, images=seen(decoded, pad=pad, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     )
     index = torch.tensor([3, 0, 3])
-    whole = torch.from_numpy(decoded.images[index.numpy()]).permute(0, 3, 1, 2).float()
-    torch.testing.assert_close(images.batch(index, None), whole)
+    expected = torch.from_numpy(decoded.images[index.numpy()]).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(images.batch(index, None), expected)
     torch.testing.assert_close(
-        images.batch(index, torch.full((3,), augmentation.centre(pad))), whole
+        images.batch(index, torch.full((3,), augmentation.centre(pad))), expected
     )
 
 
@@ -89,17 +89,17 @@ def test_a_gpu_sees_what_the_cpu_sees(layout):
 def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
     task = tasks.find("digits")
     decoded = tasks.decode(task, "train", folder=None, cache=tmp_path)
-    kept, own = (
+    from_file, in_memory = (
         classification.ClassificationImages(d, images=seen(d, pad=1))
         for d in (decoded, dataclasses.replace(decoded, folder=None))
     )
     view = augmentation.crops(len(decoded.labels), seed=0, epoch=0, pad=1, flip=False)
     index = torch.arange(len(decoded.labels))
-    assert torch.equal(kept.batch(index, view), own.batch(index, view))
+    assert torch.equal(from_file.batch(index, view), in_memory.batch(index, view))
     file = decoded.folder / "padded-1.npy"
     before = file.stat().st_mtime_ns
     again = classification.ClassificationImages(decoded, images=seen(decoded, pad=1))
-    assert torch.equal(again.batch(index, view), own.batch(index, view))
+    assert torch.equal(again.batch(index, view), in_memory.batch(index, view))
     assert file.stat().st_mtime_ns == before
     assert np.load(file).shape == (1257, 10, 10, 1)
     assert not [path for path in decoded.folder.iterdir() if path.name.startswith(".padded")]
@@ -108,7 +108,7 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
 # What training sees
 
 
-def _resident(**changes):
+def _augmented_images(**changes):
     decoded = classified(60)
     return classification.ClassificationImages(
         decoded, images=seen(decoded, pad=4, flip=True, **changes)
@@ -120,8 +120,8 @@ MIXED = ["none", "mixup", "cutmix"]
 
 
 def test_an_epoch_is_seen_as_its_crops_say():
-    images = _resident()
-    batch = images.seen(seed=1, epoch=2, among=ALL)(ALL)
+    images = _augmented_images()
+    batch = images.augmenter(seed=1, epoch=2, among=ALL)(ALL)
     view = augmentation.crops(60, seed=1, epoch=2, pad=4, flip=True)
     assert torch.equal(batch.images, images.batch(ALL, view))
     assert torch.equal(batch.labels, images.labels)
@@ -131,8 +131,8 @@ def test_an_epoch_is_seen_as_its_crops_say():
 
 
 def test_whole_images_are_not_mixed():
-    images, index = _resident(mix="mixup"), torch.tensor([3, 0, 3])
-    batch = images.whole(index)
+    images, index = _augmented_images(mix="mixup"), torch.tensor([3, 0, 3])
+    batch = images.plain_batch(index)
     assert torch.equal(batch.images, images.batch(index))
     assert batch.labels.tolist() == [0, 0, 0]
     assert torch.equal(batch.index, index)
@@ -143,28 +143,28 @@ def test_whole_images_are_not_mixed():
 @pytest.mark.parametrize("mix", MIXED)
 def test_what_is_seen_depends_on_no_batch(mix, layout):
     decoded, among = classified(60), torch.arange(0, 60, 2)
-    known = seen(decoded, pad=4, flip=True, mix=mix)
-    images = classification.ClassificationImages(decoded, images=known, layout=layout)
-    whole = images.seen(seed=1, epoch=2, among=among)(ALL)
+    spec = seen(decoded, pad=4, flip=True, mix=mix)
+    images = classification.ClassificationImages(decoded, images=spec, layout=layout)
+    full_batch = images.augmenter(seed=1, epoch=2, among=among)(ALL)
     strides = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    assert whole.images.is_contiguous(memory_format=strides)
-    again = images.seen(seed=1, epoch=2, among=among)
+    assert full_batch.images.is_contiguous(memory_format=strides)
+    again = images.augmenter(seed=1, epoch=2, among=among)
     for index in (torch.tensor([5]), torch.tensor([59, 5, 5, 2]), ALL.flip(0)):
         batch = again(index)
-        assert torch.equal(batch.images, whole.images[index])
-        assert torch.equal(batch.labels, whole.labels[index])
+        assert torch.equal(batch.images, full_batch.images[index])
+        assert torch.equal(batch.labels, full_batch.labels[index])
         for name in ("other", "share"):
-            one, expected = getattr(batch, name), getattr(whole, name)
+            one, expected = getattr(batch, name), getattr(full_batch, name)
             assert (one is None) == (expected is None) == (mix == "none")
             assert one is None or torch.equal(one, expected[index])
-    other = images.seen(seed=1, epoch=3, among=among)(ALL)
-    assert not torch.equal(other.images, whole.images)
+    other = images.augmenter(seed=1, epoch=3, among=among)(ALL)
+    assert not torch.equal(other.images, full_batch.images)
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_a_batch_is_mixed_as_by_hand(mix):
-    images, among = _resident(mix=mix, mix_alpha=0.8), torch.tensor([4, 8, 15, 16, 23, 42])
-    batch = images.seen(seed=1, epoch=2, among=among)(ALL)
+    images, among = _augmented_images(mix=mix, mix_alpha=0.8), torch.tensor([4, 8, 15, 16, 23, 42])
+    batch = images.augmenter(seed=1, epoch=2, among=among)(ALL)
     view = augmentation.crops(60, seed=1, epoch=2, pad=4, flip=True)
     partner = augmentation.partners(60, seed=1, epoch=2, among=among)
     share = augmentation.shares(60, seed=1, epoch=2, alpha=0.8)
@@ -175,15 +175,15 @@ def test_a_batch_is_mixed_as_by_hand(mix):
     assert batch.other.dtype == torch.int64
     assert batch.share.dtype == torch.float32
     for i in range(60):
-        expected, own = plain[i].clone(), float(share[i])
+        expected, weight = plain[i].clone(), float(share[i])
         if mix == "mixup":
-            expected = own * plain[i] + (1 - own) * plain[partner[i]]
+            expected = weight * plain[i] + (1 - weight) * plain[partner[i]]
         else:
             top, bottom, left, right = boxes[i].tolist()
             expected[:, top:bottom, left:right] = plain[partner[i]][:, top:bottom, left:right]
-            own = 1 - (bottom - top) * (right - left) / (32 * 32)
+            weight = 1 - (bottom - top) * (right - left) / (32 * 32)
         torch.testing.assert_close(batch.images[i], expected, atol=2e-6, rtol=0)
-        assert float(batch.share[i]) == pytest.approx(own, abs=1e-6)
+        assert float(batch.share[i]) == pytest.approx(weight, abs=1e-6)
     assert len(set(batch.share.tolist())) > 30
 
 
@@ -193,22 +193,22 @@ def test_a_cutmix_share_is_the_area_that_is_left():
     decoded = dataclasses.replace(
         classified(60), images=np.broadcast_to(values, (60, 10, 12, 3)).copy()
     )
-    known = seen(decoded, mix="cutmix", mean=(0.0,) * 3, std=(1 / 255,) * 3)
-    batch = classification.ClassificationImages(decoded, images=known).seen(
+    spec = seen(decoded, mix="cutmix", mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    batch = classification.ClassificationImages(decoded, images=spec).augmenter(
         seed=0, epoch=1, among=torch.tensor([59])
     )(ALL)
-    own = (batch.images[:, 0] - ALL.view(-1, 1, 1)).abs() < 0.5
-    torch.testing.assert_close(own.float().mean((1, 2))[:59], batch.share[:59])
-    assert (batch.images[:, 0][~own] - 59).abs().max() < 0.5
+    mask = (batch.images[:, 0] - ALL.view(-1, 1, 1)).abs() < 0.5
+    torch.testing.assert_close(mask.float().mean((1, 2))[:59], batch.share[:59])
+    assert (batch.images[:, 0][~mask] - 59).abs().max() < 0.5
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mix", MIXED)
 def test_a_gpu_mixes_as_the_cpu_does(mix):
     decoded = classified(60)
-    known = seen(decoded, pad=4, flip=True, mix=mix)
+    spec = seen(decoded, pad=4, flip=True, mix=mix)
     one, other = (
-        classification.ClassificationImages(decoded, images=known, device=device).seen(
+        classification.ClassificationImages(decoded, images=spec, device=device).augmenter(
             seed=0, epoch=1, among=ALL
         )(ALL)
         for device in ("cpu", "cuda")

@@ -70,13 +70,13 @@ def test_a_dense_task_of_the_users_own(tmp_path, cache):
     assert decoded.images.shape == (8, 12, 16, 1)
     assert decoded.labels.shape == (8, 12, 16)
     assert decoded.labels[0, 0, 0] == 255
-    known = decoded.labels != 255
-    np.testing.assert_array_equal(decoded.images[..., 0][known], decoded.labels[known] * 80)
+    valid = decoded.labels != 255
+    np.testing.assert_array_equal(decoded.images[..., 0][valid], decoded.labels[valid] * 80)
     assert decoded.validation.tolist() == [6, 7]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("iter(masks)", "iter(masks[:7])"), "fewer masks than images"),
         (("masks * 80", "(masks * 80)[:7]"), "more masks than images"),
@@ -89,12 +89,12 @@ def test_a_dense_task_of_the_users_own(tmp_path, cache):
         (("(8, 12, 16)", "(0, 12, 16)"), "own-train has no images"),
     ],
 )
-def test_masks_that_do_not_fit_are_refused(change, said, tmp_path, cache):
+def test_masks_that_do_not_fit_are_refused(change, message, tmp_path, cache):
     text = OWN_DENSE_TASK.replace(*change)
     if "(0," in change[1]:
         text = text.replace("    masks[0, 0, 0] = 255\n", "")
     (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         tasks.decode(tasks.find("mine.py:task", base=tmp_path), "train", folder=None, cache=cache)
 
 
@@ -109,7 +109,7 @@ def test_the_validation_images_belong_to_the_hash(tmp_path, cache):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"size": 0}, "size >= 1"),
         ({"size": (8, 8, 3)}, "size >= 1"),
@@ -122,11 +122,11 @@ def test_the_validation_images_belong_to_the_hash(tmp_path, cache):
         ({"locate": lambda cache: cache}, "read or locate"),
     ],
 )
-def test_a_task_that_cannot_be_is_refused(change, said):
+def test_a_task_that_cannot_be_is_refused(change, message):
     fields = {"name": "x", "size": 8, "channels": 1, "pad": 0, "flip": False, "read": print}
     assert tasks.Task(**fields).sides == (8, 8)
     assert tasks.Task(**{**fields, "size": (8, 9)}).sides == (8, 9)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         tasks.Task(**{**fields, **change})
 
 
@@ -143,7 +143,7 @@ def test_what_is_no_task_is_refused(tmp_path, cache):
 
 
 @pytest.mark.parametrize(
-    ("content", "name", "said"),
+    ("content", "name", "message"),
     [
         ("def build(): ...", "bild", "did you mean 'build'"),
         ("x = 1\nraise KeyError('y')", "build", r"line 2: KeyError"),
@@ -152,9 +152,9 @@ def test_what_is_no_task_is_refused(tmp_path, cache):
         ("build = 3", "build", "unknown function 'build'"),
     ],
 )
-def test_a_reference_that_leads_nowhere(tmp_path, content, name, said):
+def test_a_reference_that_leads_nowhere(tmp_path, content, name, message):
     (tmp_path / "mine.py").write_text(content)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         plugins.load_function(f"mine.py:{name}", base=tmp_path)
 
 

@@ -22,10 +22,10 @@ def _scenes(decoded=None, *, layout="contiguous", **changes):
     return segmentation.SegmentationImages(decoded, images=seen(decoded, **changes), layout=layout)
 
 
-def _normalised(decoded):
+def _normalise(decoded):
     images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
-    known = seen(decoded)
-    return v2.functional.normalize(images.float() / 255, list(known.mean), list(known.std))
+    spec = seen(decoded)
+    return v2.functional.normalize(images.float() / 255, list(spec.mean), list(spec.std))
 
 
 def _labels(decoded):
@@ -38,7 +38,7 @@ def _labels(decoded):
 def test_a_batch_has_its_types_and_its_layout(layout, scale):
     images = _scenes(layout=layout, scale=scale, flip=True)
     strides = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    for batch in (images.whole(ALL), images.seen(seed=0, epoch=1, among=ALL)(ALL)):
+    for batch in (images.plain_batch(ALL), images.augmenter(seed=0, epoch=1, among=ALL)(ALL)):
         assert batch.images.shape == (6, 3, 24, 32)
         assert batch.images.dtype == torch.float32
         assert batch.images.is_contiguous(memory_format=strides)
@@ -51,25 +51,25 @@ def test_a_batch_has_its_types_and_its_layout(layout, scale):
 
 def test_whole_images_are_as_they_are_stored():
     decoded, index = scenes(), torch.tensor([4, 0, 4])
-    batch = _scenes(decoded, scale=SCALE, flip=True).whole(index)
-    torch.testing.assert_close(batch.images, _normalised(decoded)[index], atol=1e-6, rtol=0)
+    batch = _scenes(decoded, scale=SCALE, flip=True).plain_batch(index)
+    torch.testing.assert_close(batch.images, _normalise(decoded)[index], atol=1e-6, rtol=0)
     assert torch.equal(batch.labels, _labels(decoded)[index])
 
 
 def test_without_resizing_and_mirroring_the_view_is_the_whole_image():
     images = _scenes()
-    one, other = images.whole(ALL), images.seen(seed=0, epoch=1, among=ALL)(ALL)
+    one, other = images.plain_batch(ALL), images.augmenter(seed=0, epoch=1, among=ALL)(ALL)
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.labels, other.labels)
 
 
 def test_mirrored_views_are_torchvisions():
     decoded = scenes()
-    batch = _scenes(decoded, flip=True).seen(seed=0, epoch=1, among=ALL)(ALL)
+    batch = _scenes(decoded, flip=True).augmenter(seed=0, epoch=1, among=ALL)(ALL)
     mirrored = augmentation.geometry(6, seed=0, epoch=1, scale=(1.0, 1.0), flip=True)[:, 3]
     assert set(mirrored.tolist()) == {0.0, 1.0}
     for i in range(6):
-        image, mask = _normalised(decoded)[i], tv_tensors.Mask(_labels(decoded)[i])
+        image, mask = _normalise(decoded)[i], tv_tensors.Mask(_labels(decoded)[i])
         if mirrored[i]:
             image, mask = v2.functional.horizontal_flip(image), v2.functional.horizontal_flip(mask)
         torch.testing.assert_close(batch.images[i], image, atol=1e-6, rtol=0)
@@ -91,13 +91,13 @@ def _by_hand(image, mask, view):
     (low_y, low_x), (part_y, part_x) = (
         [f(at) for at in axes] for f in (np.floor, lambda at: at % 1)
     )
-    seen = np.zeros_like(image)
+    pixels = np.zeros_like(image)
     for y, weight_y in ((low_y, 1 - part_y), (low_y + 1, part_y)):
         for x, weight_x in ((low_x, 1 - part_x), (low_x + 1, part_x)):
-            seen += _at(image, y, x, 0.0) * weight_y[:, None] * weight_x
+            pixels += _at(image, y, x, 0.0) * weight_y[:, None] * weight_x
     nearest = _at(mask, np.floor(axes[0] + 0.5), np.floor(axes[1] + 0.5), IGNORE)
     clear_y, clear_x = (abs(at % 1 - 0.5) > 1e-3 for at in axes)
-    return seen, nearest, clear_y[:, None] & clear_x
+    return pixels, nearest, clear_y[:, None] & clear_x
 
 
 def _at(values, y, x, outside):
@@ -112,19 +112,19 @@ def _at(values, y, x, outside):
 def test_a_view_is_the_one_by_hand(scale):
     decoded, everything = scenes(20), torch.arange(20)
     images = _scenes(decoded, scale=scale, flip=True)
-    batch = images.seen(seed=0, epoch=1, among=everything)(everything)
-    drawn = augmentation.geometry(20, seed=0, epoch=1, scale=scale, flip=True)
-    known, labels = _normalised(decoded).double().numpy(), _labels(decoded).numpy()
+    batch = images.augmenter(seed=0, epoch=1, among=everything)(everything)
+    geometry = augmentation.geometry(20, seed=0, epoch=1, scale=scale, flip=True)
+    pixels, labels = _normalise(decoded).double().numpy(), _labels(decoded).numpy()
     compared = []
-    for i, view in enumerate(drawn.tolist()):
-        image, mask, clear = _by_hand(known[i], labels[i], view)
+    for i, view in enumerate(geometry.tolist()):
+        image, mask, clear = _by_hand(pixels[i], labels[i], view)
         np.testing.assert_allclose(batch.images[i].numpy(), image, atol=2e-4)
         assert (batch.labels[i].numpy() == mask)[clear].all()
         compared.append(clear.mean())
     assert np.mean(compared) > 0.8
 
 
-def _eroded(valid):
+def _erode(valid):
     """Without the pixels next to those outside."""
     outside = F.max_pool2d((~valid).float()[None, None], 5, 1, 2)[0, 0]
     return outside == 0
@@ -144,7 +144,7 @@ def test_image_and_mask_still_agree_after_any_view(scale, flip):
     decoded = scenes(50, size=(48, 64), block=8)
     images = _scenes(decoded, scale=scale, flip=flip, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     everything = torch.arange(50)
-    batch = images.seen(seed=0, epoch=1, among=everything)(everything)
+    batch = images.augmenter(seed=0, epoch=1, among=everything)(everything)
     classes = batch.images[:, 0] / 40
     red = torch.where(batch.labels == IGNORE, 5, batch.labels)
     exact = torch.stack([_inside_blocks(labels) for labels in red]) & (batch.labels != IGNORE)
@@ -159,14 +159,14 @@ def test_beyond_the_image_is_the_mean_colour_and_void():
     )  # no void of its own
     images = _scenes(decoded, scale=(0.5, 0.5))
     everything = torch.arange(50)
-    batch = images.seen(seed=0, epoch=1, among=everything)(everything)
+    batch = images.augmenter(seed=0, epoch=1, among=everything)(everything)
     void = batch.labels == IGNORE
     assert (~void).sum((1, 2)).tolist() == [12 * 16] * 50  # half of each side is left
-    far = torch.stack([_eroded(v) for v in void])
+    far = torch.stack([_erode(v) for v in void])
     assert far.any()
     assert not batch.images.permute(0, 2, 3, 1)[far].any()
-    drawn = augmentation.geometry(50, seed=0, epoch=1, scale=(0.5, 0.5), flip=False)
-    for labels, (_, down, right, _) in zip(void, drawn.tolist(), strict=True):
+    geometry = augmentation.geometry(50, seed=0, epoch=1, scale=(0.5, 0.5), flip=False)
+    for labels, (_, down, right, _) in zip(void, geometry.tolist(), strict=True):
         rows, columns = (~labels).any(1), (~labels).any(0)
         top, left = int(rows.int().argmax()), int(columns.int().argmax())
         # a share of the border lies at the far side: offset u (s - 1) side is negative
@@ -177,19 +177,19 @@ def test_beyond_the_image_is_the_mean_colour_and_void():
 @pytest.mark.parametrize("scale", [(1.0, 1.0), SCALE])
 def test_what_is_seen_depends_on_no_batch(scale):
     images = _scenes(scale=scale, flip=True)
-    whole = images.seen(seed=1, epoch=2, among=ALL)(ALL)
-    again = images.seen(seed=1, epoch=2, among=ALL[:2])
+    full_batch = images.augmenter(seed=1, epoch=2, among=ALL)(ALL)
+    again = images.augmenter(seed=1, epoch=2, among=ALL[:2])
     for index in (torch.tensor([5]), torch.tensor([5, 0, 5]), ALL.flip(0)):
         batch = again(index)
-        assert torch.equal(batch.labels, whole.labels[index])
-        assert torch.equal(batch.images, whole.images[index])
-    other = images.seen(seed=1, epoch=3, among=ALL)(ALL)
-    assert not torch.equal(other.images, whole.images)
+        assert torch.equal(batch.labels, full_batch.labels[index])
+        assert torch.equal(batch.images, full_batch.images[index])
+    other = images.augmenter(seed=1, epoch=3, among=ALL)(ALL)
+    assert not torch.equal(other.images, full_batch.images)
 
 
 def test_both_layouts_see_the_same():
     one, other = (
-        _scenes(layout=layout, scale=SCALE, flip=True).seen(seed=0, epoch=1, among=ALL)(ALL)
+        _scenes(layout=layout, scale=SCALE, flip=True).augmenter(seed=0, epoch=1, among=ALL)(ALL)
         for layout in ("contiguous", "channels_last")
     )
     torch.testing.assert_close(one.images, other.images, atol=1e-5, rtol=0)
@@ -199,22 +199,22 @@ def test_both_layouts_see_the_same():
 def test_decoded_files_are_shared_and_seen_as_they_are(tmp_path):
     from tests.helpers.made_images import placed, voc
 
-    files, held = voc(size=(180, 240), test=None)
+    files, arrays = voc(size=(180, 240), test=None)
     place = placed(files, "folder", tmp_path)
     decoded = tasks.decode(tasks.find("camvid"), "train", folder=place, cache=tmp_path / "cache")
     images = _scenes(decoded)
-    batch = images.whole(torch.arange(4))
-    assert torch.equal(batch.labels == IGNORE, torch.from_numpy(held["train"][1] == 255))
-    own = dataclasses.replace(decoded, folder=None)
-    assert torch.equal(batch.images, _scenes(own).whole(torch.arange(4)).images)
+    batch = images.plain_batch(torch.arange(4))
+    assert torch.equal(batch.labels == IGNORE, torch.from_numpy(arrays["train"][1] == 255))
+    in_memory = dataclasses.replace(decoded, folder=None)
+    assert torch.equal(batch.images, _scenes(in_memory).plain_batch(torch.arange(4)).images)
 
 
 @pytest.mark.gpu
 def test_a_gpu_sees_what_the_cpu_sees():
     decoded = scenes()
-    known = seen(decoded, scale=SCALE, flip=True)
+    spec = seen(decoded, scale=SCALE, flip=True)
     one, other = (
-        segmentation.SegmentationImages(decoded, images=known, device=device).seen(
+        segmentation.SegmentationImages(decoded, images=spec, device=device).augmenter(
             seed=0, epoch=1, among=ALL
         )(ALL)
         for device in ("cpu", "cuda")

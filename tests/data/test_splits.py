@@ -11,7 +11,7 @@ from tune_kd.data import classification, segmentation, splits, tasks
 from tune_kd.errors import UsageError
 
 
-def _labelled(labels):
+def _with_labels(labels):
     """A decoded set of so many empty images."""
     images = np.zeros((len(labels), 1, 1, 1), np.uint8)
     names = tuple(str(name) for name in range(max(labels) + 1))
@@ -19,14 +19,14 @@ def _labelled(labels):
 
 
 def test_a_split_lies_on_the_device_as_its_kind():
-    for made, kind in (
+    for decoded, kind in (
         (made_images.classified(), classification.ClassificationImages),
         (made_images.scenes(), segmentation.SegmentationImages),
     ):
-        images = splits.resident(made, images=made_images.seen(made))
+        images = splits.device_images(decoded, images=made_images.seen(decoded))
         assert type(images) is kind
-        assert len(images) == len(images.labels) == len(made.labels)
-        assert images.labels.tolist() == made.labels.tolist()
+        assert len(images) == len(images.labels) == len(decoded.labels)
+        assert images.labels.tolist() == decoded.labels.tolist()
 
 
 # Splits
@@ -34,7 +34,7 @@ def test_a_split_lies_on_the_device_as_its_kind():
 
 def test_a_split_is_stratified_disjoint_and_complete():
     labels = np.repeat(np.arange(3), [100, 40, 7])
-    train, validation = splits.split(_labelled(labels), seed=1)
+    train, validation = splits.split(_with_labels(labels), seed=1)
     assert sorted([*train, *validation]) == list(range(147))
     # 44 of 147 images, by largest remainder of 29.9, 12.0 and 2.1
     assert np.bincount(labels[validation]).tolist() == [30, 12, 2]
@@ -45,14 +45,16 @@ def test_a_split_is_stratified_disjoint_and_complete():
 
 def test_a_split_depends_on_its_seed_alone():
     labels = np.arange(400) % 4
-    one, same, other = (splits.split(_labelled(labels), limit=100, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (
+        splits.split(_with_labels(labels), limit=100, seed=seed) for seed in (0, 0, 1)
+    )
     assert [part.tolist() for part in one] == [part.tolist() for part in same]
     assert set(one[0]) != set(other[0])
     assert set(one[1]) != set(other[1])
 
 
 def test_a_split_is_the_same_on_every_machine():
-    train, validation = splits.split(_labelled(np.arange(24) % 2), limit=12, seed=0)
+    train, validation = splits.split(_with_labels(np.arange(24) % 2), limit=12, seed=0)
     assert validation.tolist() == [5, 6, 13, 18]
     assert train.tolist() == [2, 7, 10, 11, 14, 17, 19, 22]
 
@@ -60,10 +62,10 @@ def test_a_split_is_the_same_on_every_machine():
 @pytest.mark.parametrize("limit", [40, 41, 99, 300])
 def test_a_limit_is_met_exactly_and_keeps_proportions(limit):
     labels = np.repeat(np.arange(10), 30)
-    train, validation = splits.split(_labelled(labels), limit=limit)
-    chosen = np.concatenate([train, validation])
-    counts = np.bincount(labels[chosen], minlength=10)
-    assert len(set(chosen.tolist())) == limit
+    train, validation = splits.split(_with_labels(labels), limit=limit)
+    index = np.concatenate([train, validation])
+    counts = np.bincount(labels[index], minlength=10)
+    assert len(set(index.tolist())) == limit
     assert counts.max() - counts.min() <= 1
     assert np.bincount(labels[validation], minlength=10).min() >= 2
     assert np.bincount(labels[train], minlength=10).min() >= 2
@@ -71,7 +73,7 @@ def test_a_limit_is_met_exactly_and_keeps_proportions(limit):
 
 def test_a_rare_class_keeps_four_images():
     labels = np.repeat(np.arange(3), [500, 490, 10])
-    train, validation = splits.split(_labelled(labels), limit=60)
+    train, validation = splits.split(_with_labels(labels), limit=60)
     counts = np.bincount(labels[np.concatenate([train, validation])])
     assert counts.tolist() == [28, 28, 4]
 
@@ -79,12 +81,12 @@ def test_a_rare_class_keeps_four_images():
 @pytest.mark.parametrize("limit", [-1, 1, 39, 301])
 def test_an_impossible_limit_names_the_possible_ones(limit):
     with pytest.raises(UsageError, match="40 to 300 is allowed"):
-        splits.split(_labelled(np.repeat(np.arange(10), 30)), limit=limit)
+        splits.split(_with_labels(np.repeat(np.arange(10), 30)), limit=limit)
 
 
 def test_a_class_of_three_images_cannot_be_split():
     with pytest.raises(UsageError, match="class 1 has 3 training images; at least 4"):
-        splits.split(_labelled(np.repeat(np.arange(2), [30, 3])))
+        splits.split(_with_labels(np.repeat(np.arange(2), [30, 3])))
 
 
 @pytest.mark.parametrize(
@@ -108,19 +110,19 @@ def test_a_share_may_be_given(share, size):
 def test_every_class_is_held_out_in_proportion(limit, share):
     counts = np.array([1200, 500, 250, 50])
     labels = np.repeat(np.arange(4), counts)
-    train, validation = splits.split(_labelled(labels), limit=limit, share=share)
-    taken = limit or 2000
-    assert len(train) + len(validation) == taken
-    assert len(validation) == splits.validation_size(taken, share=share)
+    train, validation = splits.split(_with_labels(labels), limit=limit, share=share)
+    total = limit or 2000
+    assert len(train) + len(validation) == total
+    assert len(validation) == splits.validation_size(total, share=share)
     exact = len(validation) * counts / 2000
     assert np.abs(np.bincount(labels[validation]) - exact).max() <= 1.5  # rounded twice
-    again = splits.split(_labelled(labels), limit=limit, share=share)[1]
+    again = splits.split(_with_labels(labels), limit=limit, share=share)[1]
     assert again.tolist() == validation.tolist()
 
 
 def test_of_a_small_share_each_class_has_two_images_all_the_same():
     labels = np.arange(1000) % 10
-    train, validation = splits.split(_labelled(labels), share=0.001)
+    train, validation = splits.split(_with_labels(labels), share=0.001)
     assert np.bincount(labels[validation]).tolist() == [2] * 10
     assert len(train) == 980
 
@@ -151,34 +153,34 @@ def test_dense_images_that_are_too_few_are_refused():
 
 
 def test_the_data_sets_own_validation_images_are_taken():
-    own = np.array([3, 7, 30, 31, 32])
-    train, validation = splits.split(made_images.scenes(40, validation=own))
-    assert validation.tolist() == own.tolist()
-    assert train.tolist() == [index for index in range(40) if index not in own]
+    positions = np.array([3, 7, 30, 31, 32])
+    train, validation = splits.split(made_images.scenes(40, validation=positions))
+    assert validation.tolist() == positions.tolist()
+    assert train.tolist() == [index for index in range(40) if index not in positions]
 
 
 @pytest.mark.parametrize(("limit", "held_out"), [(4, 2), (20, 2), (30, 3), (39, 4), (40, 5)])
 def test_a_limit_takes_a_tenth_from_the_own_validation_images(limit, held_out):
-    own = np.array([3, 7, 30, 31, 32])
-    decoded = made_images.scenes(40, validation=own)
+    positions = np.array([3, 7, 30, 31, 32])
+    decoded = made_images.scenes(40, validation=positions)
     train, validation = splits.split(decoded, limit=limit, seed=2)
     assert len(train) + len(validation) == limit
     assert len(validation) == held_out
-    assert set(validation) <= set(own)
-    assert not set(train) & set(own)
+    assert set(validation) <= set(positions)
+    assert not set(train) & set(positions)
     again = splits.split(decoded, limit=limit, seed=2)
     assert [part.tolist() for part in again] == [train.tolist(), validation.tolist()]
 
 
 def test_a_limit_keeps_every_class_where_validation_is_given():
     labels = np.repeat(np.arange(21), 10)
-    own = np.arange(9, 210, 10)
-    decoded = dataclasses.replace(_labelled(labels), validation=own)
+    positions = np.arange(9, 210, 10)
+    decoded = dataclasses.replace(_with_labels(labels), validation=positions)
     for limit in (44, 100, 210):
         train, validation = splits.split(decoded, limit=limit)
         assert len(train) + len(validation) == limit
         assert np.bincount(labels[train], minlength=21).min() >= 2
-        assert set(validation) <= set(own)
+        assert set(validation) <= set(positions)
     with pytest.raises(UsageError, match="44 to 210 is allowed"):
         splits.split(decoded, limit=43)
 
@@ -203,10 +205,12 @@ def test_statistics_are_those_of_the_pixels():
 
 def test_statistics_do_not_depend_on_how_many_pixels_are_counted_at_once(monkeypatch):
     decoded, index = made_images.scenes(5), np.array([0, 2, 3])
-    found = splits.statistics(decoded.images, index)
+    moments = splits.statistics(decoded.images, index)
     monkeypatch.setattr(splits, "CHUNK", 1)
-    assert splits.statistics(decoded.images, index) == found
-    np.testing.assert_allclose(found[0], (decoded.images[index] / 255).mean((0, 1, 2)), rtol=1e-12)
+    assert splits.statistics(decoded.images, index) == moments
+    np.testing.assert_allclose(
+        moments[0], (decoded.images[index] / 255).mean((0, 1, 2)), rtol=1e-12
+    )
 
 
 def test_images_of_one_colour_can_be_normalised():
@@ -228,8 +232,8 @@ def test_the_table_of_cifar10_is_that_of_the_images(shared_data, tmp_path):
     for split in ("train", "test"):
         pq.write_table(few, tmp_path / f"{split}.parquet")
     decoded = tasks.decode(task, "train", folder=tmp_path, cache=tmp_path / "cache")
-    found = np.array(splits.statistics(decoded.images, np.arange(4000)))
-    assert np.abs(found - [task.mean, task.std]).max() < 0.01
+    moments = np.array(splits.statistics(decoded.images, np.arange(4000)))
+    assert np.abs(moments - [task.mean, task.std]).max() < 0.01
     assert splits.normalisation(task, decoded, np.arange(10)) == (task.mean, task.std)
 
 
@@ -238,5 +242,5 @@ def test_the_table_of_cifar10_is_that_of_all_images(shared_data, tmp_path):
     task = tasks.find("cifar10")
     decoded = tasks.decode(task, "train", folder=shared_data / "cifar10", cache=tmp_path)
     assert decoded.images.shape == (50_000, 32, 32, 3)
-    found = np.array(splits.statistics(decoded.images, np.arange(50_000)))
-    assert np.abs(found - [task.mean, task.std]).max() < 0.01
+    moments = np.array(splits.statistics(decoded.images, np.arange(50_000)))
+    assert np.abs(moments - [task.mean, task.std]).max() < 0.01

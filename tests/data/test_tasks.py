@@ -127,7 +127,7 @@ from tune_kd.data import arrays, tasks
 decoded = tasks.decode(
     tasks.find("cifar10"), "train", folder=Path({str(folders)!r}), cache=Path({str(cache)!r})
 )
-arrays.padded(decoded.images, 4, folder=decoded.folder)
+arrays.pad_images(decoded.images, 4, folder=decoded.folder)
 print(decoded.hash)
 """
     both = [_python(code) for _ in range(2)]
@@ -191,11 +191,11 @@ def test_digits_are_scikit_learns_with_a_fixed_test_split(cache):
     counts = np.bincount(test.labels)
     assert counts.max() - counts.min() <= 3
     bunch = load_digits()
-    whole = sorted(zip(bunch.images.reshape(-1, 64).tolist(), bunch.target.tolist(), strict=True))
+    pairs = sorted(zip(bunch.images.reshape(-1, 64).tolist(), bunch.target.tolist(), strict=True))
     both = np.concatenate([train.images, test.images]).reshape(-1, 64)
     ours = np.rint(both / 255 * 16).astype(float).tolist()
     labels = np.concatenate([train.labels, test.labels]).tolist()
-    assert sorted(zip(ours, labels, strict=True)) == whole
+    assert sorted(zip(ours, labels, strict=True)) == pairs
     assert train.images.max() == 255
     # pinned: a test split that changed would make every earlier result incomparable
     assert (train.hash, test.hash) == ("2086a8bf401a950a", "665bcffef0dd41f6")
@@ -230,7 +230,7 @@ def test_files_of_the_test_split_are_not_opened(folders, cache, opened_by):
 # Folders that are refused
 
 
-def _refused(folder, *, task="cifar10"):
+def _check_refusal(folder, *, task="cifar10"):
     with pytest.raises(UsageError) as caught:
         tasks.check(tasks.find(task), folder)
     message = str(caught.value)
@@ -240,15 +240,15 @@ def _refused(folder, *, task="cifar10"):
 
 
 def test_an_absent_folder_is_refused(tmp_path):
-    assert "no such folder" in _refused(tmp_path / "nowhere")
+    assert "no such folder" in _check_refusal(tmp_path / "nowhere")
 
 
 def test_a_folder_without_data_says_what_is_expected(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
-    message = _refused(tmp_path)
+    message = _check_refusal(tmp_path)
     for expected in ("train/<class>/*", "train*.parquet", "cifar-10-python.tar.gz"):
         assert expected in message
-    assert "cifar" not in _refused(tmp_path, task="digits")
+    assert "cifar" not in _check_refusal(tmp_path, task="digits")
 
 
 @pytest.mark.parametrize("split", base.SPLITS)
@@ -257,7 +257,7 @@ def test_a_missing_split_is_refused(folders, parquet, split):
     for path in parquet.glob(f"{split}*"):
         path.rename(path.with_name(f"other-{path.name}"))
     for folder in (folders, parquet):
-        assert f"no {split} split" in _refused(folder)
+        assert f"no {split} split" in _check_refusal(folder)
 
 
 def test_one_class_is_refused(tmp_path):
@@ -270,12 +270,12 @@ def test_one_class_is_refused(tmp_path):
             [1] * 6,
         )
     for folder in (tmp_path / "a", tmp_path / "b"):
-        assert "at least 2" in _refused(folder)
+        assert "at least 2" in _check_refusal(folder)
 
 
 def test_classes_of_train_and_test_must_agree(folders, cache):
     (folders / "test" / "owl").rename(folders / "test" / "yak")
-    assert "'owl' is only in train" in _refused(folders)
+    assert "'owl' is only in train" in _check_refusal(folders)
     with pytest.raises(UsageError, match="same classes"):
         _decode(folders, "test", cache)
 
@@ -342,6 +342,7 @@ def test_a_cache_that_cannot_be_written_is_refused(folders, tmp_path):
 
 def test_importing_tasks_loads_neither_torch_nor_scikit_learn():
     with _python(
-        "import sys, tune_kd.data.tasks; print(sorted({'torch', 'sklearn', 'ray'} & set(sys.modules)))"
+        "import sys, tune_kd.data.tasks; print(sorted({'torch', 'sklearn', 'ray'} & "
+        "set(sys.modules)))"
     ) as process:
         assert process.communicate()[0].strip() == "[]"

@@ -16,13 +16,13 @@ def _decode(place, split, cache):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_both_splits_are_decoded(form, tmp_path, cache):
-    files, held = tiny_imagenet()
+    files, arrays = tiny_imagenet()
     place = placed(files, form, tmp_path)
     tasks.check(tasks.find("tinyimagenet"), place)
     for split in ("train", "test"):
         decoded = _decode(place, split, cache)
-        np.testing.assert_array_equal(decoded.images, held[split][0])
-        assert decoded.labels.tolist() == held[split][1].tolist()
+        np.testing.assert_array_equal(decoded.images, arrays[split][0])
+        assert decoded.labels.tolist() == arrays[split][1].tolist()
         assert decoded.labels.dtype == np.int64
         assert decoded.class_names == ("goldfish", "n02")  # n02 has no words
     assert _decode(place, "train", cache).folder != _decode(place, "test", cache).folder
@@ -67,10 +67,10 @@ def test_a_test_image_that_is_missing_or_unreadable_is_named(tmp_path, cache):
 
 def test_other_places_are_refused(tmp_path):
     task = tasks.find("tinyimagenet")
-    said = r"holds no data set: expected tiny-imagenet-200 with wnids\.txt, train/<wnid>/images"
-    with pytest.raises(UsageError, match=said):
+    message = r"holds no data set: expected tiny-imagenet-200 with wnids\.txt, train/<wnid>/images"
+    with pytest.raises(UsageError, match=message):
         tasks.check(task, tmp_path)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         tasks.check(task, placed({"x/notes.txt": b""}, "zip", tmp_path))
     files, _ = tiny_imagenet()
     files["tiny-imagenet-200/wnids.txt"] = b"n01\n"

@@ -37,68 +37,68 @@ def _holds(decoded, images, masks):
 
 
 @pytest.fixture(scope="module")
-def made():
+def voc_files():
     return voc(size=SIZE)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_train_and_val_are_decoded_together_and_test_apart(made, form, tmp_path, cache):
-    files, held = made
+def test_train_and_val_are_decoded_together_and_test_apart(voc_files, form, tmp_path, cache):
+    files, arrays = voc_files
     place = placed(files, form, tmp_path / "in")
     before = sorted(place.parent.rglob("*"))
     tasks.check(tasks.find("camvid"), place)
     train = _decode(place, "train", cache)
-    both = [np.concatenate(pair) for pair in zip(held["train"], held["val"], strict=True)]
+    both = [np.concatenate(pair) for pair in zip(arrays["train"], arrays["val"], strict=True)]
     _holds(train, *both)
     assert train.validation.tolist() == [4, 5]
     assert train.class_names == tuple(f"class {number}" for number in range(11))
     fit, validation = splits.split(train)
     assert (fit.tolist(), validation.tolist()) == ([0, 1, 2, 3], [4, 5])
     test = _decode(place, "test", cache)
-    _holds(test, *held["test"])
+    _holds(test, *arrays["test"])
     assert test.validation is None
     assert sorted(place.parent.rglob("*")) == before
     assert not [path for path in cache.iterdir() if path.is_file()]  # the plain copy is gone
 
 
-def test_all_forms_decode_to_the_same(made, tmp_path, cache):
-    hashes = {_decode(placed(made[0], f, tmp_path), "train", cache).hash for f in FORMS}
+def test_all_forms_decode_to_the_same(voc_files, tmp_path, cache):
+    hashes = {_decode(placed(voc_files[0], f, tmp_path), "train", cache).hash for f in FORMS}
     assert len(hashes) == 1
 
 
 @pytest.mark.parametrize("level", ["VOCdevkit/VOC2012", "VOCdevkit", "."])
 @pytest.mark.parametrize("year", ["VOC2012", "VOC2007"])
 def test_a_folder_is_known_at_every_level(level, year, tmp_path, cache):
-    files, held = voc(size=SIZE, root=f"VOCdevkit/{year}/")
+    files, arrays = voc(size=SIZE, root=f"VOCdevkit/{year}/")
     place = placed(files, "folder", tmp_path) / level.replace("VOC2012", year)
-    _holds(_decode(place, "test", cache), *held["test"])
+    _holds(_decode(place, "test", cache), *arrays["test"])
 
 
 @pytest.mark.parametrize("form", ["folder", "tar.gz"])
 @pytest.mark.parametrize("masks", [True, False])
 def test_without_test_masks_val_is_the_sealed_split(form, masks, tmp_path, cache):
     """As in the original set, whose test.txt has images alone."""
-    files, held = voc(train=20, val=3, size=SIZE, test=None if masks else 2)
+    files, arrays = voc(train=20, val=3, size=SIZE, test=None if masks else 2)
     files = {n: d for n, d in files.items() if "SegmentationClass/test" not in n}
     place = placed(files, form, tmp_path)
     train = _decode(place, "train", cache)
-    _holds(train, *held["train"])
+    _holds(train, *arrays["train"])
     assert train.validation is None
     assert len(splits.split(train)[1]) == 6  # of 20
-    _holds(_decode(place, "test", cache), *held["val"])
+    _holds(_decode(place, "test", cache), *arrays["val"])
 
 
 def test_a_test_list_alone_leaves_a_tenth_for_validation(tmp_path, cache):
-    files, held = voc(val=None, size=SIZE)
+    files, arrays = voc(val=None, size=SIZE)
     train = _decode(placed(files, "zip", tmp_path), "train", cache)
-    _holds(train, *held["train"])
+    _holds(train, *arrays["train"])
     assert train.validation is None
 
 
 def test_images_are_smoothed_and_masks_keep_their_classes(tmp_path, cache):
-    files, held = voc(size=(97, 131))
+    files, arrays = voc(size=(97, 131))
     decoded = _decode(placed(files, "folder", tmp_path), "train", cache)
-    image, mask = held["train"][0][1], held["train"][1][1]
+    image, mask = arrays["train"][0][1], arrays["train"][1][1]
     expected = Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(decoded.images[1], np.asarray(expected))
     rows = ((np.arange(SIZE[0]) + 0.5) * 97 / SIZE[0]).astype(int)
@@ -116,8 +116,8 @@ def test_classes_are_named_by_a_file_or_by_voc(tmp_path, cache):
     assert _decode(place, "train", cache, task="voc").images.shape == (6, 512, 512, 3)
     names = [f"kind {number}" for number in range(11)]
     for file in ("classes.txt", "labels.txt"):
-        named = {**files, f"VOCdevkit/VOC2012/{file}": "\n".join(names).encode()}
-        place = placed(named, "zip", tmp_path / file)
+        content = {**files, f"VOCdevkit/VOC2012/{file}": "\n".join(names).encode()}
+        place = placed(content, "zip", tmp_path / file)
         for split in ("train", "test"):
             assert _decode(place, split, cache, task="voc").class_names == tuple(names)
 
@@ -148,8 +148,8 @@ def test_a_search_reads_no_test_image_and_no_test_mask(form, sealed, tmp_path, c
         _decode(place, "test", cache)
 
 
-def test_files_of_the_test_split_are_not_opened(made, tmp_path, cache, opened_by):
-    place = placed(made[0], "folder", tmp_path / "in")
+def test_files_of_the_test_split_are_not_opened(voc_files, tmp_path, cache, opened_by):
+    place = placed(voc_files[0], "folder", tmp_path / "in")
     opened = opened_by(lambda: _decode(place, "train", cache))
     inside = [path.removeprefix(str(place)) for path in opened if path.startswith(str(place))]
     assert any("JPEGImages/train0" in path for path in inside)
@@ -168,22 +168,24 @@ def test_an_image_of_two_lists_is_refused(where, tmp_path):
 # What is refused
 
 
-def _refused(place, said, *, task="camvid"):
-    with pytest.raises(UsageError, match=said) as caught:
+def _check_refusal(place, message, *, task="camvid"):
+    with pytest.raises(UsageError, match=message) as caught:
         tasks.check(tasks.find(task), place)
     assert len(str(caught.value).splitlines()) <= 2
     assert str(place) in str(caught.value)
 
 
 def test_a_place_without_a_data_set_is_refused(tmp_path):
-    _refused(tmp_path / "none", "no such folder or archive")
-    _refused(tmp_path, r"holds no data set: expected VOCdevkit/<name>/ with JPEGImages")
+    _check_refusal(tmp_path / "none", "no such folder or archive")
+    _check_refusal(tmp_path, r"holds no data set: expected VOCdevkit/<name>/ with JPEGImages")
     (tmp_path / "notes.txt").write_text("none")
-    _refused(tmp_path / "notes.txt", "holds no data set: expected VOCdevkit")
-    _refused(placed({"a/b.txt": b""}, "tar.gz", tmp_path), "holds no data set: expected VOCdevkit")
-    _refused(placed({"a/b.txt": b""}, "zip", tmp_path), "no such folder$", task="digits")
+    _check_refusal(tmp_path / "notes.txt", "holds no data set: expected VOCdevkit")
+    _check_refusal(
+        placed({"a/b.txt": b""}, "tar.gz", tmp_path), "holds no data set: expected VOCdevkit"
+    )
+    _check_refusal(placed({"a/b.txt": b""}, "zip", tmp_path), "no such folder$", task="digits")
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    _refused(tmp_path, "holds no data set: expected VOCdevkit")  # no masks
+    _check_refusal(tmp_path, "holds no data set: expected VOCdevkit")  # no masks
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar.gz"])
@@ -191,7 +193,7 @@ def test_a_place_without_a_data_set_is_refused(tmp_path):
 def test_a_listed_file_that_is_missing_is_named(form, file, tmp_path):
     files, _ = voc(size=(16, 16))
     del files[f"VOCdevkit/VOC2012/{file}"]
-    _refused(placed(files, form, tmp_path), f"VOC2012/{file} is missing, but it is listed")
+    _check_refusal(placed(files, form, tmp_path), f"VOC2012/{file} is missing, but it is listed")
 
 
 def test_lists_that_name_nothing_are_refused(tmp_path):
@@ -199,20 +201,20 @@ def test_lists_that_name_nothing_are_refused(tmp_path):
         files, _ = voc(size=(16, 16), test=None)
         files[f"{LISTS}/{split}.txt"] = b"\n"
         place = placed(files, "folder", tmp_path / str(number))
-        _refused(place, rf"Segmentation/{split}\.txt names no image")
+        _check_refusal(place, rf"Segmentation/{split}\.txt names no image")
 
 
 def test_two_data_sets_at_once_are_refused(tmp_path):
     one, other = (voc(size=(16, 16), root=f"VOCdevkit/{n}/")[0] for n in ("A", "B"))
     for form in ("folder", "zip"):
-        _refused(
+        _check_refusal(
             placed({**one, **other}, form, tmp_path), r"2 data sets, VOCdevkit/A/, VOCdevkit/B/"
         )
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
-def test_a_damaged_archive_is_named(made, form, tmp_path, cache):
-    place = placed(made[0], form, tmp_path)
+def test_a_damaged_archive_is_named(voc_files, form, tmp_path, cache):
+    place = placed(voc_files[0], form, tmp_path)
     content = place.read_bytes()
     place.write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match=rf"set\.{form} is incomplete or damaged"):
@@ -237,11 +239,11 @@ def test_masks_must_have_classes_and_the_images_size(tmp_path, cache):
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
-def test_names_that_lead_out_of_an_archive_are_not_followed(made, form, tmp_path, cache):
-    files, held = made
+def test_names_that_lead_out_of_an_archive_are_not_followed(voc_files, form, tmp_path, cache):
+    files, arrays = voc_files
     evil = {"../outside.jpg": b"x", "/absolute.jpg": b"x", "../VOC/" + f"{LISTS}/train.txt": b"x"}
     place = placed({**evil, **files}, form, tmp_path / "in")
-    _holds(_decode(place, "test", cache), *held["test"])
+    _holds(_decode(place, "test", cache), *arrays["test"])
     assert not (tmp_path / "outside.jpg").exists()
     assert [path.name for path in (tmp_path / "in").iterdir()] == [place.name]
 
@@ -251,11 +253,11 @@ def test_a_list_cannot_name_a_file_elsewhere(tmp_path):
     place = placed(files, "folder", tmp_path / "in")
     (tmp_path / "secret.jpg").write_bytes(encoded(np.zeros((16, 16, 3), np.uint8)))
     (place / LISTS / "train.txt").write_text("train0\n../../../../../secret\n")
-    _refused(place, "secret.jpg is missing")
+    _check_refusal(place, "secret.jpg is missing")
 
 
-def test_links_in_an_archive_are_not_followed(made, tmp_path):
-    files, _ = made
+def test_links_in_an_archive_are_not_followed(voc_files, tmp_path):
+    files, _ = voc_files
     name = "VOCdevkit/VOC2012/JPEGImages/train0.jpg"
     place = tmp_path / "set.tar"
     with tarfile.open(place, "w") as archive:
@@ -267,19 +269,19 @@ def test_links_in_an_archive_are_not_followed(made, tmp_path):
             else:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-    _refused(place, "train0.jpg is missing")
+    _check_refusal(place, "train0.jpg is missing")
 
 
-def test_what_macos_adds_to_an_archive_does_not_count(made, tmp_path, cache):
-    place = placed(made[0], "zip", tmp_path)
+def test_what_macos_adds_to_an_archive_does_not_count(voc_files, tmp_path, cache):
+    place = placed(voc_files[0], "zip", tmp_path)
     with zipfile.ZipFile(place, "a") as archive:
         archive.writestr(f"__MACOSX/{LISTS}/._train.txt", b"x")
         archive.writestr("VOCdevkit/.DS_Store", b"x")
     assert len(_decode(place, "test", cache).labels) == 3
 
 
-def test_a_changed_archive_is_decoded_anew(made, tmp_path, cache):
-    files, _ = made
+def test_a_changed_archive_is_decoded_anew(voc_files, tmp_path, cache):
+    files, _ = voc_files
     first = _decode(placed(files, "zip", tmp_path), "train", cache)
     other, _ = voc(size=SIZE, seed=1)
     second = _decode(placed(other, "zip", tmp_path), "train", cache)
@@ -294,8 +296,8 @@ def test_pascal_voc_is_torchvisions(tmp_path, cache, monkeypatch):
     """The archive that torchvision downloads, beside what torchvision makes of it when extracted."""
     files, _ = voc(test=None, size=(512, 512))
     archive = placed(files, "tar", tmp_path / "packed")
-    known = source.DATASET_YEAR_DICT["2012"]
-    archive.rename(archive.with_name(known["filename"]))
+    entry = source.DATASET_YEAR_DICT["2012"]
+    archive.rename(archive.with_name(entry["filename"]))
     placed(files, "folder", tmp_path)
     monkeypatch.setenv("TUNE_KD_DATA", str(tmp_path / "packed"))
     for split, image_set in (("train", "train"), ("test", "val")):
@@ -311,7 +313,7 @@ def test_pascal_voc_is_torchvisions(tmp_path, cache, monkeypatch):
 
 
 @contextlib.contextmanager
-def _served(folder):
+def _serve(folder):
     """The address of a web server of our own for a folder."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -323,47 +325,47 @@ def _served(folder):
 
 
 def test_pascal_voc_is_downloaded_once_and_stays_packed(tmp_path, cache, monkeypatch):
-    files, held = voc(test=None, size=(512, 512))
-    archive, known = placed(files, "tar", tmp_path), source.DATASET_YEAR_DICT["2012"]
+    files, arrays = voc(test=None, size=(512, 512))
+    archive, entry = placed(files, "tar", tmp_path), source.DATASET_YEAR_DICT["2012"]
     monkeypatch.delenv("TUNE_KD_DATA", raising=False)
-    with _served(tmp_path) as address:
-        monkeypatch.setitem(known, "url", f"{address}/{archive.name}")
+    with _serve(tmp_path) as address:
+        monkeypatch.setitem(entry, "url", f"{address}/{archive.name}")
         with pytest.raises(
             UsageError, match="cannot be downloaded"
         ):  # another file than it is known
             _decode(None, "train", cache, task="voc")
         md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-        monkeypatch.setitem(known, "md5", md5)
-        _holds(_decode(None, "train", cache, task="voc"), *held["train"])
-    _holds(_decode(None, "test", cache, task="voc"), *held["val"])
-    kept = [path.name for path in (cache / "downloads").iterdir() if path.name[0] != "."]
-    assert kept == [known["filename"]]
+        monkeypatch.setitem(entry, "md5", md5)
+        _holds(_decode(None, "train", cache, task="voc"), *arrays["train"])
+    _holds(_decode(None, "test", cache, task="voc"), *arrays["val"])
+    names = [path.name for path in (cache / "downloads").iterdir() if path.name[0] != "."]
+    assert names == [entry["filename"]]
 
 
 def test_without_a_network_the_folder_and_the_remedy_are_named(cache, monkeypatch, tmp_path):
-    known = source.DATASET_YEAR_DICT["2012"]
+    entry = source.DATASET_YEAR_DICT["2012"]
     # a port that nobody listens on: as if there were no network, at once
-    monkeypatch.setitem(known, "url", "http://127.0.0.1:9/voc.tar")
+    monkeypatch.setitem(entry, "url", "http://127.0.0.1:9/voc.tar")
     monkeypatch.setenv("TUNE_KD_DATA", str(tmp_path))
     with pytest.raises(UsageError) as caught:
         _decode(None, "train", cache, task="voc")
     message = str(caught.value)
-    for said in (str(cache / "downloads"), str(tmp_path), known["filename"], "VOCdevkit", "--data"):
-        assert said in message
+    for part in (str(cache / "downloads"), str(tmp_path), entry["filename"], "VOCdevkit", "--data"):
+        assert part in message
     assert len(message.splitlines()) <= 2
 
 
-def test_camvid_lies_where_tune_kd_data_says(made, tmp_path, cache, monkeypatch):
+def test_camvid_lies_where_tune_kd_data_says(voc_files, tmp_path, cache, monkeypatch):
     monkeypatch.delenv("TUNE_KD_DATA", raising=False)
     with pytest.raises(UsageError, match=r"TUNE_KD_DATA is not set; .*camvid-voc\.tar\.gz"):
         _decode(None, "train", cache)
     monkeypatch.setenv("TUNE_KD_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=rf"no CamVid in {tmp_path}; .*camvid-voc\.tar\.gz"):
         _decode(None, "train", cache)
-    placed(made[0], "tar.gz", tmp_path).rename(tmp_path / "camvid-voc.tar.gz")
+    placed(voc_files[0], "tar.gz", tmp_path).rename(tmp_path / "camvid-voc.tar.gz")
     packed = _decode(None, "train", cache)
     (tmp_path / "camvid-voc.tar.gz").unlink()
-    placed(made[0], "folder", tmp_path).rename(tmp_path / "camvid-voc")
+    placed(voc_files[0], "folder", tmp_path).rename(tmp_path / "camvid-voc")
     assert _decode(None, "train", cache).hash == packed.hash
 
 

@@ -24,7 +24,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         folder = tmp_path / out
         arguments = ["--space", space, "--weights", str(weights_), "--out", str(folder), *more]
         capsys.readouterr()
-        code = cli.guarded(evaluate.main, arguments)
+        code = cli.run_command(evaluate.main, arguments)
         said = capsys.readouterr()
         return Ran(code, said.out, said.err, folder)
 

@@ -279,7 +279,7 @@ def test_wrong_files_and_names_are_said_and_nothing_is_opened(
     put(tmp_path / "cut.safetensors", student.read_bytes()[:-100])
     state = safetensors.torch.load(written())
     safetensors.torch.save_file(state, "old.safetensors", metadata={"recipe": '{"epochs": 3}'})
-    code = cli.guarded(evaluate.main, ["--space", "digits_kd", "--out", "out", *arguments])
+    code = cli.run_command(evaluate.main, ["--space", "digits_kd", "--out", "out", *arguments])
     error = capsys.readouterr().err
     assert code == 2
     assert said in error

@@ -252,5 +252,5 @@ def scored(model: nn.Module, images: splits.DeviceImages, labels: Tensor) -> flo
     """Accuracy computed apart from the package: one image at a time."""
     model.eval()
     with torch.no_grad():
-        hits = [int(model(images.whole(torch.tensor([i])).images).argmax()) == int(labels[i]) for i in range(len(labels))]  # fmt: skip
+        hits = [int(model(images.plain_batch(torch.tensor([i])).images).argmax()) == int(labels[i]) for i in range(len(labels))]  # fmt: skip
     return float(np.mean(hits))

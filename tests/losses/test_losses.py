@@ -103,11 +103,11 @@ def test_ignored_positions_count_for_nothing() -> None:
     labels = torch.arange(32).reshape(2, 4, 4) % 5
     labels[0, :3] = IGNORE
     valid = labels != IGNORE
-    kept = [z.movedim(1, -1)[valid] for z in (student, teacher)]
+    logits = [z.movedim(1, -1)[valid] for z in (student, teacher)]
     hard = hard_loss(student, labels)
     soft = soft_loss(student, teacher, temperature=2.0, valid=valid)
-    torch.testing.assert_close(hard, hard_loss(kept[0], labels[valid]))
-    torch.testing.assert_close(soft, soft_loss(kept[0], kept[1], temperature=2.0))
+    torch.testing.assert_close(hard, hard_loss(logits[0], labels[valid]))
+    torch.testing.assert_close(soft, soft_loss(logits[0], logits[1], temperature=2.0))
     (hard + soft).backward()
     assert student.grad is not None
     assert not student.grad.movedim(1, -1)[~valid].any()
@@ -242,27 +242,29 @@ def test_terms_reach_the_losses() -> None:
     weights = Weights(LossWeights(alpha=1.0, beta=1.0, gamma=1.0))
     parts = total(student, teacher, batch=batch, weights=weights, terms=terms)
     valid = labels != IGNORE
-    kept, target = student.logits[valid], labels[valid]
+    logits, target = student.logits[valid], labels[valid]
     expected = LossTerms(
         parts.loss,
-        hard_loss(kept, target, label_smoothing=0.2),
-        soft_loss(kept, teacher.logits[valid], temperature=1.0),
+        hard_loss(logits, target, label_smoothing=0.2),
+        soft_loss(logits, teacher.logits[valid], temperature=1.0),
         student.logits.sum(),
     )
-    for found, wanted in zip(parts, expected, strict=True):
-        torch.testing.assert_close(found, wanted.detach() if wanted is not parts.loss else wanted)
+    for term, expected_term in zip(parts, expected, strict=True):
+        torch.testing.assert_close(
+            term, expected_term.detach() if expected_term is not parts.loss else expected_term
+        )
 
 
 def test_what_a_trial_varies_is_read_from_tensors() -> None:
     student, teacher, batch = outputs()
     varied = Weights(LossWeights(alpha=1.0, beta=1.0, gamma=1.0, temperature=1.0))
-    wanted = Weights(LossWeights(alpha=0.2, beta=0.5, gamma=3.0, temperature=6.0))
+    target = Weights(LossWeights(alpha=0.2, beta=0.5, gamma=3.0, temperature=6.0))
     for name in ("alpha", "beta", "gamma", "temperature"):
-        getattr(varied, name).fill_(getattr(wanted, name))
-    found, expected = (
-        total(student, teacher, batch=batch, weights=weights).loss for weights in (varied, wanted)
+        getattr(varied, name).fill_(getattr(target, name))
+    loss, expected = (
+        total(student, teacher, batch=batch, weights=weights).loss for weights in (varied, target)
     )
-    assert torch.equal(found, expected)
+    assert torch.equal(loss, expected)
 
 
 def test_a_users_feature_loss_by_file(tmp_path: Path) -> None:
@@ -308,7 +310,8 @@ def test_projections_bring_the_students_channels_to_the_teachers() -> None:
         "same": (2, 7),
     }
     assert projected["same"] is student["same"]
-    assert sorted({name.split(".")[1] for name, _ in projections.named_parameters()}) == ["high", "low", "mid"]  # fmt: skip
+    levels = {name.split(".")[1] for name, _ in projections.named_parameters()}
+    assert levels == {"high", "low", "mid"}
     same, other = (Projections(student, teacher, seed=s).state_dict() for s in (3, 4))
     mine = projections.state_dict()
     assert all(torch.equal(mine[name], same[name]) for name in mine)

@@ -139,20 +139,20 @@ def test_shipped_file_has_no_mistake() -> None:
     assert complaints(SHIPPED) == []
 
 
-@pytest.mark.parametrize("planted", MISTAKES)
-def test_planted_mistake_is_found(planted: str, tmp_path: Path) -> None:
-    old, new, named = MISTAKES[planted]
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_planted_mistake_is_found(mistake: str, tmp_path: Path) -> None:
+    old, new, cause = MISTAKES[mistake]
     text = SHIPPED.read_text()
     assert old in text
     changed = tmp_path / "cluster.yaml"
     changed.write_text(text.replace(old, new))
-    found = complaints(changed)
-    assert any(named in complaint for complaint in found), found
+    errors = complaints(changed)
+    assert any(cause in complaint for complaint in errors), errors
 
 
 def test_every_node_gets_what_the_installation_needs() -> None:
     mounts = yaml.safe_load(SHIPPED.read_text())["file_mounts"]
-    own = {local for local in mounts.values() if local.startswith("./")}
+    files = {local for local in mounts.values() if local.startswith("./")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = {
         "pyproject.toml",
@@ -162,6 +162,6 @@ def test_every_node_gets_what_the_installation_needs() -> None:
         *(p.rstrip("*") for p in project["tool"]["setuptools"]["packages"]["find"]["include"]),
     }
     needed |= {project["project"]["readme"]} if "readme" in project["project"] else set()
-    assert own == {f"./{name}" for name in needed}
+    assert files == {f"./{name}" for name in needed}
     assert all((ROOT / name).exists() for name in needed)
     assert all(mounts[f"~/tune-kd/{name}"] == f"./{name}" for name in needed)

@@ -1,6 +1,7 @@
 """docs/guide.md and docs/reference-systems.md say what is true: rows, names, paths, links, commands."""
 
 import importlib
+import itertools
 import os
 import re
 import shlex
@@ -68,38 +69,41 @@ LINES = [
     for code in blocks(path.read_text(), "sh")
     for line in code.splitlines()
 ]
-COMMANDS = [shlex.split(line) for line in dict.fromkeys([*LINES, *SPANS]) if line.startswith("python -m")]  # fmt: skip
+TEXTS = dict.fromkeys([*LINES, *SPANS])
+COMMANDS = [shlex.split(text) for text in TEXTS if text.startswith("python -m")]
 FILES = {
     code.split("\n")[0].removeprefix("# "): code for code in blocks(GUIDE.read_text(), "python")
 }
 
 
-def after(kind: str) -> list[str]:
+def names_after(kind: str) -> list[str]:
     """The names that follow a kind's word in the prose: one of the singular, all of the plural."""
-    one, more = rf"\b{kind} `([^`]+)`", rf"\b{kind}s ((?:`[^`]+`(?: \([^)]*\))?(?:, | and | or )?)+)"  # fmt: skip
-    found: list[str] = []
+    one = rf"\b{kind} `([^`]+)`"
+    more = rf"\b{kind}s ((?:`[^`]+`(?: \([^)]*\))?(?:, | and | or )?)+)"
+    names: list[str] = []
     for text in PROSE.values():
-        found += re.findall(one, text, re.IGNORECASE)
-        for listed in re.findall(more, text, re.IGNORECASE):
-            found += re.findall(r"`([^`]+)`", re.sub(r"\([^)]*\)", "", listed))
-    return found
+        names += re.findall(one, text, re.IGNORECASE)
+        for span in re.findall(more, text, re.IGNORECASE):
+            names += re.findall(r"`([^`]+)`", re.sub(r"\([^)]*\)", "", span))
+    return names
 
 
 # The checklist
 
 
 def test_every_row_of_the_checklist_is_there_once_in_its_systems_table() -> None:
-    wanted = [f"{name}-{n:02d}" for name, count in ROWS.items() for n in range(1, count + 1)]
-    assert len(wanted) == 221
+    expected = [f"{name}-{n:02d}" for name, count in ROWS.items() for n in range(1, count + 1)]
+    assert len(expected) == 221
     names = "|".join(ROWS)
     parts = re.split(r"^## ", SYSTEMS.read_text(), flags=re.MULTILINE)[1:]
     rows = [re.findall(rf"^\| ((?:{names})-\d{{2}}) \|", part, re.MULTILINE) for part in parts]
-    assert [row for part in rows for row in part] == wanted
+    assert [row for part in rows for row in part] == expected
     assert [len(part) for part in rows if part] == list(ROWS.values())
 
 
 def test_every_row_has_three_cells_and_says_where_or_why_not() -> None:
-    lines = [line for line in SYSTEMS.read_text().splitlines() if re.match(r"\| \d{3}-\d{2} ", line)]  # fmt: skip
+    text = SYSTEMS.read_text()
+    lines = [line for line in text.splitlines() if re.match(r"\| \d{3}-\d{2} ", line)]
     for line in lines:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert len(cells) == 3, line
@@ -113,16 +117,17 @@ def test_every_row_has_three_cells_and_says_where_or_why_not() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_after_the_word_for_their_kind_exist(kind: str) -> None:
-    found = after(kind)
-    assert found
-    assert set(found) - KINDS[kind] == set()
+    names = names_after(kind)
+    assert names
+    assert set(names) - KINDS[kind] == set()
 
 
 def test_what_is_set_can_be_set() -> None:
     lines = [shlex.split(span) for span in SPANS if "--set " in span]
-    said = {word for words in (*lines, *COMMANDS) for at, word in enumerate(words) if at and words[at - 1] == "--set"}  # fmt: skip
-    assert len(said) > 20
-    for assignment in said - {"NAME=VALUE"}:
+    pairs = [pair for words in (*lines, *COMMANDS) for pair in itertools.pairwise(words)]
+    assignments = {word for option, word in pairs if option == "--set"}
+    assert len(assignments) > 20
+    for assignment in assignments - {"NAME=VALUE"}:
         assert any(accepts(space, assignment) for space in SPACES.values()), assignment
 
 
@@ -136,17 +141,20 @@ def accepts(space: loader.SearchSpace, assignment: str) -> bool:
 
 def test_paths_exist() -> None:
     folders = ("tune_kd", "analysis", "search_spaces", "tests", "docs", "examples")
-    paths = {span for span in SPANS if re.fullmatch(r"[\w./-]+", span) and span.split("/")[0] in folders and "/" in span}  # fmt: skip
-    paths |= {span for span in SPANS if span in ("LICENSE", "constraints.txt") or span.endswith(".toml")}  # fmt: skip
+    names = {span for span in SPANS if re.fullmatch(r"[\w./-]+", span)}
+    paths = {name for name in names if "/" in name and name.split("/")[0] in folders}
+    files = ("LICENSE", "constraints.txt")
+    paths |= {span for span in SPANS if span in files or span.endswith(".toml")}
     assert len(paths) > 15
     assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
 def test_functions_said_to_be_in_a_file_are_there() -> None:
-    said = {pair for text in PROSE.values() for pair in re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)}  # fmt: skip
-    said = {(name, path) for name, path in said if not name.isupper() and name != "taps"}
-    assert said
-    for name, path in said:
+    pattern = r"`(\w+)` in `([\w/]+\.py)`"
+    pairs = {pair for text in PROSE.values() for pair in re.findall(pattern, text)}
+    pairs = {(name, path) for name, path in pairs if not name.isupper() and name != "taps"}
+    assert pairs
+    for name, path in pairs:
         assert f"def {name}(" in (ROOT / path).read_text(), (name, path)
 
 
@@ -159,9 +167,9 @@ def test_files_said_to_be_in_a_report_are_written_there() -> None:
 
 
 def test_links_and_their_anchors_exist() -> None:
-    found = [link for text in PROSE.values() for link in re.findall(r"\]\(([^)]+)\)", text)]
-    assert found
-    for link in found:
+    links = [link for text in PROSE.values() for link in re.findall(r"\]\(([^)]+)\)", text)]
+    assert links
+    for link in links:
         name, _, anchor = link.partition("#")
         target = ROOT / "docs" / name
         assert target.exists(), link
@@ -179,7 +187,8 @@ def modules() -> list[str]:
 
 def help_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     """The options that a command knows."""
-    entry = pytest.importorskip(module) if module == "tune_kd.evaluate" else importlib.import_module(module)  # fmt: skip
+    load = pytest.importorskip if module == "tune_kd.evaluate" else importlib.import_module
+    entry = load(module)
     with pytest.raises(SystemExit) as ended:
         entry.main(["--help"])
     assert ended.value.code == 0
@@ -187,8 +196,8 @@ def help_of(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 def test_all_commands_are_shown() -> None:
-    shown = ["analysis.report", *(f"tune_kd.{name}" for name in ("confirm", "evaluate", "search", "train_teacher"))]  # fmt: skip
-    assert modules() == shown
+    names = ("confirm", "evaluate", "search", "train_teacher")
+    assert modules() == ["analysis.report", *(f"tune_kd.{name}" for name in names)]
 
 
 @pytest.mark.parametrize("module", modules())
@@ -198,32 +207,31 @@ def test_options_of_commands_exist(module: str, capsys: pytest.CaptureFixture[st
 
 
 def test_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    known = {option for module in modules() for option in help_of(module, capsys)}
+    options = {option for module in modules() for option in help_of(module, capsys)}
     used = {option for span in SPANS for option in re.findall(r"(?<![\w-])--[a-z-]+", span)}
     assert len(used) > 10
-    assert used - known == set()
+    assert used - options == set()
 
 
 @pytest.fixture
-def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[None]:
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[None]:
     """An empty folder with the guide's files, one GPU, and the studies that commands name."""
 
-    def never(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("a dry run touches neither Ray nor data")
 
-    def found(given: str, *, what: str) -> external_weights.ExternalCheckpoint:
-        return external_weights.ExternalCheckpoint(
-            name=given, data=b""
-        )  # no study lies here; what is planned is the same
+    # no study lies in the folder; the plan is the same without one
+    def checkpoint(name: str, **_: object) -> external_weights.ExternalCheckpoint:
+        return external_weights.ExternalCheckpoint(name=name, data=b"")
 
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ray, "init", never)
-    monkeypatch.setattr("tune_kd.data.tasks.decode", never)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr("tune_kd.data.tasks.decode", fail)
     monkeypatch.setattr("tune_kd.measure.hardware.gpus", lambda: 1)
     monkeypatch.setattr("tune_kd.measure.timing_cache.gpu_name", lambda: "cuda: made")
-    monkeypatch.setattr(external_weights, "find", found)
+    monkeypatch.setattr(external_weights, "find", checkpoint)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with mock.patch.dict(os.environ):
         yield
@@ -232,17 +240,17 @@ def _plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iter
 PLANNED = [words for words in COMMANDS if words[2] == "tune_kd.search" and len(words) > 3]
 
 
-@pytest.mark.usefixtures("_plain")
+@pytest.mark.usefixtures("_empty_folder")
 @pytest.mark.parametrize("words", PLANNED, ids=shlex.join)
 def test_searches_can_be_planned(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.guarded(search.main, [*words[3:], "--dry-run"])
+    code = cli.run_command(search.main, [*words[3:], "--dry-run"])
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     assert re.search(r"^student +\S", out, re.MULTILINE)
     assert "exists: add --resume" not in out
 
 
-@pytest.mark.usefixtures("_plain")
+@pytest.mark.usefixtures("_empty_folder")
 @pytest.mark.parametrize(
     "words",
     [w for w in COMMANDS if w[2] == "tune_kd.train_teacher" and "--space" in w],
@@ -252,26 +260,26 @@ def test_teachers_can_be_asked_for(words: list[str]) -> None:
     parser = cli.Parser()
     options.add_study(parser)
     options.add_resources(parser)
-    asked = options.read(options.SearchOptions, parser.parse(words[3:]))
-    chosen, _ = options.chosen_space(asked)
-    assert chosen.teacher_stages()
+    study_options = options.read(options.SearchOptions, parser.parse(words[3:]))
+    space, _ = options.chosen_space(study_options)
+    assert space.teacher_stages()
 
 
 def test_one_trial_a_method_has_the_default_settings() -> None:
     """What the systems' own commands count on: as many trials as methods."""
-    own = [words for words in COMMANDS if any(word.startswith("own_") for word in words)]
-    own = [words for words in own if words[2] == "tune_kd.search"]
-    assert len(own) == 6
-    for words in own:
+    commands = [words for words in COMMANDS if any(word.startswith("own_") for word in words)]
+    commands = [words for words in commands if words[2] == "tune_kd.search"]
+    assert len(commands) == 6
+    for words in commands:
         space = SPACES[words[words.index("--space") + 1]]
         methods = list(space.methods)
         if "--methods" in words:
-            rest = words[words.index("--methods") + 1 :]
-            methods = rest[: next(at for at, word in enumerate(rest) if word[:2] == "--")]
+            tail = words[words.index("--methods") + 1 :]
+            methods = tail[: next(at for at, word in enumerate(tail) if word[:2] == "--")]
         assert int(words[words.index("--trials") + 1]) == len(methods), shlex.join(words)
 
 
-@pytest.mark.usefixtures("_plain")
+@pytest.mark.usefixtures("_empty_folder")
 def test_the_study_of_a_teacher_compares_its_learning_rates() -> None:
     space, _ = loader.load("./resnet152_lr.py")
     assert list(space.methods) == ["no_kd"]
@@ -289,10 +297,10 @@ def test_torchvisions_fcn_fits_without_its_auxiliary_head() -> None:
     from tune_kd.models import checkpoints, registry
 
     theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
-    kept = {k: v for k, v in theirs.state_dict().items() if not k.startswith("aux_classifier.")}
-    assert len(kept) < len(theirs.state_dict())
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("aux_classifier.")}
+    assert len(state) < len(theirs.state_dict())
     ours = registry.build("fcn_resnet50", shape=registry.Shape(num_classes=21))
-    checkpoints.checked_load(ours, kept, what="torchvision's")
+    checkpoints.checked_load(ours, state, what="torchvision's")
     assert 'startswith("aux_classifier.")' in FILES["voc_teacher.py"]
 
 
@@ -300,11 +308,11 @@ def test_parameters_that_are_counted_are_right() -> None:
     """`network` (1,234,567 ...) or `network` ...: 1,234,567 in the tables."""
     from tune_kd.models import registry
 
-    said = re.findall(r"`(\w+)`:? \(?(\d{1,3}(?:,\d{3})+)", PROSE[SYSTEMS])
-    said = [(name, int(count.replace(",", ""))) for name, count in said if name in MODELS]
-    assert len(said) > 5
+    counts = re.findall(r"`(\w+)`:? \(?(\d{1,3}(?:,\d{3})+)", PROSE[SYSTEMS])
+    counts = [(name, int(count.replace(",", ""))) for name, count in counts if name in MODELS]
+    assert len(counts) > 5
     dense = ("fcn", "aspp", "lraspp")
-    for name, count in said:
+    for name, count in counts:
         shape = registry.Shape(num_classes=21 if name.startswith(dense) else 10)
         model = registry.build(name, shape=shape)
         assert sum(p.numel() for p in model.parameters()) == count, name

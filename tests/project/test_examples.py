@@ -43,15 +43,15 @@ def run(command: list[str], *, cwd: Path = ROOT) -> subprocess.CompletedProcess[
 @pytest.fixture
 def example(cache: Path) -> tuple[SearchSpace, Images, trial.NodeContext]:
     """The example's space, cut to one epoch, and its images."""
-    found, file = loader.load(str(FILE))
+    space, file = loader.load(str(FILE))
     assert file == FILE
-    found = overrides.with_fields(found, {"student.epochs": 1, "teacher.epochs": 1})
-    task = tasks.find(found.task, base=FOLDER)
+    space = overrides.with_fields(space, {"student.epochs": 1, "teacher.epochs": 1})
+    task = tasks.find(space.task, base=FOLDER)
     decoded = tasks.decode(task, "train", folder=None, cache=cache)
     fit, _ = splits.split(decoded)
     mean, std = splits.normalisation(task, decoded, fit)
     images = Images(
-        task=found.task,
+        task=space.task,
         train_hash=decoded.hash,
         num_classes=len(decoded.class_names),
         channels=task.channels,
@@ -61,10 +61,10 @@ def example(cache: Path) -> tuple[SearchSpace, Images, trial.NodeContext]:
         pad=task.pad,
         flip=task.flip,
     )
-    return found, images, trial.NodeContext(cache=cache, code=FOLDER)
+    return space, images, trial.NodeContext(cache=cache, code=FOLDER)
 
 
-def reported(
+def train_epoch(
     recipe: Recipe, ctx: trial.NodeContext
 ) -> tuple[Mapping[str, float], dict[str, torch.Tensor]]:
     """What the recipe's only epoch measured, and the weights that it gave."""
@@ -76,21 +76,21 @@ def reported(
 def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
     example: tuple[SearchSpace, Images, trial.NodeContext], tmp_path: Path
 ) -> None:
-    found, images, ctx = example
-    _, weights = reported(
-        Recipe(images=images, student=found.teacher.network, stages=found.teacher_stages()), ctx
+    space, images, ctx = example
+    _, weights = train_epoch(
+        Recipe(images=images, student=space.teacher.network, stages=space.teacher_stages()), ctx
     )
     save_file(weights, tmp_path / "teacher.safetensors")
     ctx = dataclasses.replace(ctx, model=lambda name: tmp_path / f"{name}.safetensors")
-    for name, method in found.methods.items():
+    for name, method in space.methods.items():
         recipe = Recipe(
             images=images,
-            student=found.student.network,
-            stages=found.stages(name, method.settings()[0]),
-            teacher=found.teacher.network,
+            student=space.student.network,
+            stages=space.stages(name, method.settings()[0]),
+            teacher=space.teacher.network,
             teacher_model="teacher",
         )
-        values, student = reported(recipe, ctx)
+        values, student = train_epoch(recipe, ctx)
         uses = recipe.stages[0].weights
         used = {"hard_loss": uses.alpha, "soft_loss": uses.beta, "feature_loss": uses.gamma}
         assert {k: values[k] > 0 for k in used} == {k: w > 0 for k, w in used.items()}, name
@@ -104,17 +104,17 @@ def test_every_method_of_the_example_trains_its_own_networks_on_its_own_images(
 
 
 def test_the_methods_are_the_four_and_one_of_its_own() -> None:
-    found, _ = loader.load(str(FILE))
-    assert list(found.methods) == ["no_kd", "response", "feature", "combined", "soft_only"]
-    (stage,) = found.stages("soft_only", found.methods["soft_only"].settings()[0])
+    space, _ = loader.load(str(FILE))
+    assert list(space.methods) == ["no_kd", "response", "feature", "combined", "soft_only"]
+    (stage,) = space.stages("soft_only", space.methods["soft_only"].settings()[0])
     assert (stage.weights.alpha, stage.weights.beta, stage.weights.gamma) == (0.0, 1.0, 0.0)
 
 
 def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient() -> None:
-    found, _ = loader.load(str(FILE))
-    loss = losses.find_feature_loss(found.feature_loss, base=FOLDER)
-    drawn = torch.Generator().manual_seed(0)
-    one, two = (torch.rand(4, 6, 5, 5, generator=drawn).requires_grad_() for _ in range(2))
+    space, _ = loader.load(str(FILE))
+    loss = losses.find_feature_loss(space.feature_loss, base=FOLDER)
+    generator = torch.Generator().manual_seed(0)
+    one, two = (torch.rand(4, 6, 5, 5, generator=generator).requires_grad_() for _ in range(2))
     labels = torch.zeros(4, dtype=torch.int64)
     batch = Batch(torch.zeros(4, 1, 16, 16), labels, torch.arange(4))
 
@@ -131,17 +131,17 @@ def test_its_feature_loss_is_zero_at_equality_and_gives_the_teacher_no_gradient(
 def test_dropout_reaches_its_student(
     example: tuple[SearchSpace, Images, trial.NodeContext],
 ) -> None:
-    found, images, where = example
-    recipe = Recipe(images=images, student=found.student.network)
-    model = context.build(found.student.network, recipe, where, dropout=0.25, seed=0)
+    space, images, ctx = example
+    recipe = Recipe(images=images, student=space.student.network)
+    model = context.build(space.student.network, recipe, ctx, dropout=0.25, seed=0)
     assert model.dropout.rate.item() == 0.25
 
 
 def test_the_same_images_as_class_folders_are_the_same_data(
     example: tuple[SearchSpace, Images, trial.NodeContext], tmp_path: Path
 ) -> None:
-    found, images, ctx = example
-    task = tasks.find(found.task, base=FOLDER)
+    space, images, ctx = example
+    task = tasks.find(space.task, base=FOLDER)
     read = plugins.load_function("shapes.py:read", base=FOLDER)
     for split in ("train", "test"):
         raw = read(split, None, tmp_path)
@@ -155,10 +155,12 @@ def test_the_same_images_as_class_folders_are_the_same_data(
 
 def test_the_dry_run_says_the_plan_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     command = [sys.executable, "-m", "tune_kd.search", "--space", str(FILE), "--dry-run"]
-    done = run([*command, "--trials", "9"], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^trials +10: 1 repeat of 2 for each of 5 methods", done.stdout, re.MULTILINE)
-    assert re.search(r"^student +shapes\.py:student, 12 epochs", done.stdout, re.MULTILINE)
+    process = run([*command, "--trials", "9"], cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert re.search(
+        r"^trials +10: 1 repeat of 2 for each of 5 methods", process.stdout, re.MULTILINE
+    )
+    assert re.search(r"^student +shapes\.py:student, 12 epochs", process.stdout, re.MULTILINE)
     assert [path.name for path in tmp_path.iterdir() if path != cache] == []
 
 
@@ -168,8 +170,8 @@ def test_a_search_ships_the_files_of_the_example(tmp_path: Path, cache: Path) ->
 
     command = [sys.executable, "-m", "tune_kd.search", "--space", str(FILE), "--quiet"]
     few = ["--trials", "5", "--epochs", "1", "--max-concurrent", "1"]
-    done = run([*command, *few], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = run([*command, *few], cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     study = tmp_path / "runs" / "shapes_kd"
     assert {path.name for path in (study / "space").iterdir()} == {"shapes.py", "shapes_kd.py"}
     rows = pq.read_table(study / "trials").to_pylist()
@@ -205,40 +207,40 @@ def test_the_readme_shows_every_command() -> None:
 
 
 def test_the_files_in_the_readme_make_a_space(tmp_path: Path) -> None:
-    made = [name for name, code in FILES.items() if "SPACE = " in code]
-    assert made == ["my_kd.py", "leaves_kd.py", "squared_kd.py", "low_rank_kd.py"]
+    names = [name for name, code in FILES.items() if "SPACE = " in code]
+    assert names == ["my_kd.py", "leaves_kd.py", "squared_kd.py", "low_rank_kd.py"]
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     plain, _ = loader.load(str(tmp_path / "my_kd.py"))
     assert plain.methods.keys() == {"no_kd", "response", "feature", "combined"}
-    own, _ = loader.load(str(tmp_path / "squared_kd.py"))
-    (stage,) = own.stages("squared", own.methods["squared"].settings()[0])
+    squared, _ = loader.load(str(tmp_path / "squared_kd.py"))
+    (stage,) = squared.stages("squared", squared.methods["squared"].settings()[0])
     loss = losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=tmp_path)
     outputs = losses.Outputs(torch.zeros(1, 2)), losses.Outputs(torch.full((1, 2), 3.0))
     assert loss(*outputs, Batch(torch.zeros(1), torch.tensor([0]), torch.tensor([0]))) == 9.0
     norms = losses.find_feature_loss("my_losses.py:norms", base=tmp_path)
     assert not norms.needs_projection
-    found, file = loader.load(str(tmp_path / "leaves_kd.py"))
-    assert found.methods.keys() == {"no_kd", "response", "feature", "combined"}
-    task = tasks.find(found.task, base=file.parent)
+    leaves, file = loader.load(str(tmp_path / "leaves_kd.py"))
+    assert leaves.methods.keys() == {"no_kd", "response", "feature", "combined"}
+    task = tasks.find(leaves.task, base=file.parent)
     images = torch.zeros(2, task.channels, *task.sides)
-    for network in (found.teacher.network, found.student.network):
+    for network in (leaves.teacher.network, leaves.student.network):
         shape = registry.Shape(num_classes=5, channels=task.channels)
         model = registry.build(network, shape=shape, dropout=0.1, base=file.parent).eval()
-        with torch.no_grad(), Taps(model, found.levels) as taps:
+        with torch.no_grad(), Taps(model, leaves.levels) as taps:
             assert model(images).shape == (2, 5)
-        assert list(taps.features) == list(found.levels)
+        assert list(taps.features) == list(leaves.levels)
     with pytest.raises(UsageError, match="--data DIR"):
         tasks.decode(task, "train", folder=None, cache=tmp_path)
 
 
 @pytest.mark.parametrize("module", sorted({shlex.split(line)[2] for line in COMMANDS}))
 def test_options_in_the_readme_exist(module: str) -> None:
-    done = run([sys.executable, "-m", module, "--help"])
-    known = set(re.findall(r"--[a-z-]+", done.stdout))
+    process = run([sys.executable, "-m", module, "--help"])
+    options = set(re.findall(r"--[a-z-]+", process.stdout))
     lines = [shlex.split(line, comments=True) for line in COMMANDS]
     used = {word for line in lines if line[2] == module for word in line[3:] if word[:2] == "--"}
-    assert used - known == set()
+    assert used - options == set()
 
 
 def test_what_the_readme_links_to_is_there() -> None:
@@ -254,9 +256,9 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.slow
 def test_the_readmes_lines_of_python_run(tmp_path: Path) -> None:
     (tmp_path / "quick.py").write_text(FILES["quick.py"])
-    done = run([sys.executable, "quick.py"], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "'temperature'" in done.stdout
+    process = run([sys.executable, "quick.py"], cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "'temperature'" in process.stdout
     assert (tmp_path / "runs" / "digits_kd" / "report" / "index.html").is_file()
 
 
@@ -268,15 +270,15 @@ def test_the_architecture_lists_every_folder() -> None:
     """Each folder and each module beside the folders has its line in ARCHITECTURE.md, and no other has."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     tree = text.split("## The tree")[1].split("\n## ")[0]
-    listed = names_of(tree, r"\b([a-z_0-9]+)\.py\b(?!:)")
+    modules = names_of(tree, r"\b([a-z_0-9]+)\.py\b(?!:)")
     folders = names_of(tree, r"^  ([a-z_]+)/")
     for package in ("tune_kd", "analysis"):
-        there = {path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
-        assert there - listed == set()
+        files = {path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
+        assert files - modules == set()
         assert {path.parent.name for path in (ROOT / package).glob("*/__init__.py")} <= folders
     packages = ("tune_kd", "analysis", "search_spaces", "examples", "tests")
     inside = {path.stem for package in packages for path in (ROOT / package).rglob("*.py")}
-    assert listed - inside == set()
+    assert modules - inside == set()
     assert {
         name for name in folders if not any((ROOT / p / name).is_dir() for p in packages)
     } == set()

@@ -22,7 +22,8 @@ EXTRAS = {
     extra: [Requirement(line) for line in lines]
     for extra, lines in PROJECT["project"]["optional-dependencies"].items()
 }
-PINNED = [*REQUIRED, *(r for extra in EXTRAS.values() for r in extra if r.name != PROJECT["project"]["name"])]  # fmt: skip
+OPTIONAL = [requirement for extra in EXTRAS.values() for requirement in extra]
+PINNED = [*REQUIRED, *(r for r in OPTIONAL if r.name != PROJECT["project"]["name"])]
 ENTRY_POINTS = [
     name
     for name in ("tune_kd.search", "tune_kd.train_teacher", "tune_kd.confirm", "tune_kd.evaluate")
@@ -38,10 +39,10 @@ UNWANTED = re.compile("|".join((*HOSTS, *(rf"(?<![\w.~-])/{name}/" for name in F
 def tracked_files() -> list[Path]:
     command = ["git", "-C", str(ROOT), "ls-files", "-z"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout: no list of the project's files")
-    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    return [ROOT / name for name in output.split("\0") if name and (ROOT / name).is_file()]
 
 
 def constraint_lines() -> list[str]:
@@ -55,13 +56,13 @@ def pins() -> dict[str, str]:
 
 
 def test_no_file_names_a_package_host_or_a_machine_of_ours() -> None:
-    found = [
+    lines = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
         for path in tracked_files()
         for number, line in enumerate(path.read_text(errors="ignore").splitlines(), 1)
         if UNWANTED.search(line)
     ]
-    assert found == []
+    assert lines == []
 
 
 @pytest.mark.parametrize(
@@ -89,19 +90,19 @@ def test_every_requirement_is_pinned_within_its_range(requirement: Requirement) 
 
 def test_everything_imported_is_required() -> None:
     providers = importlib.metadata.packages_distributions()
-    wanted = [*REQUIRED, *EXTRAS["compress"]]  # the extra's two are imported inside functions
-    required = {canonicalize_name(requirement.name) for requirement in wanted}
+    requirements = [*REQUIRED, *EXTRAS["compress"]]  # the extra's two are imported inside functions
+    required = {canonicalize_name(requirement.name) for requirement in requirements}
     missing = {
         f"{path.relative_to(ROOT)}: {name}"
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
-        for name in _imported(path) - sys.stdlib_module_names - set(PACKAGES)
-        if not required & {canonicalize_name(found) for found in providers.get(name, [])}
+        for name in _imports_of(path) - sys.stdlib_module_names - set(PACKAGES)
+        if not required & {canonicalize_name(provider) for provider in providers.get(name, [])}
     }
     assert missing == set()
 
 
-def _imported(path: Path) -> set[str]:
+def _imports_of(path: Path) -> set[str]:
     """The first part of each module that a file imports, anywhere in it."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

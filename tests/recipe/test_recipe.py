@@ -47,19 +47,24 @@ FULL = Recipe(
 )
 
 
-def other(value):
+def other_value(value):
     """Another valid value of the same kind, for any field of a recipe."""
-    named = {
-        "sgd": "adamw", "step": "constant", "cosine": "step", "train": "train+val",
-        "float32": "bfloat16", "none": "mixup", "val_accuracy": "val_miou",
-    }  # fmt: skip
+    replacements = {
+        "sgd": "adamw",
+        "step": "constant",
+        "cosine": "step",
+        "train": "train+val",
+        "float32": "bfloat16",
+        "none": "mixup",
+        "val_accuracy": "val_miou",
+    }
     match value:
         case dict():
             return {**value, "option": 1.5}
         case bool():
             return not value
         case str():
-            return named.get(value, value + "x")
+            return replacements.get(value, value + "x")
         case int():
             return value + 1
         case float():
@@ -83,7 +88,7 @@ def changes(value):
             for path, changed in changes(inner[0]):
                 yield f"stages.{path}", dataclasses.replace(value, stages=(changed, *inner[1:]))
         else:
-            yield field.name, dataclasses.replace(value, **{field.name: other(inner)})
+            yield field.name, dataclasses.replace(value, **{field.name: other_value(inner)})
 
 
 CHANGES = dict(changes(FULL))
@@ -135,13 +140,13 @@ def test_whole_numbers_of_json_become_the_floats_that_they_mean():
 
 def test_a_number_and_the_same_number_of_another_type_are_one_model():
     """What a space wrote as 1 is 1.0 when a worker has read it."""
-    made = Recipe(
+    recipe = Recipe(
         images=Images(task="digits", train_hash="x", num_classes=10, mix_alpha=1),
         student="a",
         stages=(Distill(epochs=2, clip=1, optimizer=Optimizer(warmup_epochs=5, decay_factor=1)),),
     )
-    assert to_json(made) != to_json(from_json(to_json(made)))
-    assert made.recipe_id(0) == from_json(to_json(made)).recipe_id(0)
+    assert to_json(recipe) != to_json(from_json(to_json(recipe)))
+    assert recipe.recipe_id(0) == from_json(to_json(recipe)).recipe_id(0)
 
 
 def test_the_id_is_the_one_that_models_on_disk_are_named_by():
@@ -212,10 +217,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "given", "name"), BAD)
-def test_rules_name_what_broke_them(kind, given, name):
+@pytest.mark.parametrize(("kind", "fields", "name"), BAD)
+def test_rules_name_what_broke_them(kind, fields, name):
     with pytest.raises(ValueError, match=name) as caught:
-        kind(**given)
+        kind(**fields)
     assert "must hold, but got" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -33,8 +33,8 @@ SPACE = SearchSpace(
 """
 
 
-def plain(chosen: SearchSpace, *, lr: float, kind: str = "a", depth: int = 1, **training):
-    return methods.no_kd(chosen, lr=lr, weight_decay=0.0, dropout=0.0)
+def plain(space: SearchSpace, *, lr: float, kind: str = "a", depth: int = 1, **training):
+    return methods.no_kd(space, lr=lr, weight_decay=0.0, dropout=0.0)
 
 
 # Finding
@@ -43,20 +43,23 @@ def plain(chosen: SearchSpace, *, lr: float, kind: str = "a", depth: int = 1, **
 def test_shipped_spaces_are_found_by_name():
     assert {"cifar10_kd", "cifar10_small_kd", "digits_kd"} <= set(loader.names())
     for name in loader.names():
-        found, file = loader.load(name)
-        assert found.name == name
+        space, file = loader.load(name)
+        assert space.name == name
         assert file == loader.folder() / f"{name}.py"
 
 
 def test_by_path_absolute_relative_and_in_the_home_folder(tmp_path, monkeypatch):
-    text = MINE.replace('{"lr": log_uniform(0.01, 0.5)}', '{"lr": log_uniform(0.01, 0.5), "weight_decay": uniform(0, 1), "dropout": uniform(0, 0.5)}')  # fmt: skip
+    text = MINE.replace(
+        '"lr": log_uniform(0.01, 0.5)',
+        '"lr": log_uniform(0.01, 0.5), "weight_decay": uniform(0, 1), "dropout": uniform(0, 0.5)',
+    )
     text = text.replace('{"lr": 0.1}', '{"lr": 0.1, "weight_decay": 0.0, "dropout": 0.0}')
     (tmp_path / "a.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for given in ("a.py", "./a.py", "~/a.py", str(tmp_path / "a.py")):
-        found, file = loader.load(given)
-        assert found.name == "mine"
+    for path in ("a.py", "./a.py", "~/a.py", str(tmp_path / "a.py")):
+        space, file = loader.load(path)
+        assert space.name == "mine"
         assert file == tmp_path / "a.py"
 
 
@@ -92,8 +95,8 @@ def test_an_error_names_the_users_line(tmp_path):
 def test_the_methods_are_those_of_the_design():
     assert list(DIGITS.methods) == ["no_kd", "response", "feature", "combined"]
     training = {"lr", "weight_decay", "dropout"}
-    own = {name: set(method.ranges) - training for name, method in DIGITS.methods.items()}
-    assert own == {
+    names = {name: set(method.ranges) - training for name, method in DIGITS.methods.items()}
+    assert names == {
         "no_kd": set(),
         "response": {"alpha", "temperature"},
         "feature": {"gamma"},
@@ -112,11 +115,16 @@ def test_the_methods_are_those_of_the_design():
 )
 def test_default_settings(method, weights):
     (stage,) = DIGITS.stages(method, DIGITS.methods[method].settings()[0])
-    found = stage.weights
-    assert (found.alpha, found.beta, found.gamma, found.temperature) == weights
+    loss_weights = stage.weights
+    assert (
+        loss_weights.alpha,
+        loss_weights.beta,
+        loss_weights.gamma,
+        loss_weights.temperature,
+    ) == weights
     assert (stage.optimizer.lr, stage.optimizer.weight_decay, stage.dropout) == (0.1, 5e-4, 0.0)
     assert stage.epochs == DIGITS.student.epochs
-    assert bool(stage.levels) == (found.gamma > 0)
+    assert bool(stage.levels) == (loss_weights.gamma > 0)
 
 
 def test_the_published_settings_of_response():
@@ -166,7 +174,7 @@ def test_settings_are_complete_and_each_once():
 
 
 def test_a_field_is_changed_and_keeps_its_type():
-    for given, name, value in [
+    for assignment, name, value in [
         ("student.batch_size=32", "student.batch_size", 32),
         (" teacher.epochs = 3", "teacher.epochs", 3),
         ("student.optimizer.momentum=0", "student.optimizer.momentum", 0.0),
@@ -182,7 +190,7 @@ def test_a_field_is_changed_and_keeps_its_type():
         ("student=nets.py:small", "student.network", "nets.py:small"),
         ("student.network=nets.py:small", "student.network", "nets.py:small"),
     ]:
-        changed = overrides.change(DIGITS, [given])
+        changed = overrides.change(DIGITS, [assignment])
         fields = search_space.plain_fields(changed)
         assert fields[name] == value
         assert type(fields[name]) is type(value)
@@ -196,13 +204,13 @@ def test_every_plain_field_can_be_set_to_what_it_is():
 
 
 def test_a_field_without_its_network_is_set_for_both():
-    for given, path in [
+    for assignment, path in [
         ("batch_size=32", "batch_size"),
         ("clip=1", "clip"),
         ("schedule=step", "optimizer.schedule"),
         ("optimizer.name=adamw", "optimizer.name"),
     ]:
-        fields = search_space.plain_fields(overrides.change(DIGITS, [given]))
+        fields = search_space.plain_fields(overrides.change(DIGITS, [assignment]))
         before = search_space.plain_fields(DIGITS)
         changed = {name for name, value in fields.items() if value != before[name]}
         assert changed == {f"teacher.{path}", f"student.{path}"}
@@ -225,44 +233,93 @@ def test_a_range_is_pinned_in_every_method_that_has_it():
 
 
 def test_pinned_values_keep_the_type_of_their_range():
-    made = dataclasses.replace(DIGITS, methods={"m": method()})
+    space = dataclasses.replace(DIGITS, methods={"m": method()})
     fixed = {}
-    for given in ("lr=1", "depth=3", "kind=b"):
-        fixed |= overrides.change(made, [given]).methods["m"].fixed
+    for assignment in ("lr=1", "depth=3", "kind=b"):
+        fixed |= overrides.change(space, [assignment]).methods["m"].fixed
     assert fixed == {"lr": 1.0, "depth": 3, "kind": "b"}
     assert [type(v) for v in fixed.values()] == [float, int, str]
     with pytest.raises(UsageError, match=r"2\.5"):
-        overrides.change(made, ["depth=2.5"])
+        overrides.change(space, ["depth=2.5"])
 
 
 def test_all_ranges_pinned_is_one_setting():
     pinned = DIGITS
-    for given in ("lr=0.1", "weight_decay=0", "dropout=0"):
-        pinned = overrides.change(pinned, [given])
+    for assignment in ("lr=0.1", "weight_decay=0", "dropout=0"):
+        pinned = overrides.change(pinned, [assignment])
     assert pinned.methods["no_kd"].ranges == {}
     assert pinned.methods["no_kd"].settings() == [{}]
     assert pinned.stages("no_kd", {})[0].optimizer.lr == 0.1
 
 
 def test_what_is_set_is_checked():
-    for given, says in [
-        ("nothing", "NAME=VALUE"), ("=1", "NAME=VALUE"), ("epochs=0", "epochs >= 1"),
-        ("lr=x", "'x'"), ("epochs=1.5", "int is wanted"), ("student.optimizer.nesterov=1", "bool is wanted"),
+    for assignment, says in [
+        ("nothing", "NAME=VALUE"),
+        ("=1", "NAME=VALUE"),
+        ("epochs=0", "epochs >= 1"),
+        ("lr=x", "'x'"),
+        ("epochs=1.5", "int is wanted"),
+        ("student.optimizer.nesterov=1", "bool is wanted"),
         ("student.batch_size=True", "int is wanted"),
         ("name=sgd", "unknown name in --set 'name'"),
-        ("teacher_epochs=3", "did you mean 'teacher.epochs'"), ("teacher.lr=1", "did you mean"),
+        ("teacher_epochs=3", "did you mean 'teacher.epochs'"),
+        ("teacher.lr=1", "did you mean"),
         ("teacher.optimizer=adamw", "did you mean .teacher.optimizer"),
-        ("student.optimizer.lr=0.2", "its own lr, so that this would change nothing; pin it by --set lr=VALUE"),
-        ("student.dropout=0.2", "pin it by --set dropout=VALUE"), ("temprature=1", "did you mean 'temperature'"),
+        (
+            "student.optimizer.lr=0.2",
+            "its own lr, so that this would change nothing; pin it by --set lr=VALUE",
+        ),
+        ("student.dropout=0.2", "pin it by --set dropout=VALUE"),
+        ("temprature=1", "did you mean 'temperature'"),
         ("methods=no_kd", "unknown name"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(UsageError, match=says):
-            overrides.change(DIGITS, [given])
+            overrides.change(DIGITS, [assignment])
+
+
+def _error_of(assignment):
+    with pytest.raises(UsageError) as caught:
+        overrides.change(DIGITS, [assignment])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "names"),
+    [
+        ("temprature=1", ["temperature"]),
+        ("clipp=1", ["clip"]),
+        ("teacher.lr=1", ["teacher.optimizer.lr", "student.optimizer.lr", "lr"]),
+        ("name=sgd", ["teacher.optimizer.name", "student.optimizer.name"]),
+        ("batchsize=64", ["batch_size", "teacher.batch_size", "student.batch_size"]),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest_three_at_most(assignment, names):
+    name = assignment.partition("=")[0]
+    hint = " or ".join(f"'{near}'" for near in names)
+    assert _error_of(assignment).endswith(
+        f": unknown name in --set '{name}'; did you mean {hint}? (docs/running.md lists all)"
+    )
+
+
+def test_a_name_that_is_near_none_is_answered_with_the_first_level():
+    message = _error_of("xyz=1")
+    names = message.partition("names are ")[2].removesuffix(" (docs/running.md lists all)")
+    first = [path for path in search_space.plain_fields(DIGITS) if "." not in path]
+    assert set(names.split(", ")) == {
+        *("teacher.", "student.", "epochs", *first),
+        *overrides.pinnable_ranges(DIGITS),
+    }
+
+
+def test_the_document_lists_the_names_of_all_fields():
+    text = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    names = {path.rpartition(".")[2] for path in search_space.plain_fields(DIGITS)}
+    assert {name for name in names if f"`{name}`" not in text} == set()
 
 
 def test_a_subset_keeps_the_spaces_order():
-    chosen = overrides.subset(DIGITS, ["combined", "no_kd"])
-    assert list(chosen.methods) == ["no_kd", "combined"]
+    subset = overrides.subset(DIGITS, ["combined", "no_kd"])
+    assert list(subset.methods) == ["no_kd", "combined"]
     with pytest.raises(UsageError, match="did you mean 'feature'"):
         overrides.subset(DIGITS, ["features"])
 
@@ -277,7 +334,7 @@ def test_a_space_without_methods_or_with_a_name_twice():
     with pytest.raises(ValueError, match="at least one method"):
         dataclasses.replace(DIGITS, methods={})
 
-    def stages(chosen, *, finetune_epochs):
+    def stages(space, *, finetune_epochs):
         return ()
 
     ranges = {"finetune_epochs": integer(2, 9)}
@@ -299,7 +356,7 @@ def test_check_names_the_method_that_cannot_be_built():
 
 
 @pytest.mark.parametrize(
-    ("made", "shown", "bounds", "kind"),
+    ("distribution", "text", "bounds", "kind"),
     [
         (uniform(0, 0.5), "0 .. 0.5", (0.0, 0.5, False), "double"),
         (log_uniform(1e-5, 20), "1e-05 .. 20 log", (1e-5, 20.0, True), "double"),
@@ -311,15 +368,15 @@ def test_check_names_the_method_that_cannot_be_built():
         (choice(1, "a"), "1 | a", None, "string"),
     ],
 )
-def test_ranges_in_words_numbers_columns_and_json(made, shown, bounds, kind):
-    assert distributions.shown(made) == shown
-    assert distributions.bounds({"x": made}) == ({"x": bounds} if bounds else {})
-    assert distributions.column_type(made) == kind
-    assert json_to_distribution(distributions.to_json(made)) == made
+def test_ranges_in_words_numbers_columns_and_json(distribution, text, bounds, kind):
+    assert distributions.range_text(distribution) == text
+    assert distributions.bounds({"x": distribution}) == ({"x": bounds} if bounds else {})
+    assert distributions.column_type(distribution) == kind
+    assert json_to_distribution(distributions.to_json(distribution)) == distribution
 
 
 def test_stages_are_a_pure_function():
-    for name, chosen in DIGITS.methods.items():
-        config = chosen.settings()[0]
+    for name, spec in DIGITS.methods.items():
+        config = spec.settings()[0]
         assert DIGITS.stages(name, config) == DIGITS.stages(name, dict(config))
     assert Path(search_space.__file__).parent != loader.folder()

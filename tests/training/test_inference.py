@@ -25,7 +25,9 @@ def test_evaluation_is_in_evaluation_mode_over_every_image_once(ctx):
     assert checkpoints.tensor_hash(model) == before
     model.eval()
     with torch.no_grad():
-        scores = torch.cat([model(fold.images.whole(i[None]).images) for i in fold.validation])
+        scores = torch.cat(
+            [model(fold.images.plain_batch(i[None]).images) for i in fold.validation]
+        )
     labels = fold.images.labels[fold.validation]
     assert found.accuracy == pytest.approx((scores.argmax(1) == labels).float().mean().item())
     expected = torch.nn.functional.cross_entropy(scores, labels).item()

@@ -273,7 +273,7 @@ def test_an_opened_test_split_is_scored_after_every_stage_with_its_teacher(where
         made, _state(made, where), stages=3, ctx=where, sample=sample(where)
     )
     with torch.no_grad():
-        images = prepared.images.images.whole(prepared.images.fit)
+        images = prepared.images.images.plain_batch(prepared.images.fit)
         mine, theirs = (m.eval()(images.images).argmax(1) for m in (student, network))
     labels = images.labels
     last = ends[-1]

@@ -146,7 +146,9 @@ def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
     assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
 
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=ctx.cache)
-    images = splits.resident(decoded, images=making.digits()).whole(torch.arange(540)).images
+    images = (
+        splits.device_images(decoded, images=making.digits()).plain_batch(torch.arange(540)).images
+    )
     student = places.build("digits_medium", made, ctx, seed=0).eval()
     student.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
     teacher = places.load_model("digits_teacher", made, ctx, making.TEACHER).eval()
@@ -161,7 +163,7 @@ def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(ctx):
     made = making.recipe(student="digits_teacher", epochs=1)
     ran = making.run(made, ctx, access=trial.TestAccess())
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=ctx.cache)
-    images = splits.resident(decoded, images=making.digits())
+    images = splits.device_images(decoded, images=making.digits())
     model = places.build("digits_teacher", made, ctx, seed=0)
     model.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
     assert len(images) == 540
@@ -191,7 +193,7 @@ def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypat
     assert "test_correct" not in found
     counts = np.reshape(found["test_counts"], (5, 5, 3))
     with torch.no_grad():
-        said = model(fold.images.whole(torch.arange(5)).images).argmax(1).numpy()
+        said = model(fold.images.plain_batch(torch.arange(5)).images).argmax(1).numpy()
     for image, (labels, guess) in enumerate(zip(decoded.labels, said, strict=True)):
         valid = labels != 255
         for label in range(5):

@@ -72,7 +72,7 @@ def run(main, *arguments: object) -> Answer:
     err, out = io.StringIO(), io.StringIO()
     with redirect_stderr(err), redirect_stdout(out):
         try:
-            code = cli.guarded(main, [str(a) for a in arguments])
+            code = cli.run_command(main, [str(a) for a in arguments])
         except SystemExit as stopped:  # argparse
             code = stopped.code
     return Answer(code, err.getvalue().strip(), out.getvalue())
@@ -112,7 +112,10 @@ def digits(*arguments: object, says: str | tuple[str, ...]) -> str:
         (["--space", "digits_kd", "--methods", "respons"], "did you mean 'response'?"),
         (["--space", "digits_kd", "--methods", "no_kd", "kd"], "unknown method 'kd'"),
         (["--space", "digits_kd", "--set", "temprature=4"], "did you mean 'temperature'?"),
-        (["--space", "digits_kd", "--set", "batchsize=4"], "did you mean 'teacher.batch_size'?"),
+        (
+            ["--space", "digits_kd", "--set", "batchsize=4"],
+            "did you mean 'batch_size' or 'teacher.batch_size'",
+        ),
         (["--space", "digits_kd", "--set", "name=x"], "unknown name in --set 'name'"),
         (["--space", "digits_kd", "--set", "task=digit"], "did you mean 'digits'?"),
         (["--space", "digits_kd", "--sampler", "tp"], "did you mean 'tpe'?"),

@@ -14,8 +14,9 @@ from tune_kd import cli, search
 from tune_kd.execution.resources import Resources
 from tune_kd.measure import timing_cache
 from tune_kd.space.overrides import with_fields
+from tune_kd.study import manifest
 from tune_kd.training.external_weights import ExternalCheckpoint
-from tune_kd.workflows import dry_run, prerequisites
+from tune_kd.workflows import dry_run
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def plan(capsys, *arguments: object) -> dict[str, str]:
     """The plan's lines by their first word; the exit code is 0 and nothing is made."""
     before = sorted(Path().rglob("*"))
     given = ["--space", "digits_kd", "--dry-run", "--gpus-per-trial", 0, *arguments]
-    code = cli.guarded(search.main, [str(a) for a in given])
+    code = cli.run_command(search.main, [str(a) for a in given])
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     assert sorted(Path().rglob("*")) == before
@@ -217,7 +218,7 @@ def test_an_existing_study_is_said(tmp_path):
     assert lines(request)["study"].endswith("(will be resumed)")
     again = replace(request, resume=False)
     assert "add --resume or use a new --name" in lines(again)["study"]
-    model = prerequisites.model_of(request.storage)
+    model = manifest.read(request.storage).teacher_model
     assert lines(request)["teacher"] == "digits_teacher, to be trained for 12 epochs"
     request.storage.write(f"models/{model}.safetensors", b"x")
     assert lines(request)["teacher"] == f"digits_teacher, found: {model}"

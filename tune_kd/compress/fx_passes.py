@@ -16,7 +16,7 @@ NORMS = (aten.batch_norm.default,)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """No warnings of the libraries' own calls, and no random numbers drawn for their patterns."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
@@ -42,10 +42,10 @@ def name_calls(graph: fx.GraphModule, model: nn.Module) -> None:
             node.meta["source_fn_stack"] = [(name, type(model.get_submodule(path)))]
 
 
-def unfolded(graph: fx.GraphModule) -> int:
+def count_unfolded(graph: fx.GraphModule) -> int:
     """Batch normalisations that are neither gone nor, in training, behind a convolution's scaled weight."""
-    left = [node for node in graph.graph.nodes if node.target in NORMS]
-    return sum(_convolution(node) is None for node in left)
+    norms = [node for node in graph.graph.nodes if node.target in NORMS]
+    return sum(_convolution(node) is None for node in norms)
 
 
 def _convolution(norm: Any) -> Any:
@@ -70,7 +70,9 @@ def own_normalisation(graph: fx.GraphModule, model: nn.Module) -> None:
         elif node.target is aten.add.Tensor and _path(node.args[0]).endswith(".running_var"):
             norm = model.get_submodule(_path(node.args[0]).rpartition(".")[0])
             node.update_arg(1, norm.eps)  # in the scale of the weights that are rounded
-        elif node.target is aten.add_.Tensor and _path(node.args[0]).endswith(".num_batches_tracked"):  # fmt: skip
+        elif node.target is aten.add_.Tensor and _path(node.args[0]).endswith(
+            ".num_batches_tracked"
+        ):
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -117,25 +119,25 @@ def fold(graph: fx.GraphModule) -> None:
 
 def drop_unread(graph: fx.GraphModule) -> None:
     """Delete the float weights, and whatever else the graph no longer reads."""
-    kept = read(graph)
+    tensors = read_tensors(graph)
     for path in [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]:
-        if path not in kept:
+        if path not in tensors:
             parent, _, name = path.rpartition(".")
             delattr(graph.get_submodule(parent), name)
     graph.delete_all_unused_submodules()
     graph.recompile()
 
 
-def read(graph: fx.GraphModule) -> dict[str, Tensor]:
+def read_tensors(graph: fx.GraphModule) -> dict[str, Tensor]:
     """Return the tensors that a graph reads, by path, each once."""
-    found = {}
+    tensors = {}
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             parent, _, name = node.target.rpartition(".")
             value = getattr(graph.get_submodule(parent), name)
             if isinstance(value, Tensor):
-                found[node.target] = value.detach()
-    return found
+                tensors[node.target] = value.detach()
+    return tensors
 
 
 def roundings(graph: fx.GraphModule) -> list[fx.Node]:

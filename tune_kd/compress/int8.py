@@ -56,7 +56,7 @@ class Prepared(nn.Module):
         for module in self.modules():
             module.training = mode
         if self.trained:
-            # Not torchao's own switch: it puts eps = 1e-5 and momentum = 0.1 in place of the network's.
+            # Not torchao's own switch: it replaces the network's eps and momentum by 1e-5 and 0.1.
             for node in self.graph.graph.nodes:
                 if node.target in fx_passes.NORMS:
                     node.update_arg(5, mode)
@@ -73,19 +73,19 @@ class Prepared(nn.Module):
         Without the versions in a state dict's metadata torchao's observers put a default in place of
         what they were made with.
         """
-        given = OrderedDict(state_dict)
-        given._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
-        return super().load_state_dict(given, strict=strict, assign=assign)
+        state = OrderedDict(state_dict)
+        state._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
+        return super().load_state_dict(state, strict=strict, assign=assign)
 
 
 def _copy_shared(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """Observers that several places share have several names; a file wants tensors of their own."""
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for name, tensor in state.items():
-        if tensor.data_ptr() in seen:
+        if tensor.data_ptr() in pointers:
             state[name] = tensor.clone()
         elif tensor.numel():
-            seen.add(tensor.data_ptr())
+            pointers.add(tensor.data_ptr())
 
 
 class Converted(nn.Module):
@@ -135,10 +135,11 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
         UsageError: torchao is missing, or the network cannot be exported.
     """
     x86, quantize = _torchao()
-    copied = _plain(copy.deepcopy(model).to(device="cpu", memory_format=torch.contiguous_format)).train(qat)  # type: ignore[call-overload]  # fmt: skip
+    copied = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    copied = _without_dropout(copied).train(qat)
     batches = ({0: torch.export.Dim.DYNAMIC},)
     try:
-        with fx_passes.quiet():
+        with fx_passes.silence():
             program = torch.export.export(copied, (sample.cpu(),), dynamic_shapes=batches)
     except Exception as error:  # export raises many kinds
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
@@ -151,22 +152,23 @@ def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     norms = sum(node.target in fx_passes.NORMS for node in graph.graph.nodes)
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=qat))
-    with fx_passes.quiet():
+    with fx_passes.silence():
         if qat:
             graph = quantize.prepare_qat_pt2e(graph, quantizer)
             fx_passes.own_normalisation(graph, copied)
         else:
             graph = quantize.prepare_pt2e(graph, quantizer)
-    left = fx_passes.unfolded(graph)
-    if left:
+    num_unfolded = fx_passes.count_unfolded(graph)
+    if num_unfolded:
         raise UsageError(
-            f"{type(model).__name__}: {left} of {norms} batch normalisations do not follow a convolution,"
-            " so that int8 cannot fold them into one; leave out the stage that quantizes"
+            f"{type(model).__name__}: {num_unfolded} of {norms} batch normalisations do not follow "
+            "a convolution, so that int8 cannot fold them into one; leave out the stage that "
+            "quantizes"
         )
     return Prepared(graph, trained=qat, norms=norms)
 
 
-def _plain(model: nn.Module) -> nn.Module:
+def _without_dropout(model: nn.Module) -> nn.Module:
     """Dropout taken out, and our `Classifier` a linear layer: the quantizer looks for that very class."""
     kinds = (registry.Dropout, nn.modules.dropout._DropoutNd)
     for parent in list(model.modules()):
@@ -184,11 +186,11 @@ def _plain(model: nn.Module) -> nn.Module:
 def calibrate(prepared: Prepared, batches: Iterable[Tensor]) -> int:
     """Show the observers batches [B, C, H, W]; the number of images that they saw."""
     assert not prepared.trained, "one that is trained sees its images in training"
-    seen = 0
+    num_images = 0
     for batch in batches:
         prepared(batch)
-        seen += len(batch)
-    return seen
+        num_images += len(batch)
+    return num_images
 
 
 def observers(prepared: nn.Module) -> dict[str, Any]:
@@ -196,17 +198,19 @@ def observers(prepared: nn.Module) -> dict[str, Any]:
     _torchao()
     from torchao.quantization.pt2e import FakeQuantizeBase, ObserverBase
 
-    found = {n: m for n, m in prepared.named_modules() if isinstance(m, FakeQuantizeBase)}
-    return found or {n: m for n, m in prepared.named_modules() if isinstance(m, ObserverBase)}
+    modules = dict(prepared.named_modules())
+    fake_quantizers = {n: m for n, m in modules.items() if isinstance(m, FakeQuantizeBase)}
+    return fake_quantizers or {n: m for n, m in modules.items() if isinstance(m, ObserverBase)}
 
 
 def ranges(prepared: nn.Module) -> dict[str, Tensor]:
     """Return what each observer has seen, copied: its smallest and largest values, one row or one a channel."""
-    found = {}
+    extremes = {}
     for name, module in observers(prepared).items():
         observer = getattr(module, "activation_post_process", module)
-        found[name] = torch.stack([observer.min_val.flatten(), observer.max_val.flatten()]).clone()
-    return found
+        ends = [observer.min_val.flatten(), observer.max_val.flatten()]
+        extremes[name] = torch.stack(ends).clone()
+    return extremes
 
 
 def weights(prepared: nn.Module) -> dict[str, Tensor]:
@@ -231,14 +235,16 @@ def assert_active(
     now = ranges(prepared)
     if not now:
         raise ValueError("nothing is quantized: the network has no observers")
-    still = [name for name, seen in now.items() if torch.equal(seen, before[name])]
-    blind = [name for name, seen in now.items() if not bool(torch.isfinite(seen).all())]
+    still = [name for name, extremes in now.items() if torch.equal(extremes, before[name])]
+    blind = [name for name, extremes in now.items() if not bool(torch.isfinite(extremes).all())]
     if still or blind:
         first = (still or blind)[0]
         raise ValueError(
-            f"{len({*still, *blind})} of {len(now)} observers have seen no images, for example {first}"
+            f"{len({*still, *blind})} of {len(now)} observers have seen no images, for example "
+            f"{first}"
         )
-    off = [n for n, m in observers(prepared).items() if prepared.trained and not bool(m.fake_quant_enabled)]  # fmt: skip
+    quantizers = observers(prepared) if prepared.trained else {}
+    off = [name for name, module in quantizers.items() if not bool(module.fake_quant_enabled)]
     if off:
         raise ValueError(f"fake quantization was off in {len(off)} places, for example {off[0]}")
     after = dict(prepared.named_parameters())
@@ -256,7 +262,7 @@ def convert(prepared: Prepared) -> Converted:
     for rounding in observers(copied).values() if copied.trained else ():
         # What training rounded by. torchao would compute it anew: for weights 0.4 % smaller.
         rounding.calculate_qparams = functools.partial(_as_trained, rounding)
-    with fx_passes.quiet():
+    with fx_passes.silence():
         graph = quantize.convert_pt2e(graph)
     fx_passes.drop_unread(graph)
     for tensor in graph.parameters():
@@ -275,17 +281,20 @@ def report(converted: Converted) -> Int8Report:
         ValueError: half or more of it is not int8, or a batch normalisation was not folded into a convolution.
     """
     nodes = list(converted.graph.graph.nodes)
-    left = sum("batch_norm" in str(node.target) for node in nodes)
+    num_unfolded = sum("batch_norm" in str(node.target) for node in nodes)
     multipliers = [node for node in nodes if node.target in MULTIPLIERS]
     quantized = sum(all("dequantize" in str(a.target) for a in n.args[:2]) for n in multipliers)
-    if left:
-        raise ValueError(f"{left} of {converted.norms} batch normalisations were not folded")
-    rest = len(multipliers) - quantized
-    if quantized <= rest:  # of whole networks all are; a graph that was taken apart has hardly any
+    if num_unfolded:
+        text = f"{num_unfolded} of {converted.norms} batch normalisations were not folded"
+        raise ValueError(text)
+    float_ops = len(multipliers) - quantized
+    # of whole networks all are; a graph that was taken apart has hardly any
+    if quantized <= float_ops:
         raise ValueError(
-            f"{quantized} of {len(multipliers)} convolutions and linear layers of the int8 network are int8"
+            f"{quantized} of {len(multipliers)} convolutions and linear layers of the int8 network "
+            "are int8"
         )
-    return Int8Report(fused=converted.norms, quantized_ops=quantized, float_ops=rest)
+    return Int8Report(fused=converted.norms, quantized_ops=quantized, float_ops=float_ops)
 
 
 def is_int8(model: nn.Module) -> TypeIs[Converted]:
@@ -295,7 +304,8 @@ def is_int8(model: nn.Module) -> TypeIs[Converted]:
 
 def size_mb(converted: Converted) -> float:
     """Megabytes (1e6 bytes) of the tensors that the graph reads: int8 weights, their scales, biases."""
-    return sum(t.numel() * t.element_size() for t in fx_passes.read(converted.graph).values()) / 1e6
+    tensors = fx_passes.read_tensors(converted.graph).values()
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
 
 
 def state_of(converted: Converted) -> dict[str, Tensor]:
@@ -304,7 +314,8 @@ def state_of(converted: Converted) -> dict[str, Tensor]:
     "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in the
     graph's order; "int8.trained" says whether fake quantization was trained.
     """
-    state = {name: t.clone().contiguous() for name, t in fx_passes.read(converted.graph).items()}
+    tensors = fx_passes.read_tensors(converted.graph)
+    state = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     rows = [node.args[1:3] for node in fx_passes.roundings(converted.graph)]
     state[ACTIVATIONS] = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
     state[TRAINED] = torch.tensor(converted.trained)
@@ -332,13 +343,14 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
     prepared = prepare(blank, sample=sample, qat=bool(state[TRAINED]))
     prepared(sample)  # shapes of scales follow from what was seen
     converted = convert(prepared)
-    own, nodes = fx_passes.read(converted.graph), fx_passes.roundings(converted.graph)
-    given = {name: t for name, t in state.items() if name not in (ACTIVATIONS, TRAINED)}
-    wrong = [f"'{name}'" for name in own.keys() ^ given.keys()]
+    tensors, nodes = fx_passes.read_tensors(converted.graph), fx_passes.roundings(converted.graph)
+    values = {name: t for name, t in state.items() if name not in (ACTIVATIONS, TRAINED)}
+    wrong = [f"'{name}'" for name in tensors.keys() ^ values.keys()]
     wrong += [
-        f"'{name}' {list(given[name].shape)} {given[name].dtype} instead of {list(t.shape)} {t.dtype}"
-        for name, t in own.items()
-        if name in given and (given[name].shape, given[name].dtype) != (t.shape, t.dtype)
+        f"'{name}' {list(values[name].shape)} {values[name].dtype} instead of {list(t.shape)} "
+        f"{t.dtype}"
+        for name, t in tensors.items()
+        if name in values and (values[name].shape, values[name].dtype) != (t.shape, t.dtype)
     ]
     if len(state[ACTIVATIONS]) != len(nodes):
         wrong.append(f"{len(state[ACTIVATIONS])} roundings instead of {len(nodes)}")
@@ -347,8 +359,8 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
             f"the int8 state does not fit {type(model).__name__}: {', '.join(sorted(wrong)[:3])};"
             "\nname the architecture that it belongs to, and reshape one whose channels were pruned"
         )
-    for name, tensor in own.items():
-        tensor.copy_(given[name])
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
     for node, (scale, zero) in zip(nodes, state[ACTIVATIONS].tolist(), strict=True):
         node.update_arg(1, scale)
         node.update_arg(2, int(zero))
@@ -359,10 +371,10 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor) ->
 def _torchao() -> tuple[Any, Any]:
     """Return the x86 quantizer's module, which also tells Inductor its int8 kernels, and that of PT2E's verbs."""
     try:
-        with fx_passes.quiet():
+        with fx_passes.silence():
             import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
             from torchao.quantization.pt2e import quantize_pt2e
     except ImportError:
         raise UsageError("int8 needs torchao: pip install -e '.[compress]'") from None
-    found: tuple[ModuleType, ModuleType] = (x86, quantize_pt2e)
-    return found
+    modules: tuple[ModuleType, ModuleType] = (x86, quantize_pt2e)
+    return modules

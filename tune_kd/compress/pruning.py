@@ -51,11 +51,11 @@ def prune(model: nn.Module, stage: Prune, *, sample: Tensor) -> None:
 def _prune_weights(model: nn.Module, ratio: float) -> None:
     weights = _weights(model)
     sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
-    there = sizes.nonzero().squeeze(1)
-    order = sizes[there].argsort(stable=True)  # of equal ones the first go
-    gone = torch.zeros_like(sizes, dtype=torch.bool)
-    gone[there[order[: round(ratio * len(there))]]] = True
-    parts = gone.split([weight.numel() for weight in weights])
+    nonzero = sizes.nonzero().squeeze(1)
+    order = sizes[nonzero].argsort(stable=True)  # of equal ones the first go
+    mask = torch.zeros_like(sizes, dtype=torch.bool)
+    mask[nonzero[order[: round(ratio * len(nonzero))]]] = True
+    parts = mask.split([weight.numel() for weight in weights])
     for weight, part in zip(weights, parts, strict=True):
         weight.masked_fill_(part.view(weight.shape), 0.0)
 
@@ -66,8 +66,8 @@ def _prune_channels(model: nn.Module, ratio: float, sample: Tensor) -> None:
     widths = {m: _outputs(m) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     # The library keeps int(width * (1 - share)), in floating point, and spares a layer that would
     # lose all; these shares, half a channel off an edge, have it keep what the docstring says.
-    kept = {layer: max(1, width - round(ratio * width)) for layer, width in widths.items()}
-    shares = {layer: 1 - (kept[layer] + 0.5) / width for layer, width in widths.items()}
+    sizes = {layer: max(1, width - round(ratio * width)) for layer, width in widths.items()}
+    shares = {layer: 1 - (sizes[layer] + 0.5) / width for layer, width in widths.items()}
     for parameter in model.parameters():
         parameter.requires_grad_(True)  # the library follows gradients
     try:
@@ -103,18 +103,22 @@ def _classifier(model: nn.Module, sample: Tensor) -> tuple[Tensor, nn.Module]:
             hook.remove()
     if not isinstance(scores, Tensor):
         raise UsageError(
-            f"{type(model).__name__} gives {type(scores).__name__}; pruning wants a network that gives one tensor of scores"
+            f"{type(model).__name__} gives {type(scores).__name__}; pruning wants a network that "
+            "gives one tensor of scores"
         )
     heads = [layer for layer in called if _outputs(layer) == scores.shape[1]]
     if not heads:
         raise UsageError(
-            f"{type(model).__name__}: no convolution or linear layer gives the {scores.shape[1]} class scores"
+            f"{type(model).__name__}: no convolution or linear layer gives the {scores.shape[1]} "
+            "class scores"
         )
     return scores, heads[-1]
 
 
 def _outputs(layer: nn.Module) -> int:
-    return layer.out_channels if isinstance(layer, nn.Conv2d) else int(layer.out_features)  # type: ignore[arg-type]
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels
+    return int(layer.out_features)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -144,7 +148,8 @@ def _torch_pruning() -> ModuleType:
         import torch_pruning
     except ImportError:
         raise UsageError(
-            "pruning channels needs torch-pruning: pip install -e '.[compress]', or use Prune(method='magnitude')"
+            "pruning channels needs torch-pruning: pip install -e '.[compress]', or use "
+            "Prune(method='magnitude')"
         ) from None
     module: ModuleType = torch_pruning
     return module
@@ -155,15 +160,15 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
 
     Where layers have become operators of an exported graph: its parameters of two and more dimensions.
     """
-    found: dict[int, Any] = {
+    weights: dict[int, Any] = {
         id(module.weight): module.weight
         for module in model.modules()
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
     }
     for module in model.modules():
         if isinstance(module, fx.GraphModule):
-            found |= {id(p): p for p in module.parameters() if p.dim() >= 2}
-    return list(found.values())
+            weights |= {id(p): p for p in module.parameters() if p.dim() >= 2}
+    return list(weights.values())
 
 
 def keep_zeros(model: nn.Module) -> Callable[[], None]:
@@ -174,9 +179,9 @@ def keep_zeros(model: nn.Module) -> Callable[[], None]:
 
     >>> layer = nn.Linear(2, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[0.0, 2.0]]))
-    >>> again = keep_zeros(layer)
+    >>> mask_weights = keep_zeros(layer)
     >>> _ = layer.weight.data.add_(1.0)
-    >>> again()
+    >>> mask_weights()
     >>> layer.weight.tolist()
     [[0.0, 3.0]]
     """
@@ -184,11 +189,11 @@ def keep_zeros(model: nn.Module) -> Callable[[], None]:
     zeros = [(weight, zero) for weight, zero in zeros if bool(zero.any())]
 
     @torch.no_grad()
-    def again() -> None:
+    def mask_weights() -> None:
         for weight, zero in zeros:
             weight.masked_fill_(zero, 0.0)
 
-    return again
+    return mask_weights
 
 
 def nonzero_params(model: nn.Module) -> int:
@@ -206,45 +211,47 @@ def reshape(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         UsageError: another network's checkpoint: keys, ranks or kernels differ, or something is wider.
             The network is then as it was.
     """
-    own = model.state_dict()
-    wrong = [f"no '{name}'" for name in own if name not in state]
-    wrong += [f"unexpected '{name}'" for name in state if name not in own]
+    model_state = model.state_dict()
+    wrong = [f"no '{name}'" for name in model_state if name not in state]
+    wrong += [f"unexpected '{name}'" for name in state if name not in model_state]
     wrong += [
-        f"'{name}' {list(state[name].shape)} from {list(own[name].shape)}"
-        for name in own
-        if name in state and not _narrower(state[name], own[name])
+        f"'{name}' {list(state[name].shape)} from {list(model_state[name].shape)}"
+        for name in model_state
+        if name in state and not _is_narrower(state[name], model_state[name])
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UsageError(
             f"the checkpoint is not a pruned {type(model).__name__}: {', '.join(wrong[:3])}{more}"
-            "\ngive the checkpoint of this architecture, or name the architecture that it belongs to"
+            "\ngive the checkpoint of this architecture, or name the architecture that it belongs "
+            "to"
         )
     changes: list[tuple[nn.Module, dict[str, Any]]] = []
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        tensors = {n: t for n, t in _own_tensors(module) if prefix + n in own}
-        resized = {n: state[prefix + n].shape for n, t in tensors.items() if state[prefix + n].shape != t.shape}  # fmt: skip
+        tensors = {n: t for n, t in _own_tensors(module) if prefix + n in model_state}
+        shapes = {n: state[prefix + n].shape for n in tensors}
+        resized = {n: shape for n, shape in shapes.items() if shape != tensors[n].shape}
         if resized:
-            new = {n: _emptied(tensors[n], shape) for n, shape in resized.items()}
+            new = {n: _new_tensor(tensors[n], shape) for n, shape in resized.items()}
             changes.append((module, new | _settings(module, resized, path)))
     for module, new in changes:
         for name, value in new.items():
             setattr(module, name, value)
 
 
-def _narrower(given: Tensor, own: Tensor) -> bool:
+def _is_narrower(tensor: Tensor, original: Tensor) -> bool:
     """Whether pruning can have made the shape: only the first two dimensions, and only smaller."""
-    if given.dim() != own.dim() or given.shape[2:] != own.shape[2:]:
+    if tensor.dim() != original.dim() or tensor.shape[2:] != original.shape[2:]:
         return False
-    return all(0 < g <= o for g, o in zip(given.shape[:2], own.shape[:2], strict=True))
+    return all(0 < g <= o for g, o in zip(tensor.shape[:2], original.shape[:2], strict=True))
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
 
-def _emptied(tensor: Tensor, shape: torch.Size) -> Tensor:
+def _new_tensor(tensor: Tensor, shape: torch.Size) -> Tensor:
     new = tensor.detach().new_empty(shape)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(new, requires_grad=tensor.requires_grad)
@@ -269,16 +276,19 @@ def _settings(module: nn.Module, shapes: Mapping[str, torch.Size], path: str) ->
     elif isinstance(module, nn.GroupNorm) and weight and weight[0] % module.num_groups == 0:
         return {"num_channels": weight[0]}
     raise UsageError(
-        f"the checkpoint's {type(module).__name__} '{path}' cannot have been pruned to {list(next(iter(shapes.values())))}"
+        f"the checkpoint's {type(module).__name__} '{path}' cannot have been pruned to "
+        f"{list(next(iter(shapes.values())))}"
     )
 
 
 def is_pruned(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
     """Whether a state is of this network with channels left out: the same names, something narrower."""
-    own = model.state_dict()
-    if own.keys() != state.keys() or any(not _narrower(state[k], own[k]) for k in own):
+    model_state = model.state_dict()
+    if model_state.keys() != state.keys() or any(
+        not _is_narrower(state[k], model_state[k]) for k in model_state
+    ):
         return False
-    return any(state[name].shape != own[name].shape for name in own)
+    return any(state[name].shape != model_state[name].shape for name in model_state)
 
 
 def check_installed(space: str) -> None:

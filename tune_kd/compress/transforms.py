@@ -48,11 +48,11 @@ class LowRank:
     def apply(self, model: nn.Module, *, sample: Tensor) -> nn.Module:
         """Return the network with the layer replaced, in place; at most the layer's own rank is kept."""
         path, layer = _last_linear(model)
-        left, sizes, right = torch.linalg.svd(layer.weight.float(), full_matrices=False)
+        u, sizes, vh = torch.linalg.svd(layer.weight.float(), full_matrices=False)
         rank = min(self.rank, len(sizes))
         first, second = _replace_layer(model, path, layer, rank=rank)
-        first.weight.copy_(right[:rank])
-        second.weight.copy_(left[:, :rank] * sizes[:rank])
+        first.weight.copy_(vh[:rank])
+        second.weight.copy_(u[:, :rank] * sizes[:rank])
         if layer.bias is not None:
             second.bias.copy_(layer.bias)
         return model
@@ -104,11 +104,11 @@ def find(
     else:
         raise unknown("transform", name, TRANSFORMS, where="file.py:Class or")
     try:
-        made = make(**dict(options or {}))
+        instance = make(**dict(options or {}))
     except (TypeError, ValueError) as error:
         raise UsageError(f"transform {name} with {dict(options or {})}: {error}") from None
     for method in ("apply", "rebuild"):
-        if not callable(getattr(made, method, None)):
+        if not callable(getattr(instance, method, None)):
             raise UsageError(f"transform {name} has no method {method}(model, ...)")
-    transform: NetworkTransform = made
+    transform: NetworkTransform = instance
     return transform

@@ -115,7 +115,7 @@ class ImageFile:
                 os.fsync(self._file.fileno())
 
 
-def shared(folder: Path | None, array: Pixels, name: str) -> Pixels:
+def shared_array(folder: Path | None, array: Pixels, name: str) -> Pixels:
     """Return a file of a decoded split mapped copy-on-write, as torch wants it; all processes share its pages.
 
     `folder` is where the file `name` lies; None: a copy of `array`, which it holds, for this process.
@@ -126,14 +126,14 @@ def shared(folder: Path | None, array: Pixels, name: str) -> Pixels:
     return mapped
 
 
-def padded(images: Pixels, pad: int, *, folder: Path | None) -> Pixels:
+def pad_images(images: Pixels, pad: int, *, folder: Path | None) -> Pixels:
     """Return the images with `pad` zeros around, uint8 [N, H + 2 pad, W + 2 pad, C].
 
     `folder` is where `images.npy` lies: the padded file is made beside it and shared as it is. None:
     an array of this process.
     """
     if not pad:
-        return shared(folder, images, "images.npy")
+        return shared_array(folder, images, "images.npy")
     if folder is None:
         return np.concatenate(list(_padded_chunks(images, pad)))
     path = folder / f"padded-{pad}.npy"
@@ -147,7 +147,7 @@ def padded(images: Pixels, pad: int, *, folder: Path | None) -> Pixels:
                     for chunk in _padded_chunks(images, pad):
                         file.append(chunk)
                 temporary.replace(path)
-    return shared(folder, images, path.name)
+    return shared_array(folder, images, path.name)
 
 
 def _padded_chunks(images: Pixels, pad: int) -> Iterator[Pixels]:

@@ -40,10 +40,10 @@ def partners(num_images: int, *, seed: int, epoch: int, among: Tensor) -> Tensor
 
     It may be the image itself, as in a shuffled batch.
     """
-    drawn = torch.rand(
+    uniform = torch.rand(
         num_images, dtype=torch.float64, generator=_generator(seed, "partners", epoch)
     )
-    return among.cpu()[(drawn * len(among)).long()]
+    return among.cpu()[(uniform * len(among)).long()]
 
 
 def shares(num_images: int, *, seed: int, epoch: int, alpha: float) -> Tensor:
@@ -58,12 +58,12 @@ def boxes(share: Tensor, sides: tuple[int, int], *, seed: int, epoch: int) -> Te
     `share` [N] is drawn by `shares`. The box has sqrt(1 - share) of the image's height and width and a
     centre uniform in the image; what sticks out is cut off (Yun et al. 2019, eq. 2).
     """
-    drawn = torch.rand(
+    uniform = torch.rand(
         (len(share), 2), dtype=torch.float64, generator=_generator(seed, "boxes", epoch)
     )
-    whole = torch.tensor(sides, dtype=torch.float64)
-    middle = (drawn * whole).long()
-    extent = ((1 - share).clamp_min(0).sqrt()[:, None] * whole).long()
+    size = torch.tensor(sides, dtype=torch.float64)
+    middle = (uniform * size).long()
+    extent = ((1 - share).clamp_min(0).sqrt()[:, None] * size).long()
     low = middle - torch.div(extent, 2, rounding_mode="floor")
     high = low + extent
     limit = torch.tensor(sides)
@@ -80,13 +80,13 @@ def geometry(
     uniform in [0, 1), say which share of what is cut off lies above and left (of a smaller image: which
     share of the border).
     """
-    drawn = torch.rand(
+    values = torch.rand(
         (num_images, 4), dtype=torch.float64, generator=_generator(seed, "geometry", epoch)
     )
     low, high = scale
-    drawn[:, 0] = low + (high - low) * drawn[:, 0]
-    drawn[:, 3] = (drawn[:, 3] < 0.5) & torch.tensor(flip)
-    return drawn
+    values[:, 0] = low + (high - low) * values[:, 0]
+    values[:, 3] = (values[:, 3] < 0.5) & torch.tensor(flip)
+    return values
 
 
 def affine(view: Tensor) -> Tensor:

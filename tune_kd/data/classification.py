@@ -28,13 +28,13 @@ class Normaliser:
         self._scale = self._spread(1 / 255 / exact_std).to(device)
         self._shift = self._spread(exact_mean / exact_std).to(device)
 
-    def __call__(self, taken: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor) -> Tensor:
         """Return a normalised copy."""
         if self._layout == "channels_last":
-            rows = taken.flatten(2).float().mul_(self._scale).sub_(self._shift)
+            rows = pixels.flatten(2).float().mul_(self._scale).sub_(self._shift)
             return rows.view(-1, *self._size).permute(0, 3, 1, 2)
-        taken = taken.permute(0, 3, 1, 2).contiguous()  # while it is bytes
-        return taken.float().mul_(self._scale).sub_(self._shift)
+        pixels = pixels.permute(0, 3, 1, 2).contiguous()  # while it is bytes
+        return pixels.float().mul_(self._scale).sub_(self._shift)
 
     def _spread(self, per_channel: Tensor) -> Tensor:
         """Return a channel's number for each pixel: [C, 1, 1], or [W * C], twice as fast as [C]."""
@@ -68,37 +68,41 @@ class ClassificationImages:
         self._images, self._size = images, size
         self._normalise = Normaliser(images, device=device, layout=layout)
         self.labels = torch.tensor(decoded.labels, dtype=torch.int64, device=device)
-        around = torch.from_numpy(arrays.padded(decoded.images, images.pad, folder=decoded.folder))
+        around = torch.from_numpy(
+            arrays.pad_images(decoded.images, images.pad, folder=decoded.folder)
+        )
         self._windows = _windows(around.to(device), size, 2 * images.pad + 1)
 
     def __len__(self) -> int:
         """Return the number of images N."""
         return len(self.labels)
 
-    def whole(self, index: Tensor) -> Batch:
+    def plain_batch(self, index: Tensor) -> Batch:
         """Images int64 [B], neither cropped, mirrored nor mixed: [B, C, H, W], normalised."""
         index = index.to(self.labels.device)
         return Batch(self.batch(index), self.labels[index], index)
 
-    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
+    def augmenter(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """How training sees images int64 [B] in an epoch; `among` [M] are those to mix with."""
-        known, device = self._images, self.labels.device
-        view = augmentation.crops(len(self), seed=seed, epoch=epoch, pad=known.pad, flip=known.flip)
+        images, device = self._images, self.labels.device
+        view = augmentation.crops(
+            len(self), seed=seed, epoch=epoch, pad=images.pad, flip=images.flip
+        )
         view = view.to(device)
 
-        def plain(index: Tensor) -> Batch:
+        def make_batch(index: Tensor) -> Batch:
             index = index.to(device)
             return Batch(self.batch(index, view[index]), self.labels[index], index)
 
-        if known.mix == "none":
-            return plain
+        if images.mix == "none":
+            return make_batch
         partner = augmentation.partners(len(self), seed=seed, epoch=epoch, among=among).to(device)
-        share = augmentation.shares(len(self), seed=seed, epoch=epoch, alpha=known.mix_alpha)
-        if known.mix == "mixup":
-            return _mixup(plain, partner, share.float().to(device))
-        sides = (known.size[0], known.size[1])
+        share = augmentation.shares(len(self), seed=seed, epoch=epoch, alpha=images.mix_alpha)
+        if images.mix == "mixup":
+            return _mixup(make_batch, partner, share.float().to(device))
+        sides = (images.size[0], images.size[1])
         return _cutmix(
-            plain, partner, augmentation.boxes(share, sides, seed=seed, epoch=epoch).to(device)
+            make_batch, partner, augmentation.boxes(share, sides, seed=seed, epoch=epoch).to(device)
         )
 
     def batch(self, index: Tensor, view: Tensor | None = None) -> Tensor:
@@ -118,8 +122,8 @@ class ClassificationImages:
         side = 2 * self._images.pad + 1
         mirrored, offset = view >= side * side, view % (side * side)
         dy, dx = torch.div(offset, side, rounding_mode="floor"), offset % side
-        taken = self._windows[index, dy, dx].view(-1, *self._size)
-        return torch.where(mirrored.view(-1, 1, 1, 1), taken.flip(2), taken)
+        crops = self._windows[index, dy, dx].view(-1, *self._size)
+        return torch.where(mirrored.view(-1, 1, 1, 1), crops.flip(2), crops)
 
 
 def _windows(around: Tensor, size: tuple[int, ...], side: int) -> Tensor:
@@ -131,38 +135,38 @@ def _windows(around: Tensor, size: tuple[int, ...], side: int) -> Tensor:
 
 
 def _mixup(
-    plain: Callable[[Tensor], Batch], partner: Tensor, share: Tensor
+    make_batch: Callable[[Tensor], Batch], partner: Tensor, share: Tensor
 ) -> Callable[[Tensor], Batch]:
     """MixUp: share * image + (1 - share) * partner (Zhang et al. 2018, eq. 1)."""
 
-    def seen(index: Tensor) -> Batch:
-        own, other = plain(index), plain(partner[index.to(partner.device)])
-        weight = share[own.index]
-        images = other.images.lerp(own.images, weight.view(-1, 1, 1, 1))
-        return Batch(images, own.labels, own.index, other.labels, weight)
+    def mix_batch(index: Tensor) -> Batch:
+        batch, other = make_batch(index), make_batch(partner[index.to(partner.device)])
+        weight = share[batch.index]
+        images = other.images.lerp(batch.images, weight.view(-1, 1, 1, 1))
+        return Batch(images, batch.labels, batch.index, other.labels, weight)
 
-    return seen
+    return mix_batch
 
 
 def _cutmix(
-    plain: Callable[[Tensor], Batch], partner: Tensor, boxes: Tensor
+    make_batch: Callable[[Tensor], Batch], partner: Tensor, boxes: Tensor
 ) -> Callable[[Tensor], Batch]:
     """CutMix: a box of the partner in the image, which weighs as its area (Yun et al. 2019, eq. 1)."""
 
-    def seen(index: Tensor) -> Batch:
-        own, other = plain(index), plain(partner[index.to(partner.device)])
-        height, width = own.images.shape[2:]
-        top, bottom, left, right = boxes[own.index].T
-        rows, columns = _between(height, top, bottom), _between(width, left, right)
+    def mix_batch(index: Tensor) -> Batch:
+        batch, other = make_batch(index), make_batch(partner[index.to(partner.device)])
+        height, width = batch.images.shape[2:]
+        top, bottom, left, right = boxes[batch.index].T
+        rows, columns = _in_range(height, top, bottom), _in_range(width, left, right)
         inside = rows[:, None, :, None] & columns[:, None, None, :]
         share = 1 - (bottom - top) * (right - left) / (height * width)
-        images = torch.where(inside, other.images, own.images)
-        return Batch(images, own.labels, own.index, other.labels, share)
+        images = torch.where(inside, other.images, batch.images)
+        return Batch(images, batch.labels, batch.index, other.labels, share)
 
-    return seen
+    return mix_batch
 
 
-def _between(length: int, low: Tensor, high: Tensor) -> Tensor:
+def _in_range(length: int, low: Tensor, high: Tensor) -> Tensor:
     """Which positions lie in [low, high): bool [B, length]."""
     at = torch.arange(length, device=low.device)
     return (at >= low[:, None]) & (at < high[:, None])

@@ -53,14 +53,14 @@ class Decoded:
 def load(folder: Path) -> Decoded:
     """Return the split that `write` put into a folder."""
     meta = json.loads((folder / "meta.json").read_text())
-    own = folder / "validation.npy"
+    path = folder / "validation.npy"
     return Decoded(
         images=np.load(folder / "images.npy", mmap_mode="r"),
         labels=np.load(folder / "labels.npy", mmap_mode="r"),
         class_names=tuple(meta["class_names"]),
         hash=meta["hash"],
         folder=folder,
-        validation=np.load(own) if own.is_file() else None,
+        validation=np.load(path) if path.is_file() else None,
     )
 
 
@@ -74,7 +74,7 @@ def write(raw: Raw, folder: Path, shape: Shape) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        pixels, labels = (_dense if shape.dense else _classified)(raw, part, shape)
+        pixels, labels = (_write_dense if shape.dense else _write_classification)(raw, part, shape)
         if not pixels.count:
             raise UsageError(f"{folder.name.rpartition('-')[0]} has no images")
         facts: list[str | bytes] = [
@@ -84,9 +84,9 @@ def write(raw: Raw, folder: Path, shape: Shape) -> None:
             json.dumps(raw.class_names),
         ]
         if raw.validation is not None:
-            own = np.ascontiguousarray(raw.validation, dtype=np.int64)
-            write_whole(part / "validation.npy", _encoded(own))
-            facts.append(own.tobytes())
+            validation = np.ascontiguousarray(raw.validation, dtype=np.int64)
+            write_whole(part / "validation.npy", _encode(validation))
+            facts.append(validation.tobytes())
         meta = {"class_names": raw.class_names, "hash": digest(*facts)}
         write_whole(part / "meta.json", json.dumps(meta).encode())
         part.rename(folder)
@@ -95,7 +95,7 @@ def write(raw: Raw, folder: Path, shape: Shape) -> None:
         raise
 
 
-def _classified(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
+def _write_classification(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
     """Write images with one label each; the file, and what its labels add to the hash."""
     labels = np.ascontiguousarray(raw.labels, dtype=np.int64)
     with ImageFile(part / "images.npy", (*shape.sides, shape.channels)) as images:
@@ -103,11 +103,11 @@ def _classified(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
             images.append(fit(image, shape.sides, shape.channels)[None])
         if images.count != len(labels):
             raise UsageError(f"there are {len(labels)} labels but {images.count} images")
-    write_whole(part / "labels.npy", _encoded(labels))
+    write_whole(part / "labels.npy", _encode(labels))
     return images, labels.tobytes()
 
 
-def _dense(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
+def _write_dense(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
     """Return the same of images with a mask each, one of both at a time."""
     with (
         ImageFile(part / "images.npy", (*shape.sides, shape.channels)) as images,
@@ -124,7 +124,9 @@ def _dense(raw: Raw, part: Path, shape: Shape) -> tuple[ImageFile, bytes]:
                     f"{where} has {_sides(image)} pixels (height, width), its mask {_sides(mask)}"
                 )
             images.append(fit(image, shape.sides, shape.channels)[None])
-            masks.append(_checked(fit_mask(mask, shape.sides), len(raw.class_names), where)[None])
+            masks.append(
+                _check_mask(fit_mask(mask, shape.sides), len(raw.class_names), where)[None]
+            )
     return images, masks.hash
 
 
@@ -134,17 +136,17 @@ def _sides(image: Image.Image | Pixels) -> tuple[int, int]:
     return int(image.shape[0]), int(image.shape[1])
 
 
-def _checked(mask: Pixels, classes: int, where: str) -> Pixels:
+def _check_mask(mask: Pixels, classes: int, where: str) -> Pixels:
     wrong = mask[(mask >= classes) & (mask != VOID)]
     if wrong.size:
         raise UsageError(
-            f"the mask of {where} has class {wrong.max()}; allowed are 0 to {classes - 1}, and {VOID} "
-            "where a pixel counts for nothing"
+            f"the mask of {where} has class {wrong.max()}; allowed are 0 to {classes - 1}, and "
+            f"{VOID} where a pixel counts for nothing"
         )
     return mask
 
 
-def _encoded(array: npt.NDArray[np.int64]) -> bytes:
+def _encode(array: npt.NDArray[np.int64]) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()

@@ -37,8 +37,8 @@ class SegmentationImages:
         assert images.pad == 0, "dense images are resized, not padded"
         self._images, self._channels_last = images, layout == "channels_last"
         self._normalise = Normaliser(images, device=device, layout=layout)
-        stored = arrays.shared(decoded.folder, decoded.images, "images.npy")
-        masks = arrays.shared(
+        stored = arrays.shared_array(decoded.folder, decoded.images, "images.npy")
+        masks = arrays.shared_array(
             decoded.folder, decoded.labels.astype("uint8", copy=False), "labels.npy"
         )
         self._pixels = torch.from_numpy(stored).to(device)
@@ -48,40 +48,40 @@ class SegmentationImages:
         """Return the number of images N."""
         return len(self.labels)
 
-    def whole(self, index: Tensor) -> Batch:
+    def plain_batch(self, index: Tensor) -> Batch:
         """Images int64 [B] as they are: [B, C, H, W], normalised; labels [B, H, W] with IGNORE."""
         index = index.to(self.labels.device)
         images = self._normalise(self._pixels[index])
         return Batch(images, _classes(self.labels[index].long()), index)
 
-    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
+    def augmenter(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """How training sees images int64 [B] in an epoch; nothing is mixed, so `among` is not asked."""
-        known, device = self._images, self.labels.device
-        drawn = augmentation.geometry(
-            len(self), seed=seed, epoch=epoch, scale=known.scale, flip=known.flip
+        images, device = self._images, self.labels.device
+        geometry = augmentation.geometry(
+            len(self), seed=seed, epoch=epoch, scale=images.scale, flip=images.flip
         )
-        if known.scale == (1.0, 1.0):  # nothing between pixels is needed
-            return self._mirrored(drawn[:, 3].bool().to(device))
-        matrices = augmentation.affine(drawn).float().to(device)
+        if images.scale == (1.0, 1.0):  # nothing between pixels is needed
+            return self._mirror_batches(geometry[:, 3].bool().to(device))
+        matrices = augmentation.affine(geometry).float().to(device)
 
-        def seen(index: Tensor) -> Batch:
+        def make_batch(index: Tensor) -> Batch:
             index = index.to(device)
-            return self._resized(index, matrices[index])
+            return self._resize_batch(index, matrices[index])
 
-        return seen
+        return make_batch
 
-    def _mirrored(self, mirrored: Tensor) -> Callable[[Tensor], Batch]:
-        def seen(index: Tensor) -> Batch:
+    def _mirror_batches(self, mirrored: Tensor) -> Callable[[Tensor], Batch]:
+        def make_batch(index: Tensor) -> Batch:
             index = index.to(self.labels.device)
             flip = mirrored[index].view(-1, 1, 1)
-            taken, mask = self._pixels[index], self.labels[index]
-            taken = torch.where(flip[..., None], taken.flip(2), taken)
+            pixels, mask = self._pixels[index], self.labels[index]
+            pixels = torch.where(flip[..., None], pixels.flip(2), pixels)
             mask = torch.where(flip, mask.flip(2), mask)
-            return Batch(self._normalise(taken), _classes(mask.long()), index)
+            return Batch(self._normalise(pixels), _classes(mask.long()), index)
 
-        return seen
+        return make_batch
 
-    def _resized(self, index: Tensor, matrices: Tensor) -> Batch:
+    def _resize_batch(self, index: Tensor, matrices: Tensor) -> Batch:
         """Images bilinear, masks nearest, through the same grid."""
         images = self._normalise(self._pixels[index])
         grid = F.affine_grid(matrices, list(images.shape), align_corners=False)

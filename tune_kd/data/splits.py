@@ -70,12 +70,14 @@ def split(
     needed = MIN_TRAIN + MIN_VALIDATION
     _demand_images(classes, counts, needed, dense=decoded.dense)
     _demand_limit(limit, needed * len(classes), len(labels))
-    kept = stratify.shares(counts, limit or len(labels), at_least=needed)
-    chosen = stratify.pick(labels, _by_class(classes, kept), seed=(seed, "split", "subset"))
-    total = max(validation_size(int(kept.sum()), share=share), MIN_VALIDATION * len(classes))
-    held_out = stratify.shares(kept, total, at_least=MIN_VALIDATION)
-    mine = stratify.pick(labels[chosen], _by_class(classes, held_out), seed=(seed, "split", "val"))
-    return np.delete(chosen, mine), chosen[mine]
+    per_class = stratify.shares(counts, limit or len(labels), at_least=needed)
+    subset = stratify.pick(labels, _by_class(classes, per_class), seed=(seed, "split", "subset"))
+    total = max(validation_size(int(per_class.sum()), share=share), MIN_VALIDATION * len(classes))
+    held_out = stratify.shares(per_class, total, at_least=MIN_VALIDATION)
+    positions = stratify.pick(
+        labels[subset], _by_class(classes, held_out), seed=(seed, "split", "val")
+    )
+    return np.delete(subset, positions), subset[positions]
 
 
 def _classes(decoded: Decoded) -> Ints:
@@ -87,39 +89,42 @@ def _classes(decoded: Decoded) -> Ints:
 
 def _given_split(labels: Ints, validation: Ints, *, limit: int, seed: int) -> tuple[Ints, Ints]:
     """Return the same where the validation images are the data set's own."""
-    rest = np.setdiff1d(np.arange(len(labels)), validation)
-    classes, counts = np.unique(labels[rest], return_counts=True)
-    if not len(rest) or counts.min() < MIN_TRAIN or len(validation) < MIN_VALIDATION:
+    train = np.setdiff1d(np.arange(len(labels)), validation)
+    classes, counts = np.unique(labels[train], return_counts=True)
+    if not len(train) or counts.min() < MIN_TRAIN or len(validation) < MIN_VALIDATION:
         raise UsageError(
-            f"the data set has {len(rest)} training and {len(validation)} validation images; at least "
-            f"{MIN_TRAIN} training images of each class and {MIN_VALIDATION} validation images are needed"
+            f"the data set has {len(train)} training and {len(validation)} validation images; at "
+            f"least {MIN_TRAIN} training images of each class and {MIN_VALIDATION} validation "
+            "images are needed"
         )
     _demand_limit(limit, MIN_TRAIN * len(classes) + MIN_VALIDATION, len(labels))
     if not limit:
-        return rest, np.sort(validation)
+        return train, np.sort(validation)
     most = min(len(validation), limit - MIN_TRAIN * len(classes))
-    held_out = max(min(max(MIN_VALIDATION, (limit + 5) // 10), most), limit - len(rest))
+    held_out = max(min(max(MIN_VALIDATION, (limit + 5) // 10), most), limit - len(train))
     return (
-        _some(labels, rest, limit - held_out, at_least=MIN_TRAIN, seed=(seed, "split", "subset")),
-        _some(labels, validation, held_out, at_least=0, seed=(seed, "split", "val")),
+        _sample(
+            labels, train, limit - held_out, at_least=MIN_TRAIN, seed=(seed, "split", "subset")
+        ),
+        _sample(labels, validation, held_out, at_least=0, seed=(seed, "split", "val")),
     )
 
 
-def _some(
+def _sample(
     labels: Ints, index: Ints, total: int, *, at_least: int, seed: tuple[object, ...]
 ) -> Ints:
     """So many of some images, in proportion to their classes."""
     classes, counts = np.unique(labels[index], return_counts=True)
-    kept = stratify.shares(counts, total, at_least=at_least)
-    return np.sort(index[stratify.pick(labels[index], _by_class(classes, kept), seed=seed)])
+    per_class = stratify.shares(counts, total, at_least=at_least)
+    return np.sort(index[stratify.pick(labels[index], _by_class(classes, per_class), seed=seed)])
 
 
 def _demand_images(classes: Ints, counts: Ints, needed: int, *, dense: bool) -> None:
     if counts.min() < needed:
         whose = "the data set" if dense else f"class {classes[counts.argmin()]}"
         raise UsageError(
-            f"{whose} has {counts.min()} training images; at least {needed}{'' if dense else ' a class'} "
-            "are needed (some are held out for validation)"
+            f"{whose} has {counts.min()} training images; at least "
+            f"{needed}{'' if dense else ' a class'} are needed (some are held out for validation)"
         )
 
 
@@ -168,8 +173,8 @@ def normalisation(task: Task, decoded: Decoded, index: Ints) -> Moments:
     """
     if task.mean is None or task.std is None:
         return statistics(decoded.images, index)
-    found = statistics(decoded.images, np.arange(len(decoded.images)))
-    off = np.abs(np.array(found) - np.array([task.mean, task.std])).max()
+    moments = statistics(decoded.images, np.arange(len(decoded.images)))
+    off = np.abs(np.array(moments) - np.array([task.mean, task.std])).max()
     return (task.mean, task.std) if off < TABLE_TOLERANCE else statistics(decoded.images, index)
 
 
@@ -184,10 +189,10 @@ class DeviceImages(Protocol):
     def __len__(self) -> int:
         """Return the number of images N."""
 
-    def whole(self, index: Tensor) -> Batch:
+    def plain_batch(self, index: Tensor) -> Batch:
         """Images int64 [B], neither cropped, mirrored nor mixed; void pixels are losses.IGNORE."""
 
-    def seen(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
+    def augmenter(self, *, seed: int, epoch: int, among: Tensor) -> Callable[[Tensor], Batch]:
         """How training sees images int64 [B] in an epoch; `among` [M] are those to mix with."""
 
 
@@ -204,7 +209,7 @@ class DeviceSplit:
 
     def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
         """How training sees images in an epoch: batches by index, the same for every trial."""
-        return self.images.seen(seed=seed, epoch=epoch, among=self.fit)
+        return self.images.augmenter(seed=seed, epoch=epoch, among=self.fit)
 
     def batches(
         self, index: Tensor, *, view: Callable[[Tensor], Batch] | None = None
@@ -215,7 +220,7 @@ class DeviceSplit:
         """
         height, width = self.sides
         for part in index.split(max(1, EVALUATION_PIXELS // (height * width))):
-            yield (view or self.images.whole)(part)
+            yield (view or self.images.plain_batch)(part)
 
 
 def resident(

@@ -23,13 +23,13 @@ def shares(counts: Ints, total: int, *, at_least: int = 0) -> Ints:
     assert counts.min() >= at_least
     exact = total * counts  # in units of 1 / sum(counts), so that no float decides
     unit = int(counts.sum())
-    given = np.maximum(exact // unit, at_least)
-    while given.sum() < total:
-        given[np.argmax(exact - given * unit)] += 1
-    while given.sum() > total:  # the classes that were raised to at_least took too much
-        missing = np.where(given > at_least, exact - given * unit, np.iinfo(np.int64).max)
-        given[np.argmin(missing)] -= 1
-    return given.astype(np.int64)
+    sizes = np.maximum(exact // unit, at_least)
+    while sizes.sum() < total:
+        sizes[np.argmax(exact - sizes * unit)] += 1
+    while sizes.sum() > total:  # the classes that were raised to at_least took too much
+        missing = np.where(sizes > at_least, exact - sizes * unit, np.iinfo(np.int64).max)
+        sizes[np.argmin(missing)] -= 1
+    return sizes.astype(np.int64)
 
 
 def pick(labels: Ints, per_class: dict[int, int], *, seed: tuple[object, ...]) -> Ints:
@@ -42,8 +42,8 @@ def pick(labels: Ints, per_class: dict[int, int], *, seed: tuple[object, ...]) -
     [0, 1, 1]
     """
     rank = np.random.PCG64(stream(*seed)).random_raw(len(labels))
-    chosen = []
+    positions = []
     for label, count in per_class.items():
         members = np.flatnonzero(labels == label)
-        chosen.append(members[np.argsort(rank[members], kind="stable")[:count]])
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+        positions.append(members[np.argsort(rank[members], kind="stable")[:count]])
+    return np.sort(np.concatenate(positions)).astype(np.int64)

@@ -205,11 +205,11 @@ def _layout(task: Task, place: Path) -> Layout:
     packed = any(layout.archives for layout in task.layouts)
     if not place.is_dir() and not (packed and place.is_file()):
         raise UsageError(f"--data {place}: there is no such folder{' or archive' * packed}")
-    found = readers.recognise(place, task.layouts)
-    if found is None:
+    layout = readers.recognise(place, task.layouts)
+    if layout is None:
         expected = ", or ".join(layout.expected for layout in task.layouts)
         raise UsageError(f"--data {place} holds no data set: expected {expected}")
-    return found
+    return layout
 
 
 def _key(task: Task, split: str, place: Path | None) -> str:
@@ -246,17 +246,17 @@ def decode(task: Task, split: str, *, folder: Path | None, cache: Path) -> Decod
     assert split in SPLITS, split
     try:
         place = folder if folder or task.locate is None else task.locate(cache)
-        kept = cache / "data" / _key(task, split, place)
-        if not kept.is_dir():
+        target = cache / "data" / _key(task, split, place)
+        if not target.is_dir():
             check(task, place)
-            with lock(kept.with_name(f".{kept.name}.lock")):
-                if not kept.is_dir():
-                    decoded.write(_raw(task, split, place, cache), kept, _shape(task))
+            with lock(target.with_name(f".{target.name}.lock")):
+                if not target.is_dir():
+                    decoded.write(_raw(task, split, place, cache), target, _shape(task))
     except OSError as error:
         raise UsageError(
             f"cannot decode into {cache} ({error}); TUNE_KD_CACHE may name another folder"
         ) from error
-    return decoded.load(kept)
+    return decoded.load(target)
 
 
 def _shape(task: Task) -> decoded.Shape:

@@ -102,8 +102,8 @@ def attention_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor])
     ]
     if not distances:
         raise UsageError(
-            f"the attention loss compares positions of maps, but the levels {', '.join(student)} are vectors; tap "
-            "modules that give [B, C, H, W]"
+            f"the attention loss compares positions of maps, but the levels {', '.join(student)} "
+            "are vectors; tap modules that give [B, C, H, W]"
         )
     return torch.stack(distances).mean()
 
@@ -111,8 +111,8 @@ def attention_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor])
 def _attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     assert student.ndim == teacher.ndim, (student.shape, teacher.shape)
     sizes = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
-    own, wanted = (_attention(_resize(map_, sizes)) for map_ in (student, teacher))
-    return (own - wanted).square().sum(1).mean()
+    student_map, teacher_map = (_attention(_resize(map_, sizes)) for map_ in (student, teacher))
+    return (student_map - teacher_map).square().sum(1).mean()
 
 
 def _attention(map_: Tensor) -> Tensor:
@@ -153,11 +153,11 @@ def find_feature_loss(
         return FeatureLoss(function=users, needs_projection=projects)
     if name not in FEATURE_LOSSES:
         raise unknown("feature loss", name, FEATURE_LOSSES, where="file.py:function or")
-    found = FEATURE_LOSSES[name]
-    check_options(name, found.function, options)
+    entry = FEATURE_LOSSES[name]
+    check_options(name, entry.function, options)
     return FeatureLoss(
-        function=functools.partial(found.function, **options),
-        needs_projection=found.needs_projection,
+        function=functools.partial(entry.function, **options),
+        needs_projection=entry.needs_projection,
     )
 
 

@@ -36,8 +36,8 @@ def mixed_loss(student: Tensor, batch: Batch, *, label_smoothing: float = 0.0) -
     assert batch.other is not None
     assert batch.share is not None
     scores = student.float()
-    own, other = (
+    loss, partner_loss = (
         F.cross_entropy(scores, labels, label_smoothing=label_smoothing, reduction="none")
         for labels in (batch.labels, batch.other)
     )
-    return (batch.share * own + (1 - batch.share) * other).mean()
+    return (batch.share * loss + (1 - batch.share) * partner_loss).mean()

@@ -88,7 +88,8 @@ def dkd(
     teacher_target, teacher_rest = _split(teacher_log, labels, is_target)
     target = teacher_target.exp() * (teacher_target - student_target)
     target = target + teacher_rest.exp() * (teacher_rest - student_rest)
-    # the target, masked before exp: of a sure teacher its ratio to the rest is infinite, and 0 * inf is NaN
+    # the target, masked before exp: of a sure teacher its ratio to the others is infinite,
+    # and 0 * inf is NaN
     teacher_among = teacher_log - teacher_rest
     shares = teacher_among.masked_fill(is_target, -torch.inf).exp()
     others = (shares * (teacher_among - (student_log - student_rest))).sum(1)
@@ -98,8 +99,8 @@ def dkd(
 
 def _split(log_probs: Tensor, labels: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
     """Log probabilities of the target and of all other classes together, each [B, 1, ...]."""
-    rest = log_probs.masked_fill(is_target, -torch.inf).logsumexp(1, keepdim=True)
-    return log_probs.gather(1, labels), rest
+    others = log_probs.masked_fill(is_target, -torch.inf).logsumexp(1, keepdim=True)
+    return log_probs.gather(1, labels), others
 
 
 LOGIT_LOSSES: dict[str, LogitLoss] = {
@@ -123,9 +124,9 @@ def find_logit_loss(
         return LogitLoss(function=functools.partial(_users, function, name, options))
     if name not in LOGIT_LOSSES:
         raise unknown("logit loss", name, LOGIT_LOSSES, where="file.py:function or")
-    found = LOGIT_LOSSES[name]
-    check_options(name, found.function, options)
-    return LogitLoss(function=functools.partial(found.function, **options), mixes=found.mixes)
+    entry = LOGIT_LOSSES[name]
+    check_options(name, entry.function, options)
+    return LogitLoss(function=functools.partial(entry.function, **options), mixes=entry.mixes)
 
 
 def _users(

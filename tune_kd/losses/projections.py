@@ -36,11 +36,11 @@ class Projections(nn.Module):
         with torch.random.fork_rng(devices=[]):
             # not torch.manual_seed, which would seed the accelerators' generators as well
             torch.default_generator.manual_seed(stream(seed, "projections"))
-            built = {
+            layers = {
                 level: _projection(level, tuple(map_.shape), tuple(teacher[level].shape))
                 for level, map_ in student.items()
             }
-        self.levels = nn.ModuleDict(built)
+        self.levels = nn.ModuleDict(layers)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the student's features with the teacher's channels, level by level."""
@@ -56,8 +56,8 @@ def _projection(level: str, student: tuple[int, ...], teacher: tuple[int, ...]) 
     }
     if len(student) != len(teacher) or len(student) not in kinds:
         raise UsageError(
-            f"level '{level}': the student's features are {list(student)}, the teacher's {list(teacher)};"
-            " tap modules that both give [B, C] or both [B, C, H, W]"
+            f"level '{level}': the student's features are {list(student)}, the teacher's "
+            f"{list(teacher)}; tap modules that both give [B, C] or both [B, C, H, W]"
         )
     if student[1] == teacher[1]:
         return nn.Identity()

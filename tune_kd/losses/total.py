@@ -94,11 +94,11 @@ def total(
         loss = loss + weights.alpha * hard
     if weights.uses_soft:
         assert teacher is not None, "the soft term needs a teacher"
-        own, wanted = (
+        student_scores, teacher_scores = (
             Outputs(scores.float() / weights.temperature)
             for scores in (student.logits, teacher.logits.detach())
         )
-        soft = weights.temperature**2 * terms.logit_loss(own, wanted, batch)
+        soft = weights.temperature**2 * terms.logit_loss(student_scores, teacher_scores, batch)
         loss = loss + weights.beta * soft
     if weights.uses_features:
         assert teacher is not None, "the feature term needs a teacher"

@@ -48,7 +48,7 @@ def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
     if int8.is_int8(copied):
         graph = copied.graph
     else:  # a graph of its own: networks of one class would share Dynamo's bound on versions
-        with fx_passes.quiet():
+        with fx_passes.silence():
             graph = torch.export.export(copied, (sample,)).module(check_guards=False)
     compiled = torch.compile(graph, dynamic=False)
 
@@ -58,7 +58,7 @@ def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
         return scores
 
     with (
-        fx_passes.quiet(),
+        fx_passes.silence(),
         config.patch(freezing=True),
     ):  # as an option of `compile` it comes too late
         forward(sample)

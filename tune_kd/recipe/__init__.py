@@ -1,6 +1,6 @@
 """What one student is made of: frozen data, its canonical JSON and its hashes."""
 
-from tune_kd.recipe.canonical import plain, rebuild, to_json
+from tune_kd.recipe.canonical import rebuild, to_builtins, to_json
 from tune_kd.recipe.hashing import bytes_hash, digest, external_model_id, file_id, stream
 from tune_kd.recipe.recipe import (
     RECIPE_VERSION,
@@ -45,11 +45,11 @@ __all__ = [
     "external_model_id",
     "file_id",
     "from_json",
-    "plain",
     "rebuild",
     "stages_from_json",
     "stages_to_json",
     "stream",
+    "to_builtins",
     "to_json",
     "training_stages",
 ]

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def demand(rule: str, holds: bool, **given: object) -> None:
+def demand(rule: str, holds: bool, **arguments: object) -> None:
     """Raise ValueError with the rule and what was given, unless the rule holds."""
     if not holds:
-        values = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        values = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise ValueError(f"{rule} must hold, but got {values}")
 
 
-def plain(value: Any) -> Any:
+def to_builtins(value: Any) -> Any:
     """Return a dataclass as JSON data, without the values that equal their default.
 
     So a field that is added later leaves the JSON, and with it the hashes, of everything that does not use it
@@ -28,16 +28,18 @@ def plain(value: Any) -> Any:
     A class of which there are several kinds says which one it is by its `kind`.
 
     >>> from tune_kd.recipe import Prune
-    >>> plain(Prune(ratio=0.5))
+    >>> to_builtins(Prune(ratio=0.5))
     {'kind': 'prune', 'ratio': 0.5}
     """
     if dataclasses.is_dataclass(value):
         parts = [(part.name, getattr(value, part.name), part) for part in dataclasses.fields(value)]
-        own = {name: plain(inner) for name, inner, part in parts if inner != _default(part)}
+        fields = {
+            name: to_builtins(inner) for name, inner, part in parts if inner != _default(part)
+        }
         kind = getattr(value, "kind", "")  # of a class of which there are several
-        return {"kind": kind, **own} if kind else own
+        return {"kind": kind, **fields} if kind else fields
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [to_builtins(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -49,7 +51,7 @@ def _default(part: "dataclasses.Field[Any]") -> Any:
 
 def to_json(value: Any) -> str:
     """Return a dataclass as canonical JSON: sorted keys, no spaces, no values that equal their default."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return json.dumps(to_builtins(value), sort_keys=True, separators=(",", ":"))
 
 
 def rebuild(kind: Any, value: Any) -> Any:
@@ -75,8 +77,8 @@ def rebuild(kind: Any, value: Any) -> Any:
         if unknown := sorted(set(value) - set(hints)):
             name = getattr(kind, "__name__", "")
             raise ValueError(f"{name} has no field {unknown[0]}: a newer version wrote it")
-        given = {name: rebuild(hints[name], inner) for name, inner in value.items()}
-        return typing.cast(Any, kind)(**given)
+        arguments = {name: rebuild(hints[name], inner) for name, inner in value.items()}
+        return typing.cast(Any, kind)(**arguments)
     if typing.get_origin(kind) is Mapping:
         return dict(value)
     if typing.get_origin(kind) is tuple:

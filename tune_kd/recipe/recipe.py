@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field
 
-from tune_kd.recipe.canonical import demand, plain, rebuild, to_json
+from tune_kd.recipe.canonical import demand, rebuild, to_builtins, to_json
 from tune_kd.recipe.hashing import digest
 from tune_kd.recipe.stages import Stage
 
@@ -159,7 +159,7 @@ def from_json(text: str) -> Recipe:
 
 def stages_to_json(stages: tuple[Stage, ...]) -> str:
     """Stages as canonical JSON."""
-    return json.dumps([plain(stage) for stage in stages], sort_keys=True)
+    return json.dumps([to_builtins(stage) for stage in stages], sort_keys=True)
 
 
 def stages_from_json(text: str) -> tuple[Stage, ...]:

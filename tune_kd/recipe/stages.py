@@ -52,9 +52,11 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         demand("optimizer in (sgd, adamw)", self.name in ("sgd", "adamw"), optimizer=self.name)
-        known = ("cosine", "step", "constant")
+        schedules = ("cosine", "step", "constant")
         demand(
-            "schedule in (cosine, step, constant)", self.schedule in known, schedule=self.schedule
+            "schedule in (cosine, step, constant)",
+            self.schedule in schedules,
+            schedule=self.schedule,
         )
         demand("0 < lr < inf", 0 < self.lr < math.inf, lr=self.lr)
         ok = 0 <= self.weight_decay < math.inf
@@ -235,8 +237,8 @@ class Prune(Stage):
     ratio: float = 0.3
 
     def __post_init__(self) -> None:
-        known = ("channel", "magnitude")
-        demand("prune method in (channel, magnitude)", self.method in known, method=self.method)
+        methods = ("channel", "magnitude")
+        demand("prune method in (channel, magnitude)", self.method in methods, method=self.method)
         demand("0 < ratio < 1", 0 < self.ratio < 1, ratio=self.ratio)
 
     @property

@@ -1,7 +1,7 @@
 """Search spaces: methods with the ranges of their values, found by name or file."""
 
 from tune_kd.recipe import Optimizer
-from tune_kd.space.distributions import choice, integer, log_uniform, shown, uniform
+from tune_kd.space.distributions import choice, integer, log_uniform, range_text, uniform
 from tune_kd.space.method import Config, Method
 from tune_kd.space.methods import kd_methods, prune_methods, quantized_methods
 from tune_kd.space.search_space import SearchSpace, Training, plain_fields
@@ -19,6 +19,6 @@ __all__ = [
     "plain_fields",
     "prune_methods",
     "quantized_methods",
-    "shown",
+    "range_text",
     "uniform",
 ]

@@ -32,10 +32,10 @@ def choice(*values: Any) -> CategoricalDistribution:
     return CategoricalDistribution(values)
 
 
-def shown(distribution: BaseDistribution) -> str:
+def range_text(distribution: BaseDistribution) -> str:
     """Return a range in words.
 
-    >>> shown(log_uniform(1, 20)), shown(choice("a", "b"))
+    >>> range_text(log_uniform(1, 20)), range_text(choice("a", "b"))
     ('1 .. 20 log', 'a | b')
     """
     if isinstance(distribution, FloatDistribution | IntDistribution):

@@ -34,10 +34,10 @@ def find(space: str | SearchSpace) -> tuple[SearchSpace, Path | None]:
     """
     if not isinstance(space, SearchSpace):
         return load(space)
-    return _named(space), None
+    return _with_references(space), None
 
 
-def _named(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
+def _with_references(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
     """Return the space with functions and classes as references; those of its own file, `module`, by that file."""
     names: dict[str, Any] = {}
     fields = plain_fields(space)
@@ -47,8 +47,8 @@ def _named(space: SearchSpace, module: ModuleType | None = None) -> SearchSpace:
             continue
         if not callable(value):
             raise UsageError(
-                f"{name} of space {space.name} is a {type(value).__name__}; give a name, 'file.py:function', or "
-                "a function"
+                f"{name} of space {space.name} is a {type(value).__name__}; give a name, "
+                "'file.py:function', or a function"
             )
         if module is not None and getattr(value, "__module__", "") == module.__name__:
             names[name] = f"{Path(str(module.__file__)).name}:{value.__qualname__}"
@@ -71,7 +71,7 @@ def load(name_or_file: str) -> tuple[SearchSpace, Path]:
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):
         raise UsageError(f"{file} defines no SPACE; write SPACE = SearchSpace(name=..., ...)")
-    space = _named(space, module)
+    space = _with_references(space, module)
     space.check()
     return space, file
 

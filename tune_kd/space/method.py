@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from tune_kd.recipe import NEEDS, Stage
-from tune_kd.space.distributions import shown
+from tune_kd.space.distributions import range_text
 
 Config = Mapping[str, Any]
 TRAINING = ("lr", "weight_decay", "dropout")  # what a method passes on to `SearchSpace.distill`
@@ -38,19 +38,21 @@ class Method:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given = {**self.ranges, **self.fixed}
+        values = {**self.ranges, **self.fixed}
         parameters = list(inspect.signature(self.stages).parameters.values())[1:]
-        wanted = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-        wanted += TRAINING if len(wanted) < len(parameters) else ()
-        if set(wanted) != set(given):
-            raise ValueError(f"{self.stages.__name__} takes {wanted}, but ranges has {list(given)}")
+        names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        names += TRAINING if len(names) < len(parameters) else ()
+        if set(names) != set(values):
+            raise ValueError(f"{self.stages.__name__} takes {names}, but ranges has {list(values)}")
         for setting in (self.defaults, *self.published):
             for name, value in setting.items():
-                known = self.ranges.get(name)
-                if known is None and name not in self.fixed:
+                range_ = self.ranges.get(name)
+                if range_ is None and name not in self.fixed:
                     raise ValueError(f"defaults or published sets {name}, which has no range")
-                if known is not None and not known._contains(known.to_internal_repr(value)):
-                    raise ValueError(f"{name}={value!r} lies outside its range {shown(known)}")
+                if range_ is not None and not range_._contains(range_.to_internal_repr(value)):
+                    raise ValueError(
+                        f"{name}={value!r} lies outside its range {range_text(range_)}"
+                    )
         if unknown := sorted(set(self.needs) - set(NEEDS)):
             raise ValueError(f"needs names {unknown[0]!r}; there are {', '.join(NEEDS)}")
         missing = set(self.ranges) - set(self.defaults)

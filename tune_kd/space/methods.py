@@ -171,7 +171,9 @@ class Cut(NamedTuple):
     steps: int
 
 
-def pruned(space: SearchSpace, cut: Cut, *, recover: LossWeights, lr: float) -> tuple[Stage, ...]:
+def pruning_stages(
+    space: SearchSpace, cut: Cut, *, recover: LossWeights, lr: float
+) -> tuple[Stage, ...]:
     """Pruning in steps, each followed by training with `recover`.
 
     The space's finetune_epochs are divided among the steps, one each at the least.
@@ -195,19 +197,30 @@ def prune_methods(training: Config) -> dict[str, Method]:
     )
 
     def prune(
-        space: SearchSpace, *, prune_method: str, prune_ratio: float, prune_steps: int, finetune_lr: float
-    ) -> tuple[Stage, ...]:  # fmt: skip
+        space: SearchSpace,
+        *,
+        prune_method: str,
+        prune_ratio: float,
+        prune_steps: int,
+        finetune_lr: float,
+    ) -> tuple[Stage, ...]:
         cut = Cut(prune_method, prune_ratio, prune_steps)
         first = space.distill(labels, **training)
-        return (first, *pruned(space, cut, recover=labels, lr=finetune_lr))
+        return (first, *pruning_stages(space, cut, recover=labels, lr=finetune_lr))
 
     def kd_prune(
-        space: SearchSpace, *, recover: str, prune_method: str, prune_ratio: float, prune_steps: int, finetune_lr: float
-    ) -> tuple[Stage, ...]:  # fmt: skip
+        space: SearchSpace,
+        *,
+        recover: str,
+        prune_method: str,
+        prune_ratio: float,
+        prune_steps: int,
+        finetune_lr: float,
+    ) -> tuple[Stage, ...]:
         cut = Cut(prune_method, prune_ratio, prune_steps)
         weights = taught if recover == "teacher" else labels
         first = space.distill(taught, **training)
-        return (first, *pruned(space, cut, recover=weights, lr=finetune_lr))
+        return (first, *pruning_stages(space, cut, recover=weights, lr=finetune_lr))
 
     ranges: dict[str, BaseDistribution] = {
         "prune_method": choice("channel", "magnitude"),

@@ -40,8 +40,8 @@ class Training(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = ("none", "imagenet")
-        demand("initial in (none, imagenet)", self.initial in known, initial=self.initial)
+        sources = ("none", "imagenet")
+        demand("initial in (none, imagenet)", self.initial in sources, initial=self.initial)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +87,14 @@ class SearchSpace:
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise ValueError(
-                    f"objective {name!r} is not measured in a search; there are {', '.join(OBJECTIVES)}"
+                    f"objective {name!r} is not measured in a search; there are "
+                    f"{', '.join(OBJECTIVES)}"
                 )
         first = next(iter(self.objectives), LEADING[0])
         if first not in LEADING:
             raise ValueError(
-                "the first objective ranks and stops trials and is what the report compares, so it must be "
-                f"{' or '.join(LEADING)}; got {first}"
+                "the first objective ranks and stops trials and is what the report compares, so "
+                f"it must be {' or '.join(LEADING)}; got {first}"
             )
         for text in self.constraints:
             fronts.parse(text)
@@ -109,8 +110,8 @@ class SearchSpace:
         for name in ("expected_teacher", "expected_student"):
             value = getattr(self, name)
             demand(f"0 <= {name} <= 1", 0 <= value <= 1, **{name: value})
-        known = ("none", "mixup", "cutmix")
-        demand("mix in (none, mixup, cutmix)", self.mix in known, mix=self.mix)
+        mixes = ("none", "mixup", "cutmix")
+        demand("mix in (none, mixup, cutmix)", self.mix in mixes, mix=self.mix)
 
     def distill(
         self,
@@ -128,8 +129,8 @@ class SearchSpace:
         """
         options = self.student.training_options()
         sampled = {"lr": lr, "weight_decay": weight_decay}
-        given: dict[str, Any] = {n: value for n, value in sampled.items() if value is not None}
-        options["optimizer"] = replace(self.student.optimizer, **given)
+        changes: dict[str, Any] = {n: value for n, value in sampled.items() if value is not None}
+        options["optimizer"] = replace(self.student.optimizer, **changes)
         options |= {} if dropout is None else {"dropout": dropout}
         if self.student.patience and self.objectives:
             options["monitor"] = self.objectives[0]
@@ -192,14 +193,14 @@ class SearchSpace:
 
     def settings_to_check(self, method: str) -> list[dict[str, Any]]:
         """Return a method's own settings, its default ones with each choice, and with both ends of each range."""
-        chosen = self.methods[method]
-        settings = chosen.settings()
+        spec = self.methods[method]
+        settings = spec.settings()
         changes = [
             {name: value}
-            for name, range_ in chosen.ranges.items()
+            for name, range_ in spec.ranges.items()
             for value in getattr(range_, "choices", ())
         ]
-        changes += [{n: end} for n, b in bounds(chosen.ranges).items() for end in b[:2]]
+        changes += [{n: end} for n, b in bounds(spec.ranges).items() for end in b[:2]]
         return settings + [{**settings[0], **change} for change in changes]
 
     def check(self) -> None:
@@ -207,7 +208,7 @@ class SearchSpace:
         for name, method in self.methods.items():
             try:
                 first, *others = [self.whole_stages(name, s) for s in self.settings_to_check(name)]
-                if any(whole[: method.shared] != first[: method.shared] for whole in others):
+                if any(stages[: method.shared] != first[: method.shared] for stages in others):
                     raise ValueError(f"its first {method.shared} stages vary, but are shared")
             except (TypeError, ValueError) as error:
                 raise UsageError(f"space {self.name}, method {name}: {error}") from None
@@ -230,12 +231,12 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def default_fields() -> dict[str, Any]:
     """Return the defaults of the fields that `plain_fields` names, of those that have one."""
     blank = Training("")
-    made = {
+    defaults = {
         f"{role}.{path}": value for role in ("teacher", "student") for path, value in _leaves(blank)
     }
-    made |= {
+    defaults |= {
         part.name: part.default
         for part in dataclasses.fields(SearchSpace)
         if part.default is not dataclasses.MISSING
     }
-    return {path: value for path, value in made.items() if not path.endswith(".network")}
+    return {path: value for path, value in defaults.items() if not path.endswith(".network")}

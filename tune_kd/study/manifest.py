@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tune_kd.errors import UsageError
-from tune_kd.recipe import Compute, Images, plain, rebuild
+from tune_kd.recipe import Compute, Images, rebuild, to_builtins
 from tune_kd.study.results import SCHEMA_VERSION
 from tune_kd.study.storage import Storage
 
@@ -139,7 +139,7 @@ def to_json(given: Specification) -> dict[str, Any]:
     """Return a manifest, or its specification alone, as JSON data."""
     found = asdict(given)
     found["methods"] = {name: _method_to_json(method) for name, method in given.methods.items()}
-    found["images"] = plain(given.images)
+    found["images"] = to_builtins(given.images)
     if isinstance(given, Manifest) and given.start == StartWeights():
         found["start"] = {}
     return found

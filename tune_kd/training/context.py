@@ -107,7 +107,7 @@ def place(model: nn.Module, ctx: NodeContext, compute: Compute) -> nn.Module:
 
 def sample_of(images: splits.DeviceSplit) -> Tensor:
     """Two images as a network sees them, for its shapes."""
-    return images.images.whole(images.fit[:2]).images
+    return images.images.plain_batch(images.fit[:2]).images
 
 
 def load_model(name: str, recipe: Recipe, ctx: NodeContext, model_id: str) -> nn.Module:

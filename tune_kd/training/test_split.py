@@ -118,7 +118,7 @@ def pictures(model: nn.Module, test: TestSplit) -> Mapping[str, np.ndarray]:
     order = order[~iou[order].isnan()]  # an image of nothing but void is neither
     few = min(SHOWN, -(-len(order) // 2))
     chosen = torch.cat([order[:few], order[len(order) - few :]])
-    shown = (images.images.whole(one) for one in chosen.to(images.fit.device).split(1))
+    shown = (images.images.plain_batch(one) for one in chosen.to(images.fit.device).split(1))
     predicted = torch.cat([logits.argmax(1) for logits, _ in inference.predict(model, shown)])
     at = chosen.numpy()
     return {

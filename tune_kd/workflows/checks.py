@@ -166,7 +166,7 @@ def _searched(method: Method, *, code_is_shipped: bool) -> SearchedMethod:
     """Return what is searched of a method; of a file's methods the hash of the file speaks."""
     settings = tuple(method.settings())
     return SearchedMethod(
-        ranges={name: distributions.shown(d) for name, d in method.ranges.items()},
+        ranges={name: distributions.range_text(d) for name, d in method.ranges.items()},
         bounds=distributions.bounds(method.ranges),
         distributions={name: distributions.to_json(d) for name, d in method.ranges.items()},
         fixed=dict(method.fixed),

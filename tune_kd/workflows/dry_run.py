@@ -47,7 +47,7 @@ def plan(request: SearchRequest, resources: Resources) -> str:
             value = method.defaults[parameter]
             default = f"{value:g}" if isinstance(value, float) else value
             lines.append(
-                f"  {parameter:<13} {distributions.shown(distribution)} (default {default})"
+                f"  {parameter:<13} {distributions.range_text(distribution)} (default {default})"
             )
         lines += [
             f"  {parameter:<13} {value} (pinned)" for parameter, value in method.fixed.items()

@@ -146,7 +146,7 @@ def add_study(parser: cli.Parser) -> None:
     add("--name", help="the study [the space's name]")
     add(
         "--seed",
-        type=cli.whole,
+        type=cli.non_negative_int,
         default=0,
         help="of the split, the augmentation, all trials and proposals [%(default)s]",
     )

@@ -28,10 +28,10 @@ def read_digits(split: str, folder: Path | None, cache: Path) -> Raw:
     test = stratify.pick(
         labels, dict(enumerate(shares.tolist())), seed=(DIGITS_TEST_SEED, "digits")
     )
-    chosen = test if split == "test" else np.setdiff1d(np.arange(len(labels)), test)
-    images = np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8)[..., None]
+    index = test if split == "test" else np.setdiff1d(np.arange(len(labels)), test)
+    images = np.rint(bunch.images[index] * (255 / 16)).astype(np.uint8)[..., None]
     names = tuple(str(name) for name in bunch.target_names)
-    return Raw(images=images, labels=labels[chosen], class_names=names)
+    return Raw(images=images, labels=labels[index], class_names=names)
 
 
 def cifar_reader(name: str) -> Callable[[str, Path | None, Path], Raw]:
@@ -60,38 +60,38 @@ def cifar_reader(name: str) -> Callable[[str, Path | None, Path], Raw]:
 
 def _data_folder() -> list[Path]:
     """Where a user keeps data sets: $TUNE_KD_DATA."""
-    named = os.environ.get("TUNE_KD_DATA")
-    return [Path(named).expanduser()] if named else []
+    path = os.environ.get("TUNE_KD_DATA")
+    return [Path(path).expanduser()] if path else []
 
 
-def _kept(*names: str) -> Path | None:
+def _find_local(*names: str) -> Path | None:
     """Return the first of some files and folders that is in $TUNE_KD_DATA."""
-    found = (place / name for place in _data_folder() for name in names)
-    return next((path for path in found if path.exists()), None)
+    paths = (place / name for place in _data_folder() for name in names)
+    return next((path for path in paths if path.exists()), None)
 
 
-def _absent(what: str, names: str, expected: str) -> UsageError:
-    looked_in = [f"no {what} in {place}" for place in _data_folder()]
+def _missing_error(data_set: str, names: str, expected: str) -> UsageError:
+    looked_in = [f"no {data_set} in {place}" for place in _data_folder()]
     return UsageError(
-        f"{looked_in[0] if looked_in else f'no {what}: TUNE_KD_DATA is not set'}; let TUNE_KD_DATA name "
-        f"the folder that holds {names}, or name it with --data ({expected})"
+        f"{looked_in[0] if looked_in else f'no {data_set}: TUNE_KD_DATA is not set'}; let "
+        f"TUNE_KD_DATA name the folder that holds {names}, or name it with --data ({expected})"
     )
 
 
 def find_tiny_imagenet(cache: Path) -> Path:
     """Tiny ImageNet (Le and Yang 2015), 200 classes of ImageNet in 64x64 pixels."""
     names = (f"{tiny_imagenet.NAME}.zip", tiny_imagenet.NAME)
-    if (found := _kept(*names)) is None:
-        raise _absent("Tiny ImageNet", " or ".join(names), tiny_imagenet.EXPECTED)
-    return found
+    if (path := _find_local(*names)) is None:
+        raise _missing_error("Tiny ImageNet", " or ".join(names), tiny_imagenet.EXPECTED)
+    return path
 
 
 def find_camvid(cache: Path) -> Path:
     """CamVid (Brostow et al. 2009) with its usual 11 classes and lists, in the layout of VOC."""
     names = ("camvid-voc.tar.gz", "camvid-voc")
-    if (found := _kept(*names)) is None:
-        raise _absent("CamVid", " or the folder ".join(names), voc.EXPECTED)
-    return found
+    if (path := _find_local(*names)) is None:
+        raise _missing_error("CamVid", " or the folder ".join(names), voc.EXPECTED)
+    return path
 
 
 def find_voc(cache: Path) -> Path:
@@ -99,23 +99,23 @@ def find_voc(cache: Path) -> Path:
     from torchvision.datasets import utils
     from torchvision.datasets import voc as source
 
-    known = source.DATASET_YEAR_DICT["2012"]
-    name: str = known["filename"]
-    if (found := _kept(known["base_dir"], name)) is not None:
-        return found
+    entry = source.DATASET_YEAR_DICT["2012"]
+    name: str = entry["filename"]
+    if (path := _find_local(entry["base_dir"], name)) is not None:
+        return path
     archive = cache / "downloads" / name
     if not archive.is_file():
         part = archive.with_name(f".{name}.part")
         try:
             with lock(archive.parent / f".{name}.lock"):
                 if not archive.is_file():
-                    utils.download_url(known["url"], str(archive.parent), part.name, known["md5"])
+                    utils.download_url(entry["url"], str(archive.parent), part.name, entry["md5"])
                     part.rename(archive)
         except (OSError, RuntimeError) as error:
             raise UsageError(
-                f"no PASCAL VOC 2012 in {', '.join(map(str, [*_data_folder(), archive.parent]))}, and it "
-                f"cannot be downloaded ({error}); put {name} or its extracted folder VOCdevkit there, "
-                f"or name a folder or an archive with --data ({voc.EXPECTED})"
+                f"no PASCAL VOC 2012 in {', '.join(map(str, [*_data_folder(), archive.parent]))}, "
+                f"and it cannot be downloaded ({error}); put {name} or its extracted folder "
+                f"VOCdevkit there, or name a folder or an archive with --data ({voc.EXPECTED})"
             ) from error
     return archive
 

@@ -54,7 +54,7 @@ def is_archive(place: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(place: Path, *, scratch: Path | None = None) -> Iterator[Files]:
+def open_files(place: Path, *, scratch: Path | None = None) -> Iterator[Files]:
     """Yield the files of a folder or an archive. With `scratch`, reading all of them is quick.
 
     Raises:
@@ -66,11 +66,13 @@ def opened(place: Path, *, scratch: Path | None = None) -> Iterator[Files]:
         elif place.name.lower().endswith(".zip"):
             with zipfile.ZipFile(place) as archive:
                 names = {i.filename: i for i in archive.infolist() if not i.is_dir()}
-                yield Files(_safe(names), lambda name: archive.read(names[name]), str(place))
+                yield Files(_safe_names(names), lambda name: archive.read(names[name]), str(place))
         else:
             with _tar(place, scratch) as tar:
-                members = {_plain(m.name): m for m in tar.getmembers() if m.isreg()}
-                yield Files(_safe(members), lambda name: _member(tar, members[name]), str(place))
+                members = {_without_dot(m.name): m for m in tar.getmembers() if m.isreg()}
+                yield Files(
+                    _safe_names(members), lambda name: _member(tar, members[name]), str(place)
+                )
     except DAMAGE as error:
         raise UsageError(f"{place} is incomplete or damaged ({error})") from error
 
@@ -83,8 +85,8 @@ def roots(files: Files, marker: str) -> list[str]:
     ['a/b/']
     """
     ending = re.compile(f"((?:.*/)?){re.escape(marker)}")
-    found = (ending.fullmatch(name) for name in files.names)
-    return sorted(match[1] for match in found if match)
+    matches = (ending.fullmatch(name) for name in files.names)
+    return sorted(match[1] for match in matches if match)
 
 
 def _walk(folder: Path) -> frozenset[str]:
@@ -97,11 +99,11 @@ def _walk(folder: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def _plain(name: str) -> str:
+def _without_dot(name: str) -> str:
     return name.removeprefix("./")
 
 
-def _safe(names: Mapping[str, object]) -> frozenset[str]:
+def _safe_names(names: Mapping[str, object]) -> frozenset[str]:
     """Without absolute names and those that lead upwards; hidden ones (of macOS) do not count."""
     paths = {name: PurePosixPath(name) for name in names}
     return frozenset(

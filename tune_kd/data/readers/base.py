@@ -54,12 +54,12 @@ class Raw:
 class Layout:
     """How a folder or an archive holds a data set; `check` and `files` open nothing of the test split.
 
-    `found` is cheap and says whether something of the layout is there; `read(split, place, cache)`
+    `matches` is cheap and says whether something of the layout is there; `read(split, place, cache)`
     gives a split, as a task's own `read` does.
     """
 
     expected: str  # for messages
-    found: Callable[[Path], bool]
+    matches: Callable[[Path], bool]
     check: Callable[[Path], None]
     files: Callable[[Path, str], list[Path]]  # of one split, sorted
     read: Callable[[str, Path, Path], Raw]
@@ -73,21 +73,21 @@ def open_image(source: Path | io.BytesIO, where: str) -> Image.Image:
             image.load()
             return image
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
-        what = str(error).splitlines()[0] if isinstance(source, Path) and str(error) else ""
+        reason = str(error).splitlines()[0] if isinstance(source, Path) and str(error) else ""
         raise UsageError(
-            f"{where} is not a readable image{f' ({what})' if what else ''}"
+            f"{where} is not a readable image{f' ({reason})' if reason else ''}"
         ) from error
 
 
-def _demand_classes(found: int, where: Path) -> None:
-    if found < 2:
+def _demand_classes(num_classes: int, where: Path) -> None:
+    if num_classes < 2:
         raise UsageError(
-            f"--data: {where} has {found} class(es), at least 2 are needed: {EXPECTED}"
+            f"--data: {where} has {num_classes} class(es), at least 2 are needed: {EXPECTED}"
         )
 
 
-def _demand_split(there: bool, folder: Path, split: str) -> None:
-    if not there:
+def _demand_split(exists: bool, folder: Path, split: str) -> None:
+    if not exists:
         raise UsageError(f"--data {folder} has no {split} split: expected {EXPECTED}")
 
 
@@ -102,8 +102,8 @@ def _class_folders(folder: Path, split: str) -> list[Path]:
 def _images_below(folder: Path) -> list[Path]:
     """Files with an image's ending, at any depth, sorted; others (notes, say) do not count."""
     endings = Image.registered_extensions()
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in endings)
-    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in endings)
+    return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
 
 
 def _check_folders(folder: Path) -> None:
@@ -131,7 +131,7 @@ def _read_folders(split: str, folder: Path, cache: Path) -> Raw:
         if not images:
             raise UsageError(f"--data: {path} has no images: expected {EXPECTED}")
     labels = np.repeat(np.arange(len(inner)), [len(images) for images in files]).astype(np.int64)
-    decoded = (open_image(path, str(path)) for found in files for path in found)
+    decoded = (open_image(path, str(path)) for paths in files for path in paths)
     return Raw(images=decoded, labels=labels, class_names=tuple(path.name for path in inner))
 
 
@@ -140,8 +140,8 @@ def _read_folders(split: str, folder: Path, cache: Path) -> Raw:
 
 def _parquet_files(folder: Path, split: str) -> list[Path]:
     """`train*.parquet` in the folder itself, else in its `data`, as the hub's repositories do."""
-    own = sorted(folder.glob(f"{split}*.parquet"))
-    return own or sorted((folder / "data").glob(f"{split}*.parquet"))
+    files = sorted(folder.glob(f"{split}*.parquet"))
+    return files or sorted((folder / "data").glob(f"{split}*.parquet"))
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
@@ -157,9 +157,9 @@ def _columns(path: Path) -> tuple[str, str, tuple[str, ...]]:
     image = next((name for name in ("image", "img") if name in schema.names), "")
     label = next((name for name in ("label", "fine_label") if name in schema.names), "")
     if not image or not label or not pa.types.is_integer(schema.field(label).type):
-        given = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise UsageError(
-            f"{path} has the columns {given[:300]}; expected image or img (a struct with bytes) "
+            f"{path} has the columns {columns[:300]}; expected image or img (a struct with bytes) "
             "and label or fine_label (integers)"
         )
     kind = schema.field(image).type
@@ -172,13 +172,13 @@ def _columns(path: Path) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _labels(files: list[Path]) -> npt.NDArray[np.int64]:
-    found = []
+    labels = []
     for path in files:
         column = _parquet(path).read(columns=[_columns(path)[1]]).column(0)
         if column.null_count:
             raise UsageError(f"{path}: a label is missing (null)")
-        found.append(column.to_numpy().astype(np.int64))
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+        labels.append(column.to_numpy().astype(np.int64))
+    return np.concatenate(labels) if labels else np.zeros(0, np.int64)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -200,15 +200,15 @@ def _read_parquet(split: str, folder: Path, cache: Path) -> Raw:
     _check_parquet(folder)
     files, names = _parquet_files(folder, split), _class_names(folder)
     for path in files:
-        own = _columns(path)[2]
-        if own and own != names:
+        file_classes = _columns(path)[2]
+        if file_classes and file_classes != names:
             raise UsageError(f"{path}: its class names differ from the train split's")
         labels = _labels([path])
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
-            given = labels[wrong[0]]
+            label = labels[wrong[0]]
             raise UsageError(
-                f"{path}, row {wrong[0]}: label {given}; allowed are 0 to {len(names) - 1}"
+                f"{path}, row {wrong[0]}: label {label}; allowed are 0 to {len(names) - 1}"
             )
     images = (image for path in files for image in _parquet_images(path))
     return Raw(images=images, labels=_labels(files), class_names=names)
@@ -239,14 +239,14 @@ def _batches(path: Path, column: str) -> Iterator[Any]:
 LAYOUTS = (
     Layout(
         expected=_FOLDERS,
-        found=lambda folder: any((folder / split).is_dir() for split in SPLITS),
+        matches=lambda folder: any((folder / split).is_dir() for split in SPLITS),
         check=_check_folders,
         files=_folder_files,
         read=_read_folders,
     ),
     Layout(
         expected=_PARQUET,
-        found=lambda folder: any(_parquet_files(folder, split) for split in SPLITS),
+        matches=lambda folder: any(_parquet_files(folder, split) for split in SPLITS),
         check=_check_parquet,
         files=_parquet_files,
         read=_read_parquet,
@@ -261,10 +261,10 @@ def named_files(
 
     def best(folder: Path) -> tuple[str, ...]:
         """Return the first that is complete, else the first that is begun."""
-        there = {files: [(folder / file).exists() for file in files] for files in alternatives}
-        whole = (files for files, found in there.items() if all(found))
-        begun = (files for files, found in there.items() if any(found))
-        return next(whole, next(begun, ()))
+        presence = {files: [(folder / file).exists() for file in files] for files in alternatives}
+        complete_sets = (files for files, flags in presence.items() if all(flags))
+        partial_sets = (files for files, flags in presence.items() if any(flags))
+        return next(complete_sets, next(partial_sets, ()))
 
     def check(folder: Path) -> None:
         missing = [file for file in best(folder) if not (folder / file).exists()]
@@ -272,12 +272,12 @@ def named_files(
             raise UsageError(f"--data {folder}: {missing[0]} is missing")
 
     def files(folder: Path, split: str) -> list[Path]:
-        named = [folder / file for file in best(folder)]
-        return [p for path in named for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        paths = [folder / file for file in best(folder)]
+        return [p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path])]
 
     return Layout(
         expected=", or ".join(Path(files[0]).parts[0] for files in alternatives),
-        found=lambda folder: bool(best(folder)),
+        matches=lambda folder: bool(best(folder)),
         check=check,
         files=files,
         read=read,
@@ -287,4 +287,4 @@ def named_files(
 def recognise(place: Path, layouts: Iterable[Layout]) -> Layout | None:
     """Return the first layout of which the folder or the file has something, or None."""
     able = (layout for layout in layouts if layout.archives or place.is_dir())
-    return next((layout for layout in able if layout.found(place)), None)
+    return next((layout for layout in able if layout.matches(place)), None)

@@ -31,7 +31,7 @@ def _folder(place: Path) -> Path | None:
     return next((folder for folder in options if (folder / _MARKER).is_file()), None)
 
 
-def _found(place: Path) -> bool:
+def _matches(place: Path) -> bool:
     return archives.is_archive(place) or _folder(place) is not None
 
 
@@ -44,13 +44,13 @@ def _root(files: Files, place: Path) -> Files:
 
 def _train(tree: Files) -> dict[str, list[str]]:
     """Return the training images of each class, both sorted."""
-    wanted = set(tree.text(_MARKER))
-    found: dict[str, list[str]] = {}
+    classes = set(tree.text(_MARKER))
+    images: dict[str, list[str]] = {}
     for name in sorted(tree.names):
         parts = name.split("/")
-        if len(parts) == 4 and parts[0] == "train" and parts[1] in wanted and _is_image(name):
-            found.setdefault(parts[1], []).append(name)
-    return found
+        if len(parts) == 4 and parts[0] == "train" and parts[1] in classes and _is_image(name):
+            images.setdefault(parts[1], []).append(name)
+    return images
 
 
 def _is_image(name: str) -> bool:
@@ -63,11 +63,11 @@ def _test(tree: Files, classes: list[str]) -> tuple[list[str], list[int]]:
     rows = [line.split("\t") for line in tree.text(_ANNOTATIONS)]
     if any(len(row) < 2 for row in rows):
         raise UsageError(f"{tree.where}/{_ANNOTATIONS}: expected name, tab, wnid in each line")
-    kept = [(f"val/images/{row[0]}", number[row[1]]) for row in rows if row[1] in number]
-    missing = [name for name, _ in kept if name not in tree.names]
+    pairs = [(f"val/images/{row[0]}", number[row[1]]) for row in rows if row[1] in number]
+    missing = [name for name, _ in pairs if name not in tree.names]
     if missing:
         raise UsageError(f"{tree.where}/{missing[0]} is missing, but {_ANNOTATIONS} names it")
-    return [name for name, _ in kept], [label for _, label in kept]
+    return [name for name, _ in pairs], [label for _, label in pairs]
 
 
 def _class_names(tree: Files, classes: list[str]) -> tuple[str, ...]:
@@ -82,12 +82,12 @@ def _class_names(tree: Files, classes: list[str]) -> tuple[str, ...]:
 
 
 def _check(place: Path) -> None:
-    with archives.opened(place) as files:
+    with archives.open_files(place) as files:
         tree = _root(files, place)
         if len(_train(tree)) < 2:
             raise UsageError(
-                f"--data: {tree.where}/train has images of {len(_train(tree))} class(es) of {_MARKER}, "
-                f"at least 2 are needed: expected {EXPECTED}"
+                f"--data: {tree.where}/train has images of {len(_train(tree))} class(es) of "
+                f"{_MARKER}, at least 2 are needed: expected {EXPECTED}"
             )
         if _ANNOTATIONS not in tree.names:
             raise UsageError(f"--data: {tree.where}/{_ANNOTATIONS} is missing: expected {EXPECTED}")
@@ -105,7 +105,7 @@ def _files(place: Path, split: str) -> list[Path]:
 
 
 def _read(split: str, place: Path, cache: Path) -> Raw:
-    with archives.opened(place) as files:
+    with archives.open_files(place) as files:
         tree = _root(files, place)
         train = _train(tree)
         classes = sorted(train)
@@ -114,22 +114,22 @@ def _read(split: str, place: Path, cache: Path) -> Raw:
             labels = [at for at, wnid in enumerate(classes) for _ in train[wnid]]
         else:
             names, labels = _test(tree, classes)
-        known = _class_names(tree, classes)
+        class_names = _class_names(tree, classes)
     return Raw(
         images=_images(place, names, cache),
         labels=np.array(labels, np.int64),
-        class_names=known,
+        class_names=class_names,
         names=names,
     )
 
 
 def _images(place: Path, names: list[str], cache: Path) -> Iterator[Image.Image]:
-    with archives.opened(place, scratch=cache) as files:
+    with archives.open_files(place, scratch=cache) as files:
         tree = _root(files, place)
         for name in names:
             yield open_image(io.BytesIO(tree.read(name)), f"{tree.where}/{name}")
 
 
 LAYOUT = Layout(
-    expected=EXPECTED, found=_found, check=_check, files=_files, read=_read, archives=True
+    expected=EXPECTED, matches=_matches, check=_check, files=_files, read=_read, archives=True
 )

@@ -21,13 +21,13 @@ from tune_kd.data.readers.base import Layout, Raw, open_image
 from tune_kd.errors import UsageError
 
 EXPECTED = (
-    "VOCdevkit/<name>/ with JPEGImages, SegmentationClass and ImageSets/Segmentation/{train,val}.txt, "
-    "a folder or an archive (.zip, .tar, .tar.gz)"
+    "VOCdevkit/<name>/ with JPEGImages, SegmentationClass and "
+    "ImageSets/Segmentation/{train,val}.txt, a folder or an archive (.zip, .tar, .tar.gz)"
 )
 CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
 )  # fmt: skip
 _LISTS = "ImageSets/Segmentation"
 _MARKER = f"{_LISTS}/train.txt"
@@ -42,7 +42,7 @@ class Lists:
     validation: list[str] | None
     test: list[str]
 
-    def of(self, split: str) -> list[str]:
+    def of_split(self, split: str) -> list[str]:
         """Return the names of what is decoded as a split, validation after training images."""
         return self.test if split == "test" else self.train + (self.validation or [])
 
@@ -51,28 +51,28 @@ def layout(num_classes: int | None) -> Layout:
     """Return the layout; its classes are named in `classes.txt` or `labels.txt`, else it has `num_classes`."""
 
     def read(split: str, place: Path, cache: Path) -> Raw:
-        with archives.opened(place) as files:
+        with archives.open_files(place) as files:
             tree = _root(files, place)
             lists, names = _lists(tree), _class_names(tree, num_classes)
-        chosen = lists.of(split)
+        image_names = lists.of_split(split)
         validation = None
         if split == "train" and lists.validation is not None:
-            validation = np.arange(len(lists.train), len(chosen))
-        pairs, same = itertools.tee(_pairs(place, chosen, cache))
+            validation = np.arange(len(lists.train), len(image_names))
+        pairs, same = itertools.tee(_pairs(place, image_names, cache))
         return Raw(
             images=(image for image, _ in pairs),
             labels=(mask for _, mask in same),
             class_names=names,
             validation=validation,
-            names=chosen,
+            names=image_names,
         )
 
     return Layout(
-        expected=EXPECTED, found=_found, check=_check, files=_files, read=read, archives=True
+        expected=EXPECTED, matches=_matches, check=_check, files=_files, read=read, archives=True
     )
 
 
-def _found(place: Path) -> bool:
+def _matches(place: Path) -> bool:
     return archives.is_archive(place) or bool(_folders(place))
 
 
@@ -87,8 +87,8 @@ def _root(files: Files, place: Path) -> Files:
     if not roots:
         raise UsageError(f"--data {place} holds no data set: expected {EXPECTED}")
     if len(roots) > 1:
-        what = "name one of them" if place.is_dir() else "it must hold one"
-        raise UsageError(f"--data {place} holds {len(roots)} data sets, {', '.join(roots)}; {what}")
+        hint = "name one of them" if place.is_dir() else "it must hold one"
+        raise UsageError(f"--data {place} holds {len(roots)} data sets, {', '.join(roots)}; {hint}")
     return files.below(roots[0])
 
 
@@ -105,11 +105,11 @@ def _lists(tree: Files) -> Lists:
     if not train or not (val or test):
         missing = "val" if train else "train"
         raise UsageError(f"--data: {tree.where}/{_LISTS}/{missing}.txt names no image: {EXPECTED}")
-    named: set[str] = set()
+    names: set[str] = set()
     for name in [*train, *val, *test]:
-        if name in named:
+        if name in names:
             raise UsageError(f"--data: the lists in {tree.where}/{_LISTS} name '{name}' twice")
-        named.add(name)
+        names.add(name)
     return Lists(train, val or None, test) if test else Lists(train, None, val)
 
 
@@ -138,10 +138,10 @@ def _class_names(tree: Files, num_classes: int | None) -> tuple[str, ...]:
 
 
 def _check(place: Path) -> None:
-    with archives.opened(place) as files:
+    with archives.open_files(place) as files:
         tree = _root(files, place)
         lists = _lists(tree)
-        for name in [*lists.of("train"), *lists.of("test")]:
+        for name in [*lists.of_split("train"), *lists.of_split("test")]:
             for file in (_image(tree, name), _mask(name)):
                 if file not in tree.names:
                     raise UsageError(f"--data: {tree.where}/{file} is missing, but it is listed")
@@ -151,23 +151,23 @@ def _files(place: Path, split: str) -> list[Path]:
     """Return the archive, or of a folder the lists, the names of classes, and the split's own files."""
     if not place.is_dir():
         return [place]
-    found = []
+    paths = []
     for folder in _folders(place):
-        with archives.opened(folder) as tree:
-            wanted = [f"{_LISTS}/{name}.txt" for name in ("train", "val", "test")]
-            wanted += ["classes.txt", "labels.txt"]
-            wanted += [
+        with archives.open_files(folder) as tree:
+            names = [f"{_LISTS}/{name}.txt" for name in ("train", "val", "test")]
+            names += ["classes.txt", "labels.txt"]
+            names += [
                 file
-                for name in _lists(tree).of(split)
+                for name in _lists(tree).of_split(split)
                 for file in (_image(tree, name), _mask(name))
             ]
-            found += [folder / name for name in wanted if name in tree.names]
-    return sorted(found)
+            paths += [folder / name for name in names if name in tree.names]
+    return sorted(paths)
 
 
 def _pairs(place: Path, names: list[str], cache: Path) -> Iterator[tuple[Image.Image, Image.Image]]:
     """Each image with its mask."""
-    with archives.opened(place, scratch=cache) as files:
+    with archives.open_files(place, scratch=cache) as files:
         tree = _root(files, place)
         for name in names:
             yield _open(tree, _image(tree, name)), _open(tree, _mask(name))
