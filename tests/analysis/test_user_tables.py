@@ -62,7 +62,7 @@ def folder(made_up, tmp_path, monkeypatch):
 def command(*names, studies=("runs/x",)):
     """The exit code of a report with these functions of my_tables.py."""
     options = [word for name in names for word in ("--table", f"my_tables.py:{name}")]
-    return cli.guarded(report.main, [*studies, *options])
+    return cli.run_command(report.main, [*studies, *options])
 
 
 def test_the_example_of_the_document_runs(made_up, tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_what_cannot_be_loaded_is_refused_before_anything_is_written(
     folder, capsys, references, sentence
 ):
     options = [word for reference in references for word in ("--table", reference)]
-    assert cli.guarded(report.main, ["runs/x", *options]) == 2
+    assert cli.run_command(report.main, ["runs/x", *options]) == 2
     err = capsys.readouterr().err
     assert re.match(f"error: .*{sentence}", err)
     assert len(err.splitlines()) == 1
