@@ -50,7 +50,7 @@ class Study(Description):
     def _winners(self) -> dict[str, dict[int, Row]]:
         found = {}
         for method in self.methods:
-            ranked = results.ranked(self.rows, method, **self._rules)
+            ranked = results.rank_trials(self.rows, method, **self._rules)
             stand = {row["repeat"]: row for row in reversed(ranked) if self.runs(row, "best")}
             found[method] = dict(sorted((self.best_so_far(method) | stand).items()))
         return found
@@ -70,9 +70,7 @@ class Study(Description):
     def _chosen(self) -> dict[str, Row | None]:
         seen = self.test_access.design.get("repeats")
         rows = [r for r in self.rows if r["phase"] != "search" or not seen or r["repeat"] in seen]
-        return {
-            method: selection.recommended(rows, method, **self._rules) for method in self.methods
-        }
+        return {method: selection.recommend(rows, method, **self._rules) for method in self.methods}
 
     @property
     def _rules(self) -> dict[str, Any]:
@@ -144,7 +142,7 @@ class Study(Description):
             for trial, stages in self.stages.items()
             if self.constraints
             and stages[-1]["phase"] == "search"
-            and objectives.broken(self.values(stages[-1]), self.constraints)
+            and objectives.violations(self.values(stages[-1]), self.constraints)
         }
 
     @cached_property
