@@ -60,7 +60,7 @@ class Study(Description):
         return selection.winners(self.rows, method, **self._rules)
 
     def chosen(self, method: str) -> Row | None:
-        """Return the search trial that a method recommends (`selection.recommended`).
+        """Return the search trial that a method recommends (`selection.recommend`).
 
         Once the test split has been opened: of the repeats that were looked at.
         """
