@@ -7,7 +7,7 @@ import pandas as pd
 from analysis import escaping
 from analysis.comparison import stats
 from analysis.selection import BASELINE
-from tune_kd.metrics import METRICS, number, shown
+from tune_kd.metrics import METRICS, format_value, number
 from tune_kd.study.results import Row
 
 NONE = "-"
@@ -105,7 +105,7 @@ def count_text(count: int, noun: str) -> str:
 def metric(row: Row | None, name: str) -> str:
     """Return a row's metric as it is printed, a dash where it has none."""
     value = number(row, name)
-    return NONE if value is None else shown(name, value)
+    return NONE if value is None else format_value(name, value)
 
 
 def as_text(value: object) -> str:

@@ -7,7 +7,7 @@ tune_kd/study/selection.py, on validation and never on test.
 from collections.abc import Iterable, Mapping, Sequence
 
 from tune_kd.metrics import number
-from tune_kd.study.results import Row, ranked
+from tune_kd.study.results import Row, rank_trials
 from tune_kd.study.trial_names import confirm_trial, measure_trial
 
 BASELINE = "no_kd"  # the method with beta = gamma = 0
@@ -31,7 +31,7 @@ def best(
 
     Ranked by `metric`, more is better, ties by the lower validation loss, then by number.
     """
-    return ranked(rows, method, metric=metric)[:top]
+    return rank_trials(rows, method, metric=metric)[:top]
 
 
 def default_trials(rows: Iterable[Row], method: str) -> dict[int, Row]:

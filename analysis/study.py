@@ -50,7 +50,7 @@ class Study(Description):
     def _winners(self) -> dict[str, dict[int, Row]]:
         winners = {}
         for method in self.methods:
-            ranked = results.ranked(self.rows, method, **self._rules)
+            ranked = results.rank_trials(self.rows, method, **self._rules)
             stand = {row["repeat"]: row for row in reversed(ranked) if self.runs(row, "best")}
             winners[method] = dict(sorted((self.best_so_far(method) | stand).items()))
         return winners
@@ -60,7 +60,7 @@ class Study(Description):
         return selection.winners(self.rows, method, **self._rules)
 
     def recommended_trial(self, method: str) -> Row | None:
-        """Return the search trial that a method recommends (`selection.recommended`).
+        """Return the search trial that a method recommends (`selection.recommend`).
 
         Once the test split has been opened: of the repeats that were looked at.
         """
@@ -72,9 +72,7 @@ class Study(Description):
         rows = [
             r for r in self.rows if r["phase"] != "search" or not repeats or r["repeat"] in repeats
         ]
-        return {
-            method: selection.recommended(rows, method, **self._rules) for method in self.methods
-        }
+        return {method: selection.recommend(rows, method, **self._rules) for method in self.methods}
 
     @property
     def _rules(self) -> dict[str, Any]:
@@ -152,7 +150,7 @@ class Study(Description):
             for trial, stages in self.stages.items()
             if self.constraints
             and stages[-1]["phase"] == "search"
-            and objectives.broken(self.values(stages[-1]), self.constraints)
+            and objectives.violations(self.values(stages[-1]), self.constraints)
         }
 
     @cached_property

@@ -12,16 +12,16 @@ class SearchAborted(RuntimeError):
     """A run cannot go on; what it wrote stays, and the same call goes on later. Commands exit with 1."""
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], *, where: str = "allowed") -> UsageError:
+def unknown(kind: str, name: str, allowed: Iterable[str], *, where: str = "allowed") -> UsageError:
     """Return an error that names the nearest of the allowed names.
 
     >>> print(unknown("space", "cifar10", ["cifar10_kd", "digits_kd"]))
     unknown space 'cifar10'; did you mean 'cifar10_kd'? allowed: cifar10_kd, digits_kd
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
-    return UsageError(f"unknown {kind} '{given}'{hint} {where}: {', '.join(names)}")
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{matches[0]}'?" if matches else ";"
+    return UsageError(f"unknown {kind} '{name}'{hint} {where}: {', '.join(names)}")
 
 
 def explain(error: BaseException) -> str:

@@ -19,9 +19,8 @@ class Metric:
     higher_is_better: bool | None = None
     objective: bool = False  # whether a search can aim at it
     leading: bool = False  # whether it may be the first objective, which ranks and stops trials
-    default_of: tuple[
-        str, ...
-    ] = ()  # the kinds of task that it leads, where a space names no other
+    # the kinds of task that it leads, where a space names no other
+    default_of: tuple[str, ...] = ()
     tasks: tuple[str, ...] = TASKS  # the kinds of task that it has a meaning for
 
     @property
@@ -95,10 +94,10 @@ def test_twin(name: str) -> str:
     return f"test_{name.removeprefix('val_')}"
 
 
-def shown(name: str, value: float) -> str:
+def format_value(name: str, value: float) -> str:
     """Return a value in its metric's unit and digits, without the unit.
 
-    >>> shown("test_accuracy", 0.98765), shown("num_params", 78042.0)
+    >>> format_value("test_accuracy", 0.98765), format_value("num_params", 78042.0)
     ('98.77', '78,042')
     """
     metric = METRICS[name]

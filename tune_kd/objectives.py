@@ -55,28 +55,28 @@ def parse(text: str) -> Constraint:
     match = _FORM.fullmatch(text)
     try:
         name, sign, bound = match.groups() if match else ("", "", "")
-        found = Constraint(name=name, sign=sign, bound=float(bound))
+        constraint = Constraint(name=name, sign=sign, bound=float(bound))
     except ValueError:
         raise UsageError(
             f"constraint {text!r}: write METRIC <= NUMBER or METRIC >= NUMBER"
         ) from None
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
-    return found
+    return constraint
 
 
-def broken(values: Values, constraints: Iterable[Constraint]) -> list[Constraint]:
+def violations(values: Values, constraints: Iterable[Constraint]) -> list[Constraint]:
     """Return the constraints that values break; what was not measured breaks nothing.
 
-    >>> [str(c) for c in broken({"size_mb": 4.0}, [parse("size_mb <= 3"), parse("flops < 1")])]
+    >>> [str(c) for c in violations({"size_mb": 4.0}, [parse("size_mb <= 3"), parse("flops < 1")])]
     ['size_mb <= 3']
     """
-    found = []
+    result = []
     for constraint in constraints:
         value = number(values, constraint.name)
         if value is not None and not _HOLDS[constraint.sign](value, constraint.bound):
-            found.append(constraint)
-    return found
+            result.append(constraint)
+    return result
 
 
 def front(points: Sequence[Values], objectives: Sequence[str]) -> list[int]:
@@ -90,24 +90,23 @@ def front(points: Sequence[Values], objectives: Sequence[str]) -> list[int]:
     [0, 2]
     """
     costs = {at: cost for at, p in enumerate(points) if (cost := _costs(p, objectives)) is not None}
-    kept: list[int] = []
-    for at in sorted(
-        costs, key=lambda at: (costs[at], at)
-    ):  # nothing later dominates what is earlier
-        if not any(_dominates(costs[known], costs[at]) for known in kept):
-            kept.append(at)
-    return kept
+    indices: list[int] = []
+    # in this order no later point dominates an earlier one
+    for at in sorted(costs, key=lambda at: (costs[at], at)):
+        if not any(_dominates(costs[other], costs[at]) for other in indices):
+            indices.append(at)
+    return indices
 
 
 def _costs(values: Values, objectives: Sequence[str]) -> tuple[float, ...] | None:
     """Values where less is better; None where one is missing."""
-    found = []
+    costs = []
     for name in objectives:
         value = number(values, name)
         if value is None:
             return None
-        found.append(value if METRICS[name].higher_is_better is False else -value)
-    return tuple(found)
+        costs.append(value if METRICS[name].higher_is_better is False else -value)
+    return tuple(costs)
 
 
 def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:

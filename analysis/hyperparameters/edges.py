@@ -16,7 +16,7 @@ from scipy.stats import irwinhall
 
 from analysis.hyperparameters.ranges import Ranges, position, ranges
 from analysis.study import Study
-from tune_kd.study.results import Row, ranked
+from tune_kd.study.results import Row, rank_trials
 
 SENTENCES = 0.04  # expected in a report in which no parameter matters, at all ends together
 MIN_REPEATS = 3
@@ -86,7 +86,7 @@ def _best(study: Study, method: str) -> tuple[Sequence[Row], int]:
     where five uniform numbers have 0.13).
     """
     constraints = study.manifest.constraints
-    order = ranked(study.rows, method, metric=study.metric, constraints=constraints)
+    order = rank_trials(study.rows, method, metric=study.metric, constraints=constraints)
     names = [f"config.{name}" for name in ranges(study, method)]
     rows = [
         row

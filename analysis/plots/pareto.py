@@ -29,7 +29,7 @@ def draw_front(study: Study) -> Figure | None:
     figure = Figure(figsize=(7.6, 5.0), layout="constrained")
     axes = bare(figure.add_subplot())
     for trial, x, y in points:
-        allowed = not objectives.broken(trial, study.constraints)
+        allowed = not objectives.violations(trial, study.constraints)
         colour = colour_of(study, trial["method"])
         axes.plot([x], [y], "o" if allowed else "x", color=colour, alpha=0.75, markersize=6)
     front_names = {trial["trial"] for trial in best_trials(study, [trial for trial, *_ in points])}

@@ -32,7 +32,7 @@ def front_trials(study: Study) -> list[Row]:
 
 def best_trials(study: Study, trials: list[Row]) -> list[Row]:
     """Of these trials the Pareto front over the study's objectives that keeps its constraints."""
-    allowed = [trial for trial in trials if not objectives.broken(trial, study.constraints)]
+    allowed = [trial for trial in trials if not objectives.violations(trial, study.constraints)]
     return [allowed[at] for at in objectives.front(allowed, study.objectives)]
 
 
@@ -46,7 +46,9 @@ def front(study: Study) -> Table:
     best_names = {trial["trial"] for trial in best}
     free = [trials[at] for at in objectives.front(trials, study.objectives)]
     out = [
-        t for t in free if t["trial"] not in best_names and objectives.broken(t, study.constraints)
+        t
+        for t in free
+        if t["trial"] not in best_names and objectives.violations(t, study.constraints)
     ]
     if not best and not out:
         return title, ""
@@ -61,7 +63,7 @@ def front(study: Study) -> Table:
 
 
 def _line(study: Study, trial: Row) -> dict[str, str]:
-    broken = objectives.broken(trial, study.constraints)
+    broken = objectives.violations(trial, study.constraints)
     bound = [c.name for c in study.constraints]
     names = dict.fromkeys([*study.objectives, *bound])
     cells = {"Method": label(trial["method"]), "Trial": str(trial["trial"])}

@@ -52,7 +52,7 @@ def front(study: Study) -> Chart | None:
                 Point(_value(t, right), _value(t, up), _objectives(study, t))
                 for t in points
                 if t["method"] == method
-                and (t["trial"] in front_names, bool(objectives.broken(t, study.constraints)))
+                and (t["trial"] in front_names, bool(objectives.violations(t, study.constraints)))
                 == (on, broken)
             ),
             colour=colour_of(study, method),
@@ -96,7 +96,7 @@ def _objectives(study: Study, trial: results.Row) -> str:
         f"{sentence_name(name)} {_value(trial, name):.4g} {METRICS[name].unit}".rstrip()
         for name in study.objectives
     ]
-    broken = [str(c) for c in objectives.broken(trial, study.constraints)]
+    broken = [str(c) for c in objectives.violations(trial, study.constraints)]
     return words(study, trial, *values, *(["breaks " + ", ".join(broken)] if broken else []))
 
 

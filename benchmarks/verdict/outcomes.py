@@ -14,7 +14,7 @@ from analysis.study import Study
 from benchmarks.verdict.studies import METHODS, METRIC, SearchedStudy
 from tune_kd.recipe import Compute, Images
 from tune_kd.study.manifest import Manifest, SearchedMethod
-from tune_kd.study.results import Row, ranked
+from tune_kd.study.results import Row, rank_trials
 from tune_kd.study.storage import Storage
 
 
@@ -119,7 +119,7 @@ def _old_way(
     assert difference
     assert difference.low is not None
     assert difference.high is not None
-    best = ranked(searched, method, metric=METRIC)[0]
+    best = rank_trials(searched, method, metric=METRIC)[0]
     mean = sum(single[0].values()) / len(single[0])
     return {
         "old": 1 if difference.low > 0 else -1 if difference.high < 0 else 0,

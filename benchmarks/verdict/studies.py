@@ -175,7 +175,7 @@ class Simulation:
                 for row, role in roles
                 for seed in design.seeds_of(repeat)
             ]
-        recommended = selection.recommended(rows, method, metric=METRIC)
+        recommended = selection.recommend(rows, method, metric=METRIC)
         first = max(winners.values(), key=lambda row: row[METRIC])
         for source, seeds, role in (
             (recommended, COMMON_SEEDS, "recommended"),

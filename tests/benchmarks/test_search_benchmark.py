@@ -186,7 +186,7 @@ def test_what_samplers_hear_of_a_stopped_trial(made_surface, monkeypatch):
 
     def sample(kind, trials, ranges, *, seed):
         optuna_trials[kind] = [(t.state.name, t.value, t.intermediate_values) for t in trials]
-        return policies.samplers.Asked(history[1].config, {})
+        return policies.samplers.Suggestion(history[1].config, {})
 
     monkeypatch.setattr(policies.samplers, "sample", sample)
     scores = [{5: 0.4, 15: 0.8}, {5: 0.3}, {5: 0.2}]

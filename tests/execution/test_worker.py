@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from tests.helpers import made_study
-from tests.helpers.made_study import reopened, request
+from tests.helpers.made_study import reopen, request
 from tune_kd import errors, files
 from tune_kd.execution import worker
 from tune_kd.models import checkpoints, registry
@@ -34,7 +34,7 @@ def study(tmp_path):
     )
     material = checks.look_at_data(asked)
     begun = create_study.begin(
-        asked, material, session=made_study.Here(), progress=made_study.Progress(quiet=True)
+        asked, material, session=made_study.FakeSession(), progress=made_study.Progress(quiet=True)
     )
     plan = made_study.plan(begun, asked)
     for _ in range(2):
@@ -202,7 +202,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 
 def test_the_worker_writes_what_the_study_reads(study):
     list(worker.attempt(config(study)))
-    again = reopened(study)
+    again = reopen(study)
     assert len(again.rows["no_kd-r0-0000"]) == 3
-    assert again.judged["no_kd-r0-0000"] == 2  # the last one is judged by who hears it
+    assert again.judged_epochs["no_kd-r0-0000"] == 2  # the last one is judged by who hears it
     assert 0 <= again.score(again.rows["no_kd-r0-0000"][-1]) <= 1

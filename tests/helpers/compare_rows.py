@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 NAMES = {
-    "schema", "study", "trial", "source", "fingerprint", "teacher_model", "recipe", "checkpoint", "attempt",
-    "attempts", "versions", "commit", "device", "host", "pid", "seconds", "started", "ended",
+    "schema", "study", "trial", "source", "fingerprint", "teacher_model", "recipe", "checkpoint",
+    "attempt", "attempts", "versions", "commit", "device", "host", "pid", "seconds", "started",
+    "ended",
 }  # fmt: skip
 ORIGINS = {"textbook": "default", "literature": "published", "best+textbook": "best+default"}
 FROM_FILE = ", begun from a file"  # what confirming appends to a role
@@ -28,7 +29,7 @@ RENAMED = {
 ORDER = ["phase", "method", "repeat", "number", "seed", "stage"]
 
 
-def read(folder: Path, kind: str) -> pd.DataFrame:
+def read_rows(folder: Path, kind: str) -> pd.DataFrame:
     files = sorted((folder / kind).glob("*.parquet"))
     rows = pd.concat([pd.read_parquet(file) for file in files])
     rows = rows.replace(RENAMED)
@@ -45,32 +46,32 @@ def differing(before: pd.DataFrame, after: pd.DataFrame) -> tuple[list[str], lis
     return compared, [c for c in compared if not _equal(before[c], after[c])]
 
 
-def _equal(one: pd.Series, other: pd.Series) -> bool:
-    return len(one) == len(other) and all(map(_same, one, other))
+def _equal(before: pd.Series, after: pd.Series) -> bool:
+    return len(before) == len(after) and all(map(_same, before, after))
 
 
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return np.array_equal(np.asarray(one), np.asarray(other))
-    return bool(one == other) or (bool(pd.isna(one)) and bool(pd.isna(other)))
+def _same(before: object, after: object) -> bool:
+    if isinstance(before, np.ndarray) or isinstance(after, np.ndarray):
+        return np.array_equal(np.asarray(before), np.asarray(after))
+    return bool(before == after) or (bool(pd.isna(before)) and bool(pd.isna(after)))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     code = 0
-    for study in sorted(path.name for path in given.before.iterdir()):
+    for study in sorted(path.name for path in options.before.iterdir()):
         for kind in ("trials", "epochs"):
-            before, after = read(given.before / study, kind), read(given.after / study, kind)
+            before = read_rows(options.before / study, kind)
+            after = read_rows(options.after / study, kind)
             compared, wrong = differing(before, after)
-            alone = sorted(set(before.columns) ^ set(after.columns))
-            said = f"DIFFERENT: {', '.join(wrong)}" if wrong else "equal"
-            print(
-                f"{study} {kind}: {len(before)} and {len(after)} rows, {len(compared)} columns {said}"
-            )
-            print(f"  columns of one side only: {', '.join(alone) or 'none'}")
+            unmatched = sorted(set(before.columns) ^ set(after.columns))
+            result = f"DIFFERENT: {', '.join(wrong)}" if wrong else "equal"
+            counts = f"{len(before)} and {len(after)} rows, {len(compared)} columns"
+            print(f"{study} {kind}: {counts} {result}")
+            print(f"  columns of one side only: {', '.join(unmatched) or 'none'}")
             code |= bool(wrong)
     return code
 

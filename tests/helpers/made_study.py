@@ -16,9 +16,8 @@ from tune_kd.study.proposal import Proposal
 from tune_kd.study.storage import Storage
 from tune_kd.study.study import Study
 
-with mock.patch.dict(
-    os.environ
-):  # what Ray reads when imported; later tests start Rays of their own
+# what Ray reads when imported; later tests start Rays of their own
+with mock.patch.dict(os.environ):
     environment.prepare(None)
     from tune_kd.execution import ray_adapters
     from tune_kd.execution.progress import Progress
@@ -39,7 +38,7 @@ IMAGES = Images(
 )
 
 
-class Here:
+class FakeSession:
     """In place of a Ray session: what a worker would have measured."""
 
     resources = Resources()
@@ -61,24 +60,33 @@ def request(folder: Path, **changes: Any) -> SearchRequest:
     A change of a field of the space goes into the space; `epochs` and other fields of training are the
     student's, with `teacher_` before them the teacher's.
     """
-    chosen, file = loader.load("digits_kd")
-    known = {**search_space.plain_fields(chosen), "methods": None}
+    space, file = loader.load("digits_kd")
+    paths = {*search_space.plain_fields(space), "methods"}
     fields = {"student.epochs": 9, "trials": 24}
     for name in ("teacher", "student"):
         if isinstance(changes.get(name), str):  # of a network; a checkpoint is the request's
             fields[name] = changes.pop(name)
     for name in list(changes):
-        role, _, rest = name.partition("teacher_")
-        path = f"teacher.{rest}" if rest and not role else f"student.{name}"
-        paths = (name, path, f"student.optimizer.{name}")
-        if found := next((p for p in paths if p in known), None):
-            fields[found] = changes.pop(name)
-    asked = {
-        "space": overrides.with_fields(chosen, fields), "file": file, "storage": Storage(folder), "data": None,
-        "limit_train": 0, "seed": 0, "sampler": "tpe", "scheduler": "asha", "teacher": None,
-        "start": None, "resume": True, "command": "made",
-    }  # fmt: skip
-    return SearchRequest(**(asked | changes))
+        role, _, suffix = name.partition("teacher_")
+        training = f"teacher.{suffix}" if suffix and not role else f"student.{name}"
+        candidates = (name, training, f"student.optimizer.{name}")
+        if path := next((p for p in candidates if p in paths), None):
+            fields[path] = changes.pop(name)
+    values = {
+        "space": overrides.with_fields(space, fields),
+        "file": file,
+        "storage": Storage(folder),
+        "data": None,
+        "limit_train": 0,
+        "seed": 0,
+        "sampler": "tpe",
+        "scheduler": "asha",
+        "teacher": None,
+        "start": None,
+        "resume": True,
+        "command": "made",
+    }
+    return SearchRequest(**(values | changes))
 
 
 def material() -> DatasetInfo:
@@ -88,21 +96,21 @@ def material() -> DatasetInfo:
     )
 
 
-def begin(asked: SearchRequest, images: DatasetInfo | None = None) -> Study:
+def begin(request: SearchRequest, images: DatasetInfo | None = None) -> Study:
     """The study as a search begins it, of those images or of made ones."""
     return create_study.begin(
-        asked, images or material(), session=Here(), progress=Progress(quiet=True)
+        request, images or material(), session=FakeSession(), progress=Progress(quiet=True)
     )
 
 
-def plan(study: Study, asked: SearchRequest) -> search_plan.SearchPlan:
+def plan(study: Study, request: SearchRequest) -> search_plan.SearchPlan:
     """The plan of a search."""
     return search_plan.SearchPlan(
         study,
-        asked.space,
-        budget=checks.budget(asked, study),
+        request.space,
+        budget=checks.budget(request, study),
         recipe=lambda method, config: recipe_builder.student_recipe(
-            study.manifest, asked.space, method=method, config=config
+            study.manifest, request.space, method=method, config=config
         ),
     )
 
@@ -110,13 +118,28 @@ def plan(study: Study, asked: SearchRequest) -> search_plan.SearchPlan:
 def row(study: Study, proposal: Proposal, step: int, score: float | None, **values: Any) -> dict:
     """An epoch's row as a worker writes it."""
     return {
-        "schema": results.SCHEMA_VERSION, "study": study.name, "phase": proposal.phase,
-        "method": proposal.method, "repeat": proposal.repeat, "trial": proposal.trial, "number": proposal.number,
-        "seed": proposal.seed, "attempt": "1-made", "stage": 0, "stage_name": "Distill",
-        "epoch": step, "step": step, "last": step == proposal.recipe.epochs, "seconds": 1.0,
-        "val_accuracy": score, "val_loss": 0.5, "device": "cpu: made", "host": "made", "pid": 1,
+        "schema": results.SCHEMA_VERSION,
+        "study": study.name,
+        "phase": proposal.phase,
+        "method": proposal.method,
+        "repeat": proposal.repeat,
+        "trial": proposal.trial,
+        "number": proposal.number,
+        "seed": proposal.seed,
+        "attempt": "1-made",
+        "stage": 0,
+        "stage_name": "Distill",
+        "epoch": step,
+        "step": step,
+        "last": step == proposal.recipe.epochs,
+        "seconds": 1.0,
+        "val_accuracy": score,
+        "val_loss": 0.5,
+        "device": "cpu: made",
+        "host": "made",
+        "pid": 1,
         "checkpoint": "",
-    } | values  # fmt: skip
+    } | values
 
 
 def commit(study: Study, rows: list[dict], attempt: str = "1-made") -> None:
@@ -125,18 +148,20 @@ def commit(study: Study, rows: list[dict], attempt: str = "1-made") -> None:
     study.storage.write(f"epochs/{rows[0]['trial']}.{attempt}.parquet", data)
 
 
-def heard(row: dict) -> dict[str, Any]:
+def as_report(row: dict) -> dict[str, Any]:
     """A row as a worker reports it."""
     return {"row": json.dumps(row)}
 
 
-def play(study: Study, asked: SearchRequest, score: Score, *, trials: int = 10**6) -> asha.AshaRule:
+def play(
+    study: Study, request: SearchRequest, score: Score, *, trials: int = 10**6
+) -> asha.AshaRule:
     """Run so many trials one after the other, through the searcher and the rule that Ray sees.
 
     A score of None is an exception in that epoch.
     """
     rule = asha.AshaRule(study, at=study.manifest.rungs)
-    searcher = ray_adapters.PlanSearcher(study, plan(study, asked), base={})
+    searcher = ray_adapters.PlanSearcher(study, plan(study, request), base={})
     for number in range(trials):
         config = searcher.suggest(str(number))
         if not isinstance(config, dict):
@@ -150,7 +175,7 @@ def play(study: Study, asked: SearchRequest, score: Score, *, trials: int = 10**
             else:
                 rows.append(row(study, proposal, step, value))
                 commit(study, rows)
-                report = heard(rows[-1])
+                report = as_report(rows[-1])
             if rule.hear(proposal.trial, report):
                 break
         searcher.on_trial_complete(str(number))
@@ -164,6 +189,6 @@ def uneven_score(proposal: Proposal, step: int) -> float | None:
     return 0.9 - 0.05 * abs(math.log(proposal.config["lr"] / 0.1)) - 0.1 / step
 
 
-def reopened(study: Study) -> Study:
+def reopen(study: Study) -> Study:
     """The same folder, read anew."""
     return Study(study.storage)

@@ -17,50 +17,50 @@ from tune_kd.study.storage import Storage
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> tuple[Storage, Manifest]:
+def study_on_disk(tmp_path: Path) -> tuple[Storage, Manifest]:
     """A study that the search began, and what it wrote."""
-    asked = made_study.request(tmp_path / "s", trials=8, levels=("low", "high"))
-    begun = made_study.begin(asked)
-    return begun.storage, begun.manifest
+    request = made_study.request(tmp_path / "s", trials=8, levels=("low", "high"))
+    study = made_study.begin(request)
+    return study.storage, study.manifest
 
 
 def on_disk(storage: Storage) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(storage.read(manifest.FILE))
-    return found
+    data: dict[str, Any] = json.loads(storage.read(manifest.FILE))
+    return data
 
 
-def put(storage: Storage, found: object) -> None:
-    storage.write(manifest.FILE, json.dumps(found).encode())
+def put(storage: Storage, data: object) -> None:
+    storage.write(manifest.FILE, json.dumps(data).encode())
 
 
 def test_each_field_has_its_key_in_a_study_that_was_searched(
-    written: tuple[Storage, Manifest],
+    study_on_disk: tuple[Storage, Manifest],
 ) -> None:
-    storage, known = written
+    storage, spec = study_on_disk
     assert list(on_disk(storage)) == [part.name for part in fields(Manifest)]
-    assert known.settings["levels"] == ("low", "high")
-    assert known.methods["response"].bounds["temperature"] == (1.0, 20.0, True)
+    assert spec.settings["levels"] == ("low", "high")
+    assert spec.methods["response"].bounds["temperature"] == (1.0, 20.0, True)
 
 
 def test_each_field_of_a_study_that_is_begun_reads_back_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Manifest] = []
+    manifests: list[Manifest] = []
     write = manifest.write
 
-    def heard(storage: Storage, given: Manifest) -> None:
-        made.append(given)
-        write(storage, given)
+    def record(storage: Storage, original: Manifest) -> None:
+        manifests.append(original)
+        write(storage, original)
 
-    monkeypatch.setattr(manifest, "write", heard)
-    begun = made_study.begin(made_study.request(tmp_path / "s", levels=("low", "high")))
+    monkeypatch.setattr(manifest, "write", record)
+    study = made_study.begin(made_study.request(tmp_path / "s", levels=("low", "high")))
     for part in fields(Manifest):
-        read, given = getattr(begun.manifest, part.name), getattr(made[0], part.name)
-        assert (part.name, read, type(read)) == (part.name, given, type(given))
+        value, original = getattr(study.manifest, part.name), getattr(manifests[0], part.name)
+        assert (part.name, value, type(value)) == (part.name, original, type(original))
 
 
 def test_what_few_studies_have_reads_back_equal(tmp_path: Path) -> None:
-    made = made_manifest.manifest(
+    original = made_manifest.manifest(
         methods={"mine": SearchedMethod(code="f00d", fixed={"lr": 0.1}, settings=({"lr": 0.1},))},
         start=StartWeights(name="mine.pt", model="f00d"),
         images=replace(made_manifest.IMAGES, mix="mixup", size=(32, 48)),
@@ -69,48 +69,50 @@ def test_what_few_studies_have_reads_back_equal(tmp_path: Path) -> None:
         sources={"mine.py": "beef"},
         dense=True,
     )
-    manifest.write(Storage(tmp_path), made)
-    assert manifest.read(Storage(tmp_path)) == made
+    manifest.write(Storage(tmp_path), original)
+    assert manifest.read(Storage(tmp_path)) == original
     assert on_disk(Storage(tmp_path))["start"]["stages"] == ""
 
 
-def test_a_key_of_a_newer_version_is_left_out(written: tuple[Storage, Manifest]) -> None:
-    storage, known = written
+def test_a_key_of_a_newer_version_is_left_out(study_on_disk: tuple[Storage, Manifest]) -> None:
+    storage, original = study_on_disk
     put(storage, on_disk(storage) | {"novelty": 3})
-    assert manifest.read(storage) == known
+    assert manifest.read(storage) == original
 
 
 def test_an_entry_of_a_method_of_a_newer_version_is_kept_and_compared(
-    written: tuple[Storage, Manifest],
+    study_on_disk: tuple[Storage, Manifest],
 ) -> None:
-    storage, known = written
-    found = on_disk(storage)
-    found["methods"]["response"]["novelty"] = [3]
-    put(storage, found)
-    assert manifest.differences(manifest.read(storage), known) == [
+    storage, original = study_on_disk
+    data = on_disk(storage)
+    data["methods"]["response"]["novelty"] = [3]
+    put(storage, data)
+    assert manifest.differences(manifest.read(storage), original) == [
         "methods.response.novelty is [3] in the existing study, not requested"
     ]
     manifest.write(storage, manifest.read(storage))
-    assert on_disk(storage) == found
+    assert on_disk(storage) == data
 
 
 @pytest.mark.parametrize("key", ["class_names", "margin", "start", "hardware", "sources"])
-def test_a_key_with_a_default_may_be_missing(written: tuple[Storage, Manifest], key: str) -> None:
-    storage, _ = written
+def test_a_key_with_a_default_may_be_missing(
+    study_on_disk: tuple[Storage, Manifest], key: str
+) -> None:
+    storage, _ = study_on_disk
     (default,) = (part for part in fields(Manifest) if part.name == key)
-    found = on_disk(storage)
-    del found[key]
-    put(storage, found)
+    data = on_disk(storage)
+    del data[key]
+    put(storage, data)
     assert getattr(manifest.read(storage), key) in (default.default, (), {}, StartWeights())
     assert load(storage.uri).manifest == manifest.read(storage)
 
 
 @pytest.mark.parametrize("key", ["images", "seed", "methods", "teacher_model"])
-def test_a_missing_key_is_named(written: tuple[Storage, Manifest], key: str) -> None:
-    storage, _ = written
-    found = on_disk(storage)
-    del found[key]
-    put(storage, found)
+def test_a_missing_key_is_named(study_on_disk: tuple[Storage, Manifest], key: str) -> None:
+    storage, _ = study_on_disk
+    data = on_disk(storage)
+    del data[key]
+    put(storage, data)
     with pytest.raises(UsageError, match=f"manifest.json: it lacks {key}; take the version that"):
         manifest.read(storage)
     with pytest.raises(UsageError, match=f"manifest.json lacks {key}; was it edited"):
@@ -118,7 +120,7 @@ def test_a_missing_key_is_named(written: tuple[Storage, Manifest], key: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "manifest.json is not a study's; use a new --name"),
         ("[]", "manifest.json is not a study's; use a new --name"),
@@ -126,17 +128,17 @@ def test_a_missing_key_is_named(written: tuple[Storage, Manifest], key: str) -> 
         ('{"schema": 3}', "has rows of schema 3, this program writes 4; choose another --name"),
     ],
 )
-def test_what_is_no_manifest_is_answered(tmp_path: Path, text: str, said: str) -> None:
+def test_what_is_no_manifest_is_answered(tmp_path: Path, text: str, message: str) -> None:
     Storage(tmp_path).write(manifest.FILE, text.encode())
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         manifest.read(Storage(tmp_path))
 
 
-def test_a_value_of_another_type_is_answered(written: tuple[Storage, Manifest]) -> None:
-    storage, _ = written
-    found = on_disk(storage)
+def test_a_value_of_another_type_is_answered(study_on_disk: tuple[Storage, Manifest]) -> None:
+    storage, _ = study_on_disk
+    data = on_disk(storage)
     for changes in ({"methods": "x"}, {"rungs": ["x"]}, {"images": {"task": "digits"}}):
-        put(storage, found | changes)
+        put(storage, data | changes)
         with pytest.raises(UsageError, match="take the version that wrote it, or another --name"):
             manifest.read(storage)
         with pytest.raises(UsageError, match="report it with the version that wrote it"):
@@ -147,10 +149,10 @@ def test_the_users_files_are_read_once(tmp_path: Path) -> None:
     """What is shipped to workers is what the study records, though the file is edited meanwhile."""
     file = tmp_path / "losses.py"
     file.write_text("def mine(): ...")
-    asked = made_study.request(tmp_path / "s", feature_loss=f"{file}:mine")
-    before = made_study.checks.described(asked, made_study.material())
+    request = made_study.request(tmp_path / "s", feature_loss=f"{file}:mine")
+    specification = made_study.checks.described(request, made_study.material())
     file.write_text("def mine(): return 1")
-    begun = made_study.begin(asked)
-    assert begun.storage.read("space/losses.py") == b"def mine(): ..."
-    assert begun.manifest.sources == before.sources
-    assert manifest.differences(begun.manifest, before) == []
+    study = made_study.begin(request)
+    assert study.storage.read("space/losses.py") == b"def mine(): ..."
+    assert study.manifest.sources == specification.sources
+    assert manifest.differences(study.manifest, specification) == []

@@ -14,7 +14,7 @@ import pytest
 from tune_kd import metrics
 from tune_kd.metrics import METRICS
 from tune_kd.study import results
-from tune_kd.study.results import decode, encode, epoch_schema, ranked, trial_schema
+from tune_kd.study.results import decode, encode, epoch_schema, rank_trials, trial_schema
 from tune_kd.study.storage import Storage
 
 CONFIG = {"lr": "double", "depth": "int64", "kind": "string"}
@@ -27,21 +27,42 @@ def storage(tmp_path) -> Storage:
 
 
 def verdict(trial: str = "no_kd-r0-0000", **values) -> dict:
-    usual = {
-        "schema": results.SCHEMA_VERSION, "study": "s", "phase": "search", "method": "no_kd",
-        "repeat": 0, "trial": trial, "number": 0, "seed": 0, "stage": 0, "status": "finished", "reason": "",
-        "val_accuracy": 0.5, "val_loss": 1.0, "epochs": 2, "config.lr": 0.1,
-    }  # fmt: skip
-    return usual | values
+    defaults = {
+        "schema": results.SCHEMA_VERSION,
+        "study": "s",
+        "phase": "search",
+        "method": "no_kd",
+        "repeat": 0,
+        "trial": trial,
+        "number": 0,
+        "seed": 0,
+        "stage": 0,
+        "status": "finished",
+        "reason": "",
+        "val_accuracy": 0.5,
+        "val_loss": 1.0,
+        "epochs": 2,
+        "config.lr": 0.1,
+    }
+    return defaults | values
 
 
 def epoch(trial: str, step: int, attempt: str = "1", **values) -> dict:
-    usual = {
-        "schema": results.SCHEMA_VERSION, "study": "s", "phase": "search", "method": "no_kd",
-        "repeat": 0, "trial": trial, "step": step, "epoch": step, "stage": 0, "attempt": attempt,
-        "seconds": 1.0, "last": False,
-    }  # fmt: skip
-    return usual | values
+    defaults = {
+        "schema": results.SCHEMA_VERSION,
+        "study": "s",
+        "phase": "search",
+        "method": "no_kd",
+        "repeat": 0,
+        "trial": trial,
+        "step": step,
+        "epoch": step,
+        "stage": 0,
+        "attempt": attempt,
+        "seconds": 1.0,
+        "last": False,
+    }
+    return defaults | values
 
 
 def put(storage: Storage, name: str, rows: list[dict], schema: pa.Schema = SCHEMA, **metadata):
@@ -57,19 +78,19 @@ def bare(row: dict) -> dict:
 
 def test_rows_come_back_with_nulls_for_what_they_lack():
     row = verdict(**{"config.depth": 3, "config.kind": "a", "test_accuracy": None})
-    (found,), replaced = decode(encode([row], SCHEMA, metadata={"replaces": '["x"]'}))
-    assert bare(found) == bare(row)
-    assert list(found) == SCHEMA.names
-    assert replaced == ["x"]
+    (decoded_row,), names = decode(encode([row], SCHEMA, metadata={"replaces": '["x"]'}))
+    assert bare(decoded_row) == bare(row)
+    assert list(decoded_row) == SCHEMA.names
+    assert names == ["x"]
     assert decode(encode([], SCHEMA)) == ([], [])
 
 
 def test_numbers_come_back_exactly():
     values = [0.1 + 0.2, 1e-300, math.pi, -0.0, math.inf]
     rows = [verdict(val_accuracy=value, num_params=11_173_962.0) for value in values]
-    found, _ = decode(encode(rows, SCHEMA))
-    assert [r["val_accuracy"] for r in found] == values
-    assert str(found[3]["val_accuracy"]) == "-0.0"
+    decoded_rows, _ = decode(encode(rows, SCHEMA))
+    assert [r["val_accuracy"] for r in decoded_rows] == values
+    assert str(decoded_rows[3]["val_accuracy"]) == "-0.0"
 
 
 def test_what_single_test_images_gave_comes_back():
@@ -83,15 +104,15 @@ def test_what_single_test_images_gave_comes_back():
         verdict("c", test_correct=b"", test_counts=[]),
         verdict("d"),
     ]
-    (one, two, three, none), _ = decode(encode(rows, SCHEMA))
-    assert (one["test_correct"], one["repeat"]) == (correct, 3)
-    bits = np.unpackbits(np.frombuffer(one["test_correct"], np.uint8), count=20)
+    (first, second, third, fourth), _ = decode(encode(rows, SCHEMA))
+    assert (first["test_correct"], first["repeat"]) == (correct, 3)
+    bits = np.unpackbits(np.frombuffer(first["test_correct"], np.uint8), count=20)
     assert bits.astype(bool).tolist() == right.tolist()
-    assert (two["test_counts"], two["test_confusion"]) == (counts, [1, 0, 2, 3])
-    assert np.reshape(two["test_counts"], (2, 3, 3))[1, 2].tolist() == [15, 16, 17]
-    assert (three["test_correct"], three["test_counts"]) == (b"", [])
-    assert all(none[name] is None for name in results.TEST_ARRAYS)
-    assert [one["test_counts"], two["test_correct"]] == [None, None]
+    assert (second["test_counts"], second["test_confusion"]) == (counts, [1, 0, 2, 3])
+    assert np.reshape(second["test_counts"], (2, 3, 3))[1, 2].tolist() == [15, 16, 17]
+    assert (third["test_correct"], third["test_counts"]) == (b"", [])
+    assert all(fourth[name] is None for name in results.TEST_ARRAYS)
+    assert [first["test_counts"], second["test_correct"]] == [None, None]
     # the epochs' files have them as well: an attempt's last row is what the verdict is made from
     for schema in (SCHEMA, epoch_schema()):
         assert schema.field("test_correct").type == pa.binary()
@@ -102,9 +123,18 @@ def test_what_single_test_images_gave_comes_back():
 def test_a_row_that_is_reported_is_the_row():
     every = bytes(range(256))
     row = epoch(
-        "confirm-x", 2, test_correct=every, test_counts=[3, 1, 2], test_confusion=[], repeat=2,
-        last=True, lr=0.1 + 0.2, val_loss=None, test_accuracy=1.0, stage_name="Größe {\"base64\": 1}",
-    )  # fmt: skip
+        "confirm-x",
+        2,
+        test_correct=every,
+        test_counts=[3, 1, 2],
+        test_confusion=[],
+        repeat=2,
+        last=True,
+        lr=0.1 + 0.2,
+        val_loss=None,
+        test_accuracy=1.0,
+        stage_name='Größe {"base64": 1}',
+    )
     text = results.dump_row(row)
     assert results.parse_row(text) == row
     assert json.loads(text)["test_accuracy"] == 1.0  # any JSON reader takes it
@@ -138,14 +168,14 @@ def test_the_schema_has_what_rows_promise():
 
 def test_torn_and_foreign_files_are_left_out(storage):
     put(storage, "trials/no_kd-r0-0000.parquet", [verdict()])
-    whole = storage.read("trials/no_kd-r0-0000.parquet")
-    storage.write("trials/torn.parquet", whole[: len(whole) // 2])
+    data = storage.read("trials/no_kd-r0-0000.parquet")
+    storage.write("trials/torn.parquet", data[: len(data) // 2])
     storage.write("trials/empty.parquet", b"")
     storage.write("trials/text.parquet", b"this is text and no Parquet at all")
-    storage.write("trials/.no_kd-r0-0001.parquet.12", whole)
+    storage.write("trials/.no_kd-r0-0001.parquet.12", data)
     storage.write("trials/notes.txt", b"x")
-    (found,) = results.read_trials(storage)
-    assert bare(found) == verdict()
+    (row,) = results.read_trials(storage)
+    assert bare(row) == verdict()
 
 
 def test_a_parquet_file_of_other_columns_is_left_out(storage):
@@ -172,8 +202,8 @@ def test_verdicts_come_in_the_order_of_phase_number_and_method(storage):
     ]
     for number, row in enumerate(rows):
         put(storage, f"trials/{number}.parquet", [row])
-    found = [(r["trial"], r["stage"]) for r in results.read_trials(storage)]
-    assert found == [("t", 0), ("a0", 0), ("a0", 1), ("b0", 0), ("b1", 0), ("c", 0), ("m", 0)]
+    order = [(r["trial"], r["stage"]) for r in results.read_trials(storage)]
+    assert order == [("t", 0), ("a0", 0), ("a0", 1), ("b0", 0), ("b1", 0), ("c", 0), ("m", 0)]
 
 
 def test_the_longest_attempt_wins_and_is_in_order(storage):
@@ -183,9 +213,9 @@ def test_the_longest_attempt_wins_and_is_in_order(storage):
     put(storage, "epochs/a.2-y.parquet", longest, schema)
     put(storage, "epochs/a.3-z.parquet", [epoch("a", n, "3") for n in (1, 2)], schema)
     put(storage, "epochs/ab.1-x.parquet", [epoch("ab", n, "9") for n in range(1, 6)], schema)
-    found = results.read_epochs(storage)
-    assert [(r["step"], r["attempt"]) for r in found["a"]] == [(1, "2"), (2, "2"), (3, "2")]
-    assert len(found["ab"]) == 5
+    rows = results.read_epochs(storage)
+    assert [(r["step"], r["attempt"]) for r in rows["a"]] == [(1, "2"), (2, "2"), (3, "2")]
+    assert len(rows["ab"]) == 5
     assert {r["attempt"] for r in results.read_epochs_of(storage, "a")} == {"2"}
     assert len(results.read_epochs_of(storage, "ab")) == 5
 
@@ -193,7 +223,7 @@ def test_the_longest_attempt_wins_and_is_in_order(storage):
 # Merging
 
 
-def filled(storage: Storage, count: int = 5) -> list[dict]:
+def fill(storage: Storage, count: int = 5) -> list[dict]:
     rows = [verdict(f"t{n}", number=n, val_accuracy=0.1 * n) for n in range(count)]
     for row in rows:
         put(storage, f"trials/{row['trial']}.parquet", [row])
@@ -206,24 +236,24 @@ def merge(storage: Storage) -> None:
 
 
 def test_merging_keeps_every_row_once_in_one_file(storage):
-    rows = filled(storage)
+    rows = fill(storage)
     merge(storage)
     assert storage.names("trials") == ["merged-00001.parquet"]
     assert [bare(r) for r in results.read_trials(storage)] == rows
-    more = verdict("t9", number=9)
-    put(storage, "trials/t9.parquet", [more])
+    row = verdict("t9", number=9)
+    put(storage, "trials/t9.parquet", [row])
     merge(storage)
     assert storage.names("trials") == ["merged-00002.parquet"]
-    assert [bare(r) for r in results.read_trials(storage)] == [*rows, more]
+    assert [bare(r) for r in results.read_trials(storage)] == [*rows, row]
     merge(storage)  # one file alone is not written again
     assert storage.names("trials") == ["merged-00002.parquet"]
 
 
 def test_files_that_a_merged_one_replaces_are_not_read_and_then_deleted(storage):
-    rows = filled(storage)
-    before = {name: storage.read(f"trials/{name}") for name in storage.names("trials")}
+    rows = fill(storage)
+    files = {name: storage.read(f"trials/{name}") for name in storage.names("trials")}
     merge(storage)
-    for name, data in before.items():  # killed before they were deleted
+    for name, data in files.items():  # killed before they were deleted
         storage.write(f"trials/{name}", data)
     assert list(results.read_folder(storage, "trials")) == ["merged-00001.parquet"]
     assert [bare(r) for r in results.read_trials(storage)] == rows
@@ -236,17 +266,17 @@ def test_files_that_a_merged_one_replaces_are_not_read_and_then_deleted(storage)
 def test_a_merge_that_was_killed_at_any_file_loses_and_doubles_nothing(
     storage, deleted, monkeypatch
 ):
-    rows = filled(storage, 4)
+    rows = fill(storage, 4)
     remove, count = Storage.remove, 0
 
-    def killed(self, name):
+    def remove_or_raise(self, name):
         nonlocal count
         if count == deleted:
             raise KeyboardInterrupt
         count += 1
         remove(self, name)
 
-    monkeypatch.setattr(Storage, "remove", killed)
+    monkeypatch.setattr(Storage, "remove", remove_or_raise)
     with pytest.raises(KeyboardInterrupt):
         merge(storage)
     monkeypatch.undo()
@@ -261,30 +291,30 @@ def test_a_merge_that_was_killed_at_any_file_loses_and_doubles_nothing(
 
 
 def test_pandas_pyarrow_and_duckdb_read_a_folder_as_one_table(storage):
-    filled(storage)
+    fill(storage)
     merge(storage)
-    with_depth = verdict("t7", number=7, method="feature", **{"config.depth": 2, "config.lr": None})
-    put(storage, "trials/t7.parquet", [with_depth])
+    row = verdict("t7", number=7, method="feature", **{"config.depth": 2, "config.lr": None})
+    put(storage, "trials/t7.parquet", [row])
     put(storage, "trials/t8.parquet", [verdict("t8", number=8, reason="x", test_accuracy=0.25)])
     folder = str(storage.local / "trials")
-    ours = [r["trial"] for r in results.read_trials(storage)]
-    assert ours == [*(f"t{n}" for n in range(5)), "t7", "t8"]
+    names = [r["trial"] for r in results.read_trials(storage)]
+    assert names == [*(f"t{n}" for n in range(5)), "t7", "t8"]
 
     frame = pd.read_parquet(folder)
-    assert sorted(frame["trial"]) == ours
+    assert sorted(frame["trial"]) == names
     assert frame.columns.tolist() == SCHEMA.names
     assert frame.set_index("trial").loc["t8", "test_accuracy"] == 0.25
 
     table = pq.read_table(folder)
     assert table.schema.remove_metadata() == SCHEMA
-    assert table.num_rows == len(ours)
+    assert table.num_rows == len(names)
     assert pa.dataset.dataset(folder).schema.remove_metadata() == SCHEMA
 
-    found = duckdb.sql(
+    records = duckdb.sql(
         f"select trial, \"config.depth\", val_accuracy from '{folder}/*.parquet' order by number"
     ).fetchall()
-    assert [row[0] for row in found] == ours
-    assert found[5] == ("t7", 2, 0.5)
+    assert [row[0] for row in records] == names
+    assert records[5] == ("t7", 2, 0.5)
 
 
 def test_all_null_columns_have_their_type_in_every_file(storage):
@@ -309,12 +339,15 @@ def test_ranking_is_of_finished_search_trials_with_a_number():
         verdict("nan", number=6, val_accuracy=math.nan),
         verdict("best", number=7, val_accuracy=0.7),
     ]
-    assert [r["trial"] for r in ranked(rows, "no_kd", metric="val_accuracy")] == ["best", "worse"]
-    assert [r["trial"] for r in ranked(rows[::-1], "no_kd", metric="val_accuracy")] == [
+    assert [r["trial"] for r in rank_trials(rows, "no_kd", metric="val_accuracy")] == [
         "best",
         "worse",
     ]
-    assert ranked(rows, "combined", metric="val_accuracy") == []
+    assert [r["trial"] for r in rank_trials(rows[::-1], "no_kd", metric="val_accuracy")] == [
+        "best",
+        "worse",
+    ]
+    assert rank_trials(rows, "combined", metric="val_accuracy") == []
 
 
 def test_ties_go_to_the_lower_loss_then_to_the_earlier_trial():
@@ -325,8 +358,8 @@ def test_ties_go_to_the_lower_loss_then_to_the_earlier_trial():
         verdict("lossless", number=0, val_loss=None),
         verdict("high", number=1, val_loss=0.9),
     ]
-    found = [r["trial"] for r in ranked(rows, "no_kd", metric="val_accuracy")]
-    assert found == ["early", "late", "later search", "high", "lossless"]
+    order = [r["trial"] for r in rank_trials(rows, "no_kd", metric="val_accuracy")]
+    assert order == ["early", "late", "later search", "high", "lossless"]
 
 
 def test_the_last_stage_of_a_trial_counts():
@@ -337,12 +370,12 @@ def test_the_last_stage_of_a_trial_counts():
         verdict("c", number=2, stage=0, val_accuracy=0.95),
         verdict("c", number=2, stage=1, val_accuracy=0.96, status="failed"),
     ]
-    found = [r["trial"] for r in ranked(rows, "no_kd", metric="val_accuracy")]
-    assert found == ["b", "a"]
+    order = [r["trial"] for r in rank_trials(rows, "no_kd", metric="val_accuracy")]
+    assert order == ["b", "a"]
 
 
 def test_finite():
     values = [(0.5, 0.5), (3, 3.0), (None, None), (math.nan, None), (math.inf, None)]
-    assert [metrics.number({"x": given}, "x") for given, _ in values] == [w for _, w in values]
+    assert [metrics.number({"x": value}, "x") for value, _ in values] == [w for _, w in values]
     assert metrics.number({}, "x") is None
     assert json.dumps(metrics.number({"x": 1}, "x")) == "1.0"

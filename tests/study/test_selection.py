@@ -6,18 +6,28 @@ from tune_kd.study.trial_names import refit_trial, search_trial
 METRIC = "val_accuracy"
 
 
-def row(repeat, number, value, *, status="finished", method="response", **more):
+def row(repeat, number, value, *, status="finished", method="response", **columns):
     return {
-        "phase": "search", "method": method, "repeat": repeat, "number": number, "stage": 0,
-        "trial": search_trial(method, repeat, number), "status": status, METRIC: value, "val_loss": 0.5,
-    } | more  # fmt: skip
+        "phase": "search",
+        "method": method,
+        "repeat": repeat,
+        "number": number,
+        "stage": 0,
+        "trial": search_trial(method, repeat, number),
+        "status": status,
+        METRIC: value,
+        "val_loss": 0.5,
+    } | columns
 
 
-def again(source, seed, value, *, status="finished", method="response"):
+def refit_row(source, seed, value, *, status="finished", method="response"):
     return row(0, 0, value, method=method) | {
-        "phase": "reevaluate", "source": source, "seed": seed, "status": status,
+        "phase": "reevaluate",
+        "source": source,
+        "seed": seed,
+        "status": status,
         "trial": refit_trial("reevaluate", source=source, seed=seed),
-    }  # fmt: skip
+    }
 
 
 ROWS = [
@@ -29,40 +39,40 @@ ROWS = [
 
 
 def test_each_repeat_has_the_winner_of_its_own_finished_trials():
-    found = selection.winners(ROWS, "response", metric=METRIC)
-    assert {repeat: r["number"] for repeat, r in found.items()} == {0: 1, 1: 0, 2: 0, 3: 0}
+    winners = selection.winners(ROWS, "response", metric=METRIC)
+    assert {repeat: r["number"] for repeat, r in winners.items()} == {0: 1, 1: 0, 2: 0, 3: 0}
 
 
 def test_the_three_best_winners_are_evaluated_again_and_a_lone_one_is_not():
-    found = selection.candidates(ROWS, "response", metric=METRIC)
-    assert [r["repeat"] for r in found] == [0, 1, 2]
+    candidates = selection.candidates(ROWS, "response", metric=METRIC)
+    assert [r["repeat"] for r in candidates] == [0, 1, 2]
     assert selection.candidates(ROWS, "no_kd", metric=METRIC) == []
 
 
 def test_the_value_that_chose_a_winner_does_not_recommend_it():
-    fresh = [
-        again("response-r0-0001", 700, 0.90), again("response-r0-0001", 701, 0.88),
-        again("response-r1-0000", 700, 0.86), again("response-r1-0000", 701, 0.87),
-        again("response-r2-0000", 700, 0.92), again("response-r2-0000", 701, 0.91),
+    refits = [
+        refit_row("response-r0-0001", 700, 0.90), refit_row("response-r0-0001", 701, 0.88),
+        refit_row("response-r1-0000", 700, 0.86), refit_row("response-r1-0000", 701, 0.87),
+        refit_row("response-r2-0000", 700, 0.92), refit_row("response-r2-0000", 701, 0.91),
     ]  # fmt: skip
-    found = selection.recommended(ROWS + fresh, "response", metric=METRIC)
-    assert found is not None
-    assert found["trial"] == "response-r2-0000"
+    recommendation = selection.recommend(ROWS + refits, "response", metric=METRIC)
+    assert recommendation is not None
+    assert recommendation["trial"] == "response-r2-0000"
 
 
 def test_without_fresh_values_the_best_on_validation_is_recommended():
-    failed = [again("response-r2-0000", 700, 0.99, status="failed")]
-    found = selection.recommended(ROWS + failed, "response", metric=METRIC)
-    assert found is not None
-    assert found["trial"] == "response-r0-0001"
-    assert selection.recommended(ROWS, "feature", metric=METRIC) is None
+    refits = [refit_row("response-r2-0000", 700, 0.99, status="failed")]
+    recommendation = selection.recommend(ROWS + refits, "response", metric=METRIC)
+    assert recommendation is not None
+    assert recommendation["trial"] == "response-r0-0001"
+    assert selection.recommend(ROWS, "feature", metric=METRIC) is None
 
 
 def test_a_winner_that_breaks_a_constraint_is_no_candidate_where_another_keeps_it():
     rows = [row(0, 0, 0.9, size_mb=5.0), row(1, 0, 0.8, size_mb=2.0), row(2, 0, 0.7, size_mb=1.0)]
     limits = ["size_mb <= 3"]
-    found = selection.candidates(rows, "response", metric=METRIC, constraints=limits)
-    assert [r["repeat"] for r in found] == [1, 2]
-    chosen = selection.recommended(rows, "response", metric=METRIC, constraints=limits)
-    assert chosen is not None
-    assert chosen["repeat"] == 1
+    candidates = selection.candidates(rows, "response", metric=METRIC, constraints=limits)
+    assert [r["repeat"] for r in candidates] == [1, 2]
+    recommendation = selection.recommend(rows, "response", metric=METRIC, constraints=limits)
+    assert recommendation is not None
+    assert recommendation["repeat"] == 1

@@ -68,24 +68,24 @@ def test_a_relative_folder_and_home_are_made_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-@pytest.mark.parametrize("before", [b"old", None])
-def test_an_error_in_the_middle_leaves_the_old_file_or_none(tmp_path, monkeypatch, step, before):
+@pytest.mark.parametrize("old_data", [b"old", None])
+def test_an_error_in_the_middle_leaves_the_old_file_or_none(tmp_path, monkeypatch, step, old_data):
     path = tmp_path / "rows.parquet"
-    if before:
-        path.write_bytes(before)
+    if old_data:
+        path.write_bytes(old_data)
 
-    def broken(*_):
+    def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), broken)
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), fail)
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == (["rows.parquet"] if before else [])
-    assert not before or path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == (["rows.parquet"] if old_data else [])
+    assert not old_data or path.read_bytes() == old_data
 
 
-@pytest.mark.parametrize("before", ["old", ""])
-def test_a_kill_in_the_middle_leaves_a_dot_file_that_nobody_sees(tmp_path, before):
+@pytest.mark.parametrize("old_data", ["old", ""])
+def test_a_kill_in_the_middle_leaves_a_dot_file_that_nobody_sees(tmp_path, old_data):
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
@@ -93,17 +93,17 @@ def test_a_kill_in_the_middle_leaves_a_dot_file_that_nobody_sees(tmp_path, befor
         "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"storage.Storage({str(tmp_path)!r}).write('a/rows.parquet', b'new')\n"
     )
-    if before:
-        Storage(tmp_path).write("a/rows.parquet", before.encode())
+    if old_data:
+        Storage(tmp_path).write("a/rows.parquet", old_data.encode())
     root = str(Path(storages.__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=False)
-    assert done.returncode == -signal.SIGKILL
-    left = [p.name for p in (tmp_path / "a").iterdir() if p.name != "rows.parquet"]
-    assert len(left) == 1
-    assert left[0].startswith(".rows.parquet.")
+    process = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=False)
+    assert process.returncode == -signal.SIGKILL
+    leftovers = [p.name for p in (tmp_path / "a").iterdir() if p.name != "rows.parquet"]
+    assert len(leftovers) == 1
+    assert leftovers[0].startswith(".rows.parquet.")
     storage = Storage(tmp_path)
-    assert storage.names("a") == (["rows.parquet"] if before else [])
-    assert not before or storage.read("a/rows.parquet") == b"old"
+    assert storage.names("a") == (["rows.parquet"] if old_data else [])
+    assert not old_data or storage.read("a/rows.parquet") == b"old"
     storage.write("a/rows.parquet", b"new")
     assert storage.read("a/rows.parquet") == b"new"
 

@@ -19,15 +19,15 @@ from tune_kd.study.study import Study
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """A search of two methods, played to its end."""
-    asked = made_study.request(tmp_path / "s", trials=8)
-    begun = made_study.begin(asked)
-    made_study.play(begun, asked, made_study.uneven_score)
-    return begun
+    request = made_study.request(tmp_path / "s", trials=8)
+    study = made_study.begin(request)
+    made_study.play(study, request, made_study.uneven_score)
+    return study
 
 
 def manifest_with(study: Study, **changes: object) -> None:
-    found = json.loads(study.storage.read("manifest.json"))
-    study.storage.write("manifest.json", json.dumps({**found, **changes}).encode())
+    data = json.loads(study.storage.read("manifest.json"))
+    study.storage.write("manifest.json", json.dumps({**data, **changes}).encode())
 
 
 def add_column(study: Study, name: str, value: object) -> str:
@@ -41,27 +41,27 @@ def add_column(study: Study, name: str, value: object) -> str:
 
 
 def test_a_field_at_its_default_is_not_in_what_is_compared(study: Study) -> None:
-    found = json.loads(study.storage.read("manifest.json"))
-    assert "student.optimizer.warmup_epochs" not in found["settings"]
-    assert "mix" not in found["images"]
-    assert {f.name for f in dataclasses.fields(Images)} > set(found["images"])
-    assert found["fields"]["student.optimizer.warmup_epochs"] == 0.0  # the report shows all of them
+    data = json.loads(study.storage.read("manifest.json"))
+    assert "student.optimizer.warmup_epochs" not in data["settings"]
+    assert "mix" not in data["images"]
+    assert {f.name for f in dataclasses.fields(Images)} > set(data["images"])
+    assert data["fields"]["student.optimizer.warmup_epochs"] == 0.0  # the report shows all of them
 
 
 def test_a_setting_that_a_newer_version_used_is_named(study: Study, tmp_path: Path) -> None:
-    found = json.loads(study.storage.read("manifest.json"))
-    manifest_with(study, settings={**found["settings"], "novelty": 3})
-    asked = made_study.request(tmp_path / "s", trials=8)
-    described = made_study.checks.described(asked, made_study.material())
-    known = manifest.read(study.storage)
-    assert manifest.differences(known, described) == [
+    data = json.loads(study.storage.read("manifest.json"))
+    manifest_with(study, settings={**data["settings"], "novelty": 3})
+    request = made_study.request(tmp_path / "s", trials=8)
+    described = made_study.checks.described(request, made_study.material())
+    existing = manifest.read(study.storage)
+    assert manifest.differences(existing, described) == [
         "settings.novelty is 3 in the existing study, not requested"
     ]
 
 
 def test_images_that_a_newer_version_saw_otherwise_are_refused(study: Study) -> None:
-    found = json.loads(study.storage.read("manifest.json"))
-    manifest_with(study, images={**found["images"], "novelty": 3})
+    data = json.loads(study.storage.read("manifest.json"))
+    manifest_with(study, images={**data["images"], "novelty": 3})
     with pytest.raises(UsageError, match="Images has no field novelty: a newer version wrote it"):
         Study(study.storage)
 
@@ -71,15 +71,15 @@ def test_a_column_of_a_newer_version_is_read_resumed_merged_and_reported(
     study: Study, value: object
 ) -> None:
     trial = add_column(study, "novelty", value)
-    again = made_study.reopened(study)
-    assert again.outcomes[trial][-1]["novelty"] == value
-    again.merge()
-    names = again.storage.names("trials", ".parquet")
+    reopened_study = made_study.reopen(study)
+    assert reopened_study.outcomes[trial][-1]["novelty"] == value
+    reopened_study.merge()
+    names = reopened_study.storage.names("trials", ".parquet")
     assert len(names) == 1
-    merged = made_study.reopened(again)
-    assert merged.outcomes[trial][-1]["novelty"] == value
-    assert load(merged.storage.uri).trials["novelty"].notna().sum() == 1
-    assert set(merged.outcomes) == set(study.outcomes)
+    merged_study = made_study.reopen(reopened_study)
+    assert merged_study.outcomes[trial][-1]["novelty"] == value
+    assert load(merged_study.storage.uri).trials["novelty"].notna().sum() == 1
+    assert set(merged_study.outcomes) == set(study.outcomes)
 
 
 def test_a_column_that_an_older_version_did_not_have_is_null(
@@ -87,11 +87,11 @@ def test_a_column_that_an_older_version_did_not_have_is_null(
 ) -> None:
     monkeypatch.setitem(results.TRIAL_COLUMNS, "novelty", results.NUMBER)
     monkeypatch.setitem(results.EPOCH_COLUMNS, "novelty", results.NUMBER)
-    again = made_study.reopened(study)
-    assert all(row["novelty"] is None for rows in again.outcomes.values() for row in rows)
-    assert all(row["novelty"] is None for rows in again.rows.values() for row in rows)
-    again.merge()
-    assert set(made_study.reopened(again).outcomes) == set(study.outcomes)
+    reopened_study = made_study.reopen(study)
+    assert all(row["novelty"] is None for rows in reopened_study.outcomes.values() for row in rows)
+    assert all(row["novelty"] is None for rows in reopened_study.rows.values() for row in rows)
+    reopened_study.merge()
+    assert set(made_study.reopen(reopened_study).outcomes) == set(study.outcomes)
 
 
 def test_a_schema_that_cannot_be_read_is_refused(study: Study) -> None:

@@ -182,7 +182,7 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
     other = replace(made_study.material(), images=replace(made_study.IMAGES, split_seed=1))
     asked = replace(request(tmp_path / "t"), teacher=given)
     begun = create_study.begin(
-        asked, other, session=made_study.Here(), progress=made_study.Progress(quiet=True)
+        asked, other, session=made_study.FakeSession(), progress=made_study.Progress(quiet=True)
     )
     assert begun.manifest.teacher_file == given.name
 

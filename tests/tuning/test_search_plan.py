@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers import made_study
-from tests.helpers.made_study import begin, play, reopened, request, uneven_score
+from tests.helpers.made_study import begin, play, reopen, uneven_score
 from tune_kd.space import loader
 from tune_kd.study.proposal import Proposal
 from tune_kd.study.trial_names import search_trial
@@ -21,10 +21,10 @@ def settings(study) -> dict[str, dict]:
 
 
 def test_methods_take_turns_and_get_equal_counts(tmp_path):
-    asked = request(tmp_path / "s", trials=10, epochs=1)
-    study = begin(asked)
-    play(study, asked, uneven_score)
-    names = list(asked.space.methods)
+    request = made_study.request(tmp_path / "s", trials=10, epochs=1)
+    study = begin(request)
+    play(study, request, uneven_score)
+    names = list(request.space.methods)
     assert list(study.proposals) == [search_trial(m, 0, n) for n in range(3) for m in names]
     assert study.counts("search").total() == 12
 
@@ -33,31 +33,31 @@ def two_methods():
     return {name: loader.load("digits_kd")[0].methods[name] for name in ("no_kd", "response")}
 
 
-def several(folder, *, repeats, **changes):
+def two_method_request(folder, *, repeats, **changes):
     """Searches of two methods, five trials each."""
-    given = {"methods": two_methods(), "trials": 10 * repeats, "epochs": 1, **changes}
-    return request(folder, repeats=repeats, **given)
+    fields = {"methods": two_methods(), "trials": 10 * repeats, "epochs": 1, **changes}
+    return made_study.request(folder, repeats=repeats, **fields)
 
 
 def test_repeats_are_searched_in_order(tmp_path):
-    asked = several(tmp_path / "s", repeats=3)
-    study = begin(asked)
-    play(study, asked, uneven_score)
+    request = two_method_request(tmp_path / "s", repeats=3)
+    study = begin(request)
+    play(study, request, uneven_score)
     assert list(study.proposals) == [
         search_trial(method, repeat, number)
         for repeat in range(3)
         for number in range(5)
-        for method in asked.space.methods
+        for method in request.space.methods
     ]
     assert study.counts("search").total() == study.manifest.trials == 30
 
 
 def test_a_search_that_waits_for_two_trials_is_passed_over_and_no_slot_is_idle(tmp_path):
-    asked = several(tmp_path / "s", repeats=3)
-    study = begin(asked)
-    plan = made_study.plan(study, asked)
-    found = [plan.next() for _ in range(12)]  # of a machine with twelve slots
-    assert [(p.repeat, p.number, p.method) for p in found] == [
+    request = two_method_request(tmp_path / "s", repeats=3)
+    study = begin(request)
+    plan = made_study.plan(study, request)
+    proposals = [plan.next() for _ in range(12)]  # of a machine with twelve slots
+    assert [(p.repeat, p.number, p.method) for p in proposals] == [
         (repeat, number, method)
         for repeat in range(3)
         for number in range(2)
@@ -69,16 +69,16 @@ def test_a_search_that_waits_for_two_trials_is_passed_over_and_no_slot_is_idle(t
     assert plan.next().trial == "response-r1-0002"  # it has room now
     study.end("no_kd-r0-0001", "failed", "made")
     assert plan.next().trial == "no_kd-r0-0003"  # it waits for two; still the earliest
-    rest = 0
+    count = 0
     while plan.next() is not None:
-        rest += 1
-    assert len(study.proposals) == 30 == 16 + rest
+        count += 1
+    assert len(study.proposals) == 30 == 16 + count
 
 
 def test_a_machine_with_few_slots_ends_a_repeat_before_it_starts_the_next(tmp_path):
-    asked = several(tmp_path / "s", repeats=3)
-    study = begin(asked)
-    plan = made_study.plan(study, asked)
+    request = two_method_request(tmp_path / "s", repeats=3)
+    study = begin(request)
+    plan = made_study.plan(study, request)
     running = [plan.next() for _ in range(4)]
     repeats = [p.repeat for p in running]
     while running:
@@ -93,73 +93,78 @@ def test_a_machine_with_few_slots_ends_a_repeat_before_it_starts_the_next(tmp_pa
 def plain_rows(study):
     """Verdicts and epochs without times."""
     aside = {"started", "ended", "study"}
-    verdicts = {t: [{k: v for k, v in r.items() if k not in aside} for r in rows] for t, rows in study.outcomes.items()}  # fmt: skip
-    epochs = {t: [{k: v for k, v in r.items() if k not in aside} for r in rows] for t, rows in study.rows.items()}  # fmt: skip
-    return verdicts, epochs
+    return tuple(
+        {
+            trial: [{k: v for k, v in row.items() if k not in aside} for row in rows]
+            for trial, rows in by_trial.items()
+        }
+        for by_trial in (study.outcomes, study.rows)
+    )
 
 
 def test_more_repeats_change_no_earlier_row_or_proposal(tmp_path):
-    asked = several(tmp_path / "s", repeats=3, epochs=3)
-    study = begin(asked)
-    play(study, asked, uneven_score)
-    study = reopened(study)
+    request = two_method_request(tmp_path / "s", repeats=3, epochs=3)
+    study = begin(request)
+    play(study, request, uneven_score)
+    study = reopen(study)
     proposals, rows = dict(study.proposals), plain_rows(study)
-    more = replace(asked, repeats=5)  # as --resume --repeats 5
-    again = reopened(study)
-    play(again, more, uneven_score)
-    again = reopened(again)
-    assert again.repeats == 5
-    assert {t: again.proposals[t] for t in proposals} == proposals
-    for before, after in zip(rows, plain_rows(again), strict=True):
+    longer_request = replace(request, repeats=5)  # as --resume --repeats 5
+    reopened_study = reopen(study)
+    play(reopened_study, longer_request, uneven_score)
+    reopened_study = reopen(reopened_study)
+    assert reopened_study.repeats == 5
+    assert {t: reopened_study.proposals[t] for t in proposals} == proposals
+    for before, after in zip(rows, plain_rows(reopened_study), strict=True):
         assert {t: after[t] for t in before} == before
-    added = [p for p in again.of("search") if p.trial not in proposals]
-    assert [(p.repeat, p.number) for p in added] == [
+    later_proposals = [p for p in reopened_study.of("search") if p.trial not in proposals]
+    assert [(p.repeat, p.number) for p in later_proposals] == [
         (repeat, number) for repeat in (3, 4) for number in range(5) for _ in range(2)
     ]
     # and it is the study that was asked for five times at first
-    whole = several(tmp_path / "whole", repeats=5, epochs=3)
-    other = begin(whole)
-    play(other, whole, uneven_score)
-    assert plain_rows(reopened(other)) == plain_rows(again)
+    whole_request = two_method_request(tmp_path / "whole", repeats=5, epochs=3)
+    whole_study = begin(whole_request)
+    play(whole_study, whole_request, uneven_score)
+    assert plain_rows(reopen(whole_study)) == plain_rows(reopened_study)
     # the command that began the study goes on with what it has become
-    play(again, asked, uneven_score)
-    assert again.counts("search").total() == 50
+    play(reopened_study, request, uneven_score)
+    assert reopened_study.counts("search").total() == 50
 
 
 def test_a_total_of_more_trials_is_more_repeats(tmp_path):
-    asked = several(tmp_path / "s", repeats=3)
-    study = begin(asked)
-    play(study, asked, uneven_score, trials=7)
-    more = several(tmp_path / "s", repeats=3, trials=41)
-    again = reopened(study)
-    play(again, replace(more, trials=41), uneven_score)
-    assert again.counts("search").total() == 50  # rounded up to whole repeats
-    assert again.repeats == 5
+    request = two_method_request(tmp_path / "s", repeats=3)
+    study = begin(request)
+    play(study, request, uneven_score, trials=7)
+    longer_request = two_method_request(tmp_path / "s", repeats=3, trials=41)
+    reopened_study = reopen(study)
+    play(reopened_study, replace(longer_request, trials=41), uneven_score)
+    assert reopened_study.counts("search").total() == 50  # rounded up to whole repeats
+    assert reopened_study.repeats == 5
 
 
 @pytest.mark.parametrize("stop", [1, 24])
 def test_a_search_that_is_broken_off_in_any_repeat_goes_on_as_if_it_had_not(tmp_path, stop):
-    asked = several(tmp_path / "s", repeats=3, epochs=3)
-    study = begin(asked)
-    play(study, asked, uneven_score, trials=stop)
-    lost = made_study.plan(study, asked).next()  # proposed, then killed
-    again = reopened(study)
-    play(again, asked, uneven_score)
-    whole = several(tmp_path / "whole", repeats=3, epochs=3)
-    other = begin(whole)
-    play(other, whole, uneven_score)
-    assert lost.trial in again.outcomes
-    one, another = plain_rows(reopened(again)), plain_rows(reopened(other))
-    assert one == another
+    request = two_method_request(tmp_path / "s", repeats=3, epochs=3)
+    study = begin(request)
+    play(study, request, uneven_score, trials=stop)
+    lost_proposal = made_study.plan(study, request).next()  # proposed, then killed
+    reopened_study = reopen(study)
+    play(reopened_study, request, uneven_score)
+    whole_request = two_method_request(tmp_path / "whole", repeats=3, epochs=3)
+    whole_study = begin(whole_request)
+    play(whole_study, whole_request, uneven_score)
+    assert lost_proposal.trial in reopened_study.outcomes
+    resumed_rows, whole_rows = plain_rows(reopen(reopened_study)), plain_rows(reopen(whole_study))
+    assert resumed_rows == whole_rows
 
 
 def test_repeats_propose_other_values_and_begin_with_other_weights(tmp_path):
-    asked = several(tmp_path / "s", repeats=3, trials=48, scheduler="none")  # eight each
-    study = begin(asked)
-    play(study, asked, uneven_score)
-    found = study.of("search", "response")
+    # eight trials of each method and repeat
+    request = two_method_request(tmp_path / "s", repeats=3, trials=48, scheduler="none")
+    study = begin(request)
+    play(study, request, uneven_score)
+    proposals = study.of("search", "response")
     by_origin = {
-        kind: [p for p in found if p.origin == kind]
+        kind: [p for p in proposals if p.origin == kind]
         for kind in ("default", "published", "random", "sampled")
     }
     for kind in ("random", "sampled"):
@@ -180,29 +185,36 @@ def test_repeats_propose_other_values_and_begin_with_other_weights(tmp_path):
 
 
 def test_an_unfinished_trial_is_proposed_again_before_new_ones(tmp_path):
-    asked = request(tmp_path / "s")
-    study = begin(asked)
-    play(study, asked, uneven_score, trials=5)
-    plan = made_study.plan(study, asked)
-    lost = [plan.next(), plan.next()]
-    again = made_study.plan(reopened(study), asked)
-    assert {p.trial: p for p in (again.next(), again.next())} == {p.trial: p for p in lost}
-    assert again.next().trial not in {p.trial for p in lost}
+    request = made_study.request(tmp_path / "s")
+    study = begin(request)
+    play(study, request, uneven_score, trials=5)
+    plan = made_study.plan(study, request)
+    lost_proposals = [plan.next(), plan.next()]
+    reopened_plan = made_study.plan(reopen(study), request)
+    assert {p.trial: p for p in (reopened_plan.next(), reopened_plan.next())} == {
+        p.trial: p for p in lost_proposals
+    }
+    assert reopened_plan.next().trial not in {p.trial for p in lost_proposals}
 
 
 def test_a_fixed_plan_leaves_out_what_has_its_verdict(tmp_path):
-    asked = request(tmp_path / "s", epochs=1, trials=8)
-    study = begin(asked)
-    play(study, asked, uneven_score, trials=2)
-    listed = [study.proposals["no_kd-r0-0000"], study.proposals["response-r0-0000"]]
-    fresh = Proposal(
-        trial="confirm-x", phase="confirm", method="no_kd", number=0, seed=1000, origin="best",
-        recipe=listed[0].recipe,
-    )  # fmt: skip
-    plan = FixedPlan(study, [*listed, fresh])
+    request = made_study.request(tmp_path / "s", epochs=1, trials=8)
+    study = begin(request)
+    play(study, request, uneven_score, trials=2)
+    proposals = [study.proposals["no_kd-r0-0000"], study.proposals["response-r0-0000"]]
+    new_proposal = Proposal(
+        trial="confirm-x",
+        phase="confirm",
+        method="no_kd",
+        number=0,
+        seed=1000,
+        origin="best",
+        recipe=proposals[0].recipe,
+    )
+    plan = FixedPlan(study, [*proposals, new_proposal])
     assert plan.next().trial == "confirm-x"
     assert plan.next() is None
-    assert "confirm-x" in reopened(study).proposals
+    assert "confirm-x" in reopen(study).proposals
 
 
 # Proposals are a pure function of the record
@@ -211,37 +223,44 @@ def test_a_fixed_plan_leaves_out_what_has_its_verdict(tmp_path):
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_the_same_record_gives_the_same_proposals_whenever_it_is_opened(tmp_path, kind):
     count = 16 if kind == "gp" else 24  # it takes its time
-    whole = request(tmp_path / "whole", trials=count, sampler=kind, scheduler="none", epochs=2)
-    one = begin(whole)
-    play(one, whole, uneven_score)
-    parts = request(tmp_path / "parts", trials=count, sampler=kind, scheduler="none", epochs=2)
-    other = begin(parts)
+    whole_request = made_study.request(
+        tmp_path / "whole", trials=count, sampler=kind, scheduler="none", epochs=2
+    )
+    whole_study = begin(whole_request)
+    play(whole_study, whole_request, uneven_score)
+    parts_request = made_study.request(
+        tmp_path / "parts", trials=count, sampler=kind, scheduler="none", epochs=2
+    )
+    parts_study = begin(parts_request)
     for _ in range(8):
-        play(other, parts, uneven_score, trials=3)
-        other = reopened(other)
-    assert len(one.proposals) == count
-    assert settings(other) == settings(one)
+        play(parts_study, parts_request, uneven_score, trials=3)
+        parts_study = reopen(parts_study)
+    assert len(whole_study.proposals) == count
+    assert settings(parts_study) == settings(whole_study)
 
 
 def test_another_seed_proposes_other_values_and_methods_share_random_ones(tmp_path):
-    drawn = {}
+    rates = {}
     for seed in (0, 1):
-        asked = request(tmp_path / str(seed), trials=12, epochs=1, seed=seed, sampler="random")
-        study = begin(asked)
-        play(study, asked, uneven_score)
-        drawn |= {(seed, p.number, p.method): p.config["lr"] for p in study.proposals.values() if p.number}  # fmt: skip
-    assert len(drawn) == 16
-    by_number = {key[:2]: value for key, value in drawn.items()}
-    assert {key: by_number[key[:2]] for key in drawn} == drawn  # whatever the method
+        request = made_study.request(
+            tmp_path / str(seed), trials=12, epochs=1, seed=seed, sampler="random"
+        )
+        study = begin(request)
+        play(study, request, uneven_score)
+        proposals = [p for p in study.proposals.values() if p.number]
+        rates |= {(seed, p.number, p.method): p.config["lr"] for p in proposals}
+    assert len(rates) == 16
+    by_number = {key[:2]: value for key, value in rates.items()}
+    assert {key: by_number[key[:2]] for key in rates} == rates  # whatever the method
     assert len(set(by_number.values())) == len(by_number) == 4
 
 
 def test_a_worker_that_died_three_times_is_a_failed_trial_with_its_last_words(tmp_path):
     from tune_kd.execution.ray_adapters import PlanSearcher
 
-    asked = request(tmp_path / "s")
-    study = begin(asked)
-    searcher = PlanSearcher(study, made_study.plan(study, asked), base={"x": 1})
+    request = made_study.request(tmp_path / "s")
+    study = begin(request)
+    searcher = PlanSearcher(study, made_study.plan(study, request), base={"x": 1})
     configs = [searcher.suggest(str(n)) for n in range(2)]
     assert configs[0]["x"] == 1
     study.storage.write(f"checkpoints/{configs[0]['trial']}/error.txt", b"OSError: disk full")

@@ -402,7 +402,7 @@ def known(tmp_path):
     )
     material = made_study.checks.look_at_data(asked)
     made_study.create_study.begin(
-        asked, material, session=made_study.Here(), progress=made_study.Progress(quiet=True)
+        asked, material, session=made_study.FakeSession(), progress=made_study.Progress(quiet=True)
     )
     return tmp_path / "runs" / "digits_kd"
 
@@ -496,9 +496,9 @@ def test_a_study_of_another_schema(known):
 
 
 def test_a_study_that_another_driver_has_open(known):
-    from tune_kd.study.storage import Storage, locked
+    from tune_kd.study.storage import Storage, lock_study
 
-    with locked(Storage(known)):
+    with lock_study(Storage(known)):
         digits(*SAME, "--resume", says=("another search or confirmation is running", "--name"))
 
 

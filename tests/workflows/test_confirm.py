@@ -439,7 +439,7 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
     kept = known.storage.names("students", ".safetensors")
     assert kept == [f"{recommended.trial}.safetensors"]
     # what has its row is planned again under the same name, and so is not trained again
-    fresh = made_study.reopened(known)
+    fresh = made_study.reopen(known)
     again = confirm_plan.confirmations(fresh, _design(fresh, seeds=1))
     assert [p.trial for p in again] == [p.trial for p in planned]
     assert len(confirm.missing(fresh, again)) == len(planned) - 3
@@ -467,7 +467,7 @@ def _confirm(known, here, **options) -> list[list[str]]:
     confirm.run(
         known,
         _design(known, **options),
-        session=made_study.Here(),
+        session=made_study.FakeSession(),
         driver=driver.Driver(OPTIONS),
         folder=None,
     )
@@ -489,7 +489,7 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
     reached = {0: 0.7, 1: 0.6, 2: 0.5, 3: 0.4}
     made_study.play(known, asked, lambda p, step: reached[p.repeat] + p.number / 100)
     _put_teacher(known, asked)
-    known = made_study.reopened(known)
+    known = made_study.reopen(known)
     assert not confirm.is_done(known, _design(known, seeds=1))
 
     again, confirmed = _confirm(known, here, seeds=1)
@@ -513,7 +513,7 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
             for r in range(3)
         }
         best = max(fresh, key=lambda name: fresh[name])  # ties: the order of the repeats
-        assert known.recommended(method)["trial"] == best
+        assert known.recommendation(method)["trial"] == best
         assert [n for n in confirmed if n.startswith(f"confirm-{best}-s80")] == [
             refit_trial("confirm", source=best, seed=seed) for seed in COMMON_SEEDS
         ]
@@ -525,7 +525,7 @@ def test_a_whole_confirmation_and_what_a_second_one_adds(tmp_path, here):
     assert first["trials"] == confirmed
 
     # the same again trains nothing and opens nothing
-    known = made_study.reopened(known)
+    known = made_study.reopen(known)
     assert confirm.is_done(known, _design(known, seeds=1))
     assert _confirm(known, here, seeds=1) == []
     assert _openings(known) == [first]
@@ -586,12 +586,12 @@ def test_a_search_that_has_not_ended_is_not_looked_at_by_accident(tmp_path):
     asked = made_study.request(tmp_path / "s", trials=8)
     begun = made_study.begin(asked)
     made_study.play(begun, asked, made_study.uneven_score, trials=1)
-    known = made_study.reopened(begun)
+    known = made_study.reopen(begun)
     with pytest.raises(UsageError, match=r"1 of 8 trials of the search have ended.*--unfinished"):
         confirm.confirm(confirm.ConfirmOptions(study=known.storage.uri), OPTIONS)
     assert known.storage.names("test_access", ".json") == []
     made_study.play(known, asked, made_study.uneven_score)
-    confirm.check_finished(made_study.reopened(known))
+    confirm.check_finished(made_study.reopen(known))
 
 
 def test_what_is_no_study_is_said(tmp_path):

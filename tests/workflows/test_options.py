@@ -156,7 +156,7 @@ def test_repeats_are_never_taken_away(tmp_path, repeats, trials):
 def test_a_study_that_has_grown_stays_so(tmp_path):
     asked, study = begun(tmp_path, epochs=1)
     made_study.play(study, replace(asked, repeats=4), lambda p, step: 0.5)
-    grown = made_study.reopened(study)
+    grown = made_study.reopen(study)
     assert grown.manifest.repeats == 3
     assert grown.repeats == 4
     for same in (asked, replace(asked, trials=72)):  # the command that began it

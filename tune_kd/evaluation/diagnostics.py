@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tune_kd.metrics import shown
+from tune_kd.metrics import format_value
 
 Evaluation = Mapping[str, Any]
 MOST_ECE = 0.10
@@ -90,7 +90,7 @@ def alarms(found: Evaluation) -> list[Alarm]:
 
 
 def _percent(share: float) -> str:
-    return f"{shown('test_accuracy', share)} %"
+    return f"{format_value('test_accuracy', share)} %"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tune_kd.metrics import METRICS, SHARES, shown
+from tune_kd.metrics import METRICS, SHARES, format_value
 
 FEW = 20  # up to so many classes all are listed, of more the WORST and the best
 WORST = 10
@@ -22,7 +22,7 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else shown("test_accuracy", share)
+    return "-" if share is None else format_value("test_accuracy", share)
 
 
 def _heading(found: Mapping[str, Any]) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _overall(found: Mapping[str, Any]) -> Iterator[str]:
             heading = METRICS[f"test_{name}"].heading.removeprefix("Test ")
             yield f"{heading:<20}{_percent(overall[name])} %"
     loss = overall["loss"]
-    yield f"{'loss':<20}{'not a number' if loss is None else shown('test_loss', loss)}"
+    yield f"{'loss':<20}{'not a number' if loss is None else format_value('test_loss', loss)}"
     yield f"{'calibration error':<20}{_percent(overall['ece'])} %"
 
 
@@ -97,10 +97,10 @@ def _label(name: str) -> str:
 
 
 def _measured(own: Mapping[str, Any], name: str) -> str:
-    spread = f" ± {shown(name, own[f'{name}_sd'])}" if f"{name}_sd" in own else ""
+    spread = f" ± {format_value(name, own[f'{name}_sd'])}" if f"{name}_sd" in own else ""
     if name == "size_mb" and own[name] < 0.1:  # two digits of a MB are none of a small network
         return f"{own[name]:.4f}"
-    return f"{shown(name, own[name])}{spread}"
+    return f"{format_value(name, own[name])}{spread}"
 
 
 def _against(found: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tune_kd.metrics import METRICS, number, shown
+from tune_kd.metrics import METRICS, format_value, number
 from tune_kd.study.results import Row
 from tune_kd.study.study import Study
 
@@ -109,7 +109,9 @@ class Progress:
                 counted.append(sum(study.proposals[t].method == method for t in going))
                 best = study.best(method) if self._phase == "search" else None
                 told = (
-                    (f"{shown(study.metric, best[study.metric])} %", best["trial"]) if best else ()
+                    (f"{format_value(study.metric, best[study.metric])} %", best["trial"])
+                    if best
+                    else ()
                 )
                 table.add_row(method or "teacher", *map(str, counted), *told)
         return table
@@ -151,7 +153,7 @@ def _line(study: Study, row: Row) -> str:
     for name in (study.metric, study.test_metric):
         value = number(row, name)
         if value is not None:
-            words.append(f"{name} {shown(name, value)} {METRICS[name].unit}")
+            words.append(f"{name} {format_value(name, value)} {METRICS[name].unit}")
     if row["reason"]:
         words.append(f"({row['reason']})")
     return " ".join(words) + f", {row['epochs']} epochs, {duration_text(row['seconds'])}"

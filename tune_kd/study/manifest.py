@@ -71,9 +71,8 @@ class Manifest(Specification):
     """
 
     study: str
-    fields: Mapping[str, Setting] = field(
-        default_factory=dict
-    )  # all that change trials, to be shown
+    # all that change trials, to be shown
+    fields: Mapping[str, Setting] = field(default_factory=dict)
     family: str
     task: str  # as the user named it, like both networks
     teacher: str
@@ -135,25 +134,27 @@ class MissingKeysError(ValueError):
         self.keys = keys
 
 
-def to_json(given: Specification) -> dict[str, Any]:
+def to_json(specification: Specification) -> dict[str, Any]:
     """Return a manifest, or its specification alone, as JSON data."""
-    found = asdict(given)
-    found["methods"] = {name: _method_to_json(method) for name, method in given.methods.items()}
-    found["images"] = to_builtins(given.images)
-    if isinstance(given, Manifest) and given.start == StartWeights():
-        found["start"] = {}
-    return found
+    data = asdict(specification)
+    data["methods"] = {
+        name: _method_to_json(method) for name, method in specification.methods.items()
+    }
+    data["images"] = to_builtins(specification.images)
+    if isinstance(specification, Manifest) and specification.start == StartWeights():
+        data["start"] = {}
+    return data
 
 
 def _method_to_json(method: SearchedMethod) -> dict[str, Any]:
-    found: dict[str, Any] = asdict(method)
-    unknown: dict[str, Any] = found.pop("unknown")
-    if not found["code"]:
-        del found["code"]
-    return found | unknown
+    data: dict[str, Any] = asdict(method)
+    unknown: dict[str, Any] = data.pop("unknown")
+    if not data["code"]:
+        del data["code"]
+    return data | unknown
 
 
-def from_json(found: object) -> Manifest:
+def from_json(data: object) -> Manifest:
     """Return the manifest of JSON data; keys that a newer version added are left out.
 
     Raises:
@@ -161,18 +162,20 @@ def from_json(found: object) -> Manifest:
         MissingKeysError: keys without a default are missing.
         ValueError: a value is not what its key asks for.
     """
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if not isinstance(found, dict) or schema != SCHEMA_VERSION:
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or schema != SCHEMA_VERSION:
         raise SchemaError(schema)
     hints = typing.get_type_hints(Manifest)
     parts = fields(Manifest)
-    given = {part.name: found[part.name] for part in parts if found.get(part.name) is not None}
+    values = {part.name: data[part.name] for part in parts if data.get(part.name) is not None}
     if missing := [
-        part.name for part in parts if part.name not in given and not _has_default(part)
+        part.name for part in parts if part.name not in values and not _has_default(part)
     ]:
         raise MissingKeysError(missing)
     try:
-        return Manifest(**{name: _value(name, hints[name], value) for name, value in given.items()})
+        return Manifest(
+            **{name: _value(name, hints[name], value) for name, value in values.items()}
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(str(error)) from None
 
@@ -205,9 +208,9 @@ def _mapping(value: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
 
-def write(storage: Storage, given: Manifest) -> None:
+def write(storage: Storage, manifest: Manifest) -> None:
     """Write the manifest; a study is there from then on."""
-    storage.write(FILE, json.dumps(to_json(given), indent=1).encode())
+    storage.write(FILE, json.dumps(to_json(manifest), indent=1).encode())
 
 
 def exists(storage: Storage) -> bool:
@@ -238,31 +241,31 @@ def read(storage: Storage) -> Manifest:
     raise UsageError(f"{storage.uri}/{FILE} is not a study's; use a new --name")
 
 
-def differences(known: Specification, asked: Specification) -> list[str]:
+def differences(existing: Specification, requested: Specification) -> list[str]:
     """Return what differs between the study on disk and the one asked for, in words.
 
     >>> images = Images(task="digits", train_hash="", num_classes=10)
-    >>> known = Specification(
+    >>> existing = Specification(
     ...     space="digits_kd", settings={}, methods={}, seed=0, limit_train=0, sampler="tpe",
     ...     scheduler="asha", images=images,
     ... )
-    >>> differences(known, dataclasses.replace(known, seed=1))
+    >>> differences(existing, dataclasses.replace(existing, seed=1))
     ['seed is 0 in the existing study, 1 requested']
     """
-    before, after = (json.loads(json.dumps(to_json(one))) for one in (known, asked))
+    before, after = (json.loads(json.dumps(to_json(side))) for side in (existing, requested))
     names = [part.name for part in fields(Specification)]
     return [line for name in names for line in _differences(name, before[name], after[name])]
 
 
-def _differences(where: str, known: Any, asked: Any) -> Iterator[str]:
-    if isinstance(known, dict) and isinstance(asked, dict):
-        for key in sorted({*known, *asked} - REPEATED):
-            yield from _differences(f"{where}.{key}", known.get(key), asked.get(key))
-    elif known != asked and (known is None or asked is None):
-        there = "at its default" if where.split(".")[0] in ("settings", "images") else "not set"
-        if known is None:
-            yield f"{where} is {there} in the existing study, {asked!r} requested"
+def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted({*before, *after} - REPEATED):
+            yield from _differences(f"{path}.{key}", before.get(key), after.get(key))
+    elif before != after and (before is None or after is None):
+        state = "at its default" if path.split(".")[0] in ("settings", "images") else "not set"
+        if before is None:
+            yield f"{path} is {state} in the existing study, {after!r} requested"
         else:
-            yield f"{where} is {known!r} in the existing study, not requested"
-    elif known != asked:
-        yield f"{where} is {known!r} in the existing study, {asked!r} requested"
+            yield f"{path} is {before!r} in the existing study, not requested"
+    elif before != after:
+        yield f"{path} is {before!r} in the existing study, {after!r} requested"

@@ -28,25 +28,23 @@ def _initial(training: Training) -> str:
     return "" if training.initial == "none" else training.initial
 
 
-def teacher_recipe(
-    specification: Specification, chosen: SearchSpace, *, compute: Compute
-) -> Recipe:
+def teacher_recipe(specification: Specification, space: SearchSpace, *, compute: Compute) -> Recipe:
     """How a study's own teacher is trained: a recipe without a teacher."""
     return Recipe(
         images=specification.images,
-        student=staged_reference(chosen.teacher.network),
-        stages=chosen.teacher_stages(),
-        initial=_initial(chosen.teacher),
+        student=staged_reference(space.teacher.network),
+        stages=space.teacher_stages(),
+        initial=_initial(space.teacher),
         compute=compute,
-        sources=_sources(specification, chosen.task, chosen.teacher.network),
+        sources=_sources(specification, space.task, space.teacher.network),
     )
 
 
-def teacher_model_id(specification: Specification, chosen: SearchSpace, *, compute: Compute) -> str:
+def teacher_model_id(specification: Specification, space: SearchSpace, *, compute: Compute) -> str:
     """Return the name of the model that a study's trials listen to."""
     if specification.teacher_hash:
         return external_model_id(specification.teacher_hash)
-    recipe = teacher_recipe(specification, chosen, compute=compute)
+    recipe = teacher_recipe(specification, space, compute=compute)
     return recipe.recipe_id(specification.seed)
 
 
@@ -56,14 +54,14 @@ def teacher_of(manifest: Manifest) -> tuple[str, str]:
 
 
 def student_recipe(
-    manifest: Manifest, chosen: SearchSpace, *, method: str, config: Mapping[str, Any]
+    manifest: Manifest, space: SearchSpace, *, method: str, config: Mapping[str, Any]
 ) -> Recipe:
     """Return the recipe of a trial; one that needs no teacher does not name it."""
-    stages = chosen.stages(method, config)
+    stages = space.stages(method, config)
     needs_teacher = any(stage.needs_teacher for stage in stages)
-    teacher, student = chosen.teacher.network, chosen.student.network
+    teacher, student = space.teacher.network, space.student.network
     # the same with and without a teacher: what trials share has one name
-    used = (chosen.task, student, teacher, chosen.feature_loss, *references(stages))
+    used = (space.task, student, teacher, space.feature_loss, *references(stages))
     stages = tuple(stage.with_references(staged_reference) for stage in stages)
     return Recipe(
         images=manifest.images,
@@ -71,8 +69,8 @@ def student_recipe(
         stages=stages,
         teacher=staged_reference(teacher) if needs_teacher else "",
         teacher_model=manifest.teacher_model if needs_teacher else "",
-        start=manifest.start.model if chosen.starts(method) else "",
-        initial=_initial(chosen.student),
+        start=manifest.start.model if space.starts(method) else "",
+        initial=_initial(space.student),
         compute=manifest.compute,
         sources=_sources(manifest, *used),
     )
@@ -84,15 +82,15 @@ def references(stages: Iterable[Stage]) -> list[str]:
     return [name for name in names if plugins.is_reference(name)]
 
 
-def checked_stages(chosen: SearchSpace) -> list[Stage]:
+def checked_stages(space: SearchSpace) -> list[Stage]:
     """One of each kind of stage that trials may have: of all settings, choices and ends of ranges.
 
     Stages that differ only in values, not in what they use, are one.
     """
     kinds: dict[str, Stage] = {}
-    for name in chosen.methods:
-        for setting in chosen.settings_to_check(name):
-            for stage in chosen.stages(name, setting):
+    for name in space.methods:
+        for setting in space.settings_to_check(name):
+            for stage in space.stages(name, setting):
                 kinds.setdefault(
                     repr((stage.kind, stage.needs, stage.references, _options(stage))), stage
                 )
@@ -104,12 +102,12 @@ def _options(stage: Stage) -> tuple[Mapping[str, Any], ...]:
     return (training.logit_options, training.feature_options) if training else ()
 
 
-def shared_recipes(manifest: Manifest, chosen: SearchSpace) -> dict[str, Recipe]:
+def shared_recipes(manifest: Manifest, space: SearchSpace) -> dict[str, Recipe]:
     """Return what is trained once for all trials of a method, by method: its first stages."""
-    found = {}
-    for name, method in chosen.methods.items():
-        if count := chosen.shared(name):
+    recipes = {}
+    for name, method in space.methods.items():
+        if count := space.shared(name):
             defaults = method.settings()[0]
-            recipe = student_recipe(manifest, chosen, method=name, config=defaults)
-            found[name] = recipe.first(count)
-    return found
+            recipe = student_recipe(manifest, space, method=name, config=defaults)
+            recipes[name] = recipe.first(count)
+    return recipes

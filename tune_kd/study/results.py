@@ -133,26 +133,26 @@ def decode(data: bytes) -> tuple[list[Row], list[str]]:
     """Return the rows of a Parquet file, and the names of the files that it replaces."""
     table = pq.ParquetFile(pa.BufferReader(data)).read()
     metadata = table.schema.metadata or {}
-    replaced = json.loads(metadata.get(b"replaces", b"[]"))
+    names = json.loads(metadata.get(b"replaces", b"[]"))
     rows: list[Row] = table.to_pylist()
-    return rows, replaced
+    return rows, names
 
 
 def read_folder(storage: Storage, folder: str) -> dict[str, list[Row]]:
     """Rows by file name, replaced files left out. A torn or foreign file is left out as well."""
     files: dict[str, list[Row]] = {}
-    replaced: set[str] = set()
+    replaced_names: set[str] = set()
     # columns that are younger than a file are null there
     missing = dict.fromkeys(EPOCH_COLUMNS if folder == "epochs" else TRIAL_COLUMNS)
     for name in storage.names(folder, ".parquet"):
         try:
-            rows, gone = decode(storage.read(f"{folder}/{name}"))
+            rows, names = decode(storage.read(f"{folder}/{name}"))
         except (FileNotFoundError, pa.ArrowInvalid):
             continue  # deleted since it was listed, or not ours: our own are written whole
         if all(row.keys() >= _WHO.keys() for row in rows):
             files[name] = [{**missing, **row} for row in rows]
-            replaced.update(gone)
-    return {name: rows for name, rows in files.items() if name not in replaced}
+            replaced_names.update(names)
+    return {name: rows for name, rows in files.items() if name not in replaced_names}
 
 
 def read_trials(storage: Storage) -> list[Row]:
@@ -160,7 +160,11 @@ def read_trials(storage: Storage) -> list[Row]:
     unique: dict[tuple[str, int], Row] = {}
     for rows in read_folder(storage, "trials").values():
         unique.update({(row["trial"], row["stage"]): row for row in rows})
-    return sorted(unique.values(), key=lambda r: (PHASES.index(r["phase"]), r["repeat"], r["number"], r["method"], r["trial"], r["stage"]))  # fmt: skip
+    order = ("repeat", "number", "method", "trial", "stage")
+    return sorted(
+        unique.values(),
+        key=lambda row: (PHASES.index(row["phase"]), *(row[name] for name in order)),
+    )
 
 
 def read_epochs(storage: Storage) -> dict[str, list[Row]]:
@@ -170,13 +174,13 @@ def read_epochs(storage: Storage) -> dict[str, list[Row]]:
         by_trial: dict[str, list[Row]] = {}
         for row in rows:
             by_trial.setdefault(row["trial"], []).append(row)
-        for trial, found in by_trial.items():
-            if len(found) > len(longest.get(trial, [])):
-                longest[trial] = sorted(found, key=lambda r: r["step"])
+        for trial, trial_rows in by_trial.items():
+            if len(trial_rows) > len(longest.get(trial, [])):
+                longest[trial] = sorted(trial_rows, key=lambda r: r["step"])
     return longest
 
 
-def ranked(
+def rank_trials(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> list[Row]:
     """Return a method's finished search trials, the highest metric first; ties by validation loss, then in order.
@@ -184,26 +188,26 @@ def ranked(
     Those that keep the constraints come before those that do not. Of a trial with several stages the
     last counts. Stopped trials are never ranked: their numbers come from fewer epochs.
     """
-    barred = [objectives.parse(text) for text in constraints]
+    limits = [objectives.parse(text) for text in constraints]
     last: dict[str, Row] = {}
     for row in rows:
         if row["phase"] == "search" and row["method"] == method:
-            known = last.get(row["trial"])
-            if known is None or row["stage"] >= known["stage"]:
+            previous = last.get(row["trial"])
+            if previous is None or row["stage"] >= previous["stage"]:
                 last[row["trial"]] = row
 
     def rank(row: Row) -> tuple[bool, float, float, int, int]:
         loss = number(row, "val_loss")
         return (
-            bool(objectives.broken(row, barred)),
+            bool(objectives.violations(row, limits)),
             -row[metric],
             math.inf if loss is None else loss,
             row["repeat"],
             row["number"],
         )
 
-    done = (row for row in last.values() if row["status"] == "finished")
-    return sorted((row for row in done if number(row, metric) is not None), key=rank)
+    trials = (row for row in last.values() if row["status"] == "finished")
+    return sorted((row for row in trials if number(row, metric) is not None), key=rank)
 
 
 def dump_row(row: Row) -> str:
@@ -238,7 +242,9 @@ def read_epochs_of(storage: Storage, trial: str) -> list[Row]:
     return longest
 
 
-def merge(storage: Storage, folder: str, rows: list[Row], *, schema: pa.Schema, replaces: list[str]) -> None:  # fmt: skip
+def merge(
+    storage: Storage, folder: str, rows: list[Row], *, schema: pa.Schema, replaces: list[str]
+) -> None:
     """Write `rows` as one file in place of the files `replaces`, then delete these.
 
     Columns that only another version of this program knows are kept as they are.
@@ -248,8 +254,8 @@ def merge(storage: Storage, folder: str, rows: list[Row], *, schema: pa.Schema, 
     for name in sorted({name for row in rows for name in row} - set(schema.names)):
         values = [row.get(name) for row in rows]
         schema = schema.append(pa.field(name, pa.infer_type(values)))
-    earlier = [name for name in replaces if name.startswith("merged-")]
-    number = 1 + max((int(name[7:-8]) for name in earlier), default=0)
+    merged_names = [name for name in replaces if name.startswith("merged-")]
+    number = 1 + max((int(name[7:-8]) for name in merged_names), default=0)
     data = encode(rows, schema, metadata={"replaces": json.dumps(replaces)})
     storage.write(f"{folder}/merged-{number:05d}.parquet", data)
     for name in replaces:
@@ -258,7 +264,7 @@ def merge(storage: Storage, folder: str, rows: list[Row], *, schema: pa.Schema, 
 
 def delete_replaced(storage: Storage, folder: str) -> None:
     """Delete what merged files replace, where a kill came between the two."""
-    for name in storage.names(folder, ".parquet"):
-        if name.startswith("merged-"):
-            for gone in decode(storage.read(f"{folder}/{name}"))[1]:
-                storage.remove(f"{folder}/{gone}")
+    for file in storage.names(folder, ".parquet"):
+        if file.startswith("merged-"):
+            for name in decode(storage.read(f"{folder}/{file}"))[1]:
+                storage.remove(f"{folder}/{name}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tune_kd import objectives
 from tune_kd.metrics import number
-from tune_kd.study.results import Row, ranked
+from tune_kd.study.results import Row, rank_trials
 
 CANDIDATES = 3  # winners that are trained again before one of them is recommended
 
@@ -23,10 +23,10 @@ def winners(
 
     Repeats without a finished trial are left out; keys rise.
     """
-    found: dict[int, Row] = {}
-    for row in ranked(rows, method, metric=metric, constraints=constraints):
-        found.setdefault(row["repeat"], row)
-    return dict(sorted(found.items()))
+    by_repeat: dict[int, Row] = {}
+    for row in rank_trials(rows, method, metric=metric, constraints=constraints):
+        by_repeat.setdefault(row["repeat"], row)
+    return dict(sorted(by_repeat.items()))
 
 
 def candidates(
@@ -37,28 +37,29 @@ def candidates(
     One winner alone needs no second look: it is recommended as it is.
     """
     rows = list(rows)
-    chosen = {row["trial"] for row in winners(rows, method, metric=metric, constraints=constraints).values()}  # fmt: skip
-    if len(chosen) < 2:
+    best = winners(rows, method, metric=metric, constraints=constraints)
+    names = {row["trial"] for row in best.values()}
+    if len(names) < 2:
         return []
-    order = ranked(rows, method, metric=metric, constraints=constraints)
-    barred = [objectives.parse(text) for text in constraints]
-    kept = [row for row in order if not objectives.broken(row, barred)] or order
-    return [row for row in kept if row["trial"] in chosen][:CANDIDATES]
+    order = rank_trials(rows, method, metric=metric, constraints=constraints)
+    limits = [objectives.parse(text) for text in constraints]
+    allowed = [row for row in order if not objectives.violations(row, limits)] or order
+    return [row for row in allowed if row["trial"] in names][:CANDIDATES]
 
 
 def reevaluations(rows: Iterable[Row], method: str, *, metric: str) -> dict[str, dict[int, float]]:
     """Return the validation of a method's winners with fresh seeds: by search trial, by seed."""
-    found: dict[str, dict[int, float]] = {}
+    scores: dict[str, dict[int, float]] = {}
     for row in rows:
         value = number(row, metric)
-        done = row["status"] == "finished" and value is not None
-        if row["phase"] == "reevaluate" and row["method"] == method and done:
+        is_finished = row["status"] == "finished" and value is not None
+        if row["phase"] == "reevaluate" and row["method"] == method and is_finished:
             assert value is not None
-            found.setdefault(row["source"], {})[row["seed"]] = value
-    return found
+            scores.setdefault(row["source"], {})[row["seed"]] = value
+    return scores
 
 
-def recommended(
+def recommend(
     rows: Iterable[Row], method: str, *, metric: str, constraints: Sequence[str] = ()
 ) -> Row | None:
     """Return the search trial that a method recommends; None where none has finished.
@@ -68,11 +69,12 @@ def recommended(
     """
     rows = list(rows)
     order = candidates(rows, method, metric=metric, constraints=constraints)
-    again = reevaluations(rows, method, metric=metric)
-    scored = [row for row in order if row["trial"] in again]
-    if scored:
-        return max(scored, key=lambda row: _mean(again[row["trial"]]))  # ties: validation's order
-    return next(iter(ranked(rows, method, metric=metric, constraints=constraints)), None)
+    scores = reevaluations(rows, method, metric=metric)
+    finalists = [row for row in order if row["trial"] in scores]
+    if finalists:
+        # a tie is decided by the order on validation
+        return max(finalists, key=lambda row: _mean(scores[row["trial"]]))
+    return next(iter(rank_trials(rows, method, metric=metric, constraints=constraints)), None)
 
 
 def _mean(values: Mapping[int, float]) -> float:

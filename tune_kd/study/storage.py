@@ -80,9 +80,9 @@ class Storage:
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
         """Names in a folder, sorted, files being written left out; none where there is no folder."""
-        chosen = fs.FileSelector(f"{self._root}/{folder}".rstrip("/"), allow_not_found=True)
-        found = (info.base_name for info in self._fs.get_file_info(chosen))
-        return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
+        selector = fs.FileSelector(f"{self._root}/{folder}".rstrip("/"), allow_not_found=True)
+        names = (info.base_name for info in self._fs.get_file_info(selector))
+        return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
 
     def remove(self, name: str) -> None:
         """Delete a file; nothing happens where there is none."""
@@ -158,7 +158,7 @@ def _s3(uri: str, patient: bool) -> tuple[fs.FileSystem, str, str]:
 
 
 @contextlib.contextmanager
-def locked(storage: Storage) -> Iterator[None]:
+def lock_study(storage: Storage) -> Iterator[None]:
     """Be the only driver of a study on this disk; freed by the kernel, even after kill -9.
 
     A bucket has no such lock: there the attempts' files of their own keep two drivers from harm.
@@ -166,8 +166,8 @@ def locked(storage: Storage) -> Iterator[None]:
     if storage.local is None:
         yield
         return
-    with files.lock(storage.local / ".lock", wait=False) as held:
-        if not held:
+    with files.lock(storage.local / ".lock", wait=False) as success:
+        if not success:
             raise UsageError(
                 f"another search or confirmation is running in {storage.uri}; wait for it or choose another --name"
             )

@@ -45,14 +45,17 @@ class Study:
         for row in results.read_trials(storage):
             self.outcomes.setdefault(row["trial"], []).append(row)
         self.rows: dict[str, list[Row]] = results.read_epochs(storage)
-        self.judged: Counter[str] = Counter()  # trial -> epochs that were judged
+        self.judged_epochs: Counter[str] = Counter()  # trial -> epochs that were judged
         for trial in self.proposals:
-            done = len(self.rows.get(trial, []))
-            ended = self.outcomes.get(trial)
-            # a row that its trial went on from was judged; the last one of an open trial may not be
-            stopped = ended and ended[-1]["status"] == "stopped"
-            judged = ended[-1]["epochs"] if ended and stopped else done
-            self.judged[trial] = judged if ended else max(done - 1, 0)
+            epochs = len(self.rows.get(trial, []))
+            outcome = self.outcomes.get(trial)
+            if not outcome:
+                # a row that its trial went on from was judged; the last one may not be
+                self.judged_epochs[trial] = max(epochs - 1, 0)
+            elif outcome[-1]["status"] == "stopped":
+                self.judged_epochs[trial] = outcome[-1]["epochs"]
+            else:
+                self.judged_epochs[trial] = epochs
         self._optuna: dict[str, FrozenTrial] = {}
         self._unmerged = 0
 
@@ -69,18 +72,18 @@ class Study:
         self, phase: str, method: str | None = None, *, repeat: int | None = None
     ) -> list[Proposal]:
         """Proposals of a phase (of a method, of a repeat) in the order of repeats and numbers."""
-        found = [
+        proposals = [
             p
             for p in self.proposals.values()
             if p.phase == phase and method in (None, p.method) and repeat in (None, p.repeat)
         ]
-        return sorted(found, key=lambda p: (p.repeat, p.number, p.method, p.trial))
+        return sorted(proposals, key=lambda p: (p.repeat, p.number, p.method, p.trial))
 
     @property
     def repeats(self) -> int:
         """How many independent searches there are: as planned at first, or as begun since."""
-        begun = (p.repeat + 1 for p in self.proposals.values() if p.phase == "search")
-        return max(self.manifest.repeats, *begun, 0)
+        counts = (p.repeat + 1 for p in self.proposals.values() if p.phase == "search")
+        return max(self.manifest.repeats, *counts, 0)
 
     def open_trials(self, phase: str) -> list[Proposal]:
         """Proposals of a phase that have no verdict yet."""
@@ -102,12 +105,12 @@ class Study:
 
     def values(self, row: Row) -> list[float] | None:
         """Return what a finished trial reached in each objective; None where one is not known."""
-        whole = self._measured(row)
-        found = [metrics.number(whole, name) for name in self.objectives]
-        known = [value for value in found if value is not None]
-        return known if len(known) == len(found) else None
+        row = self._fill_measurements(row)
+        values = [metrics.number(row, name) for name in self.objectives]
+        numbers = [value for value in values if value is not None]
+        return numbers if len(numbers) == len(values) else None
 
-    def _measured(self, row: Row) -> Row:
+    def _fill_measurements(self, row: Row) -> Row:
         """Return a trial's row with what was measured once of the plain student, where it has that architecture."""
         if self.proposals[row["trial"]].recipe.compresses:
             return row
@@ -127,9 +130,9 @@ class Study:
         proposal = self.proposals[trial]
         rows = self.rows.get(trial, [])
         if status == "stopped":
-            rows = rows[: self.judged[trial]]
-        found = self._verdict_rows(proposal, rows, status, reason)
-        self.write_outcome(trial, found)
+            rows = rows[: self.judged_epochs[trial]]
+        outcome = self._verdict_rows(proposal, rows, status, reason)
+        self.write_outcome(trial, outcome)
         self.storage.remove_folder(f"checkpoints/{trial}")
         if proposal.phase == "search":
             self._keep_best_student(proposal.method)
@@ -145,13 +148,13 @@ class Study:
     ) -> list[Row]:
         """One row a stage that was reached, the last with the verdict, the others finished."""
         stages = sorted({row["stage"] for row in rows}) or [0]
-        found = []
+        outcome = []
         for stage in stages:
             within = [row for row in rows if row["stage"] == stage]
             last = within[-1] if within else {}
             row = self.describe(proposal, stage=stage)
-            kept = (*METRICS, *results.TEST_ARRAYS)
-            row |= {k: last.get(k) for k in kept if last.get(k) is not None}
+            columns = (*METRICS, *results.TEST_ARRAYS)
+            row |= {k: last.get(k) for k in columns if last.get(k) is not None}
             row |= {
                 "stage": stage,
                 "stage_name": last.get("stage_name", ""),
@@ -164,8 +167,8 @@ class Study:
                 "host": last.get("host", ""),
                 "ended": now(),
             }
-            found.append(row)
-        return found
+            outcome.append(row)
+        return outcome
 
     def describe(self, proposal: Proposal, *, stage: int) -> Row:
         """Return the columns of the row of a trial's stage that are known before it starts."""
@@ -197,9 +200,9 @@ class Study:
             **{k: v for k, v in config.items() if k in self._schema.names},
         }
 
-    def ranked(self, method: str) -> list[Row]:
+    def ranking(self, method: str) -> list[Row]:
         """Return the finished search trials of a method, best first."""
-        return results.ranked(
+        return results.rank_trials(
             self.all_rows, method, metric=self.metric, constraints=self.constraints
         )
 
@@ -209,36 +212,36 @@ class Study:
             self.all_rows, method, metric=self.metric, constraints=self.constraints
         )
 
-    def recommended(self, method: str) -> Row | None:
+    def recommendation(self, method: str) -> Row | None:
         """Return the search trial that a method recommends."""
-        return selection.recommended(
+        return selection.recommend(
             self.all_rows, method, metric=self.metric, constraints=self.constraints
         )
 
     def best(self, method: str) -> Row | None:
-        """Return the first of `ranked`, None where no trial has finished."""
-        return next(iter(self.ranked(method)), None)
+        """Return the first of `ranking`, None where no trial has finished."""
+        return next(iter(self.ranking(method)), None)
 
     def front(self, method: str) -> list[Row]:
         """Return a method's finished search trials that no other beats in all objectives."""
-        barred = [objectives.parse(text) for text in self.constraints]
-        known = [(row, self._measured(row)) for row in self.ranked(method)]
-        kept = [(row, whole) for row, whole in known if not objectives.broken(whole, barred)]
-        at = objectives.front([whole for _, whole in kept], self.objectives)
-        return [kept[number][0] for number in at]
+        limits = [objectives.parse(text) for text in self.constraints]
+        candidates = [(row, self._fill_measurements(row)) for row in self.ranking(method)]
+        allowed = [pair for pair in candidates if not objectives.violations(pair[1], limits)]
+        indices = objectives.front([values for _, values in allowed], self.objectives)
+        return [allowed[index][0] for index in indices]
 
     def _keep_best_student(self, method: str) -> None:
         several = len(self.objectives) > 1
         rows = [*self.winners(method).values(), *(self.front(method) if several else [])]
-        kept = {row["trial"] for row in rows}
+        names = {row["trial"] for row in rows}
         for proposal in self.of("search", method):
-            if proposal.trial in self.outcomes and proposal.trial not in kept:
+            if proposal.trial in self.outcomes and proposal.trial not in names:
                 self.storage.remove(f"students/{proposal.trial}.safetensors")
 
     @property
     def all_rows(self) -> list[Row]:
         """The verdict rows of all trials."""
-        return [row for found in self.outcomes.values() for row in found]
+        return [row for outcome in self.outcomes.values() for row in outcome]
 
     def counts(self, phase: str) -> Counter[str]:
         """How many trials of a phase are finished, stopped and failed."""
@@ -250,16 +253,16 @@ class Study:
         """One file of verdicts and one of their epochs."""
         names = [n for n in self.storage.names("trials", ".parquet") if self._is_over(n)]
         if len(names) > 1:
-            rows = [row for found in self.outcomes.values() for row in found]
+            rows = [row for outcome in self.outcomes.values() for row in outcome]
             results.merge(self.storage, "trials", rows, schema=self._schema, replaces=names)
         names = [n for n in self.storage.names("epochs", ".parquet") if self._is_over(n)]
         if len(names) > 1:
             over = [t for t in self.outcomes if t in self.rows]
-            rows = [r for t in over for r in self.rows[t][: self._counted(t)]]
+            rows = [r for t in over for r in self.rows[t][: self._count_rows(t)]]
             schema = results.epoch_schema()
             results.merge(self.storage, "epochs", rows, schema=schema, replaces=names)
 
-    def _counted(self, trial: str) -> int:
+    def _count_rows(self, trial: str) -> int:
         """How many of an ended trial's rows count: of a stopped one those before its verdict."""
         last = self.outcomes[trial][-1]
         return int(last["epochs"]) if last["status"] == "stopped" else len(self.rows[trial])
@@ -274,8 +277,8 @@ class Study:
     def _is_over(self, name: str) -> bool:
         """Return a file of ours whose trial has its verdict: `<trial>.parquet`, `<trial>.<attempt>.parquet`."""
         stem = name.removesuffix(".parquet")
-        known = stem in self.outcomes or stem.rpartition(".")[0] in self.outcomes
-        return known or stem.startswith("merged-")
+        has_outcome = stem in self.outcomes or stem.rpartition(".")[0] in self.outcomes
+        return has_outcome or stem.startswith("merged-")
 
     def clean(self) -> None:
         """Finish what a kill interrupted: merged files' originals, checkpoints of ended trials."""
@@ -291,8 +294,8 @@ class Study:
 
     def distributions(self, method: str) -> dict[str, BaseDistribution]:
         """Return the sampled ranges of a method, as they were when the study began."""
-        known = self.manifest.methods[method].distributions
-        return {name: json_to_distribution(text) for name, text in known.items()}
+        texts = self.manifest.methods[method].distributions
+        return {name: json_to_distribution(text) for name, text in texts.items()}
 
     def optuna_trials(self, method: str, *, repeat: int) -> list[FrozenTrial]:
         """One search's trials by number: stopped as PRUNED, failed as FAIL, open as RUNNING."""
@@ -304,25 +307,27 @@ class Study:
         self, proposal: Proposal, distributions: dict[str, BaseDistribution]
     ) -> FrozenTrial:
         if proposal.trial not in self._optuna:
-            ended = self.outcomes.get(proposal.trial)
-            status = ended[-1]["status"] if ended else None
-            values = self.values(ended[-1]) if ended and status == "finished" else None
+            outcome = self.outcomes.get(proposal.trial)
+            status = outcome[-1]["status"] if outcome else None
+            values = self.values(outcome[-1]) if outcome and status == "finished" else None
             state = STATES[status] if status else TrialState.RUNNING
             if status == "finished" and values is None:
                 state = TrialState.FAIL
             scores = {r["step"]: self.score(r) for r in self.rows.get(proposal.trial, [])}
             # Optuna cannot compare what was stopped by several objectives
-            told = ended and len(self.objectives) == 1
+            has_steps = outcome and len(self.objectives) == 1
             attributes = dict(proposal.attributes)
-            if ended and self.constraints:
-                excess = [objectives.parse(text).excess(ended[-1]) for text in self.constraints]
+            if outcome and self.constraints:
+                excess = [objectives.parse(text).excess(outcome[-1]) for text in self.constraints]
                 attributes["constraints"] = excess
             self._optuna[proposal.trial] = create_trial(
                 state=state,
                 values=values,
                 params=dict(proposal.config),
                 distributions=distributions,
-                intermediate_values={k: v for k, v in scores.items() if told and v is not None},
+                intermediate_values={
+                    k: v for k, v in scores.items() if has_steps and v is not None
+                },
                 system_attrs=attributes,
             )
         return self._optuna[proposal.trial]

@@ -77,7 +77,9 @@ def _recommended(known: Study, method: str, *, given: str, what: str) -> Row:
     methods = list(known.manifest.methods)
     if method and method not in methods:
         raise unknown("method", method, methods, where=f"{known.storage.uri} has")
-    found = [row for name in ([method] if method else methods) if (row := known.recommended(name))]
+    found = [
+        row for name in ([method] if method else methods) if (row := known.recommendation(name))
+    ]
     if not found:
         raise UsageError(f"{what} {given}: no search trial has finished there")
     return max(found, key=lambda row: float(row[known.metric]))

@@ -39,11 +39,11 @@ class AshaRule:
         self._rungs: dict[tuple[str, int, int], dict[str, float]] = defaultdict(dict)
         self.fatal = ""  # why the whole run cannot go on
         for proposal in study.of("search"):
-            self._enter(proposal, study.judged[proposal.trial])
+            self._enter(proposal, study.judged_epochs[proposal.trial])
 
-    def _enter(self, proposal: Proposal, judged: int) -> None:
+    def _enter(self, proposal: Proposal, epochs: int) -> None:
         """Put the rows that were judged into their rungs, each once."""
-        for row in self._study.rows.get(proposal.trial, [])[:judged]:
+        for row in self._study.rows.get(proposal.trial, [])[:epochs]:
             score = self._study.score(row)
             if self._is_rung(proposal, row) and score is not None:
                 self._rungs[proposal.method, proposal.repeat, row["step"]].setdefault(
@@ -52,7 +52,8 @@ class AshaRule:
 
     def _is_rung(self, proposal: Proposal, row: Row) -> bool:
         """Trials are compared in their main training stage, where that is the first."""
-        return row["stage"] == 0 and row["epoch"] in self._at and isinstance(proposal.recipe.stages[0], Distill)  # fmt: skip
+        is_main = row["stage"] == 0 and isinstance(proposal.recipe.stages[0], Distill)
+        return is_main and row["epoch"] in self._at
 
     def hear(self, trial: str, report: dict[str, Any]) -> bool:
         """Take in a report; True if the trial must stop. Then its verdict is on disk."""
@@ -65,11 +66,11 @@ class AshaRule:
             return True
         row = parse_row(report["row"])
         study.hear(row)
-        if row["step"] <= study.judged[trial] and row["step"] > 0:
+        if row["step"] <= study.judged_epochs[trial] and row["step"] > 0:
             return False  # an attempt repeats the row that it goes on from
         proposal = study.proposals[trial]
         self._enter(proposal, row["step"] - 1)
-        study.judged[trial] = row["step"]
+        study.judged_epochs[trial] = row["step"]
         if study.score(row) is None and proposal.phase == "search":
             study.end(trial, "failed", f"{study.metric} is {row.get(study.metric)}")
         elif proposal.phase == "search" and not row["last"] and self._is_rung(proposal, row):
@@ -83,6 +84,6 @@ class AshaRule:
         if rung and proposal.number > 0:  # the trial with the default settings runs to the end
             cutoff = float(np.percentile(list(rung.values()), 100 - 100 / REDUCTION))
             if score < cutoff:
-                reason = f"rung {row['step']}: {score:.4f} is below {cutoff:.4f}, of {len(rung)} trials"  # fmt: skip
-                self._study.end(proposal.trial, "stopped", reason)
+                comparison = f"{score:.4f} is below {cutoff:.4f}, of {len(rung)} trials"
+                self._study.end(proposal.trial, "stopped", f"rung {row['step']}: {comparison}")
         rung[proposal.trial] = score

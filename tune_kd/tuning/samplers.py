@@ -47,7 +47,7 @@ def origin(number: int, *, settings: int, start: int) -> str:
     return "random" if number < start else "sampled"
 
 
-class Asked(NamedTuple):
+class Suggestion(NamedTuple):
     """What a sampler proposes: sampled values, and attributes of its own that it will look for."""
 
     config: dict[str, Any]
@@ -104,14 +104,14 @@ def sample(
     *,
     seed: int,
     goal: Goal = Goal(),
-) -> Asked:
+) -> Suggestion:
     """Return the next values of a method, after hearing of all its trials, one value per direction each."""
     goal = goal or Goal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental arguments that newer versions make default
         sampler = _sampler(kind, seed, goal.constrained)
-        ways = [StudyDirection[direction.upper()] for direction in goal.directions]
-        study = optuna.create_study(directions=ways, sampler=sampler)
+        directions = [StudyDirection[direction.upper()] for direction in goal.directions]
+        study = optuna.create_study(directions=directions, sampler=sampler)
         study.add_trials(list(trials))
         params = dict(study.ask(ranges).params)
         attributes = dict(study.get_trials(deepcopy=False)[-1].system_attrs)
@@ -119,29 +119,31 @@ def sample(
         # of NSGA-II may inherit all of a parent
         if params and params in [trial.params for trial in trials]:
             params = random_config(ranges, seed=seed)
-        return Asked(params, attributes)
+        return Suggestion(params, attributes)
 
 
 def _sampler(kind: str, seed: int, constrained: bool) -> BaseSampler:
     seed %= 2**32
-    told = _told_constraints if constrained else None
+    constraints_func = _stored_constraints if constrained else None
     if kind == "tpe":
         return TPESampler(
             seed=seed,
             n_startup_trials=1,
             multivariate=True,
             constant_liar=True,
-            constraints_func=told,
+            constraints_func=constraints_func,
         )
     if kind == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, constraints_func=told)
+        return optuna.samplers.GPSampler(
+            seed=seed, n_startup_trials=1, constraints_func=constraints_func
+        )
     if kind == "nsga2":
         return optuna.samplers.NSGAIISampler(
-            seed=seed, population_size=POPULATION, constraints_func=told
+            seed=seed, population_size=POPULATION, constraints_func=constraints_func
         )
     raise ValueError(f"no sampler {kind!r}")
 
 
-def _told_constraints(trial: FrozenTrial) -> Sequence[float]:
+def _stored_constraints(trial: FrozenTrial) -> Sequence[float]:
     """Never called: all trials that a sampler hears of have ended, with their constraints."""
     return tuple(trial.system_attrs["constraints"])

@@ -14,7 +14,7 @@ from tune_kd.space import SearchSpace
 from tune_kd.study.proposal import Proposal, repeat_seed
 from tune_kd.study.study import Study
 from tune_kd.study.trial_names import search_trial
-from tune_kd.tuning.samplers import PUBLISHED_EVERY, Asked, Goal, origin, random_config, sample
+from tune_kd.tuning.samplers import PUBLISHED_EVERY, Goal, Suggestion, origin, random_config, sample
 
 OPEN_TRIALS = 2  # of one search at once, where another search has trials left
 
@@ -69,8 +69,13 @@ class SearchPlan:
     """
 
     def __init__(
-        self, study: Study, space: SearchSpace, *, budget: Budget, recipe: Callable[[str, dict[str, Any]], Recipe]
-    ) -> None:  # fmt: skip
+        self,
+        study: Study,
+        space: SearchSpace,
+        *,
+        budget: Budget,
+        recipe: Callable[[str, dict[str, Any]], Recipe],
+    ) -> None:
         self._study, self._space, self._budget, self._recipe = study, space, budget, recipe
         self._todo = study.open_trials("search")
 
@@ -105,7 +110,7 @@ class SearchPlan:
         study = self._study
         settings = self._space.methods[method].settings()
         kind = origin(number, settings=len(settings), start=study.manifest.random_start)
-        asked = self._ask(kind, settings, method=method, repeat=repeat, number=number)
+        suggestion = self._suggest(kind, settings, method=method, repeat=repeat, number=number)
         return study.add(
             Proposal(
                 trial=search_trial(method, repeat, number),
@@ -115,22 +120,24 @@ class SearchPlan:
                 number=number,
                 seed=repeat_seed(study.manifest.seed, repeat),
                 origin=kind,
-                config=asked.config,
-                recipe=self._recipe(method, asked.config),
+                config=suggestion.config,
+                recipe=self._recipe(method, suggestion.config),
                 shared=self._space.shared(method),
-                attributes=asked.attributes,
+                attributes=suggestion.attributes,
             )
         )
 
-    def _ask(
+    def _suggest(
         self, kind: str, settings: list[dict[str, Any]], *, method: str, repeat: int, number: int
-    ) -> Asked:
+    ) -> Suggestion:
         if kind in ("default", "published"):
-            return Asked(settings[number // PUBLISHED_EVERY], {})
+            return Suggestion(settings[number // PUBLISHED_EVERY], {})
         study, ranges = self._study, self._study.distributions(method)
         seed = study.manifest.seed
         if "random" in (kind, study.manifest.sampler):
-            return Asked(random_config(ranges, seed=stream(seed, repeat, number, "random")), {})
+            return Suggestion(
+                random_config(ranges, seed=stream(seed, repeat, number, "random")), {}
+            )
         return sample(
             study.manifest.sampler,
             study.optuna_trials(method, repeat=repeat),

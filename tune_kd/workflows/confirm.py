@@ -9,10 +9,10 @@ from tune_kd import files
 from tune_kd.errors import UsageError
 from tune_kd.execution import runner
 from tune_kd.execution.session import Session
-from tune_kd.metrics import shown
+from tune_kd.metrics import format_value
 from tune_kd.study import node_files
 from tune_kd.study.proposal import Proposal
-from tune_kd.study.storage import Storage, locked
+from tune_kd.study.storage import Storage, lock_study
 from tune_kd.study.study import Study
 from tune_kd.training import context
 from tune_kd.tuning import search_plan
@@ -66,7 +66,7 @@ def confirm(options: ConfirmOptions, run_options: RunOptions) -> ConfirmOutcome:
         UsageError: no study, nothing to confirm in it, or other images than the study's.
         SearchAborted: Ray failed again and again.
     """
-    with locked(open_study(options.study).storage):
+    with lock_study(open_study(options.study).storage):
         study = open_study(options.study)
         if not options.unfinished:
             check_finished(study)
@@ -189,7 +189,7 @@ def summary(outcome: ConfirmOutcome, resume_command: str) -> Iterator[str]:
             rows = [r for r in ended if r["method"] == method and role in r["origin"].split(", ")[0].split("+")]  # fmt: skip
             values = [r[metric] for r in rows if r[metric] is not None]
             if values:
-                mean = shown(metric, statistics.fmean(values))
+                mean = format_value(metric, statistics.fmean(values))
                 yield f"{method}, {ROLES[role]}: {metric} {mean} %, n={len(values)}"
     total = len(first) + len(planned)
     done = total - len(missing(study, [*first, *planned]))

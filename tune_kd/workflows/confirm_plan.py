@@ -125,7 +125,7 @@ def recommended(known: Study, chosen: Design) -> dict[str, Row]:
     """Return the search trial that each method recommends."""
     rows = _rows(known, chosen)
     found = {
-        method: selection.recommended(
+        method: selection.recommend(
             rows, method, metric=known.metric, constraints=known.constraints
         )
         for method in known.manifest.methods
@@ -153,7 +153,7 @@ def _default_trial(known: Study, method: str, repeat: int) -> Row | None:
     return next(
         (
             row
-            for row in known.ranked(method)
+            for row in known.ranking(method)
             if row["repeat"] == repeat and row["origin"] == "default"
         ),
         None,

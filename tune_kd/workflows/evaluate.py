@@ -17,7 +17,7 @@ from tune_kd.metrics import SHARES, default_objective, test_twin
 from tune_kd.recipe import Images
 from tune_kd.space import SearchSpace, loader
 from tune_kd.study import results
-from tune_kd.study.storage import Storage, locked
+from tune_kd.study.storage import Storage, lock_study
 from tune_kd.training import context, external_weights
 from tune_kd.workflows import checks
 from tune_kd.workflows.request import SearchRequest
@@ -55,7 +55,7 @@ def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
         against = checkpoint.load(other, replace(wanted, network="", also=wanted.network))
     storage = asked.storage
     storage.check_writable()
-    with locked(storage):
+    with lock_study(storage):
         _record(storage, [one for one in (chosen, against) if one], command)
         integers = any(one.quantized for one in (chosen, against) if one)
         own, marks = _examined(chosen, options.batch_size, compiled=integers, said=said)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from tune_kd.execution import runner
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.session import Session
-from tune_kd.metrics import shown
+from tune_kd.metrics import format_value
 from tune_kd.study import recipe_builder
 from tune_kd.study.proposal import Proposal
-from tune_kd.study.storage import locked
+from tune_kd.study.storage import lock_study
 from tune_kd.study.study import Study
 from tune_kd.study.trial_names import measure_trial
 from tune_kd.tuning import search_plan
@@ -45,7 +45,7 @@ def search(request: SearchRequest, options: RunOptions) -> SearchOutcome:
     there = checks.exists(request, material)
     driver = Driver(options)
     driver.check_cluster()
-    with locked(request.storage):
+    with lock_study(request.storage):
         # asked again: another driver may have begun it before this one had the lock
         there = there or checks.exists(request, material)
         study = Study(request.storage) if there else None
@@ -135,7 +135,7 @@ def summary(study: Study, request: SearchRequest, resume_command: str) -> Iterat
         if best:
             named = [_value(best, name) for name in study.manifest.config_types]
             values = ", ".join(value for value in named if value)
-            score = shown(study.metric, best[study.metric])
+            score = format_value(study.metric, best[study.metric])
             yield f"{method}: {study.metric} {score} % in trial {best['trial']} ({values})"
     if budget.repeats < MIN_REPEATS:
         yield (
@@ -168,6 +168,6 @@ def warn_of_teacher(study: Study, progress: Progress) -> None:
     if best and score is not None and score < best[study.metric]:
         progress.warn(
             f"THE TEACHER IS WORSE THAN THE BASELINE STUDENT: {study.metric} "
-            f"{shown(study.metric, score)} % against {shown(study.metric, best[study.metric])} %; "
+            f"{format_value(study.metric, score)} % against {format_value(study.metric, best[study.metric])} %; "
             "train it longer (--set teacher.epochs=N) or choose another"
         )

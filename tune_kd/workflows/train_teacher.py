@@ -1,7 +1,7 @@
 """Train a space's teacher ahead of time, as a study of its own."""
 
-from tune_kd.metrics import shown
-from tune_kd.study.storage import locked
+from tune_kd.metrics import format_value
+from tune_kd.study.storage import lock_study
 from tune_kd.study.study import Study
 from tune_kd.workflows import checks, create_study, prerequisites
 from tune_kd.workflows.driver import Driver, RunOptions
@@ -21,7 +21,7 @@ def train_teacher(request: SearchRequest, options: RunOptions) -> SearchOutcome:
     there = checks.exists(request, material)
     driver = Driver(options)
     driver.check_cluster()
-    with locked(request.storage):
+    with lock_study(request.storage):
         # asked again: another driver may have begun it before this one had the lock
         there = there or checks.exists(request, material)
         study = Study(request.storage) if there else None
@@ -47,6 +47,6 @@ def summary(study: Study) -> str:
     """Say in a line what the teacher reached and where it lies."""
     row = study.outcomes[prerequisites.teacher_trial_of(study)][-1]
     score = study.score(row)
-    reached = f"{study.metric} {shown(study.metric, score)} %, " if score is not None else ""
+    reached = f"{study.metric} {format_value(study.metric, score)} %, " if score is not None else ""
     model = study.manifest.teacher_model
     return f"teacher {study.manifest.teacher}: {reached}{row['epochs']} epochs, {study.storage.uri}/models/{model}.safetensors"
