@@ -9,7 +9,7 @@ from analysis.formatting import NONE, Table, gap, label, mean_sd, noted, points,
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
-from tune_kd.evaluation.confusion_matrix import Floats, Matrix, divided
+from tune_kd.evaluation.confusion_matrix import Floats, Matrix, divide
 from tune_kd.metrics import number
 
 # What a method is compared in: heading, column or "similarity", scale, whether lower is better.
@@ -148,7 +148,7 @@ def _mean(study: Study, matrices: list[Matrix]) -> Floats:
     values = np.stack([confusion.by_class(cells, dense=study.dense) for cells in matrices])
     there = ~np.isnan(values)
     total = np.where(there, values, 0.0).sum(axis=0)
-    return divided(total, there.sum(axis=0))
+    return divide(total, there.sum(axis=0))
 
 
 def _names(study: Study, size: int) -> list[str]:

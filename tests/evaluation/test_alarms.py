@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.evaluate.checking import (
+from tests.evaluation.checking import (
     Run,
     assessed,
     by_hand,
@@ -174,7 +174,7 @@ def _int8(**changes: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_alarms_of_an_int8_network(changes: dict[str, Any], name: str, said: str) -> None:
-    found = diagnostics.alarms(_int8(**changes))
+    found = diagnostics.diagnose(_int8(**changes))
     assert [alarm.name for alarm in found] == ([name] if name else [])
     if name:
         assert said in found[0].text
@@ -182,11 +182,11 @@ def test_alarms_of_an_int8_network(changes: dict[str, Any], name: str, said: str
 
 
 def test_advice_says_how_much_is_int8() -> None:
-    (alarm,) = diagnostics.alarms(_int8(profile__compiled_latency_ms=2.5))
+    (alarm,) = diagnostics.diagnose(_int8(profile__compiled_latency_ms=2.5))
     assert "verify that the model is really quantized: 3 of 4 convolutions" in alarm.advice
-    (alarm,) = diagnostics.alarms(_int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}))
+    (alarm,) = diagnostics.diagnose(_int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}))
     assert "review the calibration" in alarm.advice
-    (alarm,) = diagnostics.alarms(
+    (alarm,) = diagnostics.diagnose(
         _int8(against__difference={"accuracy": -0.2, "size_mb": -1.0}, quantized=False)
     )
     assert "check the distillation pipeline" in alarm.advice
@@ -200,7 +200,7 @@ def test_chance_is_the_most_frequent_class_and_its_spread(accuracy: float, raise
         {"name": "b", "count": 460, "predicted": 5, "accuracy": 0.6},
     ]
     found = _int8(overall__accuracy=accuracy, images=1000, classes=classes)
-    assert [alarm.name for alarm in diagnostics.alarms(found)] == (["chance"] if raised else [])
+    assert [alarm.name for alarm in diagnostics.diagnose(found)] == (["chance"] if raised else [])
 
 
 # ------------------------------------------------------------ the sheet

@@ -64,7 +64,7 @@ def written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epo
     proposal = Proposal(
         trial="t", phase="search", method="no_kd", number=0, seed=0, origin="default", recipe=recipe
     )  # fmt: skip
-    return worker._weights(proposal, last)
+    return worker._dump_weights(proposal, last)
 
 
 def put(path: Path, content: bytes) -> Path:
@@ -125,4 +125,4 @@ def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
     scored, _ = evaluate.scored(one, 100)
     found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
-    return {**found, "alarms": {alarm.name: alarm for alarm in diagnostics.alarms(found)}}
+    return {**found, "alarms": {alarm.name: alarm for alarm in diagnostics.diagnose(found)}}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluate.checking import Ran, Run, put, written
+from tests.evaluation.checking import Ran, Run, put, written
 from tune_kd import (
     cli,
     evaluate,

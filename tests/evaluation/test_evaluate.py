@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from tests.evaluate.checking import (
+from tests.evaluation.checking import (
     Run,
     assessed,
     by_hand,
