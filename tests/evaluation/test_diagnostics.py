@@ -1,4 +1,4 @@
-"""Alarms, each raised by a network that was made for it, and the sheet that says them."""
+"""Alarms, each raised by a network that was made for it, and the summary that prints them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -218,7 +218,7 @@ def test_chance_is_the_most_frequent_class_and_its_spread(accuracy: float, raise
     )
 
 
-# ------------------------------------------------------------ the sheet
+# ------------------------------------------------------------ the summary
 
 
 def test_of_many_classes_the_worst_and_the_best_are_listed(run: Run, student: Path) -> None:
