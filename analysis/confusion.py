@@ -7,7 +7,7 @@ import scipy.stats
 
 from analysis import selection
 from analysis.study import Study
-from tune_kd.evaluation.confusion_matrix import Floats, Matrix, divided, shares
+from tune_kd.evaluation.confusion_matrix import Floats, Matrix, divide, shares
 from tune_kd.study.results import Row
 
 
@@ -42,7 +42,7 @@ def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
     """
     right = np.diagonal(cells).astype(float)
     totals = cells.sum(axis=1) + (cells.sum(axis=0) - right if dense else 0)
-    return divided(right, totals)
+    return divide(right, totals)
 
 
 def similarity(first: Matrix, second: Matrix) -> float | None:

@@ -9,7 +9,7 @@ from analysis.formatting import NONE, Table, gap, label, mean_sd, metric_name, p
 from analysis.selection import BASELINE
 from analysis.study import Study
 from analysis.summary import kd_winner
-from tune_kd.evaluation.confusion_matrix import Floats, Matrix, divided
+from tune_kd.evaluation.confusion_matrix import Floats, Matrix, divide
 from tune_kd.metrics import number
 
 # What a method is compared in: heading, column or "similarity", scale, whether lower is better.
@@ -154,7 +154,7 @@ def _mean(study: Study, matrices: list[Matrix]) -> Floats:
     values = np.stack([confusion.by_class(cells, dense=study.dense) for cells in matrices])
     is_present = ~np.isnan(values)
     total = np.where(is_present, values, 0.0).sum(axis=0)
-    return divided(total, is_present.sum(axis=0))
+    return divide(total, is_present.sum(axis=0))
 
 
 def _names(study: Study, size: int) -> list[str]:

@@ -31,7 +31,7 @@ def shape(name: str, *, channels: int = 3) -> Shape:
 
 
 @functools.cache
-def built(name: str, *, channels: int = 3, seed: int = 0) -> nn.Module:
+def shared_model(name: str, *, channels: int = 3, seed: int = 0) -> nn.Module:
     """A network that the tests below leave as it is."""
     return registry.build(name, shape=shape(name, channels=channels), seed=seed)
 
@@ -53,7 +53,7 @@ def test_which_networks_score_every_pixel() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gives_scores_and_features_of_falling_size(name: str) -> None:
-    model = built(name).eval()
+    model = shared_model(name).eval()
     with torch.no_grad(), Taps(model, tuple(model.taps)) as taps:
         scores = model(images(name, 2))
     assert scores.shape == expected(name, 2)
@@ -72,19 +72,19 @@ def test_gives_scores_and_features_of_falling_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", DENSE)
 def test_coarse_scores_resized_are_the_scores(name: str) -> None:
-    model = built(name).eval()
+    model = shared_model(name).eval()
     with torch.no_grad():
-        coarse, whole = model.coarse(images(name, 2)), model(images(name, 2))
+        coarse, scores = model.coarse(images(name, 2)), model(images(name, 2))
     assert coarse.shape[:2] == (2, 7)
     height, width = coarse.shape[2:]
     assert 32 / height == 48 / width >= 4
-    assert torch.equal(segmentation.resize(coarse, DENSE_SIDES), whole)
+    assert torch.equal(segmentation.resize(coarse, DENSE_SIDES), scores)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_takes_grey_images(name: str) -> None:
     with torch.no_grad():
-        scores = built(name, channels=1).eval()(images(name, 2, channels=1))
+        scores = shared_model(name, channels=1).eval()(images(name, 2, channels=1))
     assert scores.shape == expected(name, 2)
 
 
@@ -98,11 +98,11 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
     torch.set_rng_state(before)
     other = registry.build(name, shape=shape(name), seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert checkpoints.tensor_hash(again) == checkpoints.tensor_hash(built(name))
+    assert checkpoints.tensor_hash(again) == checkpoints.tensor_hash(shared_model(name))
     assert checkpoints.tensor_hash(other) != checkpoints.tensor_hash(again)
-    drawn = [n for n, m in other.named_modules() if isinstance(m, nn.Conv2d)]
-    assert drawn
-    for layer in drawn:
+    layers = [n for n, m in other.named_modules() if isinstance(m, nn.Conv2d)]
+    assert layers
+    for layer in layers:
         ours, its = (m.get_submodule(layer).weight for m in (other, again))
         assert not torch.equal(ours, its), layer
 
@@ -125,26 +125,26 @@ def test_every_parameter_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> None:
-    plain = built(name)
+    plain = shared_model(name)
     model = registry.build(name, shape=shape(name), dropout=0.5).train()
     assert list(model.state_dict()) == list(plain.state_dict())
     assert checkpoints.tensor_hash(model) == checkpoints.tensor_hash(plain)
-    found = [module for module in model.modules() if isinstance(module, registry.Dropout)]
-    assert found
-    assert {float(module.rate) for module in found} == {0.5}
-    assert len(found) == 1 or name.startswith("vit_")  # whose blocks have it as well
+    dropouts = [module for module in model.modules() if isinstance(module, registry.Dropout)]
+    assert dropouts
+    assert {float(module.rate) for module in dropouts} == {0.5}
+    assert len(dropouts) == 1 or name.startswith("vit_")  # whose blocks have it as well
     assert not [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    found[-1].register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+    dropouts[-1].register_forward_hook(lambda module, args, out: calls.append((args[0], out)))
     registry.set_dropout(model, 0.5, generator=torch.Generator().manual_seed(0))
     model(images(name, 4))
-    ((given, kept),) = seen
-    dropped = float(((kept == 0) & (given != 0)).float().mean() / (given != 0).float().mean())
+    ((before, after),) = calls
+    dropped = float(((after == 0) & (before != 0)).float().mean() / (before != 0).float().mean())
     assert 0.3 < dropped < 0.7
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_survive_their_state_dict(name: str) -> None:
     model = registry.build(name, shape=shape(name), seed=5)
-    checkpoints.checked_load(model, built(name).state_dict(), what="a copy")
-    assert checkpoints.tensor_hash(model) == checkpoints.tensor_hash(built(name))
+    checkpoints.checked_load(model, shared_model(name).state_dict(), what="a copy")
+    assert checkpoints.tensor_hash(model) == checkpoints.tensor_hash(shared_model(name))

@@ -44,48 +44,48 @@ def images(count: int, *, seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def class_folders(shape: tuple[int, ...]) -> tuple[dict[str, bytes], dict[str, tuple]]:
     """6 training and 2 test images of each of 3 classes: files by name, and what splits hold."""
-    files, held = {}, {}
+    files, contents = {}, {}
     for split, count in COUNTS.items():
-        made = images(len(CLASSES) * count, seed=count, shape=shape)
-        held[split] = made, np.repeat(range(len(CLASSES)), count)
-        for number, pixels in enumerate(made):
+        pixels = images(len(CLASSES) * count, seed=count, shape=shape)
+        contents[split] = pixels, np.repeat(range(len(CLASSES)), count)
+        for number, image in enumerate(pixels):
             name = f"{split}/{CLASSES[number // count]}/{number:03d}.png"
-            files[name] = made_images.encoded(pixels.squeeze())
-    return files, held
+            files[name] = made_images.encoded(image.squeeze())
+    return files, contents
 
 
-def written(task: Task, place: Path, *, shape: tuple[int, ...] | None = None) -> dict[str, tuple]:
+def write_set(task: Task, place: Path, *, shape: tuple[int, ...] | None = None) -> dict[str, tuple]:
     """A data set that the task knows, of its own shape or another; what its splits hold."""
     height, width, channels = shape or (*task.sides, task.channels)
     if task.dense:
-        files, held = made_images.voc(
+        files, contents = made_images.voc(
             train=4, val=2, test=2, size=(height, width), channels=channels, classes=3
         )
-        both = zip(held["train"], held["val"], strict=True)
-        held["train"] = tuple(np.concatenate(pair) for pair in both)
+        both = zip(contents["train"], contents["val"], strict=True)
+        contents["train"] = tuple(np.concatenate(pair) for pair in both)
     else:
-        files, held = class_folders((height, width, channels))
+        files, contents = class_folders((height, width, channels))
     made_images.placed(files, "folder", place)
-    return held
+    return contents
 
 
-def decoded(task: Task, split: str, folder: Path) -> tasks.Decoded:
+def decode(task: Task, split: str, folder: Path) -> tasks.Decoded:
     return tasks.decode(task, split, folder=folder / "set", cache=folder / "cache")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_images_of_the_tasks_shape_decode_to_what_they_are(name, tmp_path):
     task = TASKS[name]
-    held = written(task, tmp_path)
+    contents = write_set(task, tmp_path)
     for split in ("train", "test"):
-        found = decoded(task, split, tmp_path)
-        np.testing.assert_array_equal(found.images, held[split][0])
-        np.testing.assert_array_equal(found.labels, held[split][1])
-        assert found.dense == task.dense
-        assert len(found.class_names) == (task.num_classes if task.dense else len(CLASSES))
-    found = decoded(task, "train", tmp_path)
-    fit, validation = splits.split(found)
-    assert sorted([*fit, *validation]) == list(range(len(found.labels)))
+        decoded = decode(task, split, tmp_path)
+        np.testing.assert_array_equal(decoded.images, contents[split][0])
+        np.testing.assert_array_equal(decoded.labels, contents[split][1])
+        assert decoded.dense == task.dense
+        assert len(decoded.class_names) == (task.num_classes if task.dense else len(CLASSES))
+    decoded = decode(task, "train", tmp_path)
+    fit, validation = splits.split(decoded)
+    assert sorted([*fit, *validation]) == list(range(len(decoded.labels)))
     assert len(validation) >= 2
 
 
@@ -93,24 +93,24 @@ def test_images_of_the_tasks_shape_decode_to_what_they_are(name, tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_another_shape_are_brought_to_the_tasks(name, channels, tmp_path):
     task = TASKS[name]
-    written(task, tmp_path, shape=(20, 28, channels))
-    found = decoded(task, "train", tmp_path)
-    assert found.images.shape == (len(found.labels), *task.sides, task.channels)
-    assert found.images.dtype == np.uint8
-    assert found.images.std() > 5  # still pictures
+    write_set(task, tmp_path, shape=(20, 28, channels))
+    decoded = decode(task, "train", tmp_path)
+    assert decoded.images.shape == (len(decoded.labels), *task.sides, task.channels)
+    assert decoded.images.dtype == np.uint8
+    assert decoded.images.std() > 5  # still pictures
     if task.dense:
-        assert found.labels.shape[1:] == task.sides
-        assert set(np.unique(found.labels)) == {0, 1, 2, 255}
+        assert decoded.labels.shape[1:] == task.sides
+        assert set(np.unique(decoded.labels)) == {0, 1, 2, 255}
 
 
-def resident(task: Task, found: tasks.Decoded, **changes: object) -> splits.DeviceImages:
+def resident(task: Task, decoded: tasks.Decoded, **changes: object) -> splits.DeviceImages:
     """The images as a search of this task would see them."""
-    index = np.arange(len(found.labels))
-    mean, std = splits.normalisation(task, found, index)  # noise is none of the published sets
-    known = {
+    index = np.arange(len(decoded.labels))
+    mean, std = splits.normalisation(task, decoded, index)  # noise is none of the published sets
+    fields = {
         "task": task.name,
-        "train_hash": found.hash,
-        "num_classes": len(found.class_names),
+        "train_hash": decoded.hash,
+        "num_classes": len(decoded.class_names),
         "channels": task.channels,
         "size": task.sides,
         "mean": mean,
@@ -120,19 +120,19 @@ def resident(task: Task, found: tasks.Decoded, **changes: object) -> splits.Devi
         "dense": task.dense,
         "scale": task.scale,
     }
-    return splits.device_images(found, images=Images(**{**known, **changes}))
+    return splits.device_images(decoded, images=Images(**{**fields, **changes}))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_normalised_images_have_mean_0_and_deviation_1(name, tmp_path):
     task = TASKS[name]
-    written(task, tmp_path)
-    found = decoded(task, "train", tmp_path)
-    batch = resident(task, found).plain_batch(torch.arange(len(found.labels)))
-    assert batch.images.shape == (len(found.labels), task.channels, *task.sides)
+    write_set(task, tmp_path)
+    decoded = decode(task, "train", tmp_path)
+    batch = resident(task, decoded).plain_batch(torch.arange(len(decoded.labels)))
+    assert batch.images.shape == (len(decoded.labels), task.channels, *task.sides)
     assert float(batch.images.mean()) == pytest.approx(0, abs=1e-4)
     assert float(batch.images.std(correction=0)) == pytest.approx(1, abs=1e-3)
-    expected = torch.from_numpy(found.labels.astype(np.int64))
+    expected = torch.from_numpy(decoded.labels.astype(np.int64))
     if task.dense:
         expected = expected.masked_fill(expected == 255, IGNORE)
     assert torch.equal(batch.labels, expected)
@@ -146,24 +146,24 @@ def test_what_training_sees_is_the_same_in_every_batch(name, mix, tmp_path):
         with pytest.raises(ValueError, match="no mixing where every pixel has a label"):
             Images(task=name, train_hash="", num_classes=2, dense=True, mix=mix)
         return
-    written(task, tmp_path)
-    found = decoded(task, "train", tmp_path)
-    images, everything = resident(task, found, mix=mix), torch.arange(len(found.labels))
+    write_set(task, tmp_path)
+    decoded = decode(task, "train", tmp_path)
+    images, everything = resident(task, decoded, mix=mix), torch.arange(len(decoded.labels))
     see = images.augmenter(seed=1, epoch=1, among=everything[::2])
-    whole, one = see(everything), see(everything[2:3])
-    assert torch.equal(one.images[0], whole.images[2])
-    assert torch.equal(one.labels[0], whole.labels[2])
-    assert whole.images.shape == images.plain_batch(everything).images.shape
+    batch, one = see(everything), see(everything[2:3])
+    assert torch.equal(one.images[0], batch.images[2])
+    assert torch.equal(one.labels[0], batch.labels[2])
+    assert batch.images.shape == images.plain_batch(everything).images.shape
     later = images.augmenter(seed=1, epoch=2, among=everything[::2])(everything)
-    assert not torch.equal(later.images, whole.images)
+    assert not torch.equal(later.images, batch.images)
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_data_are_what_the_task_says(name, tmp_path):
     task = TASKS[name]
-    found = {s: tasks.decode(task, s, folder=None, cache=tmp_path) for s in ("train", "test")}
-    assert len(found["train"].labels) == task.num_train
-    assert len(found["train"].class_names) == task.num_classes
-    assert found["train"].class_names == found["test"].class_names
-    pixels = {s: {image.tobytes() for image in d.images} for s, d in found.items()}
+    decoded = {s: tasks.decode(task, s, folder=None, cache=tmp_path) for s in ("train", "test")}
+    assert len(decoded["train"].labels) == task.num_train
+    assert len(decoded["train"].class_names) == task.num_classes
+    assert decoded["train"].class_names == decoded["test"].class_names
+    pixels = {s: {image.tobytes() for image in d.images} for s, d in decoded.items()}
     assert not pixels["train"] & pixels["test"]

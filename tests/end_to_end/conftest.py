@@ -42,20 +42,20 @@ def calm(common_cache: Path, together: Path) -> Calm:
     """The uninterrupted study that the disturbed ones are compared with, made by one process for all."""
     folder = together / "calm"
     folder.mkdir(exist_ok=True)
-    kept = folder / "calm.pickle"
+    pickle_file = folder / "calm.pickle"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not kept.exists():
-            kept.write_bytes(pickle.dumps(_calm(common_cache, folder)))
-    found: Calm = pickle.loads(kept.read_bytes())
-    return found
+        if not pickle_file.exists():
+            pickle_file.write_bytes(pickle.dumps(_calm(common_cache, folder)))
+    calm_study: Calm = pickle.loads(pickle_file.read_bytes())
+    return calm_study
 
 
 def _calm(common_cache: Path, folder: Path) -> Calm:
     with studies.desk(common_cache, folder / "desk") as desk:
         command = desk.search(*studies.TINY, *studies.ALONE, "--quiet", "--out", folder / "runs")
         listening = sockets.watch(command)
-        assert command.wait() == 0, command.said
+        assert command.wait() == 0, command.output
     study = folder / "runs" / "digits_kd"
     return Calm(study, command.stdout, command.stderr, studies.rows(study), listening)
 
@@ -63,8 +63,8 @@ def _calm(common_cache: Path, folder: Path) -> Calm:
 @pytest.fixture
 def desk(calm: Calm, common_cache: Path, tmp_path: Path) -> Iterator[studies.Desk]:
     """Commands over the common cache, in which the calm study has left its teacher."""
-    with studies.desk(common_cache, tmp_path / "desk") as found:
-        yield found
+    with studies.desk(common_cache, tmp_path / "desk") as desk:
+        yield desk
 
 
 @pytest.fixture
@@ -74,5 +74,5 @@ def teacherless(calm: Calm, common_cache: Path, tmp_path: Path) -> Iterator[stud
     cache.mkdir()
     for name in ("probe.json", "measure.json"):
         shutil.copy(common_cache / name, cache / name)
-    with studies.desk(cache, tmp_path / "desk") as found:
-        yield found
+    with studies.desk(cache, tmp_path / "desk") as desk:
+        yield desk

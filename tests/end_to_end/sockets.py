@@ -39,35 +39,35 @@ def address(text: str) -> str:
 
 def all_listening() -> dict[str, tuple[str, int]]:
     """Address and port of every listening TCP socket of this machine, by inode."""
-    found = {}
+    addresses = {}
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(FileNotFoundError):
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 columns = line.split()
                 host, port = columns[1].split(":")
                 if columns[3] == LISTEN:
-                    found[columns[9]] = (address(host), int(port, 16))
-    return found
+                    addresses[columns[9]] = (address(host), int(port, 16))
+    return addresses
 
 
 def of(pids: list[int]) -> list[Listener]:
     """The listening sockets of these processes."""
-    known, found = all_listening(), set()
+    addresses, listeners = all_listening(), set()
     for pid in pids:
         with contextlib.suppress(OSError):
             name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
             for handle in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(OSError):
                     kind, _, inode = str(handle.readlink()).partition(":")
-                    if kind == "socket" and inode[1:-1] in known:
-                        found.add(Listener(Path(name).name, *known[inode[1:-1]]))
-    return sorted(found)
+                    if kind == "socket" and inode[1:-1] in addresses:
+                        listeners.add(Listener(Path(name).name, *addresses[inode[1:-1]]))
+    return sorted(listeners)
 
 
 def watch(command: Command) -> list[Listener]:
     """All sockets that a command and what it starts listen on, from its start to its end."""
-    found: set[Listener] = set()
+    listeners: set[Listener] = set()
     while command.process.poll() is None:
-        found.update(of([command.pid, *command.tree()]))
+        listeners.update(of([command.pid, *command.tree()]))
         time.sleep(0.2)
-    return sorted(found)
+    return sorted(listeners)

@@ -52,12 +52,12 @@ def descendants(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             after_name = (folder / "stat").read_text().rsplit(")", 1)[1]
             parents[int(folder.name)] = int(after_name.split()[1])
-    found: list[int] = []
+    pids: list[int] = []
     border = {pid}
     while border:
         border = {child for child, parent in parents.items() if parent in border}
-        found += border
-    return found
+        pids += border
+    return pids
 
 
 def command_line(pid: int) -> str:
@@ -68,7 +68,7 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def _started(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """When a process began, in the kernel's ticks; with its number that is its identity."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
@@ -76,15 +76,15 @@ def _started(pid: int) -> str:
         return ""
 
 
-def identified(pid: int) -> dict[int, str]:
+def identify(pid: int) -> dict[int, str]:
     """The processes below `pid`, each with what tells it from a later one of the same number."""
-    return {child: _started(child) for child in descendants(pid)}
+    return {child: _start_time(child) for child in descendants(pid)}
 
 
 def kill_all(processes: dict[int, str]) -> None:
-    """kill -9 of those that `identified` has found, and of no other."""
+    """kill -9 of those that `identify` has returned, and of no other."""
     for pid, at in processes.items():
-        if at and _started(pid) == at:
+        if at and _start_time(pid) == at:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -120,7 +120,7 @@ class Command:
         return self._err.read_text()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Everything, for the message of a failed assertion."""
         return f"\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
@@ -128,15 +128,15 @@ class Command:
         """Wait for a moment in the run; an error if the command is over before."""
         deadline = time.monotonic() + PATIENCE
         while not happened():
-            assert self.process.poll() is None, f"over before the moment came: {self.said}"
-            assert time.monotonic() < deadline, f"the moment did not come: {self.said}"
+            assert self.process.poll() is None, f"over before the moment came: {self.output}"
+            assert time.monotonic() < deadline, f"the moment did not come: {self.output}"
             time.sleep(0.002)
 
     def tree(self) -> list[int]:
         """The processes that it has started and that live now."""
-        found = identified(self.pid)
-        self._seen |= found
-        return list(found)
+        processes = identify(self.pid)
+        self._seen |= processes
+        return list(processes)
 
     def kill(self, *, tree: bool = False) -> None:
         """kill -9 of the driver, or of it and all that it has started."""
@@ -192,10 +192,10 @@ class Desk:
     def search(self, *arguments: object, **environment: str) -> Command:
         return self.start("tune_kd.search", *arguments, **environment)
 
-    def done(self, module: str, *arguments: object, **environment: str) -> Command:
+    def run(self, module: str, *arguments: object, **environment: str) -> Command:
         """A command run to its end, which must be exit code 0."""
         command = self.start(module, *arguments, **environment)
-        assert command.wait() == 0, command.said
+        assert command.wait() == 0, command.output
         return command
 
     def clean_up(self) -> None:
@@ -207,11 +207,11 @@ class Desk:
 @contextlib.contextmanager
 def desk(cache: Path, folder: Path, **environment: str) -> Iterator[Desk]:
     """A Desk, cleaned up at the end."""
-    found = Desk(cache, folder, **environment)
+    desk = Desk(cache, folder, **environment)
     try:
-        yield found
+        yield desk
     finally:
-        found.clean_up()
+        desk.clean_up()
 
 
 # ---------------------------------------------------------------- rows
@@ -220,10 +220,10 @@ def desk(cache: Path, folder: Path, **environment: str) -> Iterator[Desk]:
 def rows(study: Path | str, *phases: str) -> Rows:
     """Every row of a study, trials' and epochs', without what may differ between equal studies."""
     storage = Storage(study)
-    found = {("trial", r["trial"], r["stage"]): r for r in results.read_trials(storage)}
-    for trial, table in results.read_epochs(storage).items():
-        found |= {("epoch", trial, row["step"]): row for row in table}
-    return {key: _plain(row) for key, row in found.items() if not phases or row["phase"] in phases}
+    table = {("trial", r["trial"], r["stage"]): r for r in results.read_trials(storage)}
+    for trial, epochs in results.read_epochs(storage).items():
+        table |= {("epoch", trial, row["step"]): row for row in epochs}
+    return {key: _plain(row) for key, row in table.items() if not phases or row["phase"] in phases}
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def different(one: Rows, other: Rows) -> list[str]:
+def differences(one: Rows, other: Rows) -> list[str]:
     """Where two studies' rows differ, in words; none where they are equal."""
     lines = [f"{key} only here" for key in sorted(one.keys() - other.keys())]
     lines += [f"{key} only there" for key in sorted(other.keys() - one.keys())]
@@ -249,8 +249,8 @@ def different(one: Rows, other: Rows) -> list[str]:
 
 def statuses(study: Path | str, phase: str = "search") -> dict[str, str]:
     """How each trial of a phase ended."""
-    found = results.read_trials(Storage(study))
-    return {row["trial"]: row["status"] for row in found if row["phase"] == phase}
+    trials = results.read_trials(Storage(study))
+    return {row["trial"]: row["status"] for row in trials if row["phase"] == phase}
 
 
 class Recorder:
@@ -285,20 +285,20 @@ class Recorder:
                 if entry.name.startswith("."):
                     continue
                 with contextlib.suppress(FileNotFoundError, FileExistsError):
-                    kept = self._keep / f"{entry.inode()}.parquet"
-                    if not kept.exists():
-                        os.link(entry.path, kept)
+                    link = self._keep / f"{entry.inode()}.parquet"
+                    if not link.exists():
+                        os.link(entry.path, link)
 
     def attempts(self) -> dict[tuple[str, int], set[str]]:
         """Which attempts have finished each (trial, epoch), over all files that there ever were."""
-        found: dict[tuple[str, int], set[str]] = defaultdict(set)
+        attempts: dict[tuple[str, int], set[str]] = defaultdict(set)
         for file in self._keep.iterdir():
             for row in results.decode(file.read_bytes())[0]:
                 if row["phase"] != "teacher" or not row["trial"].startswith("measure"):
-                    found[row["trial"], row["step"]].add(row["attempt"])
-        return dict(found)
+                    attempts[row["trial"], row["step"]].add(row["attempt"])
+        return dict(attempts)
 
-    def trained_twice(self) -> list[tuple[str, int]]:
+    def retrained_epochs(self) -> list[tuple[str, int]]:
         """Finished epochs that were trained again."""
         return sorted(key for key, attempts in self.attempts().items() if len(attempts) > 1)
 

@@ -55,19 +55,19 @@ def cluster(desk: Desk) -> Iterator[TwoNodes]:
     )
     assert process.stdout is not None
     address, raylet = process.stdout.readline().split()
-    below = studies.identified(process.pid)
+    below = studies.identify(process.pid)
     try:
         yield TwoNodes(process, address, int(raylet))
     finally:
-        below |= studies.identified(process.pid)
+        below |= studies.identify(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=60)  # stdin ends, and with it the cluster
-        studies.kill_all({**below, **studies.identified(process.pid)})
+        studies.kill_all({**below, **studies.identify(process.pid)})
         process.kill()
         process.wait()
 
 
-def hold(cluster: TwoNodes, study: Path, held: list[int]) -> bool:
+def hold(cluster: TwoNodes, study: Path, pids: list[int]) -> bool:
     """Whether a worker of the second node is in the middle of a trial; then it is stopped there."""
 
     def in_the_middle(pid: int) -> bool:
@@ -78,7 +78,7 @@ def hold(cluster: TwoNodes, study: Path, held: list[int]) -> bool:
         if in_the_middle(pid):
             os.kill(pid, signal.SIGSTOP)
             if in_the_middle(pid):
-                held.append(pid)
+                pids.append(pid)
                 return True
             os.kill(pid, signal.SIGCONT)
     return False
@@ -88,9 +88,9 @@ def test_a_lost_node_changes_no_row(cluster: TwoNodes, desk: Desk, tmp_path: Pat
     # the address by RAY_ADDRESS, undisturbed
     words = (*APART, "--out", tmp_path / "runs", "--name")
     with Recorder(tmp_path / "runs" / "whole", tmp_path / "kept-whole") as recorder:
-        whole = desk.done("tune_kd.search", *words, "whole", RAY_ADDRESS=cluster.address)
-    assert ", 2 at once;" in whole.stderr  # two CPUs are the cluster's, not one Ray's of its own
-    assert recorder.trained_twice() == []
+        command = desk.run("tune_kd.search", *words, "whole", RAY_ADDRESS=cluster.address)
+    assert ", 2 at once;" in command.stderr  # two CPUs are the cluster's, not one Ray's of its own
+    assert recorder.retrained_epochs() == []
     undisturbed = studies.rows(tmp_path / "runs" / "whole")
     assert set(studies.statuses(tmp_path / "runs" / "whole").values()) == {"finished"}
 
@@ -98,14 +98,14 @@ def test_a_lost_node_changes_no_row(cluster: TwoNodes, desk: Desk, tmp_path: Pat
     study = tmp_path / "runs" / "halved"
     with Recorder(study, tmp_path / "kept") as recorder:
         command = desk.search(*words, "halved", "--address", cluster.address)
-        held: list[int] = []
-        command.until(lambda: hold(cluster, study, held))
+        pids: list[int] = []
+        command.until(lambda: hold(cluster, study, pids))
         cluster.remove_second()
         with contextlib.suppress(ProcessLookupError):
-            os.kill(held[0], signal.SIGCONT)
-        assert command.wait() == 0, command.said
-    assert studies.different(studies.rows(study), undisturbed) == []
-    assert recorder.trained_twice() == []
+            os.kill(pids[0], signal.SIGCONT)
+        assert command.wait() == 0, command.output
+    assert studies.differences(studies.rows(study), undisturbed) == []
+    assert recorder.retrained_epochs() == []
     assert recorder.attempts().keys() == studies.finished_epochs(study)
     attempts = [row["attempts"] for row in results.read_trials(Storage(study))]
     assert max(n for n in attempts if n) == 2  # a trial has really moved
@@ -130,7 +130,7 @@ def test_a_node_that_does_not_see_the_study_is_said(
     for spoil in (lambda file: file.write_text("another"), lambda file: file.unlink()):
         spoil(out / "digits_kd" / "marker")
         command = desk.search(*words, "--address", cluster.address)
-        assert command.wait() == 2, command.said
+        assert command.wait() == 2, command.output
         last = command.stderr.splitlines()[-1]
         assert f"does not see the study in --out {out / 'digits_kd'}" in last
         assert len(studies.statuses(out / "digits_kd")) == 11
@@ -139,6 +139,6 @@ def test_a_node_that_does_not_see_the_study_is_said(
 def test_nothing_at_the_address(desk: Desk, tmp_path: Path) -> None:
     words = (*TINY, "--out", tmp_path / "runs", "--address", "127.0.0.1:9")
     command = desk.search(*words, "--gpus-per-trial", "0")
-    assert command.wait() == 2, command.said
+    assert command.wait() == 2, command.output
     assert len(command.stderr.splitlines()) <= 2
     assert "--address 127.0.0.1:9: nothing answers there" in command.stderr

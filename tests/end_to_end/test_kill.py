@@ -15,45 +15,45 @@ METHODS = ("no_kd", "response", "feature", "combined")  # they take turns in thi
 Moment = Callable[[Command, Path], bool]
 
 
-def there(pattern: str) -> Moment:
+def file_appears(pattern: str) -> Moment:
     """When a file of the study appears."""
     return lambda command, study: any(study.glob(pattern))
 
 
-def says(words: str) -> Moment:
+def prints(words: str) -> Moment:
     """When a line is printed."""
     return lambda command, study: words in command.stderr
 
 
 # In the order in which a search comes to them.
 MOMENTS: dict[str, Moment] = {
-    "measuring, no manifest yet": says("benchmarking a training step"),
-    "in the teacher": there("epochs/teacher-*.parquet"),
-    "after a first epoch": there("epochs/combined-r0-0000.*.parquet"),
-    "in the last trial": there("epochs/combined-r0-0002.*.parquet"),
+    "measuring, no manifest yet": prints("benchmarking a training step"),
+    "in the teacher": file_appears("epochs/teacher-*.parquet"),
+    "after a first epoch": file_appears("epochs/combined-r0-0000.*.parquet"),
+    "in the last trial": file_appears("epochs/combined-r0-0002.*.parquet"),
 }
 
 
 def kill_at(command: Command, study: Path, moment: Moment, *, tree: bool = False) -> None:
     command.until(lambda: moment(command, study))
     command.kill(tree=tree)
-    assert command.process.returncode == -9, command.said
+    assert command.process.returncode == -9, command.output
 
 
 def starts_ray(command: Command) -> bool:
     """Whether a command that runs to its end has Ray's processes below it."""
-    seen = False
+    has_ray = False
     while command.process.poll() is None:
         for pid in command.tree():
             line = studies.command_line(pid)
-            seen = seen or "gcs_server" in line or "raylet" in line
-    return seen
+            has_ray = has_ray or "gcs_server" in line or "raylet" in line
+    return has_ray
 
 
 def compare(study: Path, undisturbed: studies.Rows, recorder: Recorder) -> None:
     """The rows are the undisturbed ones, no finished epoch was trained twice, the folder is tidy."""
-    assert studies.different(studies.rows(study), undisturbed) == []
-    assert recorder.trained_twice() == []
+    assert studies.differences(studies.rows(study), undisturbed) == []
+    assert recorder.retrained_epochs() == []
     assert recorder.attempts().keys() == studies.finished_epochs(study)
     storage = Storage(study)
     assert storage.names("trials") == storage.names("epochs") == ["merged-00001.parquet"]
@@ -65,9 +65,9 @@ def test_killed_and_resumed(calm, desk, tmp_path: Path) -> None:
     study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
     with Recorder(study, tmp_path / "kept") as recorder:
         kill_at(desk.search(*words), study, MOMENTS["after a first epoch"])
-        begun = studies.finished_epochs(study)
-        desk.done("tune_kd.search", *words, "--resume")
-    assert begun < studies.finished_epochs(study)  # it was in the middle
+        epochs = studies.finished_epochs(study)
+        desk.run("tune_kd.search", *words, "--resume")
+    assert epochs < studies.finished_epochs(study)  # it was in the middle
     compare(study, calm.rows, recorder)
 
 
@@ -78,7 +78,7 @@ def test_killed_again_and_again(calm, teacherless, tmp_path: Path, tree: bool) -
     with Recorder(study, tmp_path / "kept") as recorder:
         for moment in MOMENTS.values():
             kill_at(teacherless.search(*words, "--resume"), study, moment, tree=tree)
-        teacherless.done("tune_kd.search", *words, "--resume")
+        teacherless.run("tune_kd.search", *words, "--resume")
     compare(study, calm.rows, recorder)
 
 
@@ -87,15 +87,15 @@ def test_killed_before_and_after_exact_writes(calm, desk, tmp_path: Path) -> Non
     """Between any two writes: what one process has written and another has not heard of."""
     ended = studies.statuses(calm.study)
     trials = [search_trial(method, 0, number) for number in range(3) for method in METHODS]
-    judged, told = [trial for trial in trials if ended[trial] == "stopped"][:2]
+    first, second = [trial for trial in trials if ended[trial] == "stopped"][:2]
     kills = (
         "before trials/no_kd-r0-0000.parquet",  # trained to the end, no verdict
         "after checkpoints/response-r0-0000/00002.*",  # a checkpoint that no row names
         "after epochs/feature-r0-0000.*",  # a row that nobody was told of
         "before proposals/combined-r0-0000.json",
         "after students/combined-r0-0000.safetensors",  # weights of a trial that has no last row
-        f"before trials/{judged}.parquet",  # below its rung, no verdict
-        f"after trials/{told}.parquet",  # a stop that its trial was not told of
+        f"before trials/{first}.parquet",  # below its rung, no verdict
+        f"after trials/{second}.parquet",  # a stop that its trial was not told of
         "after trials/merged-00001.parquet",  # beside what it replaces
         "before epochs/merged-00001.parquet",
     )
@@ -104,8 +104,8 @@ def test_killed_before_and_after_exact_writes(calm, desk, tmp_path: Path) -> Non
     with Recorder(study, tmp_path / "kept") as recorder:
         for kill in sorted(kills, key=lambda kill: turn(kill, trials)):
             command = desk.search(*words, "--resume", **armed, KILL=kill)
-            assert command.wait() == -9, (kill, command.said)
-        desk.done("tune_kd.search", *words, "--resume")
+            assert command.wait() == -9, (kill, command.output)
+        desk.run("tune_kd.search", *words, "--resume")
     compare(study, calm.rows, recorder)
 
 
@@ -120,18 +120,18 @@ def test_two_workers_lose_nothing_and_train_nothing_twice(desk, tmp_path: Path) 
     study = tmp_path / "runs" / "digits_kd"
     with Recorder(study, tmp_path / "kept") as recorder:
         for number, tree in enumerate((False, True)):
-            moment = there(f"epochs/feature-r0-000{number}.*.parquet")
+            moment = file_appears(f"epochs/feature-r0-000{number}.*.parquet")
             kill_at(desk.search(*words, "--resume"), study, moment, tree=tree)
-        desk.done("tune_kd.search", *words, "--resume")
+        desk.run("tune_kd.search", *words, "--resume")
     ended = studies.statuses(study)
     assert Counter(parse_search_trial(trial)[0] for trial in ended) == dict.fromkeys(METHODS, 3)
     assert set(ended.values()) <= {"finished", "stopped"}
-    assert recorder.trained_twice() == []
+    assert recorder.retrained_epochs() == []
     # A trial that was let past a rung just before the kill is judged again, against more trials, and
     # may stop there now: the epoch beyond is not in its verdict. All others are.
-    rows, kept = studies.finished_epochs(study), recorder.attempts().keys()
-    assert rows <= kept
-    assert {ended.get(trial) for trial, _ in kept - rows} <= {"stopped"}
+    rows, attempts = studies.finished_epochs(study), recorder.attempts().keys()
+    assert rows <= attempts
+    assert {ended.get(trial) for trial, _ in attempts - rows} <= {"stopped"}
 
 
 @pytest.mark.slow
@@ -139,6 +139,6 @@ def test_resuming_what_is_done_trains_nothing_and_starts_no_ray(calm, desk) -> N
     before = studies.files(calm.study)
     command = desk.search(*TINY, *ALONE, "--out", calm.study.parent, "--resume")
     assert not starts_ray(command)
-    assert command.wait() == 0, command.said
+    assert command.wait() == 0, command.output
     assert command.stdout == calm.stdout
     assert studies.files(calm.study) == before

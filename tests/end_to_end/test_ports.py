@@ -30,8 +30,8 @@ def test_an_open_socket_would_be_seen(family: int, host: str, loopback: bool) ->
     except OSError:
         pytest.skip(f"this machine has no {host}")
     with server:
-        found = [s for s in sockets.of([os.getpid()]) if s.port == server.getsockname()[1]]
-    assert [listener.on_loopback for listener in found] == [loopback]
+        listeners = [s for s in sockets.of([os.getpid()]) if s.port == server.getsockname()[1]]
+    assert [listener.on_loopback for listener in listeners] == [loopback]
 
 
 def test_quiet_prints_results_only(calm) -> None:

@@ -44,13 +44,13 @@ def client(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def bucket(calm, common_cache: Path, tmp_path: Path, endpoint: str) -> Iterator[Desk]:
     """Commands whose S3 is that server."""
-    with studies.desk(common_cache, tmp_path / "desk", **KEYS, AWS_ENDPOINT_URL=endpoint) as found:
-        yield found
+    with studies.desk(common_cache, tmp_path / "desk", **KEYS, AWS_ENDPOINT_URL=endpoint) as desk:
+        yield desk
 
 
 def names(client: Any, prefix: str) -> list[str]:
-    found = client.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
-    return [entry["Key"] for entry in found]
+    entries = client.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+    return [entry["Key"] for entry in entries]
 
 
 def test_killed_resumed_confirmed_and_reported(calm, bucket: Desk, client: Any) -> None:
@@ -59,20 +59,20 @@ def test_killed_resumed_confirmed_and_reported(calm, bucket: Desk, client: Any) 
     command = bucket.search(*words)
     command.until(lambda: names(client, "folder/digits_kd/epochs/combined-r0-0000."))
     command.kill()
-    kept = results.read_epochs(Storage(study))
-    bucket.done("tune_kd.search", *words, "--resume")
-    assert studies.different(studies.rows(study), calm.rows) == []
+    epochs = results.read_epochs(Storage(study))
+    bucket.run("tune_kd.search", *words, "--resume")
+    assert studies.differences(studies.rows(study), calm.rows) == []
     finished = results.read_epochs(Storage(study))
-    for trial, rows in kept.items():  # what was finished before the kill was not trained again
+    for trial, rows in epochs.items():  # what was finished before the kill was not trained again
         assert [r["attempt"] for r in rows] == [r["attempt"] for r in finished[trial][: len(rows)]]
     assert Storage(study).names("checkpoints") == []
 
-    bucket.done("tune_kd.confirm", study, "--seeds", "1", "--no-defaults", *ALONE)
+    bucket.run("tune_kd.confirm", study, "--seeds", "1", "--no-defaults", *ALONE)
     assert set(studies.statuses(study, "confirm").values()) == {"finished"}
-    report = bucket.done("analysis.report", study)
+    report = bucket.run("analysis.report", study)
     assert report.stdout.splitlines()[-1].startswith(f"report: {study}/report")
-    written = {name.rsplit("/", 1)[1] for name in names(client, "folder/digits_kd/report/")}
-    assert {"report.md", "table.csv", "report.json"} <= written
+    files = {name.rsplit("/", 1)[1] for name in names(client, "folder/digits_kd/report/")}
+    assert {"report.md", "table.csv", "report.json"} <= files
 
 
 NOWHERE = "http://127.0.0.1:9"  # discard: nothing listens there
@@ -90,7 +90,7 @@ def test_said_before_ray_starts(
     bucket: Desk, client: Any, out: str, environment: dict[str, str]
 ) -> None:
     command = bucket.search(*TINY, *ALONE, "--out", out, **environment)
-    assert command.wait() == 2, command.said
+    assert command.wait() == 2, command.output
     assert command.stderr.startswith(f"error: cannot write to --out {out}/digits_kd: ")
     assert len(command.stderr.splitlines()) <= 2
     assert command.stdout == ""
@@ -107,15 +107,15 @@ def test_credentials(
     """A server that checks keys, and a user who has none or an unknown one."""
     home = tmp_path / "home"  # without ~/.aws
     home.mkdir()
-    where = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": client.meta.endpoint_url}
-    with studies.desk(common_cache, tmp_path / "desk", HOME=str(home), **where, **keys) as desk:
+    options = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": client.meta.endpoint_url}
+    with studies.desk(common_cache, tmp_path / "desk", HOME=str(home), **options, **keys) as desk:
         _require_keys(client)
         try:
             command = desk.search(*TINY, *ALONE, "--out", "s3://bucket/private")
             code = command.wait()
         finally:
             _require_keys(client, after=10**9)
-    assert code == 2, command.said
+    assert code == 2, command.output
     assert command.stderr.startswith("error: cannot write to --out s3://bucket/private/digits_kd: ")
     assert len(command.stderr.splitlines()) <= 2
     assert names(client, "private/") == []

@@ -26,26 +26,26 @@ def test_signals_leave_with_130_and_say_how_to_go_on(calm, desk, tmp_path: Path)
             command = desk.search(*words, "--resume")
             command.until(lambda moment=moment: any(study.glob(moment)))
             if leg == 0:
-                refused_meanwhile(desk, command, words, study)
+                assert_refused(desk, command, words, study)
             command.signal(number, group=group)
-            assert command.wait() == 130, (number, group, command.said)
+            assert command.wait() == 130, (number, group, command.output)
             # the counts, or where Ray died of the same signal only how to go on
             last = (command.stdout.splitlines() or command.stderr.splitlines())[-1]
             again = f"resume with: python -m tune_kd.search {' '.join(map(str, words))} --resume"
-            assert last.endswith(again), command.said
-        desk.done("tune_kd.search", *words, "--resume")
-    assert studies.different(studies.rows(study), calm.rows) == []
-    assert recorder.trained_twice() == []
+            assert last.endswith(again), command.output
+        desk.run("tune_kd.search", *words, "--resume")
+    assert studies.differences(studies.rows(study), calm.rows) == []
+    assert recorder.retrained_epochs() == []
     assert recorder.attempts().keys() == studies.finished_epochs(study)
 
 
-def refused_meanwhile(desk: Desk, first: Command, words: tuple[object, ...], study: Path) -> None:
+def assert_refused(desk: Desk, first: Command, words: tuple[object, ...], study: Path) -> None:
     """A second search and a confirmation at the same time are errors, and leave the first alone."""
     os.kill(first.pid, signal.SIGSTOP)  # so that it is there for as long as this takes
     try:
         for module, *second in (("tune_kd.search", *words, "--resume"), ("tune_kd.confirm", study)):
             command = desk.start(module, *second)
-            assert command.wait() == 2, command.said
+            assert command.wait() == 2, command.output
             assert "another search or confirmation is running in" in command.stderr
     finally:
         os.kill(first.pid, signal.SIGCONT)
@@ -55,7 +55,7 @@ def test_a_signal_before_the_manifest(desk, tmp_path: Path) -> None:
     command = desk.search(*TINY, *ALONE, "--out", tmp_path / "runs")
     command.until(lambda: "benchmarking a training step" in command.stderr)
     command.signal(signal.SIGINT)
-    assert command.wait() == 130, command.said
+    assert command.wait() == 130, command.output
     assert command.stderr.splitlines()[-1].endswith("--resume")
 
 
@@ -83,11 +83,11 @@ CHANGED = {
 
 @pytest.mark.parametrize("changed", CHANGED)
 def test_refused_with_the_difference_and_untouched(calm, desk, changed: str) -> None:
-    arguments, said = CHANGED[changed]
+    arguments, message = CHANGED[changed]
     before = studies.files(calm.study)
     command = desk.search(*TINY, *ALONE, "--out", calm.study.parent, *arguments)
-    assert command.wait() == 2, command.said
-    assert said in command.stderr
+    assert command.wait() == 2, command.output
+    assert message in command.stderr
     assert command.stderr.startswith("error: ")
     assert len(command.stderr.splitlines()) <= 2
     assert command.stdout == ""
@@ -95,8 +95,9 @@ def test_refused_with_the_difference_and_untouched(calm, desk, changed: str) -> 
 
 
 def test_another_space_is_refused(calm, desk, tmp_path: Path) -> None:
-    mine = tmp_path / "mine.py"
-    shutil.copy(Path(__file__).with_name("misbehaving.py"), mine)
-    command = desk.search("--space", mine, "--out", calm.study.parent, "--name", "digits_kd", "--resume")  # fmt: skip
-    assert command.wait() == 2, command.said
+    space = tmp_path / "mine.py"
+    shutil.copy(Path(__file__).with_name("misbehaving.py"), space)
+    words = ("--space", space, "--out", calm.study.parent, "--name", "digits_kd", "--resume")
+    command = desk.search(*words)
+    assert command.wait() == 2, command.output
     assert "space is 'digits_kd' in the existing study, 'misbehaving' requested" in command.stderr

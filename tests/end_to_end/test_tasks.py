@@ -22,33 +22,33 @@ def small(task: tasks.Task) -> dict[str, str]:
     return {"teacher": "resnet20", "student": "resnet8"}
 
 
-def space_of(task: str) -> str:
+def space_of(task_name: str) -> str:
     """A shipped space of the task."""
-    return next(n for n in loader.names() if loader.load(n)[0].task == task)
+    return next(n for n in loader.names() if loader.load(n)[0].task == task_name)
 
 
 BRIEF = ("digits", "cifar10", "camvid")  # a reader of each kind; the others take a minute each
 
 
 @pytest.mark.parametrize(
-    "task",
+    "name",
     [pytest.param(t, marks=() if t in BRIEF else pytest.mark.long) for t in tasks.TASKS],
 )
-def test_a_study_of_each_task_is_searched(task, common_cache, tmp_path):
-    known = tasks.find(task)
-    folder = made_images.of_task(known, tmp_path / "set")
-    fields = {**small(known), "teacher.epochs": 1, "teacher.optimizer.lr": 0.001}
+def test_a_study_of_each_task_is_searched(name, common_cache, tmp_path):
+    task = tasks.find(name)
+    folder = made_images.of_task(task, tmp_path / "set")
+    fields = {**small(task), "teacher.epochs": 1, "teacher.optimizer.lr": 0.001}
     fields |= {"student.batch_size": 4, "teacher.batch_size": 4}
     with studies.desk(common_cache, tmp_path / "desk") as desk:
-        desk.done(
-            "tune_kd.search", "--space", space_of(task), "--data", folder, "--epochs", 1,
-            "--trials", 2, "--methods", *METHODS, "--out", tmp_path, "--name", "study",
-            *(word for name, value in fields.items() for word in ("--set", f"{name}={value}")),
-        )  # fmt: skip
+        words = ["--space", space_of(name), "--data", folder, "--epochs", 1, "--trials", 2]
+        words += ["--methods", *METHODS, "--out", tmp_path, "--name", "study"]
+        for field, value in fields.items():
+            words += ["--set", f"{field}={value}"]
+        desk.run("tune_kd.search", *words)
     study = Storage(tmp_path / "study")
     assert studies.statuses(study.uri) == {f"{method}-r0-0000": "finished" for method in METHODS}
     rows = [r for r in results.read_trials(study) if r["phase"] in ("teacher", "search")]
     assert [r["method"] for r in rows] == ["", *METHODS]
-    measured = "val_miou" if known.dense else "val_accuracy"
+    measured = "val_miou" if task.dense else "val_accuracy"
     assert all(0 <= row[measured] <= 1 for row in rows)
     assert all(row["test_accuracy"] is None for row in rows)

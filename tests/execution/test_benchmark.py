@@ -44,25 +44,25 @@ def few_rounds(monkeypatch):
 
 def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatch):
     ctx = making.context_in(tmp_path / "cache")
-    found = benchmark.prepare(config, ctx)
-    assert found["precision"] in ("float32", "bfloat16")
-    assert found["layout"] in ("contiguous", "channels_last")
-    assert found["device"] == profile.device_name("cpu")
-    assert found["measured"].keys() == {"teacher", "student"}
+    answer = benchmark.prepare(config, ctx)
+    assert answer["precision"] in ("float32", "bfloat16")
+    assert answer["layout"] in ("contiguous", "channels_last")
+    assert answer["device"] == profile.device_name("cpu")
+    assert answer["measured"].keys() == {"teacher", "student"}
     shape = registry.Shape(num_classes=10, channels=1)
     for role in ("teacher", "student"):
-        values = found["measured"][role]
+        values = answer["measured"][role]
         expected = profile.footprint(registry.build(config[role], shape=shape))
         assert {name: values[name] for name in expected} == expected
         assert min(values["latency_ms"], values["throughput_per_s"], values["flops"]) > 0
-    assert json.loads(json.dumps(found)) == found  # it travels from a worker to the driver
+    assert json.loads(json.dumps(answer)) == answer  # it travels from a worker to the driver
 
     def never(*args, **kwargs):
         raise AssertionError("timed again")
 
     monkeypatch.setattr(training_step, "step_seconds", never)
     monkeypatch.setattr(profile, "measure", never)
-    assert benchmark.prepare(config, ctx) == found
+    assert benchmark.prepare(config, ctx) == answer
     with pytest.raises(AssertionError, match="timed again"):
         benchmark.prepare({**config, "batch_size": 9}, ctx)
 
@@ -70,17 +70,17 @@ def test_digits_are_prepared_and_the_answer_is_kept(config, tmp_path, monkeypatc
 def test_an_edited_file_is_timed_anew(config, tmp_path, monkeypatch):
     """Another source under the same name is another network."""
     ctx = making.context_in(tmp_path / "cache")
-    timed = []
+    networks = []
     seconds = training_step.step_seconds
 
     def count(build, *, step):
-        timed.append(step.network)
+        networks.append(step.network)
         return seconds(build, step=step)
 
     monkeypatch.setattr(training_step, "step_seconds", count)
     for sources in (["one"], ["one"], ["two"]):
         benchmark.prepare({**config, "sources": sources}, ctx)
-    assert len(timed) == len(set(timed)) == 2
+    assert len(networks) == len(set(networks)) == 2
 
 
 def test_a_preparation_draws_nothing_from_the_global_generators(config, tmp_path):
@@ -97,26 +97,26 @@ def test_an_unknown_network_is_said(config, tmp_path):
 
 
 def test_students_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
-    made = making.recipe(student="digits_medium", epochs=1)
+    recipe = making.recipe(student="digits_medium", epochs=1)
     ctx = making.context_in(tmp_path)
-    timed = []
+    calls = []
     seconds = profile.measure
-    monkeypatch.setattr(profile, "measure", lambda *a, **k: timed.append(1) or seconds(*a, **k))
-    found = {}
+    monkeypatch.setattr(profile, "measure", lambda *a, **k: calls.append(1) or seconds(*a, **k))
+    profiles = {}
     for method, ratio in (
         ("channel", 0.5),
         ("magnitude", 0.5),
         ("magnitude", 0.7),
         ("channel", 0.5),
     ):
-        cut = replace(made, stages=(*made.stages, Prune(method=method, ratio=ratio)))
-        state = making.run(cut, ctx, seed=len(found)).state
+        cut = replace(recipe, stages=(*recipe.stages, Prune(method=method, ratio=ratio)))
+        state = making.run(cut, ctx, seed=len(profiles)).state
         file = tmp_path / "student.safetensors"
         save_file({k[6:]: v for k, v in state.items() if k.startswith("model.")}, file)
         values = benchmark.measure_student(cut, file, ctx)
-        assert found.setdefault((method, ratio), values)["latency_ms"] == values["latency_ms"]
-    assert len(timed) == 2  # one of half the channels, one whole
-    zeros = [found["magnitude", ratio]["nonzero_params"] for ratio in (0.5, 0.7)]
+        assert profiles.setdefault((method, ratio), values)["latency_ms"] == values["latency_ms"]
+    assert len(calls) == 2  # one of half the channels, one whole
+    zeros = [profiles["magnitude", ratio]["nonzero_params"] for ratio in (0.5, 0.7)]
     assert zeros[0] > zeros[1]
 
 
@@ -131,26 +131,26 @@ class Beside:
 
 def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     making.context_in(cache)
-    asked = made_study.request(
+    request = made_study.request(
         tmp_path / "runs" / "x", epochs=1, teacher_epochs=1, limit_train=making.LIMIT
     )
     study = made_study.create_study.begin(
-        asked,
-        made_study.checks.look_at_data(asked),
+        request,
+        made_study.checks.look_at_data(request),
         session=Beside(),
         progress=made_study.Progress(quiet=True),
     )
     compute = study.manifest.compute
-    kept = json.loads((cache / "probe.json").read_text())
-    ((_, chosen),) = kept.items()
-    assert compute == recipe.Compute(precision=chosen["precision"], layout=chosen["layout"])
+    probe = json.loads((cache / "probe.json").read_text())
+    ((_, values),) = probe.items()
+    assert compute == recipe.Compute(precision=values["precision"], layout=values["layout"])
     assert study.manifest.device == profile.device_name("cpu")
-    measured = {name: rows[0] for name, rows in study.outcomes.items()}
-    assert measured.keys() == {"measure-teacher", "measure-student"}
-    assert measured["measure-student"]["num_params"] == 1030
-    assert measured["measure-teacher"]["latency_ms"] > 0
-    made = recipe_builder.teacher_recipe(
-        study.manifest, asked.space, compute=study.manifest.compute
+    rows_by_trial = {name: rows[0] for name, rows in study.outcomes.items()}
+    assert rows_by_trial.keys() == {"measure-teacher", "measure-student"}
+    assert rows_by_trial["measure-student"]["num_params"] == 1030
+    assert rows_by_trial["measure-teacher"]["latency_ms"] > 0
+    teacher = recipe_builder.teacher_recipe(
+        study.manifest, request.space, compute=study.manifest.compute
     )
-    assert made.compute == compute
-    assert len(making.run(made, making.context_in(cache)).rows) == made.epochs
+    assert teacher.compute == compute
+    assert len(making.run(teacher, making.context_in(cache)).rows) == teacher.epochs

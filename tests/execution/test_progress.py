@@ -20,12 +20,12 @@ def _plain_terminal(monkeypatch):
 
 @pytest.fixture
 def study(tmp_path):
-    asked = request(tmp_path / "made", trials=8)
-    begun = begin(asked)
-    plan = made_study.plan(begun, asked)
+    options = request(tmp_path / "made", trials=8)
+    new_study = begin(options)
+    plan = made_study.plan(new_study, options)
     for _ in range(6):
         plan.next()
-    return begun
+    return new_study
 
 
 def end(study, trial: str, value: float, status: str = "finished", reason: str = "") -> None:
@@ -37,22 +37,22 @@ def end(study, trial: str, value: float, status: str = "finished", reason: str =
 
 def terminal() -> tuple[Console, io.StringIO]:
     """A console that believes it is a terminal, and what it is sent."""
-    sent = io.StringIO()
-    return Console(file=sent, force_terminal=True, width=120, color_system=None), sent
+    output = io.StringIO()
+    return Console(file=output, force_terminal=True, width=120, color_system=None), output
 
 
 def test_without_a_terminal_there_is_a_plain_line_a_trial(study, capsys):
-    shown = Progress()
-    shown.follow(study, "search", 8)
-    shown.concurrent = 2
-    with shown.live(None, every=30):
-        shown.say("first")
+    progress = Progress()
+    progress.follow(study, "search", 8)
+    progress.concurrent = 2
+    with progress.live(None, every=30):
+        progress.say("first")
         end(study, "no_kd-r0-0000", 0.98765)
-        shown.update()
-        shown.update()
+        progress.update()
+        progress.update()
         end(study, "response-r0-0000", 0.5, "stopped", "rung 1: made")
         end(study, "feature-r0-0000", 0.4, "failed", "ValueError: made")
-        shown.update()
+        progress.update()
     out, err = capsys.readouterr()
     assert out == ""
     assert "\x1b" not in err
@@ -65,19 +65,19 @@ def test_without_a_terminal_there_is_a_plain_line_a_trial(study, capsys):
 
 
 def test_each_line_counts_what_has_ended_by_then(study, capsys):
-    shown = Progress()
-    shown.follow(study, "search", 8)
+    progress = Progress()
+    progress.follow(study, "search", 8)
     for number, trial in enumerate(["no_kd-r0-0000", "response-r0-0000"], 1):
         end(study, trial, 0.5)
-        shown.update()
+        progress.update()
         assert capsys.readouterr().err.startswith(f"{number}/8 {trial} finished")
 
 
 def test_what_ended_before_is_not_told_again(study, capsys):
     end(study, "no_kd-r0-0000", 0.5)
-    shown = Progress()
-    shown.follow(study, "search", 8)
-    with shown.live(None, every=30):
+    progress = Progress()
+    progress.follow(study, "search", 8)
+    with progress.live(None, every=30):
         end(study, "response-r0-0000", 0.5)
     assert [line.split()[:2] for line in capsys.readouterr().err.splitlines()] == [
         ["2/8", "response-r0-0000"]
@@ -85,23 +85,23 @@ def test_what_ended_before_is_not_told_again(study, capsys):
 
 
 def test_on_a_terminal_there_is_one_table(study, capsys):
-    shown = Progress()
-    shown.console, sent = terminal()
-    shown.follow(study, "search", 8)
-    shown.running = lambda: ["response-r0-0001", "no_kd-r0-0001"]
-    with shown.live(None, every=30):
+    progress = Progress()
+    progress.console, output = terminal()
+    progress.follow(study, "search", 8)
+    progress.running = lambda: ["response-r0-0001", "no_kd-r0-0001"]
+    with progress.live(None, every=30):
         end(study, "no_kd-r0-0000", 0.9)
         end(study, "response-r0-0000", 0.8)
         end(study, "feature-r0-0000", 0.7, "failed", "ValueError: made")
         end(study, "combined-r0-0000", 0.6, "stopped", "rung 1: made")
-        shown.update()
-        shown.say("a [line] above")
+        progress.update()
+        progress.say("a [line] above")
     assert capsys.readouterr() == ("", "")
-    text = sent.getvalue()
+    text = output.getvalue()
     assert "made: search, 4 of 8 trials" in text
     last = text[text.rindex("made: search") :]
     lines = {line.split()[1]: line.split() for line in last.splitlines() if line.startswith("│")}
-    cells = {name: [c for c in found if c != "│"] for name, found in lines.items()}
+    cells = {name: [c for c in words if c != "│"] for name, words in lines.items()}
     assert cells["no_kd"] == ["no_kd", "1", "0", "0", "1", "90.00", "%", "no_kd-r0-0000"]
     assert cells["response"] == ["response", "1", "0", "0", "1", "80.00", "%", "response-r0-0000"]
     assert cells["feature"] == ["feature", "0", "0", "1", "0"]
@@ -114,50 +114,58 @@ def test_on_a_terminal_there_is_one_table(study, capsys):
 
 def test_no_color_means_plain_lines(study, capsys, monkeypatch):
     monkeypatch.setitem(os.environ, "NO_COLOR", "1")
-    shown = Progress()
-    shown.console, sent = terminal()
-    shown.follow(study, "search", 8)
-    with shown.live(None, every=30):
+    progress = Progress()
+    progress.console, output = terminal()
+    progress.follow(study, "search", 8)
+    with progress.live(None, every=30):
         end(study, "no_kd-r0-0000", 0.9)
-        shown.update()
-    assert "no_kd-r0-0000 finished" in sent.getvalue()
-    assert "Method" not in sent.getvalue()
+        progress.update()
+    assert "no_kd-r0-0000 finished" in output.getvalue()
+    assert "Method" not in output.getvalue()
 
 
 @pytest.mark.parametrize("on_terminal", [False, True])
 def test_quiet_is_silent_but_warns(study, capsys, on_terminal):
-    shown = Progress(quiet=True)
+    progress = Progress(quiet=True)
     if on_terminal:
-        sent = io.StringIO()
-        shown.console = Console(file=sent, force_terminal=True, quiet=True)
-    shown.follow(study, "search", 8)
-    with shown.live(lambda: "waiting", every=0.0):
-        shown.say("words")
+        output = io.StringIO()
+        progress.console = Console(file=output, force_terminal=True, quiet=True)
+    progress.follow(study, "search", 8)
+    with progress.live(lambda: "waiting", every=0.0):
+        progress.say("words")
         end(study, "no_kd-r0-0000", 0.5)
-        shown.update()
+        progress.update()
     assert capsys.readouterr() == ("", "")
-    assert not on_terminal or sent.getvalue() == ""
-    shown.warn("mind this")
+    assert not on_terminal or output.getvalue() == ""
+    progress.warn("mind this")
     assert capsys.readouterr().err == "warning: mind this\n"
 
 
 def test_what_is_waited_for_is_said_while_nothing_runs(study, capsys):
-    shown = Progress()
-    shown.follow(study, "search", 8)
-    with shown.live(lambda: "waiting for 1 GPU", every=0.0):
-        deadline, said = time.monotonic() + 30, ""
-        while "waiting" not in said and time.monotonic() < deadline:
+    progress = Progress()
+    progress.follow(study, "search", 8)
+    with progress.live(lambda: "waiting for 1 GPU", every=0.0):
+        deadline, output = time.monotonic() + 30, ""
+        while "waiting" not in output and time.monotonic() < deadline:
             time.sleep(0.05)
-            said += capsys.readouterr().err
-    assert said.splitlines()[0] == "waiting for 1 GPU"
-    shown = Progress()
-    shown.running = lambda: ["no_kd-r0-0000"]
-    with shown.live(lambda: "waiting for 1 GPU", every=0.0):
+            output += capsys.readouterr().err
+    assert output.splitlines()[0] == "waiting for 1 GPU"
+    progress = Progress()
+    progress.running = lambda: ["no_kd-r0-0000"]
+    with progress.live(lambda: "waiting for 1 GPU", every=0.0):
         time.sleep(2.5)
     assert capsys.readouterr().err == ""
 
 
 def test_durations():
-    assert [duration_text(s) for s in (0, 59.4, 59.6, 61, 3599.4, 3600, 90061)] == [
-        "0 s", "59 s", "1 min 00 s", "1 min 01 s", "59 min 59 s", "1 h 00 min", "25 h 01 min",
-    ]  # fmt: skip
+    assert [duration_text(s) for s in (0, 59.4, 59.6, 61)] == [
+        "0 s",
+        "59 s",
+        "1 min 00 s",
+        "1 min 01 s",
+    ]
+    assert [duration_text(s) for s in (3599.4, 3600, 90061)] == [
+        "59 min 59 s",
+        "1 h 00 min",
+        "25 h 01 min",
+    ]

@@ -25,21 +25,24 @@ WHERE = ("seconds", "pid", "host", "attempt", "checkpoint")
 @pytest.fixture
 def study(tmp_path):
     """Digits for 3 epochs of 200 images, with proposals and no teacher yet."""
-    asked = request(
+    options = request(
         tmp_path / "runs" / "s",
         epochs=3,
         trials=8,
         limit_train=200,
         methods={"no_kd": request(tmp_path).space.methods["no_kd"]},
     )
-    material = checks.look_at_data(asked)
-    begun = create_study.begin(
-        asked, material, session=made_study.FakeSession(), progress=made_study.Progress(quiet=True)
+    material = checks.look_at_data(options)
+    new_study = create_study.begin(
+        options,
+        material,
+        session=made_study.FakeSession(),
+        progress=made_study.Progress(quiet=True),
     )
-    plan = made_study.plan(begun, asked)
+    plan = made_study.plan(new_study, options)
     for _ in range(2):
         plan.next()
-    return begun
+    return new_study
 
 
 def config(study, trial: str = "no_kd-r0-0000", **changes) -> dict:
@@ -54,24 +57,28 @@ def rows(reports) -> list[dict]:
     return [json.loads(report["row"]) for report in reports]
 
 
-def what(rows: list[dict]) -> list[dict]:
+def comparable(rows: list[dict]) -> list[dict]:
     """Rows without when, where and by which attempt; nulls left out."""
     return [{k: v for k, v in r.items() if k not in WHERE and v is not None} for r in rows]
 
 
+def without_trial(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in r.items() if k != "trial"} for r in comparable(rows)]
+
+
 def test_an_attempt_commits_each_epoch_before_it_reports(study):
-    seen = []
+    commits = []
     for report in worker.attempt(config(study)):
         row = json.loads(report["row"])
         (on_disk,) = study.storage.names("epochs")
-        found = results.read_epochs_of(study.storage, "no_kd-r0-0000")
-        assert what(found)[-1] == what([row])[0]
-        seen.append((row["step"], row["last"], study.storage.names("checkpoints/no_kd-r0-0000")))
+        stored = results.read_epochs_of(study.storage, "no_kd-r0-0000")
+        assert comparable(stored)[-1] == comparable([row])[0]
+        commits.append((row["step"], row["last"], study.storage.names("checkpoints/no_kd-r0-0000")))
         assert on_disk == f"no_kd-r0-0000.{row['attempt']}.parquet"
         if not row["last"]:
-            assert row["checkpoint"] in seen[-1][2]
-    assert [s[:2] for s in seen] == [(1, False), (2, False), (3, True)]
-    assert max(len(s[2]) for s in seen) <= 2
+            assert row["checkpoint"] in commits[-1][2]
+    assert [s[:2] for s in commits] == [(1, False), (2, False), (3, True)]
+    assert max(len(s[2]) for s in commits) <= 2
     # the student's weights alone, with what made them
     path = study.storage.local / "students" / "no_kd-r0-0000.safetensors"
     with safe_open(path, "pt") as file:
@@ -86,31 +93,30 @@ def test_an_attempt_commits_each_epoch_before_it_reports(study):
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_killed_attempt_is_gone_on_with_from_its_last_epoch(study, after):
-    whole = rows(worker.attempt(config(study, "no_kd-r0-0000")))
+    undisturbed = rows(worker.attempt(config(study, "no_kd-r0-0000")))
     first = worker.attempt(config(study, "no_kd-r0-0001"))
-    begun = rows(next(first) for _ in range(after))
+    before = rows(next(first) for _ in range(after))
     first.close()
-    again = rows(worker.attempt(config(study, "no_kd-r0-0001")))
-    assert again[0] == {**again[0], **begun[-1]}  # the last row again, then new ones
-    assert [r["step"] for r in again] == list(range(after, 4))
+    resumed = rows(worker.attempt(config(study, "no_kd-r0-0001")))
+    assert resumed[0] == {**resumed[0], **before[-1]}  # the last row again, then new ones
+    assert [r["step"] for r in resumed] == list(range(after, 4))
     stored = results.read_epochs_of(study.storage, "no_kd-r0-0001")
     assert [r["step"] for r in stored] == [1, 2, 3]
     attempts = [r["attempt"] for r in stored]
     assert len(set(attempts)) == 2
     assert attempts[-1].startswith("2-")
-    assert len(whole) == 3
+    assert len(undisturbed) == 3
     # the same recipe trained in one go gives the same numbers
     other = replace(study.proposals["no_kd-r0-0001"], trial="copy")
     study.add(other)
-    assert [
-        {k: v for k, v in r.items() if k != "trial"} for r in what(rows(worker.attempt(config(study, "copy"))))
-    ] == [{k: v for k, v in r.items() if k != "trial"} for r in what(stored)]  # fmt: skip
+    copy = rows(worker.attempt(config(study, "copy")))
+    assert without_trial(copy) == without_trial(stored)
 
 
 def test_an_ended_trial_only_repeats_its_last_row(study):
-    whole = rows(worker.attempt(config(study)))
+    attempt_rows = rows(worker.attempt(config(study)))
     before = study.storage.names("epochs")
-    assert what(rows(worker.attempt(config(study)))) == what(whole[-1:])
+    assert comparable(rows(worker.attempt(config(study)))) == comparable(attempt_rows[-1:])
     assert study.storage.names("epochs") == before
 
 
@@ -134,16 +140,16 @@ def test_a_node_that_does_not_see_the_study_is_told_by_its_marker(study, tmp_pat
 def test_reports_of_misfortune(study, monkeypatch):
     from ray import tune
 
-    told = []
-    monkeypatch.setattr(tune, "report", told.append)
+    reports = []
+    monkeypatch.setattr(tune, "report", reports.append)
     monkeypatch.setattr(worker, "PAUSE", 0.0)
     worker.run_trial(config(study, marker="other"))
-    assert told[-1]["fatal"]
+    assert reports[-1]["fatal"]
     bad = replace(study.proposals["no_kd-r0-0001"].recipe, student="nothing")
     study.proposals["no_kd-r0-0001"] = replace(study.proposals["no_kd-r0-0001"], recipe=bad)
     worker.run_trial(config(study, "no_kd-r0-0001"))
-    assert not told[-1]["fatal"]
-    assert "nothing" in told[-1]["error"]
+    assert not reports[-1]["fatal"]
+    assert "nothing" in reports[-1]["error"]
 
     def full(*_):
         raise OSError("no space left")
@@ -151,8 +157,8 @@ def test_reports_of_misfortune(study, monkeypatch):
     monkeypatch.setattr(worker, "_commit", full)
     with pytest.raises(OSError, match="no space left"):
         worker.run_trial(config(study, "no_kd-r0-0000"))
-    word = study.storage.read("checkpoints/no_kd-r0-0000/error.txt").decode()
-    assert word == "OSError: no space left"
+    text = study.storage.read("checkpoints/no_kd-r0-0000/error.txt").decode()
+    assert text == "OSError: no space left"
 
 
 def test_a_loss_that_is_not_finite_is_an_error_of_one_line(study):

@@ -60,7 +60,7 @@ class ExpectedModel:
     also: str = ""  # what it may be beside student and teacher, where `network` is not said
 
 
-def load(given: ExternalCheckpoint, wanted: ExpectedModel) -> LoadedModel:
+def load(checkpoint: ExternalCheckpoint, expected: ExpectedModel) -> LoadedModel:
     """Return the network of a file that tune_kd wrote, or of a checkpoint of a network by name.
 
     The header's recipe says how the first kind is rebuilt and how it sees images. The second is the
@@ -70,30 +70,30 @@ def load(given: ExternalCheckpoint, wanted: ExpectedModel) -> LoadedModel:
     Raises:
         UsageError: no checkpoint, one for other images, or one that fits none of these networks.
     """
-    state = given.state()
-    recipe = _told(given, wanted)
+    state = checkpoint.state()
+    recipe = _read_recipe(checkpoint, expected)
     if recipe is None:
-        recipe = _guessed(given, state, wanted)
+        recipe = _guess_recipe(checkpoint, state, expected)
     quantized = recipe.quantizes or int8.ACTIVATIONS in state
-    where = replace(wanted.ctx, device="cpu") if quantized else wanted.ctx
-    sample = torch.zeros((2, recipe.images.channels, *recipe.images.size), device=where.device)
+    ctx = replace(expected.ctx, device="cpu") if quantized else expected.ctx
+    sample = torch.zeros((2, recipe.images.channels, *recipe.images.size), device=ctx.device)
     try:
         if quantized and not recipe.quantizes:
-            plain = context.build(recipe.student, recipe, where, seed=0)
+            plain = context.build(recipe.student, recipe, ctx, seed=0)
             model: nn.Module = int8.restore(plain.eval(), state, sample=sample)
         else:
             stages = len(recipe.stages)
-            model = students.rebuild_student(recipe, state, stages=stages, ctx=where, sample=sample)
+            model = students.rebuild_student(recipe, state, stages=stages, ctx=ctx, sample=sample)
     except UsageError as error:
-        raise UsageError(f"{given.name}: {error}") from None
+        raise UsageError(f"{checkpoint.name}: {error}") from None
     return LoadedModel(
-        name=given.name,
-        file_id=given.file_id,
+        name=checkpoint.name,
+        file_id=checkpoint.file_id,
         recipe=recipe,
-        ctx=where,
+        ctx=ctx,
         model=model.eval(),
-        role=_role(recipe.student, wanted.space),
-        num_params=_parameters(recipe, model, where),
+        role=_role(recipe.student, expected.space),
+        num_params=_parameters(recipe, model, ctx),
         not_finite=sum(int((~t.isfinite()).sum()) for t in state.values() if t.is_floating_point()),
     )
 
@@ -104,15 +104,17 @@ def load_student(address: str) -> nn.Module:
     Raises:
         UsageError: no such study or method, or nothing finished there.
     """
-    given = external_weights.find(address, what="load_student", confirmed=True)
-    recipe = given.recipe
+    checkpoint = external_weights.find(address, what="load_student", confirmed=True)
+    recipe = checkpoint.recipe
     assert recipe is not None  # it comes from a study
     storage = Storage(address.rpartition(":")[0])
     cache = files.cache_folder()
-    where = context.NodeContext(cache=cache, code=node_files.local_code(storage, cache))
+    ctx = context.NodeContext(cache=cache, code=node_files.local_code(storage, cache))
     sample = torch.zeros((2, recipe.images.channels, *recipe.images.size))
     stages = len(recipe.stages)
-    model = students.rebuild_student(recipe, given.state(), stages=stages, ctx=where, sample=sample)
+    model = students.rebuild_student(
+        recipe, checkpoint.state(), stages=stages, ctx=ctx, sample=sample
+    )
     return model.eval()
 
 
@@ -122,38 +124,38 @@ def _role(network: str, space: SearchSpace) -> str:
     return "teacher" if network == space.teacher.network else ""
 
 
-def _parameters(recipe: Recipe, model: nn.Module, where: context.NodeContext) -> int:
+def _parameters(recipe: Recipe, model: nn.Module, ctx: context.NodeContext) -> int:
     if int8.is_int8(model):
-        model = context.build(recipe.student, recipe, where, seed=0)
+        model = context.build(recipe.student, recipe, ctx, seed=0)
     return int(measure.footprint(model)["num_params"])
 
 
-def _told(given: ExternalCheckpoint, wanted: ExpectedModel) -> Recipe | None:
+def _read_recipe(checkpoint: ExternalCheckpoint, expected: ExpectedModel) -> Recipe | None:
     """Return the recipe of a file of ours, its network and task named as the space names them."""
-    recipe, text = given.recipe, checkpoints.header(given.data).get("recipe")
+    recipe, text = checkpoint.recipe, checkpoints.header(checkpoint.data).get("recipe")
     if recipe is None and text is None:
         return None
     try:
         recipe = recipe or from_json(text or "")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
-            f"{given.name}: its header's recipe cannot be read ({type(error).__name__}: {error}); "
+            f"{checkpoint.name}: its header's recipe cannot be read ({type(error).__name__}: {error}); "
             "it was written by another version"
         ) from None
-    own = (wanted.space.student.network, wanted.space.teacher.network)
+    names = (expected.space.student.network, expected.space.teacher.network)
     network = next(
-        (n for n in own if recipe_builder.staged_reference(n) == recipe.student), recipe.student
+        (n for n in names if recipe_builder.staged_reference(n) == recipe.student), recipe.student
     )
-    if wanted.network and recipe_builder.staged_reference(wanted.network) != recipe.student:
+    if expected.network and recipe_builder.staged_reference(expected.network) != recipe.student:
         raise UsageError(
-            f"--network {wanted.network}: {given.name} says that it is {recipe.student}; leave --network out"
+            f"--network {expected.network}: {checkpoint.name} says that it is {recipe.student}; leave --network out"
         )
-    there, here = _form(recipe.images), _form(wanted.images)
-    if there != here:
+    images_text, expected_text = _form(recipe.images), _form(expected.images)
+    if images_text != expected_text:
         raise UsageError(
-            f"{given.name} is for {there}, but space {wanted.space.name} has {here}; name the space that it was trained in"
+            f"{checkpoint.name} is for {images_text}, but space {expected.space.name} has {expected_text}; name the space that it was trained in"
         )
-    images = replace(recipe.images, task=wanted.space.task)
+    images = replace(recipe.images, task=expected.space.task)
     return replace(recipe, student=network, images=images)
 
 
@@ -163,27 +165,27 @@ def _form(images: Images) -> str:
     return f"images of {sides} ({kind}{images.num_classes} classes)"
 
 
-def _guessed(
-    given: ExternalCheckpoint, state: Mapping[str, Tensor], wanted: ExpectedModel
+def _guess_recipe(
+    checkpoint: ExternalCheckpoint, state: Mapping[str, Tensor], expected: ExpectedModel
 ) -> Recipe:
     """Return a recipe without stages of the first network that fits: the named one, the student, the teacher."""
-    space = wanted.space
-    own = [space.student.network, space.teacher.network, wanted.also]
-    names = [wanted.network] if wanted.network else own
+    space = expected.space
+    defaults = [space.student.network, space.teacher.network, expected.also]
+    names = [expected.network] if expected.network else defaults
     reasons = []
     for name in dict.fromkeys(name for name in names if name):
-        recipe = Recipe(images=wanted.images, student=name, start=given.model_id)
-        model = context.build(name, recipe, replace(wanted.ctx, device="cpu"), seed=0)
-        pruned = bool(wanted.network) and pruning.is_pruned(model, state)
+        recipe = Recipe(images=expected.images, student=name, start=checkpoint.model_id)
+        model = context.build(name, recipe, replace(expected.ctx, device="cpu"), seed=0)
+        pruned = bool(expected.network) and pruning.is_pruned(model, state)
         integers = int8.ACTIVATIONS in state  # whose names are no network's
         try:
             if not pruned and not integers:
-                checkpoints.checked_load(model, state, what=given.name)
+                checkpoints.checked_load(model, state, what=checkpoint.name)
             return recipe
         except UsageError as error:
             reasons.append(f"{name} ({str(error).partition(chr(10))[0].partition('; ')[2]})")
     raise UsageError(
-        f"{given.name} does not fit {', nor '.join(reasons)};\nname the network that it is by --network"
+        f"{checkpoint.name} does not fit {', nor '.join(reasons)};\nname the network that it is by --network"
     )
 
 
@@ -205,30 +207,30 @@ class EvaluationResult:
     class_names: tuple[str, ...]
 
 
-def mark(subject: LoadedModel, *, batch_size: int) -> EvaluationResult:
+def evaluate(model: LoadedModel, *, batch_size: int) -> EvaluationResult:
     """Open the test split and score all its images, `batch_size` of them a line of `batches`."""
-    opened = test_split.prepare(subject.recipe, subject.ctx, reference=None)
+    opened = test_split.prepare(model.recipe, model.ctx, reference=None)
     images = opened.images
     tally = scoring.Tally(images.num_classes, device=images.fit.device)
     hits, batches = [], []
     for number, index in enumerate(images.fit.split(batch_size), 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         parts = [
-            _scored(logits, batch, tally)
-            for logits, batch in inference.predict(subject.model, images.batches(index))
+            _score(logits, batch, tally)
+            for logits, batch in inference.predict(model.model, images.batches(index))
         ]
-        right, counted, loss = (
-            torch.cat(found).double().cpu() for found in zip(*parts, strict=True)
+        right, valid, loss = (
+            torch.cat(column).double().cpu() for column in zip(*parts, strict=True)
         )
-        hits.append(right / counted)
-        known = int(counted.sum())
+        hits.append(right / valid)
+        count = int(valid.sum())
         batches.append(
             {
                 "number": number,
                 "images": len(index),
-                "accuracy": float(right.sum()) / known if known else None,
-                "loss": float(loss.sum()) / known if known else None,
-                "seconds": time.perf_counter() - began,
+                "accuracy": float(right.sum()) / count if count else None,
+                "loss": float(loss.sum()) / count if count else None,
+                "seconds": time.perf_counter() - start,
             }
         )
     return EvaluationResult(
@@ -239,7 +241,7 @@ def mark(subject: LoadedModel, *, batch_size: int) -> EvaluationResult:
     )
 
 
-def _scored(logits: Tensor, batch: Batch, tally: scoring.Tally) -> tuple[Tensor, Tensor, Tensor]:
+def _score(logits: Tensor, batch: Batch, tally: scoring.Tally) -> tuple[Tensor, Tensor, Tensor]:
     """Of some images: right positions and those that count, [B] each; the sum of their losses, [1]."""
     tally.add(logits, batch.labels)
     valid = batch.labels != IGNORE
@@ -249,32 +251,32 @@ def _scored(logits: Tensor, batch: Batch, tally: scoring.Tally) -> tuple[Tensor,
     return right.view(size, -1).sum(1), valid.view(size, -1).sum(1), loss.view(1)
 
 
-def profile(subject: LoadedModel, *, compiled: bool) -> dict[str, Any]:
+def profile(model: LoadedModel, *, compiled: bool) -> dict[str, Any]:
     """Size and speed of a network, with nothing else running: the columns of metrics.METRICS by name.
 
     Integers are timed compiled alone: the eager graph that holds them is slower than float32. With
     `compiled` a float network is compiled as well; `reason` says why no network could be.
     """
-    found: dict[str, Any] = {"device": measure.device_name(subject.ctx.device)}
-    found["num_params"] = subject.num_params
-    if int8.is_int8(subject.model):
-        found["size_mb"] = int8.size_mb(subject.model)
-        found |= _operators(subject.model)
+    columns: dict[str, Any] = {"device": measure.device_name(model.ctx.device)}
+    columns["num_params"] = model.num_params
+    if int8.is_int8(model.model):
+        columns["size_mb"] = int8.size_mb(model.model)
+        columns |= _operators(model.model)
     else:
-        measured = measure.measure(subject.model, shape=subject.shape, device=subject.ctx.device)
-        found |= {name: value for name, value in measured.items() if name != "num_params"}
-        found["nonzero_params"] = pruning.nonzero_params(subject.model)
-    if not compiled and not subject.quantized:
-        return found
-    return found | _compiled(subject)
+        measured = measure.measure(model.model, shape=model.shape, device=model.ctx.device)
+        columns |= {name: value for name, value in measured.items() if name != "num_params"}
+        columns["nonzero_params"] = pruning.nonzero_params(model.model)
+    if not compiled and not model.quantized:
+        return columns
+    return columns | _compiled(model)
 
 
-def _compiled(subject: LoadedModel) -> dict[str, Any]:
+def _compiled(model: LoadedModel) -> dict[str, Any]:
     """Return the compiled latency, or the `reason` why there is none: what was scored is not lost for it."""
     if why := inductor.why_no_compiler():
         return {"reason": why}
     try:
-        return dict(inductor.latency(subject.model, shape=subject.shape))
+        return dict(inductor.latency(model.model, shape=model.shape))
     except Exception as error:  # the compiler raises many kinds
         return {"reason": f"{type(error).__name__}: {error}".partition("\n")[0][:160]}
 

@@ -15,8 +15,8 @@ from matplotlib.image import AxesImage
 Matrix = npt.NDArray[np.int64]  # counts [K, K], true class by row
 Floats = npt.NDArray[np.float64]
 
-NAMED = 24  # up to so many classes have their names on the axes
-WRITTEN = 10  # and up to so many have the shares in the cells
+MAX_NAMES = 24  # up to so many classes have their names on the axes
+MAX_TEXTS = 10  # and up to so many have the shares in the cells
 
 
 def shares(cells: Matrix) -> Floats:
@@ -25,15 +25,15 @@ def shares(cells: Matrix) -> Floats:
     >>> shares(np.array([[3, 1], [0, 0]])).tolist()
     [[0.75, 0.25], [nan, nan]]
     """
-    return divided(cells, cells.sum(axis=1, keepdims=True))
+    return divide(cells, cells.sum(axis=1, keepdims=True))
 
 
-def divided(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
-    """Return `part` / `whole`, NaN where `whole` is 0."""
-    above, below = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
-    found: Floats = np.full(above.shape, np.nan)
-    np.divide(above, below, out=found, where=below > 0)
-    return found
+def divide(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
+    """Return `numerator` / `denominator`, NaN where the denominator is 0."""
+    above, below = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
+    quotients: Floats = np.full(above.shape, np.nan)
+    np.divide(above, below, out=quotients, where=below > 0)
+    return quotients
 
 
 def draw(
@@ -54,12 +54,12 @@ def draw(
     for axes in grid.flat[len(matrices) :]:
         axes.set_visible(False)
     for axes, (name, cells) in zip(grid.flat, matrices.items(), strict=False):
-        shown = _panel(axes, shares(cells) * 100, names)
+        image = _panel(axes, shares(cells) * 100, names)
         axes.set_title(name, loc="left", fontsize=10)
     for axes in grid[:, 0]:
         axes.set_ylabel("true")
     panels = list(grid.flat[: len(matrices)])
-    bar = figure.colorbar(shown, ax=panels, shrink=0.6, pad=0.01, aspect=30)
+    bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.01, aspect=30)
     bar.set_ticks([0, 1, 10, 50, 100])
     bar.outline.set_visible(False)
     return figure
@@ -68,21 +68,23 @@ def draw(
 def _panel(axes: Axes, percent: Floats, names: Sequence[str]) -> AxesImage:
     size = len(percent)
     norm = PowerNorm(0.4, vmin=0, vmax=100)
-    shown = axes.imshow(percent, cmap="Blues", norm=norm)
+    image = axes.imshow(percent, cmap="Blues", norm=norm)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     names = names if len(names) == size else [str(at) for at in range(size)]
-    if size <= NAMED:
+    if size <= MAX_NAMES:
         small = 8 if size <= 12 else 6
         upright = max(map(len, names)) <= 2
         axes.set_xticks(range(size), names, rotation=0 if upright else 90, fontsize=small)
         axes.set_yticks(range(size), names, fontsize=small)
     axes.tick_params(length=0)
-    if size <= WRITTEN:
+    if size <= MAX_TEXTS:
         for (row, column), value in np.ndenumerate(percent):
             if value >= 0.5:
                 text = f"{value:.0f}"
                 ink = "white" if float(norm(value)) > 0.6 else "black"
-                said = axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)
-                said.set_in_layout(False)  # it cannot leave its panel, and measuring it takes long
-    return shown
+                label = axes.text(
+                    column, row, text, ha="center", va="center", fontsize=6, color=ink
+                )
+                label.set_in_layout(False)  # it cannot leave its panel, and measuring it takes long
+    return image

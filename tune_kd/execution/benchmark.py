@@ -72,8 +72,8 @@ def measure_student(recipe: Recipe, file: Path, ctx: NodeContext) -> dict[str, A
     sample = torch.zeros((2, *shape), device=device)
     state = checkpoints.load_weights(file)
     model = rebuild_student(recipe, state, stages=len(recipe.stages), ctx=ctx, sample=sample)
-    where = "cpu" if int8.is_int8(model) else device
-    values: dict[str, Any] = {"device": profile.device_name(where)}
+    run_device = "cpu" if int8.is_int8(model) else device
+    values: dict[str, Any] = {"device": profile.device_name(run_device)}
     name = f"{recipe.student} {_architecture(recipe, state)}"
     if not int8.is_int8(model):
         values |= profile.measure_once(

@@ -49,7 +49,8 @@ class Interrupt(tune.Stopper):
         """End the run from another thread when all nodes are gone, as Ray would wait for ever."""
         self.lost = True
         if self._is_command:
-            print("Ray's nodes are gone; run the same command with --resume", file=sys.stderr, flush=True)  # fmt: skip
+            line = "Ray's nodes are gone; run the same command with --resume"
+            print(line, file=sys.stderr, flush=True)
             os._exit(1)
         if self._caller == threading.main_thread().ident:
             _thread.interrupt_main()

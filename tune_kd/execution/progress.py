@@ -22,12 +22,12 @@ def duration_text(seconds: float) -> str:
     >>> duration_text(42), duration_text(125), duration_text(7300)
     ('42 s', '2 min 05 s', '2 h 01 min')
     """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"
 
 
 class Progress:
@@ -39,19 +39,19 @@ class Progress:
         self._quiet, self.concurrent = quiet, 1
         self._study: Study | None = None
         self._phase, self._total, self._done = "", 0, 0
-        self._told: set[str] = set()
-        self._heard = time.monotonic()
+        self._printed_trials: set[str] = set()
+        self._last_event = time.monotonic()
         self._live: Live | None = None
 
     def follow(self, study: Study, phase: str, total: int) -> None:
         """From now on this phase is shown."""
         self._study, self._phase, self._total = study, phase, total
-        self._told = set(study.outcomes)
+        self._printed_trials = set(study.outcomes)
         self._done = study.counts(phase).total()
 
     def say(self, line: str) -> None:
         """One line now, above the live table where there is one."""
-        self._heard = time.monotonic()
+        self._last_event = time.monotonic()
         if self._live or self.console.is_terminal:
             self.console.print(line, soft_wrap=True, markup=False)
         elif not self._quiet:
@@ -63,7 +63,7 @@ class Progress:
 
     def update(self) -> None:
         """Print after each report: lines for trials that have ended since, of failed ones on a terminal."""
-        self._heard = time.monotonic()
+        self._last_event = time.monotonic()
         self._lines()
         if self._live:
             self._live.update(self._table())
@@ -72,14 +72,14 @@ class Progress:
         study = self._study
         if study is None:
             return
-        for trial in [t for t in study.outcomes if t not in self._told]:
-            self._told.add(trial)
+        for trial in [t for t in study.outcomes if t not in self._printed_trials]:
+            self._printed_trials.add(trial)
             self._done += 1
             row = study.outcomes[trial][-1]
             if not self._live or row["status"] == "failed":
-                self.say(f"{self._done}/{self._total} {_line(study, row)}{self._left()}")
+                self.say(f"{self._done}/{self._total} {_line(study, row)}{self._time_left()}")
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         """Return an estimate from the trials that have ended, stopped ones included."""
         study = self._study
         assert study is not None
@@ -95,25 +95,25 @@ class Progress:
         assert study is not None
         counts, running = study.counts(self._phase), self.running()
         title = f"{study.name}: {self._phase}, {sum(counts.values())} of {self._total} trials"
-        table = Table(title=title + self._left(), title_justify="left")
+        table = Table(title=title + self._time_left(), title_justify="left")
         for heading in ("Method", "Finished", "Stopped", "Failed", "Running", "Best", "of trial"):
-            left = heading in ("Method", "of trial")
-            table.add_column(heading, justify="left" if left else "right")
+            is_text = heading in ("Method", "of trial")
+            table.add_column(heading, justify="left" if is_text else "right")
         rows = [v[-1] for v in study.outcomes.values() if v[-1]["phase"] == self._phase]
-        known = {p.method for p in study.of(self._phase)}
+        methods = {p.method for p in study.of(self._phase)}
         for method in ("", *study.manifest.methods):
-            if method in known:
-                mine = [row["status"] for row in rows if row["method"] == method]
-                counted = [mine.count(s) for s in ("finished", "stopped", "failed")]
+            if method in methods:
+                statuses = [row["status"] for row in rows if row["method"] == method]
+                numbers = [statuses.count(s) for s in ("finished", "stopped", "failed")]
                 going = [t for t in running if t in study.proposals]
-                counted.append(sum(study.proposals[t].method == method for t in going))
+                numbers.append(sum(study.proposals[t].method == method for t in going))
                 best = study.best(method) if self._phase == "search" else None
-                told = (
+                cells = (
                     (f"{format_value(study.metric, best[study.metric])} %", best["trial"])
                     if best
                     else ()
                 )
-                table.add_row(method or "teacher", *map(str, counted), *told)
+                table.add_row(method or "teacher", *map(str, numbers), *cells)
         return table
 
     @contextlib.contextmanager
@@ -141,10 +141,10 @@ class Progress:
         self, waiting: Callable[[], str] | None, every: float, over: threading.Event
     ) -> None:
         while waiting and not over.wait(1.0):
-            if time.monotonic() - self._heard > every and not self.running():
+            if time.monotonic() - self._last_event > every and not self.running():
                 with contextlib.suppress(Exception):
                     self.say(waiting())
-                self._heard = time.monotonic()
+                self._last_event = time.monotonic()
 
 
 def _line(study: Study, row: Row) -> str:

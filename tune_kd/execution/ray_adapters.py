@@ -35,17 +35,17 @@ class PlanSearcher(Searcher):
         trial = self.running.pop(trial_id)
         rows = self._study.rows.get(trial, [])
         if error:
-            self._study.end(trial, "failed", self._last_words(trial))
+            self._study.end(trial, "failed", self._load_error(trial))
         elif rows and rows[-1]["last"]:
             self._study.end(trial, "finished")
         self._study.merge_now_and_then()
 
-    def _last_words(self, trial: str) -> str:
+    def _load_error(self, trial: str) -> str:
         try:
-            words = self._study.storage.read(f"checkpoints/{trial}/error.txt").decode()
+            error = self._study.storage.read(f"checkpoints/{trial}/error.txt").decode()
         except OSError:
-            words = "its worker or its node died"
-        return f"{words}; tried three times"
+            error = "its worker or its node died"
+        return f"{error}; tried three times"
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its searcher and scheduler at the start; nothing ever reads them."""
@@ -61,9 +61,9 @@ class PlanSearcher(Searcher):
 class AshaScheduler(FIFOScheduler):
     """Ray Tune's view of a rule. No max_t: a trial ends by itself."""
 
-    def __init__(self, rule: AshaRule, heard: Callable[[], None]) -> None:
+    def __init__(self, rule: AshaRule, on_result: Callable[[], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._judge, self._heard = rule, heard
+        self._rule, self._on_result = rule, on_result
 
     def __getstate__(self) -> dict[str, Any]:
         """See PlanSearcher."""
@@ -71,6 +71,6 @@ class AshaScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE."""
-        stop = self._judge.hear(trial.config["trial"], result)
-        self._heard()
+        stop = self._rule.hear(trial.config["trial"], result)
+        self._on_result()
         return str(self.STOP if stop else self.CONTINUE)

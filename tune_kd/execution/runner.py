@@ -43,7 +43,7 @@ def run(
         CannotGoOnError: Ray failed again and again.
         UsageError: a node does not see the study.
     """
-    left, suspects = RESTARTS, OomSuspects(study)
+    restarts, suspects = RESTARTS, OomSuspects(study)
     while True:
         before = len(study.outcomes)
         rule = ray_session.interrupt.rule = AshaRule(study, at=study.manifest.rungs)
@@ -58,9 +58,9 @@ def run(
             if ray_session.interrupt.stop_all():
                 raise StoppedError from None
             progress.say(f"Ray failed ({errors.explain(error)}); restarting it and resuming")
-            suspects.accuse(list(searcher.running.values()))
-            left = RESTARTS if len(study.outcomes) > before else left - 1
-            if left < 0:
+            suspects.add(list(searcher.running.values()))
+            restarts = RESTARTS if len(study.outcomes) > before else restarts - 1
+            if restarts < 0:
                 raise CannotGoOnError(errors.explain(error)) from None
             ray_session.restart()
             continue
@@ -68,7 +68,7 @@ def run(
             raise UsageError(rule.fatal)
         if ray_session.interrupt.stop_all():
             raise StoppedError
-        if not suspects.release():
+        if not suspects.clear():
             return
 
 
@@ -83,19 +83,21 @@ class OomSuspects:
         self._study = study
         self.names: list[str] = []
 
-    def accuse(self, running: list[str]) -> None:
+    def add(self, running: list[str]) -> None:
         """Remember the trials that ran when it happened."""
         if len(running) == 1 and running[0] in self.names:
             self._study.end(running[0], "failed", "out of memory, even when run alone")
         self.names = [trial for trial in running if trial not in self._study.outcomes]
 
-    def release(self) -> bool:
+    def clear(self) -> bool:
         """After a run alone; True if there was one, so that the others are still to be run."""
-        had, self.names = bool(self.names), []
-        return had
+        any_suspect, self.names = bool(self.names), []
+        return any_suspect
 
 
-def _fit(searcher: PlanSearcher, rule: AshaRule, ray_session: Session, *, progress: Progress, alone: bool) -> None:  # fmt: skip
+def _fit(
+    searcher: PlanSearcher, rule: AshaRule, ray_session: Session, *, progress: Progress, alone: bool
+) -> None:
     """One Tuner over the plan. What it keeps on disk is never read."""
     resources = ray_session.resources
     folder = Path(tempfile.mkdtemp(prefix="tune-", dir=ray_session._folder))
@@ -118,6 +120,6 @@ def _fit(searcher: PlanSearcher, rule: AshaRule, ray_session: Session, *, progre
         ),
     )
     progress.concurrent = 1 if alone else ray_session.slots()
-    waiting = ray_session.wanted if resources.address else None
+    waiting = ray_session.waiting_text if resources.address else None
     with progress.live(waiting, every=WAIT):
         tuner.fit()

@@ -37,12 +37,12 @@ WATCH = 15.0  # seconds between two looks at whether any node is alive
 def session(resources: Resources, interrupt: Interrupt) -> Iterator["Session"]:
     """Ray, started or joined; it is shut down however the block is left."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    found = Session(resources, interrupt)
+    ray_session = Session(resources, interrupt)
     try:
-        found.start()
-        yield found
+        ray_session.start()
+        yield ray_session
     finally:
-        found.stop()
+        ray_session.stop()
 
 
 class Session:
@@ -118,7 +118,7 @@ class Session:
                 ray.cancel(future, force=True)
                 raise StoppedError
             if self.resources.address and waited % WAIT == 0:
-                progress.say(self.wanted())
+                progress.say(self.waiting_text())
         try:
             return ray.get(future)
         except ray.exceptions.RayTaskError as error:
@@ -137,7 +137,7 @@ class Session:
         room = min(have.get(name.upper(), 0.0) / value for name, value in need.items())
         return int(room + 1e-9) or WORKERS_TO_COME
 
-    def wanted(self) -> str:
+    def waiting_text(self) -> str:
         """Return what a trial needs and what the cluster has, in words."""
         have = ray.cluster_resources()
         need = self.resources.bundle()
@@ -147,13 +147,13 @@ class Session:
 
     def check_nodes(self, study: Study) -> None:
         """Every node that is there now must see the study; UsageError names --out."""
-        seen = ray.remote(_sees)
+        remote = ray.remote(_sees)
         tasks = []
         for node in ray.nodes():
             if node["Alive"]:
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                chosen = seen.options(num_cpus=0, scheduling_strategy=there)
-                tasks.append(chosen.remote(study.storage.uri, study.manifest.marker))
+                strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = remote.options(num_cpus=0, scheduling_strategy=strategy)
+                tasks.append(task.remote(study.storage.uri, study.manifest.marker))
         for problem in ray.get(tasks):
             if problem:
                 raise UsageError(problem)

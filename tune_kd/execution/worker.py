@@ -44,7 +44,7 @@ def run_trial(config: Config) -> None:
             for report in reports:
                 tune.report(report)
     except OSError as error:
-        _leave_word(config, error)
+        _save_error(config, error)
         time.sleep(PAUSE)  # the disk or the network may come back
         raise
     except MarkerMissingError as error:
@@ -53,7 +53,7 @@ def run_trial(config: Config) -> None:
         tune.report({"error": explain(error), "fatal": False})
 
 
-def _leave_word(config: Config, error: OSError) -> None:
+def _save_error(config: Config, error: OSError) -> None:
     """Save the reason of a failure that Ray will only count."""
     with contextlib.suppress(Exception):
         trial = parse(config["proposal"]).trial
@@ -100,10 +100,10 @@ def _reference(config: Config) -> tuple[str, str] | None:
 def check_marker(storage: Storage, marker: str) -> None:
     """Raise MarkerMissingError where the file that the driver wrote is not seen."""
     try:
-        found = storage.read("marker").decode()
+        content = storage.read("marker").decode()
     except OSError:
-        found = ""
-    if found != marker:
+        content = ""
+    if content != marker:
         raise MarkerMissingError(
             f"node {socket.gethostname()} does not see the study in --out {storage.uri}; "
             "name a folder that all nodes share, or s3://bucket/folder"
@@ -187,9 +187,9 @@ def _commit(
     folder = f"checkpoints/{proposal.trial}"
     pictured = proposal.keeps_weights or not proposal.method
     if report.last and report.arrays and pictured and proposal.number == 0:  # of the first seed
-        storage.write(f"predictions/{proposal.trial}.npz", _packed(report.arrays))
+        storage.write(f"predictions/{proposal.trial}.npz", _pack(report.arrays))
     if report.last and report.state and proposal.keeps_weights:
-        storage.write(_weights_name(proposal), _weights(proposal, report))
+        storage.write(_weights_name(proposal), _dump_weights(proposal, report))
     elif not report.last:
         storage.write(f"{folder}/{row['checkpoint']}", _save(report.state))
     data = results.encode([*rows, row], results.epoch_schema())
@@ -199,7 +199,7 @@ def _commit(
     return row
 
 
-def _packed(arrays: Mapping[str, Any]) -> bytes:
+def _pack(arrays: Mapping[str, Any]) -> bytes:
     """Arrays as one file, which is read without unpickling."""
     import numpy as np
 
@@ -214,7 +214,7 @@ def _weights_name(proposal: Proposal) -> str:
     return f"students/{proposal.trial}.safetensors"
 
 
-def _weights(proposal: Proposal, report: EpochReport) -> bytes:
+def _dump_weights(proposal: Proposal, report: EpochReport) -> bytes:
     """Return the network alone, with what made it in the header."""
     state = {k[6:]: v for k, v in report.state.items() if k.startswith("model.")}
     header = {
@@ -248,12 +248,12 @@ def measure_students(config: Config) -> dict[str, dict[str, Any]]:
     os.umask(config["umask"])
     storage = Storage(config["study"])
     ctx = make_context(config)
-    found = {}
+    measurements = {}
     for text in config["proposals"]:
         proposal = parse(text)
         file = node_files.local_file(storage, f"students/{proposal.trial}.safetensors", ctx.cache)
         try:
-            found[proposal.trial] = benchmark.measure_student(proposal.recipe, file, ctx)
+            measurements[proposal.trial] = benchmark.measure_student(proposal.recipe, file, ctx)
         except Exception as error:  # one that cannot be measured costs no other
-            found[proposal.trial] = {"reason": explain(error)}
-    return found
+            measurements[proposal.trial] = {"reason": explain(error)}
+    return measurements

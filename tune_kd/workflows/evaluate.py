@@ -67,7 +67,7 @@ def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
             kept = {name: value for name, value in theirs.items() if name not in hidden}
             result["against"] = kept | compared(own, theirs, hits=(marks.hits, others.hits))
         result = finite(result)
-        result["alarms"] = [alarm._asdict() for alarm in diagnostics.alarms(result)]
+        result["alarms"] = [alarm._asdict() for alarm in diagnostics.diagnose(result)]
         storage.write("confusion.png", summary.picture(result))
         storage.write("evaluation.json", json.dumps(result, indent=1).encode())
     said.say(f"evaluation.json, confusion.png and test_access/ in {storage.uri}")
@@ -138,7 +138,7 @@ def _examined(
 
 def scored(one: LoadedModel, batch_size: int) -> tuple[dict[str, Any], EvaluationResult]:
     """Return what a network is and what it reaches on the test split: an evaluation without its profile."""
-    marks = checkpoint.mark(one, batch_size=batch_size)
+    marks = checkpoint.evaluate(one, batch_size=batch_size)
     scores, confusion = marks.scores, marks.scores.confusion.tolist()
     classes = diagnostics.classes(confusion, marks.class_names)
     overall = {
@@ -159,7 +159,7 @@ def scored(one: LoadedModel, batch_size: int) -> tuple[dict[str, Any], Evaluatio
         "images": len(marks.hits),
         "overall": overall,
         "classes": classes,
-        "confused": diagnostics.confused(confusion, marks.class_names),
+        "confused": diagnostics.rank_confusions(confusion, marks.class_names),
         "confusion": confusion,
         "batch_size": batch_size,
         "batches": marks.batches,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluate.checking import Ran, Run, put, written
+from tests.evaluation.checking import CommandResult, Run, dump_student, put
 from tune_kd import (
     cli,
     evaluate,
@@ -13,19 +13,21 @@ from tune_kd import (
 
 @pytest.fixture
 def student(tmp_path: Path) -> Path:
-    return put(tmp_path / "student.safetensors", written())
+    return put(tmp_path / "student.safetensors", dump_student())
 
 
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command, in this process; results in a folder below tmp_path."""
 
-    def run(weights_: Path | str, *more: str, space: str = "digits_kd", out: str = "out") -> Ran:
+    def run(
+        weights_: Path | str, *more: str, space: str = "digits_kd", out: str = "out"
+    ) -> CommandResult:
         folder = tmp_path / out
         arguments = ["--space", space, "--weights", str(weights_), "--out", str(folder), *more]
         capsys.readouterr()
         code = cli.run_command(evaluate.main, arguments)
-        said = capsys.readouterr()
-        return Ran(code, said.out, said.err, folder)
+        output = capsys.readouterr()
+        return CommandResult(code, output.out, output.err, folder)
 
     return run

@@ -11,8 +11,8 @@ import torch
 
 from tune_kd import files
 from tune_kd.data import splits, tasks
-from tune_kd.evaluation import checkpoint as subject
 from tune_kd.evaluation import diagnostics
+from tune_kd.evaluation.checkpoint import ExpectedModel, load
 from tune_kd.execution import worker
 from tune_kd.models import registry
 from tune_kd.recipe import Distill, Images, Optimizer, Recipe
@@ -55,16 +55,18 @@ def digits() -> Images:
 
 
 @functools.cache
-def written(*, student: str = "digits_student", after: tuple[Any, ...] = (), epochs: int = 30) -> bytes:  # fmt: skip
+def dump_student(
+    *, student: str = "digits_student", compression: tuple[Any, ...] = (), epochs: int = 30
+) -> bytes:
     """A network trained for a moment, as a worker writes it."""
     first = Distill(epochs=epochs, optimizer=Optimizer(lr=0.1), batch_size=32)
-    recipe = Recipe(images=digits(), student=student, stages=(first, *after))
-    where = trial.NodeContext(cache=session_cache())
-    *_, last = trial.run(recipe, seed=0, ctx=where)
+    recipe = Recipe(images=digits(), student=student, stages=(first, *compression))
+    ctx = trial.NodeContext(cache=session_cache())
+    *_, last = trial.run(recipe, seed=0, ctx=ctx)
     proposal = Proposal(
         trial="t", phase="search", method="no_kd", number=0, seed=0, origin="default", recipe=recipe
-    )  # fmt: skip
-    return worker._weights(proposal, last)
+    )
+    return worker._dump_weights(proposal, last)
 
 
 def put(path: Path, content: bytes) -> Path:
@@ -82,24 +84,24 @@ def checkpoint(path: Path, network: str, change: Callable[[Any], None] | None = 
     return path
 
 
-class Ran:
+class CommandResult:
     """What a run printed and wrote."""
 
     def __init__(self, code: int, out: str, err: str, folder: Path) -> None:
         self.code, self.out, self.err, self.folder = code, out, err, folder
         file = folder / "evaluation.json"
-        self.found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        self.evaluation: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
 
     @property
     def alarms(self) -> list[str]:
-        return [alarm["name"] for alarm in self.found["alarms"]]
+        return [alarm["name"] for alarm in self.evaluation["alarms"]]
 
     @property
     def test_access(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "test_access").glob("*"))
 
 
-Run = Callable[..., Ran]
+Run = Callable[..., CommandResult]
 
 
 def by_hand(network: str, state: dict[str, Any], images: Images) -> tuple[np.ndarray, np.ndarray]:
@@ -117,12 +119,13 @@ def by_hand(network: str, state: dict[str, Any], images: Images) -> tuple[np.nda
     return np.stack(scores), np.asarray(decoded.labels)
 
 
-def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
+def assess(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     """An evaluation without timing: scored on the test split, and its alarms."""
-    chosen, file = loader.load(space)
-    where = context.NodeContext(cache=session_cache(), code=file.parent)
-    wanted = subject.ExpectedModel(space=chosen, images=digits(), ctx=where)
-    one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
-    scored, _ = evaluate.scored(one, 100)
-    found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
-    return {**found, "alarms": {alarm.name: alarm for alarm in diagnostics.alarms(found)}}
+    search_space, file = loader.load(space)
+    ctx = context.NodeContext(cache=session_cache(), code=file.parent)
+    expected = ExpectedModel(space=search_space, images=digits(), ctx=ctx)
+    one = load(external_weights.find(str(path), what="--weights"), expected)
+    scores, _ = evaluate.scored(one, 100)
+    evaluation = evaluate.finite({**evaluate.facts(one, expected), **scores, "profile": {}})
+    alarms = {alarm.name: alarm for alarm in diagnostics.diagnose(evaluation)}
+    return {**evaluation, "alarms": alarms}
