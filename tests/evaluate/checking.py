@@ -122,7 +122,7 @@ def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     chosen, file = loader.load(space)
     where = context.NodeContext(cache=session_cache(), code=file.parent)
     wanted = subject.ExpectedModel(space=chosen, images=digits(), ctx=where)
-    one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
+    one = subject.load(external_weights.find(str(path), option="--weights"), wanted)
     scored, _ = evaluate.scored(one, 100)
     found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
     return {**found, "alarms": {alarm.name: alarm for alarm in diagnostics.alarms(found)}}

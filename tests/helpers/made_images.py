@@ -100,7 +100,7 @@ def voc(
     seed=0,
 ):
     """A data set in VOC's layout: files by name, and what each split holds as (images, masks)."""
-    random, files, held = np.random.default_rng(seed), {}, {}
+    random, files, arrays = np.random.default_rng(seed), {}, {}
     for split, count in (("train", train), ("val", val), ("test", test)):
         if count is None:
             continue
@@ -109,12 +109,12 @@ def voc(
         images = random.integers(0, 256, (count, *size, channels), dtype=np.uint8)
         masks = random.integers(0, classes, (count, *size), dtype=np.uint8)
         masks[:, 0] = 255
-        held[split] = images, masks
+        arrays[split] = images, masks
         for name, image, mask in zip(names, images, masks, strict=True):
             # lossless under a JPEG's name: PIL looks at the content
             files[f"{root}JPEGImages/{name}.jpg"] = encoded(image.squeeze())
             files[f"{root}SegmentationClass/{name}.png"] = encoded(mask, palette=split != "val")
-    return files, held
+    return files, arrays
 
 
 def tiny_imagenet(*, each=5, root="tiny-imagenet-200/", seed=0):
@@ -122,11 +122,11 @@ def tiny_imagenet(*, each=5, root="tiny-imagenet-200/", seed=0):
 
     Files by name, and what each split holds as (images, labels) in the order of decoding.
     """
-    random, files, held = np.random.default_rng(seed), {}, {}
+    random, files, arrays = np.random.default_rng(seed), {}, {}
     classes = ["n01", "n02"]
     images = random.integers(0, 256, (each * 2, 64, 64, 3), dtype=np.uint8)
     labels = np.repeat([0, 1], each)
-    held["train"] = images, labels
+    arrays["train"] = images, labels
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         wnid = classes[label]
         files[f"{root}train/{wnid}/images/{wnid}_{number}.JPEG"] = encoded(image)
@@ -138,11 +138,11 @@ def tiny_imagenet(*, each=5, root="tiny-imagenet-200/", seed=0):
         wnid = ["n02", "n01", "n03", "n02"][number]
         files[f"{root}val/images/val_{number}.JPEG"] = encoded(image)
         lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62\n")
-    held["test"] = val[[0, 1, 3]], np.array([1, 0, 1])  # n03 has no training images
+    arrays["test"] = val[[0, 1, 3]], np.array([1, 0, 1])  # n03 has no training images
     files[f"{root}val/val_annotations.txt"] = "".join(lines).encode()
     files[f"{root}wnids.txt"] = b"n02\nn03\nn01\n"
     files[f"{root}words.txt"] = b"n01\tgoldfish, Carassius auratus\nn05\tcat\n"
-    return files, held
+    return files, arrays
 
 
 CLASSES = ("cat", "dog", "owl")

@@ -109,7 +109,7 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
     if not own:
         images = checks.look_at_data(asked)
         assert images.images.val_share == share
-        assert len(context.fold(images.images, making.context_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
+        assert len(context.device_split(images.images, making.context_in(tmp_path), "contiguous").validation) == held_out  # fmt: skip
     known = begin(asked, images).manifest
     assert known.validation_rule == rule
     assert known.num_val == held_out

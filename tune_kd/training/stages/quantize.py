@@ -11,9 +11,9 @@ from tune_kd.compress import int8
 from tune_kd.recipe import Distill, Quantize, stream
 from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import (
-    Finished,
     Resume,
     Run,
+    StageResult,
     change_network,
 )
 from tune_kd.training.stages.distill import train_stage
@@ -51,7 +51,7 @@ class QuantizeKind:
         unseen = int8.ranges(prepared)
         int8.calibrate(prepared, (batch.images.cpu() for batch in batches))
         int8.assert_active(prepared, unseen)
-        return _converted(prepared)
+        return _convert(prepared)
 
     def _train(
         self, run: Run, model: nn.Module, training: Distill, *, resume: Resume | None
@@ -59,15 +59,15 @@ class QuantizeKind:
         fake = int8.prepare(model, sample=run.sample.cpu(), qat=True).to(run.sample.device)
         unseen, untrained = int8.ranges(fake), int8.weights(fake)
 
-        def finish() -> Finished:
+        def finish() -> StageResult:
             int8.assert_active(fake, unseen, untrained=untrained)
-            done = _converted(fake)
-            return Finished(model=done, values=run.footprint(done, before=model))
+            result = _convert(fake)
+            return StageResult(model=result, values=run.footprint(result, before=model))
 
         yield from train_stage(run, fake, training, resume=resume, finish=finish)
 
 
-def _converted(prepared: int8.Prepared) -> int8.Converted:
+def _convert(prepared: int8.Prepared) -> int8.Converted:
     """Return the int8 network, with the certainty that its operators are."""
     converted = int8.convert(prepared)
     int8.report(converted)
