@@ -57,10 +57,10 @@ _first_cache()  # now, while TUNE_KD_CACHE is the session's
 @functools.cache
 def teacher_file() -> Path:
     """A digits teacher of two epochs."""
-    learned = run(
+    result = run(
         recipe(student="digits_teacher", epochs=2, images=digits()), context_in(worker_cache())
     )
-    state = {k[6:]: v.contiguous() for k, v in learned.state.items() if k.startswith("model.")}
+    state = {k[6:]: v.contiguous() for k, v in result.state.items() if k.startswith("model.")}
     path = worker_cache() / "teacher.safetensors"
     safetensors.torch.save_file(state, path)
     return path
@@ -153,16 +153,16 @@ def row(report: EpochReport) -> dict[str, Any]:
 
 
 def reports(
-    recipe: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **more: Any
+    recipe: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **options: Any
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Rows and states, taken while they are true: the next epoch writes into the same tensors."""
-    for report in trial.run(recipe, seed=seed, ctx=ctx, **more):
+    for report in trial.run(recipe, seed=seed, ctx=ctx, **options):
         yield row(report), worker._save(report.state)
 
 
-def run(recipe: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **more: Any) -> RunResult:
+def run(recipe: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **options: Any) -> RunResult:
     """A recipe from its first epoch, or from `resume`, to its last."""
-    pairs = list(reports(recipe, ctx, seed=seed, **more))
+    pairs = list(reports(recipe, ctx, seed=seed, **options))
     return RunResult([r for r, _ in pairs], [s for _, s in pairs])
 
 

@@ -168,9 +168,11 @@ def test_another_architecture_is_refused_before_anything_starts(tmp_path):
         checks.check_networks(search_request, made_study.material())
     save_file(student(0, "resnet8"), tmp_path / "other")  # a small student could have been pruned
     checkpoint = external_weights.find(str(tmp_path / "other"), option="--set start")
-    pruned = request(tmp_path / "s", methods=PRUNE, student="digits_medium", start=checkpoint.name)
+    prune_request = request(
+        tmp_path / "s", methods=PRUNE, student="digits_medium", start=checkpoint.name
+    )
     with pytest.raises(UsageError, match="does not fit"):
-        checks.check_networks(replace(pruned, start=checkpoint), made_study.material())
+        checks.check_networks(replace(prune_request, start=checkpoint), made_study.material())
 
 
 def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
@@ -239,12 +241,15 @@ def _end_trial(study, search_request):
 def test_confirming_trains_the_earlier_student_anew_and_then_what_was_searched(earlier, tmp_path):
     study, search_request = begin_from(tmp_path / "p", find_student(earlier))
     proposal = _end_trial(study, search_request)
-    anew = refit.refit_recipe(study, proposal)
+    recipe = refit.refit_recipe(study, proposal)
     lead = earlier.proposals["response-r0-0001"].recipe
-    assert anew.start == ""
-    assert anew.stages == (*lead.stages, *proposal.recipe.stages)
+    assert recipe.start == ""
+    assert recipe.stages == (*lead.stages, *proposal.recipe.stages)
     # the first stages listen: to this study's teacher, under the name that its workers know
-    assert (anew.teacher, anew.teacher_model) == ("digits_teacher", study.manifest.teacher_model)
+    assert (recipe.teacher, recipe.teacher_model) == (
+        "digits_teacher",
+        study.manifest.teacher_model,
+    )
 
 
 def test_a_teacher_is_needed_where_what_is_trained_anew_listened_to_one(earlier, tmp_path):
@@ -285,10 +290,12 @@ def test_what_began_from_a_student_that_began_from_a_student_is_trained_from_the
     earlier, tmp_path
 ):
     middle, search_request = begin_from(tmp_path / "p", find_student(earlier))
-    pruned = _end_trial(middle, search_request)
-    middle.storage.write(f"students/{pruned.trial}.safetensors", safetensors.torch.save(student(0)))
+    proposal = _end_trial(middle, search_request)
+    middle.storage.write(
+        f"students/{proposal.trial}.safetensors", safetensors.torch.save(student(0))
+    )
     lead = stages_from_json(find_student(middle).start_weights().stages)
-    assert lead == (*earlier.proposals["response-r0-0001"].recipe.stages, *pruned.recipe.stages)
+    assert lead == (*earlier.proposals["response-r0-0001"].recipe.stages, *proposal.recipe.stages)
 
 
 def test_confirming_begins_again_from_a_file_of_which_nothing_is_known(tmp_path):
@@ -335,22 +342,24 @@ def test_confirming_measures_the_file_that_students_begin_from(earlier, tmp_path
     assert [s.keeps_weights for s in students] == [False] * 2 + [True] * 5
     study, search_request = begin_from(tmp_path / "q", find_student(earlier))
     _end_trial(study, search_request)
-    planned = plan_confirmations(study)
-    assert [p.trial for p in planned] == [
+    proposals = plan_confirmations(study)
+    assert [p.trial for p in proposals] == [
         s.trial for s in students
     ]  # trained anew: a stage of its own
 
 
 def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
     recipe = making.recipe(student="digits_medium", epochs=1)
-    cut = replace(recipe, stages=(*recipe.stages, Prune(method="channel", ratio=0.5)))
-    result = making.run(cut, making.context_in(tmp_path / "first"))
+    prune_recipe = replace(recipe, stages=(*recipe.stages, Prune(method="channel", ratio=0.5)))
+    result = making.run(prune_recipe, making.context_in(tmp_path / "first"))
     path = tmp_path / "pruned.safetensors"
     save_file({k[6:]: v for k, v in result.state.items() if k.startswith("model.")}, path)
     ctx = making.context_in(tmp_path / "again", model=lambda model_id: path)
-    again = making.run(replace(recipe, start="pruned"), ctx)
+    second = making.run(replace(recipe, start="pruned"), ctx)
     assert (
-        again.rows[-1]["num_params"] == result.rows[-1]["num_params"] < result.rows[0]["num_params"]
+        second.rows[-1]["num_params"]
+        == result.rows[-1]["num_params"]
+        < result.rows[0]["num_params"]
     )
     # in its second stage as well, where it is built anew from its state
     longer = replace(recipe, start="pruned", stages=recipe.stages * 2)

@@ -283,11 +283,11 @@ def test_a_shard_of_a_process_that_dies_is_filled_by_the_one_that_waits(tmp_path
         assert child.stdout.readline() == "ready\n"
         _go(child)
         assert child.stdout.readline() == "claimed\n"
-        computed = []
+        calls = []
         killer = threading.Timer(1.0, child.kill)  # kill -9, while we wait for its shard
 
         def before(epoch, positions):
-            computed.append((epoch, positions[0], child.poll()))
+            calls.append((epoch, positions[0], child.poll()))
             if not killer.is_alive() and not killer.finished.is_set():
                 killer.start()
 
@@ -297,7 +297,7 @@ def test_a_shard_of_a_process_that_dies_is_filled_by_the_one_that_waits(tmp_path
         child.kill()
         child.communicate()
     # its shard, the first, came last: the others were filled while it held the lock
-    assert [start for _, start, _ in computed] == [16, 32, 48, 64, 80, 96, 0]
+    assert [start for _, start, _ in calls] == [16, 32, 48, 64, 80, 96, 0]
     assert not _log(log)
 
 

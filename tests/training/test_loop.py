@@ -49,7 +49,7 @@ def test_warm_up_rises_from_nothing_and_the_cosine_begins_after_it():
 def test_steps_decay_at_fractions_of_the_epochs():
     optimizer = Optimizer(lr=1.0, schedule="step", decay_at=(0.5, 0.75), decay_factor=0.2)
     at = (0, 49.99, 50, 74.99, 75, 99.99)
-    rates = [loop.learning_rate(optimizer, epochs=100, at=when) for when in at]
+    rates = [loop.learning_rate(optimizer, epochs=100, at=epoch) for epoch in at]
     assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04])
 
 
@@ -108,12 +108,12 @@ def test_a_resumed_optimizer_follows_the_schedule(ctx):
     bench, other = making.bench(recipe, ctx), making.bench(recipe, ctx)
     next(loop.train(bench.work, bench.learner))
     other.learner.load(safetensors.torch.load(worker._save(bench.learner.state())))
-    used = []
+    rates = []
     other.learner.optimizer.register_step_pre_hook(
-        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"].item())
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"].item())
     )
     _train(other, epochs_done=1)
-    assert used == pytest.approx(
+    assert rates == pytest.approx(
         [0.005 * (1 + math.cos(math.pi * (1 + step / 4) / 2)) for step in range(4)], rel=1e-5
     )
 
@@ -141,9 +141,9 @@ def test_an_epoch_is_whole_batches_of_different_images(ctx, monkeypatch, batch_s
     _train(bench)
     size = min(batch_size, FIT)
     assert [len(index) for index, _ in batches] == [size] * (FIT // size)
-    used = [i for index, _ in batches for i in index]
-    assert len(set(used)) == len(used)
-    assert set(used) <= set(bench.work.split.fit.tolist())
+    indices = [i for index, _ in batches for i in index]
+    assert len(set(indices)) == len(indices)
+    assert set(indices) <= set(bench.work.split.fit.tolist())
 
 
 def test_the_images_left_out_are_others_in_each_epoch(ctx, monkeypatch):
@@ -151,10 +151,10 @@ def test_the_images_left_out_are_others_in_each_epoch(ctx, monkeypatch):
     batches = _spy_batches(bench, monkeypatch)
     _train(bench)
     every = set(bench.work.split.fit.tolist())
-    unused = [every - {i for index, _ in batches[k : k + 4] for i in index} for k in (0, 4, 8)]
-    assert [len(one) for one in unused] == [14, 14, 14]
-    assert unused[0] != unused[1]
-    assert unused[1] != unused[2]
+    leftovers = [every - {i for index, _ in batches[k : k + 4] for i in index} for k in (0, 4, 8)]
+    assert [len(one) for one in leftovers] == [14, 14, 14]
+    assert leftovers[0] != leftovers[1]
+    assert leftovers[1] != leftovers[2]
     assert batches[0][0] != batches[4][0]
 
 
@@ -196,14 +196,14 @@ def test_the_first_batchs_loss_is_the_label_smoothed_one(ctx):
         )
         return bench, _train(bench)[0][1]["hard_loss"]
 
-    bench, smoothed = first(0.3)
+    bench, loss = first(0.3)
     split = bench.work.split
     model = making.bench(making.recipe(epochs=1), ctx).learner.model.train()
     with torch.no_grad():
         scores = model(split.augmenter(0, 1)(split.fit).images).log_softmax(1)
     exact = -scores[torch.arange(FIT), split.images.labels[split.fit]].mean().item()
     uniform = -scores.mean().item()
-    assert smoothed == pytest.approx(0.7 * exact + 0.3 * uniform, rel=1e-5)
+    assert loss == pytest.approx(0.7 * exact + 0.3 * uniform, rel=1e-5)
     assert first(0.0)[1] == pytest.approx(exact, rel=1e-5)
 
 
@@ -284,9 +284,9 @@ def test_projections_are_trained_and_belong_to_the_state(ctx, method):
     assert sorted(before) == sorted(
         f"levels.{level}.{part}" for level in ("low", "mid", "high") for part in ("weight", "bias")
     )
-    trained = {id(p) for group in bench.learner.optimizer.param_groups for p in group["params"]}
+    ids = {id(p) for group in bench.learner.optimizer.param_groups for p in group["params"]}
     parameters = [*bench.learner.model.parameters(), *bench.learner.projections.parameters()]
-    assert trained == {id(p) for p in parameters}
+    assert ids == {id(p) for p in parameters}
     _train(bench)
     state = bench.learner.state()
     for name, start in before.items():

@@ -282,13 +282,13 @@ def test_an_opened_test_split_is_scored_after_every_stage_with_its_teacher(ctx):
     rows = making.run(recipe, ctx, access=access).rows
     ends = [row for row in rows if "test_accuracy" in row]
     assert [row["stage"] for row in ends] == [0, 1, 2]
-    prepared = test_split.prepare(recipe, ctx, reference=None)
+    split = test_split.prepare(recipe, ctx, reference=None)
     network = context.load_model("digits_teacher", recipe, ctx, making.TEACHER)
     student = students.rebuild_student(
         recipe, _state(recipe, ctx), stages=3, ctx=ctx, sample=sample(ctx)
     )
     with torch.no_grad():
-        images = prepared.images.images.plain_batch(prepared.images.fit)
+        images = split.images.images.plain_batch(split.images.fit)
         mine, theirs = (m.eval()(images.images).argmax(1) for m in (student, network))
     labels = images.labels
     last = ends[-1]

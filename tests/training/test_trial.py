@@ -40,11 +40,11 @@ def _resume_at(last, result):
     )
 
 
-def _resume_run(recipe, ctx, part, *, seed=0, **more):
+def _resume_run(recipe, ctx, part, *, seed=0, **options):
     """What a worker does after a kill: the last row's state from its bytes, in a fresh generator."""
     last = part.rows[-1]
     resume = _resume_at(last, part)
-    return making.run(recipe, ctx, seed=seed, resume=resume, **more)
+    return making.run(recipe, ctx, seed=seed, resume=resume, **options)
 
 
 def _assert_resumes(recipe, tmp_path, *, after, seed=0):
@@ -238,8 +238,8 @@ def test_without_beta_and_gamma_distillation_is_training_on_labels(tmp_path):
 @pytest.mark.parametrize("method", ["response", "feature", "combined"])
 def test_a_teacher_changes_the_student(ctx, method):
     plain = making.run(making.recipe("no_kd", epochs=1), ctx)
-    distilled = making.run(making.recipe(method, epochs=1), ctx)
-    assert not torch.equal(distilled.state["model.fc.weight"], plain.state["model.fc.weight"])
+    student = making.run(making.recipe(method, epochs=1), ctx)
+    assert not torch.equal(student.state["model.fc.weight"], plain.state["model.fc.weight"])
 
 
 USER = """
@@ -313,9 +313,9 @@ def test_a_recipe_may_begin_with_a_trained_model(ctx):
     still = Optimizer(lr=1e-30, momentum=0.0, weight_decay=0.0)  # too little to move a weight
     recipe = making.recipe(student="digits_teacher", epochs=1, optimizer=still)
     state = making.run(replace(recipe, start=making.TEACHER), ctx).state
-    trained = safetensors.torch.load_file(making.teacher_file())
+    weights = safetensors.torch.load_file(making.teacher_file())
     for name in ("stage1.0.weight", "stage3.1.bias", "fc.weight"):
-        assert torch.equal(state[f"model.{name}"], trained[name])
+        assert torch.equal(state[f"model.{name}"], weights[name])
 
 
 def test_images_that_are_not_the_studys_are_refused(ctx):
@@ -370,11 +370,11 @@ def test_confirming_fits_on_all_images_and_validates_on_none(ctx):
     assert confirm.fit.tolist() == list(range(1257))
     assert not len(confirm.validation)
     assert sorted([*search.fit.tolist(), *search.validation.tolist()]) == list(range(1257))
-    limited = places.device_split(
+    subset = places.device_split(
         making.digits(fit_on="train+val", limit_train=300), ctx, "contiguous"
     )
     parts = places.device_split(making.digits(limit_train=300), ctx, "contiguous")
-    assert limited.fit.tolist() == sorted([*parts.fit.tolist(), *parts.validation.tolist()])
+    assert subset.fit.tolist() == sorted([*parts.fit.tolist(), *parts.validation.tolist()])
     recipe = making.recipe("response", images=making.digits(fit_on="train+val", limit_train=300))
     result = making.run(recipe, ctx, seed=1000, access=trial.TestAccess())
     assert not any("val_accuracy" in row for row in result.rows)
@@ -382,18 +382,18 @@ def test_confirming_fits_on_all_images_and_validates_on_none(ctx):
 
 
 def test_validation_images_are_never_trained_on(ctx, monkeypatch):
-    trained = set()
+    indices = set()
     batch = classification.ClassificationImages.batch
 
     def spy(self, index, view=None):
         if view is not None:
-            trained.update(index.tolist())
+            indices.update(index.tolist())
         return batch(self, index, view)
 
     monkeypatch.setattr(classification.ClassificationImages, "batch", spy)
     making.run(making.recipe("combined", epochs=4, batch_size=16), ctx)
     split = places.device_split(making.digits(limit_train=making.LIMIT), ctx, "contiguous")
-    assert trained == set(split.fit.tolist())
+    assert indices == set(split.fit.tolist())
 
 
 # Training trains

@@ -63,15 +63,14 @@ def measure(
     device = torch.device(device)
     size = footprint(model)
     with threads(1), torch.inference_mode():
-        copied = copy.deepcopy(model).to(device=device, dtype=torch.float32).eval()
+        model_copy = copy.deepcopy(model).to(device=device, dtype=torch.float32).eval()
         image = random_images(1, shape, device)
-        operations = flops(copied, image)
-        latency = forward_seconds(copied, image, at_least=0.4)
+        operations = flops(model_copy, image)
+        latency = forward_seconds(model_copy, image, at_least=0.4)
         batch_size = THROUGHPUT_BATCH.get(device.type, THROUGHPUT_BATCH_ACCELERATOR)
-        batch_size = max(
-            1, min(batch_size, batch_size * 32 * 32 // math.prod(shape[1:]))
-        )  # fewer of bigger images
-        batch = forward_seconds(copied, random_images(batch_size, shape, device), at_least=0.2)
+        # fewer of bigger images
+        batch_size = max(1, min(batch_size, batch_size * 32 * 32 // math.prod(shape[1:])))
+        batch = forward_seconds(model_copy, random_images(batch_size, shape, device), at_least=0.2)
     return {
         **size,
         "flops": operations,

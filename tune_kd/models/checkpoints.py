@@ -40,8 +40,8 @@ def parse(data: bytes, *, source: str) -> dict[str, Tensor]:
     try:
         if data[8:9] == b"{":  # safetensors: 8 bytes of length, then JSON
             return load(data)
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return unwrap(loaded, source=source)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return unwrap(content, source=source)
     except UsageError:
         raise
     except Exception as error:  # torch raises many kinds for files that are not its own
@@ -100,21 +100,21 @@ def checked_load(model: nn.Module, state: Mapping[str, Any], *, source: str) -> 
         UsageError: which keys or shapes differ, the first few of each kind.
     """
     tensors, expected = unwrap(state, source=source), model.state_dict()
-    shared = tensors.keys() & expected.keys()
+    common_names = tensors.keys() & expected.keys()
     shapes = [
         f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
         for name in expected
-        if name in shared and tensors[name].shape != expected[name].shape
+        if name in common_names and tensors[name].shape != expected[name].shape
     ]
     kinds = [
         f"{name} {tensors[name].dtype} instead of {expected[name].dtype}"
         for name in expected
-        if name in shared
+        if name in common_names
         and tensors[name].is_floating_point() != expected[name].is_floating_point()
     ]
     differences = {
-        "missing": [name for name in expected if name not in shared],
-        "unexpected": [name for name in tensors if name not in shared],
+        "missing": [name for name in expected if name not in common_names],
+        "unexpected": [name for name in tensors if name not in common_names],
         "shape": shapes,
         "type": kinds,
     }

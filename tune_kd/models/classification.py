@@ -203,9 +203,9 @@ def _stem(model: nn.Module, channels: int) -> None:
     assert isinstance(conv, nn.Conv2d)
     conv.stride = (1, 1)
     if channels != conv.in_channels:
-        changed = nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(changed.weight, mode="fan_out")
-        model.get_submodule("features.0").register_module("0", changed)
+        stem = nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out")
+        model.get_submodule("features.0").register_module("0", stem)
 
 
 def _replace_dropout(model: nn.Module, rate: float) -> None:

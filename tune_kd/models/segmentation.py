@@ -143,7 +143,7 @@ def _first(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     """Return the stem's convolution for another number of channels."""
     if channels == conv.in_channels:
         return conv
-    changed = nn.Conv2d(
+    stem = nn.Conv2d(
         channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]
@@ -151,5 +151,5 @@ def _first(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
         padding=conv.padding,  # type: ignore[arg-type]
         bias=False,
     )
-    nn.init.kaiming_normal_(changed.weight, mode="fan_out", nonlinearity="relu")
-    return changed
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    return stem

@@ -57,14 +57,14 @@ class LogitCache:
             for start in range(0, self._size, SHARD)
         }
         missing = [path for path, at in shards.items() if _read(path, len(at)) is None]
-        claimed = False
+        has_claim = False
         for path in missing:
             with files.lock(path.with_suffix(".lock"), wait=False) as mine:
                 exists = _read(path, len(shards[path])) is not None
                 if mine and not exists and _read(epoch_file, self._size) is None:
-                    claimed = True
+                    has_claim = True
                     files.write_whole(path, _bytes(self._compute(epoch, shards[path])))
-        if not claimed and missing:
+        if not has_claim and missing:
             with files.lock(missing[0].with_suffix(".lock")):
                 return  # whoever held it has written it, or died
         parts = [_read(path, len(at)) for path, at in shards.items()]

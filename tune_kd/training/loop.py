@@ -182,7 +182,7 @@ def _epoch(work: StageInputs, learner: TrainState, tools: _Tools, *, epoch: int)
     if work.logit_cache and weights.uses_soft:
         soft = work.logit_cache.epoch(work.first_step + epoch).to(device)
     order = _generator(work, epoch, "order", torch.device("cpu"))
-    shuffled = torch.randperm(len(split.fit), generator=order).to(device)
+    positions = torch.randperm(len(split.fit), generator=order).to(device)
     registry.set_dropout(
         learner.model, stage.dropout, generator=_generator(work, epoch, "dropout", device)
     )
@@ -192,7 +192,7 @@ def _epoch(work: StageInputs, learner: TrainState, tools: _Tools, *, epoch: int)
     learner.model.train()
     learner.projections.train()
     for step in range(steps):
-        position = shuffled[step * size : (step + 1) * size]
+        position = positions[step * size : (step + 1) * size]
         at = epoch - 1 + step / steps
         weights.warm_up(at, epochs=stage.logit_warmup_epochs)
         learner.lr.fill_(learning_rate(stage.optimizer, epochs=stage.epochs, at=at))
@@ -219,11 +219,13 @@ def _step(
         teacher = live if teacher is None else teacher
     with autocast(images.device, work.compute.precision):
         scores = learner.model(images)
-        projected = _project_features(work, learner, taps.features) if weights.uses_features else {}
+        student_features = (
+            _project_features(work, learner, taps.features) if weights.uses_features else {}
+        )
     if teacher is not None and work.split.dense:
         teacher = segmentation.resize(teacher, scores.shape[2:])
     parts = losses.total(
-        losses.Outputs(scores, projected),
+        losses.Outputs(scores, student_features),
         None if teacher is None else losses.Outputs(teacher, features),
         batch=batch,
         weights=weights,
@@ -244,8 +246,8 @@ def _project_features(
 ) -> Mapping[str, Tensor]:
     """Return the student's features as the loss wants them."""
     if work.terms.feature_loss.needs_projection:
-        projected: Mapping[str, Tensor] = learner.projections(features)
-        return projected
+        projections: Mapping[str, Tensor] = learner.projections(features)
+        return projections
     return dict(features)
 
 

@@ -66,8 +66,8 @@ def _reference_cache(
     network, model_id, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        loaded = context.load_model(network, recipe, ctx, model_id)
-        frozen = teacher.FrozenTeacher(loaded, precision="float32")
+        module = context.load_model(network, recipe, ctx, model_id)
+        frozen = teacher.FrozenTeacher(module, precision="float32")
         return frozen.logits(images.batches(images.fit[torch.from_numpy(positions)]))
 
     code = b""

@@ -45,9 +45,9 @@ def run(
         within = resume if isinstance(resume, Resume) and resume.goes_on(number) else None
         kind = stage_kind(recipe.stages[number], code=ctx.code)
         at_stage = run_.at(number, step=step)
-        for report, changed in kind.run(at_stage, model, resume=within):  # noqa: B007
+        for report, new_model in kind.run(at_stage, model, resume=within):  # noqa: B007
             yield report
-        number, step, model = number + 1, report.step, changed
+        number, step, model = number + 1, report.step, new_model
 
 
 def _measure(run: Run, model: nn.Module, *, began: float) -> EpochReport:

@@ -199,7 +199,9 @@ def _report(run: Run, epoch: int, values: Mapping[str, Any], **more: Any) -> Epo
     )
 
 
-def change_network(run: Run, model: nn.Module, changed: nn.Module) -> tuple[EpochReport, nn.Module]:
+def change_network(
+    run: Run, model: nn.Module, new_model: nn.Module
+) -> tuple[EpochReport, nn.Module]:
     """Return the one report of a stage that does not train, with the network that it gave."""
-    values = run.scores(changed) | run.footprint(changed, before=model)
-    return report_end(run, 0, StageResult(model=changed, values=values)), changed
+    values = run.scores(new_model) | run.footprint(new_model, before=model)
+    return report_end(run, 0, StageResult(model=new_model, values=values)), new_model

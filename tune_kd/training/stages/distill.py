@@ -109,8 +109,8 @@ def _terms(run: Run, stage: Distill) -> losses.LossOptions:
 
 def build_projections(run: Run, model: nn.Module, stage: Distill) -> nn.Module:
     """Return student-side projections to the teacher's channels, by a dry forward of two images."""
-    needed = _terms(run, stage).feature_loss.needs_projection
-    if run.teacher is None or "features" not in stage.needs or not needed:
+    needs_projection = _terms(run, stage).feature_loss.needs_projection
+    if run.teacher is None or "features" not in stage.needs or not needs_projection:
         return nn.Module()
     _, targets = run.teacher.outputs(run.sample)
     was_training = model.training

@@ -48,19 +48,19 @@ class QuantizeKind:
         fit = run.images.fit
         order = torch.randperm(len(fit), generator=generator)[: self.stage.calibration_images]
         batches = run.images.batches(fit[order.to(fit.device)])
-        unseen = int8.ranges(prepared)
+        initial_ranges = int8.ranges(prepared)
         int8.calibrate(prepared, (batch.images.cpu() for batch in batches))
-        int8.assert_active(prepared, unseen)
+        int8.assert_active(prepared, initial_ranges)
         return _convert(prepared)
 
     def _train(
         self, run: Run, model: nn.Module, training: Distill, *, resume: Resume | None
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         fake = int8.prepare(model, sample=run.sample.cpu(), qat=True).to(run.sample.device)
-        unseen, untrained = int8.ranges(fake), int8.weights(fake)
+        initial_ranges, initial_weights = int8.ranges(fake), int8.weights(fake)
 
         def finish() -> StageResult:
-            int8.assert_active(fake, unseen, untrained=untrained)
+            int8.assert_active(fake, initial_ranges, untrained=initial_weights)
             result = _convert(fake)
             return StageResult(model=result, values=run.footprint(result, before=model))
 
