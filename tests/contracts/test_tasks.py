@@ -50,7 +50,7 @@ def class_folders(shape: tuple[int, ...]) -> tuple[dict[str, bytes], dict[str, t
         held[split] = made, np.repeat(range(len(CLASSES)), count)
         for number, pixels in enumerate(made):
             name = f"{split}/{CLASSES[number // count]}/{number:03d}.png"
-            files[name] = made_images.encoded(pixels.squeeze())
+            files[name] = made_images.encode(pixels.squeeze())
     return files, held
 
 
@@ -65,7 +65,7 @@ def written(task: Task, place: Path, *, shape: tuple[int, ...] | None = None) ->
         held["train"] = tuple(np.concatenate(pair) for pair in both)
     else:
         files, held = class_folders((height, width, channels))
-    made_images.placed(files, "folder", place)
+    made_images.write_set(files, "folder", place)
     return held
 
 

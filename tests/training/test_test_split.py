@@ -16,7 +16,7 @@ from tune_kd.training import test_split, trial
 def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_worst(tmp_path):
     decoded = made_images.scenes(4, size=(32, 32))
     decoded.labels[1] = 255
-    images = made_images.seen(decoded)
+    images = made_images.image_settings(decoded)
     ctx = making.context_in(tmp_path)
     model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     for count, expected in ((4, {0, 2, 3}), (1, {0})):
@@ -189,7 +189,7 @@ def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypat
     monkeypatch.setattr(splits, "EVALUATION_PIXELS", pixels)
     decoded = made_images.scenes(5, size=(32, 32))
     decoded.labels[3] = 255  # nothing counts in it
-    images = made_images.seen(decoded)
+    images = made_images.image_settings(decoded)
     model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     every = np.arange(5)
     split = places.place_split(
