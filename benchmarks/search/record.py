@@ -101,7 +101,7 @@ class Studio:
             resume=False,
             command="",
         )
-        material = checks.look_at_data(request)
+        dataset = checks.look_at_data(request)
         self._space = space
         self._site = context.NodeContext(
             cache=cache,
@@ -111,11 +111,11 @@ class Studio:
         )
         self._manifest = create_study.manifest_of(
             request,
-            material,
-            specification=checks.described(request, material),
+            dataset,
+            specification=checks.described(request, dataset),
             measured={"precision": "float32", "layout": "contiguous", "device": "", "hardware": {}},
         )
-        self.images = {"fitted": material.num_train, "validation": material.num_val}
+        self.images = {"fitted": dataset.num_train, "validation": dataset.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}
         self._split: splits.DeviceSplit | None = None
         self._exam: test_split.TestSplit | None = None

@@ -356,11 +356,8 @@ def test_a_recipe_that_starts_from_a_pruned_file_has_its_shapes(tmp_path):
     save_file({k[6:]: v for k, v in result.state.items() if k.startswith("model.")}, path)
     ctx = making.context_in(tmp_path / "again", model=lambda model_id: path)
     second = making.run(replace(recipe, start="pruned"), ctx)
-    assert (
-        second.rows[-1]["num_params"]
-        == result.rows[-1]["num_params"]
-        < result.rows[0]["num_params"]
-    )
+    num_params = result.rows[-1]["num_params"]
+    assert second.rows[-1]["num_params"] == num_params < result.rows[0]["num_params"]
     # in its second stage as well, where it is built anew from its state
     longer = replace(recipe, start="pruned", stages=recipe.stages * 2)
     complete = making.run(longer, ctx)
