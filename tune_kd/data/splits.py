@@ -223,7 +223,7 @@ class DeviceSplit:
             yield (view or self.images.plain_batch)(part)
 
 
-def resident(
+def device_images(
     decoded: Decoded,
     *,
     images: Images,

@@ -73,7 +73,7 @@ def place_split(
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
     return splits.DeviceSplit(
-        images=splits.resident(decoded, images=images, device=device, layout=layout),
+        images=splits.device_images(decoded, images=images, device=device, layout=layout),
         fit=fit,
         validation=validation,
         num_classes=images.num_classes,
