@@ -64,13 +64,13 @@ class Remembered:
 class Live:
     """In place of a logit cache: the teacher's forward for each batch, on the images that are trained on."""
 
-    def __init__(self, frozen: teacher.FrozenTeacher, fold: splits.DeviceSplit) -> None:
-        self._frozen, self._fold = frozen, fold
-        self._augment = fold.seen(SEED, 0)
+    def __init__(self, frozen: teacher.FrozenTeacher, split: splits.DeviceSplit) -> None:
+        self._frozen, self._split = frozen, split
+        self._augment = split.augmenter(SEED, 0)
 
     def epoch(self, epoch: int) -> "Live":
         """Itself, with the epoch's views."""
-        self._augment = self._fold.seen(SEED, epoch)
+        self._augment = self._split.augmenter(SEED, epoch)
         return self
 
     def to(self, device: torch.device) -> "Live":
@@ -80,7 +80,7 @@ class Live:
 
     def __getitem__(self, position: Tensor) -> Tensor:
         """Scores of the images at these positions of the training set."""
-        return self._frozen.outputs(self._augment(self._fold.fit[position]).images)[0]
+        return self._frozen.outputs(self._augment(self._split.fit[position]).images)[0]
 
 
 def recipe_of(options: Any, decoded: Decoded) -> Recipe:
@@ -109,7 +109,7 @@ class Bench:
         count = len(decoded.labels)
         images = splits.device_images(decoded, images=recipe.images)
         self.recipe, self._site = recipe, context.NodeContext(cache=Path())
-        self.fold = splits.DeviceSplit(
+        self.split = splits.DeviceSplit(
             images=images,
             fit=torch.arange(count),
             validation=torch.arange(0),
@@ -124,24 +124,24 @@ class Bench:
     def logit_cache(self, cache: Path) -> LogitCache:
         """Return a logit cache below a folder."""
         ctx = replace(self._site, cache=cache)
-        return context.logit_cache(self.recipe, self.frozen, self.fold, ctx=ctx)
+        return context.logit_cache(self.recipe, self.frozen, self.split, ctx=ctx)
 
     def live(self) -> Live:
         """Return the teacher itself."""
-        fold = replace(self.fold, images=Remembered(self.fold.images))
-        return Live(self.frozen, fold)
+        split = replace(self.split, images=Remembered(self.split.images))
+        return Live(self.frozen, split)
 
     def train(self, source: Any) -> list[float]:
         """One trial from its first epoch to its last; the losses."""
         stage = self.recipe.stages[0]
-        fold = source._fold if isinstance(source, Live) else self.fold
+        split = source._split if isinstance(source, Live) else self.split
         work = loop.StageInputs(
             stage=stage,
             number=0,
             first_step=0,
             seed=SEED,
             view_seed=SEED,
-            fold=fold,
+            split=split,
             compute=self.recipe.compute,
             teacher=None,  # neither side checks the teacher's weights at the end
             logit_cache=source,
@@ -201,7 +201,9 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     decoded = common.images(options.data, options.images)
     bench = Bench(recipe_of(options, decoded), decoded)
-    bench.frozen.outputs(bench.fold.images.plain_batch(bench.fold.fit[: options.batch_size]).images)
+    bench.frozen.outputs(
+        bench.split.images.plain_batch(bench.split.fit[: options.batch_size]).images
+    )
     times = rounds(bench, repeats=options.repeats, trials=options.trials)
 
     def per_epoch(seconds: list[float]) -> str:

@@ -101,7 +101,7 @@ class Studio:
             resume=False,
             command="",
         )
-        material = checks.look_at_data(request)
+        dataset = checks.look_at_data(request)
         self._space = space
         self._site = context.NodeContext(
             cache=cache,
@@ -111,13 +111,13 @@ class Studio:
         )
         self._manifest = create_study.manifest_of(
             request,
-            material,
-            specification=checks.described(request, material),
+            dataset,
+            specification=checks.described(request, dataset),
             measured={"precision": "float32", "layout": "contiguous", "device": "", "hardware": {}},
         )
-        self.images = {"fitted": material.num_train, "validation": material.num_val}
+        self.images = {"fitted": dataset.num_train, "validation": dataset.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}
-        self._fold: splits.DeviceSplit | None = None
+        self._split: splits.DeviceSplit | None = None
         self._exam: test_split.TestSplit | None = None
 
     def _teacher(self) -> dict[str, Any]:
@@ -134,14 +134,14 @@ class Studio:
             save_file({k: v.contiguous() for k, v in _model_of(last).items()}, path)
         self._manifest = dataclasses.replace(self._manifest, teacher_model=model_id)
         model = context.load_model(self._space.teacher.network, recipe, self._site, model_id)
-        fold = context.fold(recipe.images, self._site, recipe.compute.layout)
+        split = context.device_split(recipe.images, self._site, recipe.compute.layout)
         opened = test_split.prepare(recipe, self._site, reference=None)
         return {
             "network": self._space.teacher.network,
             "fingerprint": model_id,
             "seed": TEACHER_SEED,
             "epochs": self._space.teacher.epochs,
-            "val_accuracy": inference.evaluate(model, fold, fold.validation).accuracy,
+            "val_accuracy": inference.evaluate(model, split, split.validation).accuracy,
             "test_accuracy": opened.evaluate(model).accuracy,
         }
 
@@ -163,16 +163,16 @@ class Studio:
 
     def _evaluate(self, recipe: Recipe, last: EpochReport, accuracy: float) -> curves.Row:
         """Return what the trained network gets right of the validation and of the test images."""
-        if self._fold is None or self._exam is None:
-            self._fold = context.fold(recipe.images, self._site, recipe.compute.layout)
+        if self._split is None or self._exam is None:
+            self._split = context.device_split(recipe.images, self._site, recipe.compute.layout)
             self._exam = test_split.prepare(recipe, self._site, reference=None)
             self.images["test"] = len(self._exam.images.fit)
-        sample = context.sample_of(self._fold)
+        sample = context.sample_of(self._split)
         count = len(recipe.stages)
         model = students.rebuild_student(
             recipe, _model_of(last), stages=count, ctx=self._site, sample=sample
         ).eval()
-        val = inference.evaluate(model, self._fold, self._fold.validation, each_image=True)
+        val = inference.evaluate(model, self._split, self._split.validation, each_image=True)
         test = self._exam.evaluate(model)
         assert val.accuracy == accuracy, "the network scored is not the one that was trained"
         return {

@@ -13,7 +13,7 @@ from benchmarks import common, data_path, int8, logit_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 SPREAD = r"[\d.]+ \([\d.]+\.\.[\d.]+\)"
-TAPE = [
+LOGIT_CACHE = [
     "--images",
     "48",
     "--batch-size",
@@ -45,7 +45,7 @@ def threads():
     [
         (
             logit_cache.main,
-            TAPE,
+            LOGIT_CACHE,
             [
                 "teacher in every step",
                 "logit cache, first trial fills it",
@@ -91,7 +91,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(module):
     assert "error: argument --images: must be at least 1" in ran.stderr
 
 
-def test_live_teacher_and_tape_see_the_same_images():
+def test_live_teacher_and_logit_cache_see_the_same_images():
     """The comparison is of one work done in two ways."""
     decoded = common.images(None, 40)
     networks = {"student": "resnet8", "teacher": "resnet8"}
@@ -99,7 +99,7 @@ def test_live_teacher_and_tape_see_the_same_images():
     bench = logit_cache.Bench(logit_cache.recipe_of(options, decoded), decoded)
     live = bench.live()
     for epoch in (1, 2):
-        make_batch = bench.fold.seen(logit_cache.SEED, epoch)
+        make_batch = bench.split.augmenter(logit_cache.SEED, epoch)
         for position in torch.randperm(40).split(8):
             expected, _ = bench.frozen.outputs(make_batch(position).images)
             assert torch.equal(live.epoch(epoch)[position], expected)

@@ -37,7 +37,7 @@ def test_a_changed_network_is_rebuilt_from_its_state(name):
     changed = transform.apply(network(), sample=SAMPLE)
     state = changed.state_dict()
     again = transforms.find(name).rebuild(network(seed=1), state)
-    checkpoints.checked_load(again, state, what="the state")
+    checkpoints.checked_load(again, state, source="the state")
     assert torch.equal(changed(SAMPLE), again.eval()(SAMPLE))
 
 

@@ -146,5 +146,5 @@ def test_dropout_comes_before_the_classifier_and_changes_no_key(name: str) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_survive_their_state_dict(name: str) -> None:
     model = registry.build(name, shape=shape(name), seed=5)
-    checkpoints.checked_load(model, shared_model(name).state_dict(), what="a copy")
+    checkpoints.checked_load(model, shared_model(name).state_dict(), source="a copy")
     assert checkpoints.tensor_hash(model) == checkpoints.tensor_hash(shared_model(name))

@@ -373,19 +373,19 @@ def _assert_loads(
     """The weights on disk give the same scores in a fresh network."""
     recipe = proposal.recipe
     file = study.storage.local / worker._weights_name(proposal)
-    fold = places.fold(recipe.images, ctx, recipe.compute.layout)
+    device_split = places.device_split(recipe.images, ctx, recipe.compute.layout)
     network = students.rebuild_student(
         recipe,
         checkpoints.load_weights(file),
         stages=len(recipe.stages),
         ctx=ctx,
-        sample=places.sample_of(fold),
+        sample=places.sample_of(device_split),
     )
     ctx = replace(ctx, device="cpu") if int8.is_int8(network) else ctx
     if proposal.open_test:
         scores, split = test_split.prepare(recipe, ctx, reference=None).evaluate(network), "test"
     else:
-        scores, split = inference.evaluate(network, fold, fold.validation), "val"
+        scores, split = inference.evaluate(network, device_split, device_split.validation), "val"
     values = scores.values(split, dense=recipe.images.dense)
     assert values.pop(f"{split}_loss") == pytest.approx(last[f"{split}_loss"], rel=1e-6)
     assert values == {name: last[name] for name in values}

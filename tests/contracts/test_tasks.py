@@ -50,7 +50,7 @@ def class_folders(shape: tuple[int, ...]) -> tuple[dict[str, bytes], dict[str, t
         contents[split] = pixels, np.repeat(range(len(CLASSES)), count)
         for number, image in enumerate(pixels):
             name = f"{split}/{CLASSES[number // count]}/{number:03d}.png"
-            files[name] = made_images.encoded(image.squeeze())
+            files[name] = made_images.encode(image.squeeze())
     return files, contents
 
 
@@ -65,7 +65,7 @@ def write_set(task: Task, place: Path, *, shape: tuple[int, ...] | None = None) 
         contents["train"] = tuple(np.concatenate(pair) for pair in both)
     else:
         files, contents = class_folders((height, width, channels))
-    made_images.placed(files, "folder", place)
+    made_images.write_set(files, "folder", place)
     return contents
 
 

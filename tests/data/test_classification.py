@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 
-from tests.helpers.made_images import classified, seen
+from tests.helpers.made_images import class_images, image_settings
 from tune_kd.data import augmentation, classification, tasks
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -29,10 +29,10 @@ def _one_by_one(decoded, index, view, *, pad, mean, std):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(("size", "channels", "pad"), [(32, 3, 4), (8, 1, 1), (8, 3, 0), (5, 1, 2)])
 def test_a_batch_is_torchvisions_image_by_image(size, channels, pad, layout):
-    decoded = classified(size=(size, size + 3), channels=channels)
+    decoded = class_images(size=(size, size + 3), channels=channels)
     mean, std = MEAN[:channels], STD[:channels]
     images = classification.ClassificationImages(
-        decoded, images=seen(decoded, pad=pad), layout=layout
+        decoded, images=image_settings(decoded, pad=pad), layout=layout
     )
     every_view = torch.arange(2 * (2 * pad + 1) ** 2)
     index = torch.arange(len(every_view)) % len(decoded.labels)
@@ -47,9 +47,9 @@ def test_a_batch_is_torchvisions_image_by_image(size, channels, pad, layout):
 
 @pytest.mark.parametrize("pad", [0, 1, 4])
 def test_no_view_is_the_centre_and_the_whole_image(pad):
-    decoded = classified()
+    decoded = class_images()
     images = classification.ClassificationImages(
-        decoded, images=seen(decoded, pad=pad, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+        decoded, images=image_settings(decoded, pad=pad, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     )
     index = torch.tensor([3, 0, 3])
     expected = torch.from_numpy(decoded.images[index.numpy()]).permute(0, 3, 1, 2).float()
@@ -60,11 +60,11 @@ def test_no_view_is_the_centre_and_the_whole_image(pad):
 
 
 def test_both_layouts_hold_the_same_numbers():
-    decoded, index = classified(), torch.arange(12)
+    decoded, index = class_images(), torch.arange(12)
     view = augmentation.crops(12, seed=0, epoch=1, pad=4, flip=True)
     one, other = (
         classification.ClassificationImages(
-            decoded, images=seen(decoded, pad=4), layout=layout
+            decoded, images=image_settings(decoded, pad=4), layout=layout
         ).batch(index, view)
         for layout in ("contiguous", "channels_last")
     )
@@ -74,11 +74,11 @@ def test_both_layouts_hold_the_same_numbers():
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_gpu_sees_what_the_cpu_sees(layout):
-    decoded, index = classified(), torch.arange(12)
+    decoded, index = class_images(), torch.arange(12)
     view = augmentation.crops(12, seed=0, epoch=1, pad=4, flip=True)
     one, other = (
         classification.ClassificationImages(
-            decoded, images=seen(decoded, pad=4), device=device, layout=layout
+            decoded, images=image_settings(decoded, pad=4), device=device, layout=layout
         )
         for device in ("cpu", "cuda")
     )
@@ -90,7 +90,7 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
     task = tasks.find("digits")
     decoded = tasks.decode(task, "train", folder=None, cache=tmp_path)
     from_file, in_memory = (
-        classification.ClassificationImages(d, images=seen(d, pad=1))
+        classification.ClassificationImages(d, images=image_settings(d, pad=1))
         for d in (decoded, dataclasses.replace(decoded, folder=None))
     )
     view = augmentation.crops(len(decoded.labels), seed=0, epoch=0, pad=1, flip=False)
@@ -98,7 +98,7 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
     assert torch.equal(from_file.batch(index, view), in_memory.batch(index, view))
     file = decoded.folder / "padded-1.npy"
     before = file.stat().st_mtime_ns
-    again = classification.ClassificationImages(decoded, images=seen(decoded, pad=1))
+    again = classification.ClassificationImages(decoded, images=image_settings(decoded, pad=1))
     assert torch.equal(again.batch(index, view), in_memory.batch(index, view))
     assert file.stat().st_mtime_ns == before
     assert np.load(file).shape == (1257, 10, 10, 1)
@@ -109,9 +109,9 @@ def test_padded_images_are_one_file_beside_the_decoded_ones(tmp_path):
 
 
 def _augmented_images(**changes):
-    decoded = classified(60)
+    decoded = class_images(60)
     return classification.ClassificationImages(
-        decoded, images=seen(decoded, pad=4, flip=True, **changes)
+        decoded, images=image_settings(decoded, pad=4, flip=True, **changes)
     )
 
 
@@ -142,8 +142,8 @@ def test_whole_images_are_not_mixed():
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("mix", MIXED)
 def test_what_is_seen_depends_on_no_batch(mix, layout):
-    decoded, among = classified(60), torch.arange(0, 60, 2)
-    spec = seen(decoded, pad=4, flip=True, mix=mix)
+    decoded, among = class_images(60), torch.arange(0, 60, 2)
+    spec = image_settings(decoded, pad=4, flip=True, mix=mix)
     images = classification.ClassificationImages(decoded, images=spec, layout=layout)
     full_batch = images.augmenter(seed=1, epoch=2, among=among)(ALL)
     strides = torch.channels_last if layout == "channels_last" else torch.contiguous_format
@@ -191,9 +191,9 @@ def test_a_cutmix_share_is_the_area_that_is_left():
     """Counted in pixels: image i is of value i everywhere."""
     values = np.arange(60, dtype=np.uint8)[:, None, None, None]
     decoded = dataclasses.replace(
-        classified(60), images=np.broadcast_to(values, (60, 10, 12, 3)).copy()
+        class_images(60), images=np.broadcast_to(values, (60, 10, 12, 3)).copy()
     )
-    spec = seen(decoded, mix="cutmix", mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    spec = image_settings(decoded, mix="cutmix", mean=(0.0,) * 3, std=(1 / 255,) * 3)
     batch = classification.ClassificationImages(decoded, images=spec).augmenter(
         seed=0, epoch=1, among=torch.tensor([59])
     )(ALL)
@@ -205,8 +205,8 @@ def test_a_cutmix_share_is_the_area_that_is_left():
 @pytest.mark.gpu
 @pytest.mark.parametrize("mix", MIXED)
 def test_a_gpu_mixes_as_the_cpu_does(mix):
-    decoded = classified(60)
-    spec = seen(decoded, pad=4, flip=True, mix=mix)
+    decoded = class_images(60)
+    spec = image_settings(decoded, pad=4, flip=True, mix=mix)
     one, other = (
         classification.ClassificationImages(decoded, images=spec, device=device).augmenter(
             seed=0, epoch=1, among=ALL

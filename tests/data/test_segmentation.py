@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from tests.helpers.made_images import scenes, seen
+from tests.helpers.made_images import image_settings, scenes
 from tune_kd.data import augmentation, segmentation, tasks
 from tune_kd.data.batch import IGNORE
 
@@ -19,12 +19,14 @@ ALL = torch.arange(6)
 
 def _scenes(decoded=None, *, layout="contiguous", **changes):
     decoded = decoded or scenes()
-    return segmentation.SegmentationImages(decoded, images=seen(decoded, **changes), layout=layout)
+    return segmentation.SegmentationImages(
+        decoded, images=image_settings(decoded, **changes), layout=layout
+    )
 
 
 def _normalise(decoded):
     images = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
-    spec = seen(decoded)
+    spec = image_settings(decoded)
     return v2.functional.normalize(images.float() / 255, list(spec.mean), list(spec.std))
 
 
@@ -197,10 +199,10 @@ def test_both_layouts_see_the_same():
 
 
 def test_decoded_files_are_shared_and_seen_as_they_are(tmp_path):
-    from tests.helpers.made_images import placed, voc
+    from tests.helpers.made_images import voc, write_set
 
     files, arrays = voc(size=(180, 240), test=None)
-    place = placed(files, "folder", tmp_path)
+    place = write_set(files, "folder", tmp_path)
     decoded = tasks.decode(tasks.find("camvid"), "train", folder=place, cache=tmp_path / "cache")
     images = _scenes(decoded)
     batch = images.plain_batch(torch.arange(4))
@@ -212,7 +214,7 @@ def test_decoded_files_are_shared_and_seen_as_they_are(tmp_path):
 @pytest.mark.gpu
 def test_a_gpu_sees_what_the_cpu_sees():
     decoded = scenes()
-    spec = seen(decoded, scale=SCALE, flip=True)
+    spec = image_settings(decoded, scale=SCALE, flip=True)
     one, other = (
         segmentation.SegmentationImages(decoded, images=spec, device=device).augmenter(
             seed=0, epoch=1, among=ALL

@@ -20,10 +20,10 @@ def _with_labels(labels):
 
 def test_a_split_lies_on_the_device_as_its_kind():
     for decoded, kind in (
-        (made_images.classified(), classification.ClassificationImages),
+        (made_images.class_images(), classification.ClassificationImages),
         (made_images.scenes(), segmentation.SegmentationImages),
     ):
-        images = splits.device_images(decoded, images=made_images.seen(decoded))
+        images = splits.device_images(decoded, images=made_images.image_settings(decoded))
         assert type(images) is kind
         assert len(images) == len(images.labels) == len(decoded.labels)
         assert images.labels.tolist() == decoded.labels.tolist()
@@ -196,7 +196,7 @@ def test_own_validation_images_that_are_too_few_are_refused():
 
 
 def test_statistics_are_those_of_the_pixels():
-    decoded, index = made_images.classified(5000, size=(4, 4), seed=1), np.arange(0, 5000, 2)
+    decoded, index = made_images.class_images(5000, size=(4, 4), seed=1), np.arange(0, 5000, 2)
     mean, std = splits.statistics(decoded.images, index)
     pixels = decoded.images[index].reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
@@ -220,7 +220,7 @@ def test_images_of_one_colour_can_be_normalised():
 
 
 def test_a_table_is_not_used_for_other_images():
-    task, decoded = tasks.find("cifar10"), made_images.classified(300)
+    task, decoded = tasks.find("cifar10"), made_images.class_images(300)
     index = np.arange(100)
     assert splits.normalisation(task, decoded, index) == splits.statistics(decoded.images, index)
 

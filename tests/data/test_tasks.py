@@ -22,12 +22,12 @@ def parquet(tmp_path):
     """The same images as Parquet, the training ones in two files."""
     folder = tmp_path / "parquet"
     images, labels = made_images.of_classes(4)
-    encoded = [made_images.encoded(image) for image in images]
+    encoded = [made_images.encode(image) for image in images]
     made_images.parquet(folder / "train-00000-of-00002.parquet", encoded[:5], labels[:5])
     made_images.parquet(folder / "train-00001-of-00002.parquet", encoded[5:], labels[5:])
     images, labels = made_images.of_classes(2, seed=1)
     made_images.parquet(
-        folder / "test.parquet", [made_images.encoded(image) for image in images], labels
+        folder / "test.parquet", [made_images.encode(image) for image in images], labels
     )
     return folder
 
@@ -59,7 +59,7 @@ def test_folders_and_parquet_decode_to_the_same(folders, parquet, cache):
 def test_the_hash_is_of_pixels_labels_and_names(folders, parquet, cache):
     hashes = {_decode(folders, "train", cache).hash, _decode(folders, "test", cache).hash}
     images, labels = made_images.of_classes(4)
-    encoded = [made_images.encoded(image) for image in images]
+    encoded = [made_images.encode(image) for image in images]
     file = parquet / "train-00000-of-00002.parquet"
     (parquet / "train-00001-of-00002.parquet").unlink()
     made_images.parquet(file, encoded, labels[::-1])
@@ -67,7 +67,7 @@ def test_the_hash_is_of_pixels_labels_and_names(folders, parquet, cache):
     made_images.parquet(file, encoded, labels, names=("cat", "dog", "cow"))
     hashes.add(_decode(parquet, "train", cache).hash)
     images[0, 0, 0, 0] ^= 1
-    made_images.parquet(file, [made_images.encoded(image) for image in images], labels)
+    made_images.parquet(file, [made_images.encode(image) for image in images], labels)
     hashes.add(_decode(parquet, "train", cache).hash)
     assert len(hashes) == 5
 
@@ -92,7 +92,7 @@ def test_a_set_is_decoded_once(folders, cache):
 def test_a_changed_file_or_task_is_decoded_anew(folders, cache):
     first = _decode(folders, "train", cache)
     path = folders / "train" / "cat" / "0000.png"
-    path.write_bytes(made_images.encoded(np.zeros((32, 32, 3), np.uint8)))
+    path.write_bytes(made_images.encode(np.zeros((32, 32, 3), np.uint8)))
     changed = _decode(folders, "train", cache)
     assert not changed.images[0].any()
     assert changed.hash != first.hash
@@ -139,7 +139,7 @@ print(decoded.hash)
 
 def test_an_old_column_naming_and_the_hubs_data_folder_are_known(tmp_path, cache):
     images, labels = made_images.of_classes(4)
-    encoded = [made_images.encoded(image) for image in images]
+    encoded = [made_images.encode(image) for image in images]
     for split in base.SPLITS:
         path = tmp_path / "data" / f"{split}-00000-of-00001.parquet"
         made_images.parquet(path, encoded, labels, names=(), image="img", label="fine_label")
@@ -266,7 +266,7 @@ def test_one_class_is_refused(tmp_path):
         made_images.class_folders(tmp_path / "a", split, images, [0] * 6)
         made_images.parquet(
             tmp_path / "b" / f"{split}.parquet",
-            [made_images.encoded(image) for image in images],
+            [made_images.encode(image) for image in images],
             [1] * 6,
         )
     for folder in (tmp_path / "a", tmp_path / "b"):
@@ -297,7 +297,7 @@ def test_an_unreadable_image_is_named(folders, cache):
 
 def test_an_unreadable_row_is_named(parquet, cache):
     images, labels = made_images.of_classes(2)
-    encoded = [made_images.encoded(image) for image in images]
+    encoded = [made_images.encode(image) for image in images]
     encoded[4] = made_images.GARBAGE
     made_images.parquet(parquet / "train-00001-of-00002.parquet", encoded, labels)
     with pytest.raises(UsageError, match=r"train-00001-of-00002\.parquet, row 4 is not a readable"):
@@ -306,7 +306,7 @@ def test_an_unreadable_row_is_named(parquet, cache):
 
 def test_rows_without_an_image_or_a_label_are_named(parquet, cache):
     images, labels = made_images.of_classes(2)
-    encoded = [made_images.encoded(image) for image in images]
+    encoded = [made_images.encode(image) for image in images]
     file = parquet / "train-00001-of-00002.parquet"
     made_images.parquet(file, [*encoded[:3], None, *encoded[4:]], labels)
     with pytest.raises(UsageError, match="row 3: no bytes"):
@@ -321,7 +321,7 @@ def test_rows_without_an_image_or_a_label_are_named(parquet, cache):
 
 def test_other_columns_and_names_are_refused(parquet, cache):
     images, labels = made_images.of_classes(2)
-    encoded = [made_images.encoded(image) for image in images]
+    encoded = [made_images.encode(image) for image in images]
     made_images.parquet(parquet / "test.parquet", encoded, labels, names=("cat", "owl", "dog"))
     with pytest.raises(UsageError, match="class names differ"):
         _decode(parquet, "test", cache)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.made_images import GARBAGE, placed, tiny_imagenet
+from tests.helpers.made_images import GARBAGE, tiny_imagenet, write_set
 from tune_kd.data import tasks
 from tune_kd.errors import UsageError
 
@@ -17,7 +17,7 @@ def _decode(place, split, cache):
 @pytest.mark.parametrize("form", FORMS)
 def test_both_splits_are_decoded(form, tmp_path, cache):
     files, arrays = tiny_imagenet()
-    place = placed(files, form, tmp_path)
+    place = write_set(files, form, tmp_path)
     tasks.check(tasks.find("tinyimagenet"), place)
     for split in ("train", "test"):
         decoded = _decode(place, split, cache)
@@ -31,8 +31,8 @@ def test_both_splits_are_decoded(form, tmp_path, cache):
 def test_all_forms_decode_to_the_same_with_and_without_the_outer_folder(tmp_path, cache):
     files, _ = tiny_imagenet()
     bare, _ = tiny_imagenet(root="")
-    places = [placed(files, form, tmp_path) for form in FORMS]
-    places += [places[0] / "tiny-imagenet-200", placed(bare, "zip", tmp_path / "bare")]
+    places = [write_set(files, form, tmp_path) for form in FORMS]
+    places += [places[0] / "tiny-imagenet-200", write_set(bare, "zip", tmp_path / "bare")]
     assert len({_decode(place, "train", cache).hash for place in places}) == 1
 
 
@@ -40,7 +40,7 @@ def test_all_forms_decode_to_the_same_with_and_without_the_outer_folder(tmp_path
 def test_a_search_reads_nothing_of_the_test_split(form, tmp_path, cache):
     files, _ = tiny_imagenet()
     files |= {name: GARBAGE for name in files if "/val/" in name}
-    place = placed(files, form, tmp_path)
+    place = write_set(files, form, tmp_path)
     tasks.check(tasks.find("tinyimagenet"), place)
     assert len(_decode(place, "train", cache).labels) == 10
     with pytest.raises(UsageError, match=r"val_annotations\.txt: expected name, tab, wnid"):
@@ -48,7 +48,7 @@ def test_a_search_reads_nothing_of_the_test_split(form, tmp_path, cache):
 
 
 def test_files_of_the_test_split_are_not_opened(tmp_path, cache, opened_by):
-    place = placed(tiny_imagenet()[0], "folder", tmp_path / "in")
+    place = write_set(tiny_imagenet()[0], "folder", tmp_path / "in")
     opened = opened_by(lambda: _decode(place, "train", cache))
     assert any("/train/n01/images/" in path for path in opened)
     assert not any("/val/" in path or "/n09/" in path for path in opened)
@@ -57,12 +57,12 @@ def test_files_of_the_test_split_are_not_opened(tmp_path, cache, opened_by):
 def test_a_test_image_that_is_missing_or_unreadable_is_named(tmp_path, cache):
     files, _ = tiny_imagenet()
     name = "tiny-imagenet-200/val/images/val_1.JPEG"
-    place = placed({**files, name: GARBAGE}, "zip", tmp_path / "a")
+    place = write_set({**files, name: GARBAGE}, "zip", tmp_path / "a")
     with pytest.raises(UsageError, match=r"images/val_1\.JPEG is not a readable image"):
         _decode(place, "test", cache)
     del files[name]
     with pytest.raises(UsageError, match=r"images/val_1\.JPEG is missing, but .* names it"):
-        _decode(placed(files, "zip", tmp_path / "b"), "test", cache)
+        _decode(write_set(files, "zip", tmp_path / "b"), "test", cache)
 
 
 def test_other_places_are_refused(tmp_path):
@@ -71,15 +71,15 @@ def test_other_places_are_refused(tmp_path):
     with pytest.raises(UsageError, match=message):
         tasks.check(task, tmp_path)
     with pytest.raises(UsageError, match=message):
-        tasks.check(task, placed({"x/notes.txt": b""}, "zip", tmp_path))
+        tasks.check(task, write_set({"x/notes.txt": b""}, "zip", tmp_path))
     files, _ = tiny_imagenet()
     files["tiny-imagenet-200/wnids.txt"] = b"n01\n"
     with pytest.raises(UsageError, match=r"images of 1 class\(es\) of wnids\.txt, at least 2"):
-        tasks.check(task, placed(files, "zip", tmp_path / "one"))
+        tasks.check(task, write_set(files, "zip", tmp_path / "one"))
     files, _ = tiny_imagenet()
     del files["tiny-imagenet-200/val/val_annotations.txt"]
     with pytest.raises(UsageError, match=r"val/val_annotations\.txt is missing"):
-        tasks.check(task, placed(files, "folder", tmp_path / "two"))
+        tasks.check(task, write_set(files, "folder", tmp_path / "two"))
 
 
 def test_it_lies_where_tune_kd_data_says(tmp_path, cache, monkeypatch):
@@ -89,11 +89,11 @@ def test_it_lies_where_tune_kd_data_says(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("TUNE_KD_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=rf"no Tiny ImageNet in {tmp_path}; .*tiny-imagenet-200"):
         _decode(None, "train", cache)
-    placed(tiny_imagenet()[0], "zip", tmp_path).rename(tmp_path / "tiny-imagenet-200.zip")
+    write_set(tiny_imagenet()[0], "zip", tmp_path).rename(tmp_path / "tiny-imagenet-200.zip")
     packed = _decode(None, "train", cache)
     (tmp_path / "tiny-imagenet-200.zip").unlink()
     bare, _ = tiny_imagenet(root="", seed=1)
-    placed(bare, "folder", tmp_path).rename(tmp_path / "tiny-imagenet-200")
+    write_set(bare, "folder", tmp_path).rename(tmp_path / "tiny-imagenet-200")
     assert _decode(None, "train", cache).hash != packed.hash  # another set in its place is seen
 
 

@@ -15,7 +15,7 @@ import torchvision.datasets
 from PIL import Image
 from torchvision.datasets import voc as source
 
-from tests.helpers.made_images import GARBAGE, encoded, placed, voc
+from tests.helpers.made_images import GARBAGE, encode, voc, write_set
 from tune_kd.data import splits, tasks
 from tune_kd.data.readers.voc import CLASSES
 from tune_kd.errors import UsageError
@@ -44,7 +44,7 @@ def voc_files():
 @pytest.mark.parametrize("form", FORMS)
 def test_train_and_val_are_decoded_together_and_test_apart(voc_files, form, tmp_path, cache):
     files, arrays = voc_files
-    place = placed(files, form, tmp_path / "in")
+    place = write_set(files, form, tmp_path / "in")
     before = sorted(place.parent.rglob("*"))
     tasks.check(tasks.find("camvid"), place)
     train = _decode(place, "train", cache)
@@ -62,7 +62,7 @@ def test_train_and_val_are_decoded_together_and_test_apart(voc_files, form, tmp_
 
 
 def test_all_forms_decode_to_the_same(voc_files, tmp_path, cache):
-    hashes = {_decode(placed(voc_files[0], f, tmp_path), "train", cache).hash for f in FORMS}
+    hashes = {_decode(write_set(voc_files[0], f, tmp_path), "train", cache).hash for f in FORMS}
     assert len(hashes) == 1
 
 
@@ -70,7 +70,7 @@ def test_all_forms_decode_to_the_same(voc_files, tmp_path, cache):
 @pytest.mark.parametrize("year", ["VOC2012", "VOC2007"])
 def test_a_folder_is_known_at_every_level(level, year, tmp_path, cache):
     files, arrays = voc(size=SIZE, root=f"VOCdevkit/{year}/")
-    place = placed(files, "folder", tmp_path) / level.replace("VOC2012", year)
+    place = write_set(files, "folder", tmp_path) / level.replace("VOC2012", year)
     _holds(_decode(place, "test", cache), *arrays["test"])
 
 
@@ -80,7 +80,7 @@ def test_without_test_masks_val_is_the_sealed_split(form, masks, tmp_path, cache
     """As in the original set, whose test.txt has images alone."""
     files, arrays = voc(train=20, val=3, size=SIZE, test=None if masks else 2)
     files = {n: d for n, d in files.items() if "SegmentationClass/test" not in n}
-    place = placed(files, form, tmp_path)
+    place = write_set(files, form, tmp_path)
     train = _decode(place, "train", cache)
     _holds(train, *arrays["train"])
     assert train.validation is None
@@ -90,14 +90,14 @@ def test_without_test_masks_val_is_the_sealed_split(form, masks, tmp_path, cache
 
 def test_a_test_list_alone_leaves_a_tenth_for_validation(tmp_path, cache):
     files, arrays = voc(val=None, size=SIZE)
-    train = _decode(placed(files, "zip", tmp_path), "train", cache)
+    train = _decode(write_set(files, "zip", tmp_path), "train", cache)
     _holds(train, *arrays["train"])
     assert train.validation is None
 
 
 def test_images_are_smoothed_and_masks_keep_their_classes(tmp_path, cache):
     files, arrays = voc(size=(97, 131))
-    decoded = _decode(placed(files, "folder", tmp_path), "train", cache)
+    decoded = _decode(write_set(files, "folder", tmp_path), "train", cache)
     image, mask = arrays["train"][0][1], arrays["train"][1][1]
     expected = Image.fromarray(image).resize(SIZE[::-1], Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(decoded.images[1], np.asarray(expected))
@@ -111,13 +111,13 @@ def test_images_are_smoothed_and_masks_keep_their_classes(tmp_path, cache):
 
 def test_classes_are_named_by_a_file_or_by_voc(tmp_path, cache):
     files, _ = voc(size=(16, 16))
-    place = placed(files, "zip", tmp_path / "a")
+    place = write_set(files, "zip", tmp_path / "a")
     assert _decode(place, "train", cache, task="voc").class_names == CLASSES
     assert _decode(place, "train", cache, task="voc").images.shape == (6, 512, 512, 3)
     names = [f"kind {number}" for number in range(11)]
     for file in ("classes.txt", "labels.txt"):
         content = {**files, f"VOCdevkit/VOC2012/{file}": "\n".join(names).encode()}
-        place = placed(content, "zip", tmp_path / file)
+        place = write_set(content, "zip", tmp_path / file)
         for split in ("train", "test"):
             assert _decode(place, split, cache, task="voc").class_names == tuple(names)
 
@@ -127,7 +127,7 @@ def test_a_class_that_there_is_not_is_refused(tmp_path, cache):
     with pytest.raises(
         UsageError, match=r"mask of train0 has class 12; allowed are 0 to 10, and 255"
     ):
-        _decode(placed(files, "zip", tmp_path), "train", cache)
+        _decode(write_set(files, "zip", tmp_path), "train", cache)
     assert not [path for path in (cache / "data").iterdir() if path.name.endswith(".part")]
 
 
@@ -141,7 +141,7 @@ def test_a_search_reads_no_test_image_and_no_test_mask(form, sealed, tmp_path, c
     for name in files:
         if f"/{sealed}" in name and not name.endswith(".txt"):
             files[name] = GARBAGE
-    place = placed(files, form, tmp_path)
+    place = write_set(files, form, tmp_path)
     tasks.check(tasks.find("camvid"), place)
     assert len(_decode(place, "train", cache).labels) == (6 if sealed == "test" else 4)
     with pytest.raises(UsageError, match=rf"JPEGImages/{sealed}0\.jpg is not a readable image"):
@@ -149,7 +149,7 @@ def test_a_search_reads_no_test_image_and_no_test_mask(form, sealed, tmp_path, c
 
 
 def test_files_of_the_test_split_are_not_opened(voc_files, tmp_path, cache, opened_by):
-    place = placed(voc_files[0], "folder", tmp_path / "in")
+    place = write_set(voc_files[0], "folder", tmp_path / "in")
     opened = opened_by(lambda: _decode(place, "train", cache))
     inside = [path.removeprefix(str(place)) for path in opened if path.startswith(str(place))]
     assert any("JPEGImages/train0" in path for path in inside)
@@ -162,7 +162,7 @@ def test_an_image_of_two_lists_is_refused(where, tmp_path):
     files, _ = voc(size=(16, 16))
     files[f"{LISTS}/{where}.txt"] += b"test1\n"
     with pytest.raises(UsageError, match="name 'test1' twice"):
-        tasks.check(tasks.find("camvid"), placed(files, "zip", tmp_path))
+        tasks.check(tasks.find("camvid"), write_set(files, "zip", tmp_path))
 
 
 # What is refused
@@ -181,9 +181,9 @@ def test_a_place_without_a_data_set_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
     _check_refusal(tmp_path / "notes.txt", "holds no data set: expected VOCdevkit")
     _check_refusal(
-        placed({"a/b.txt": b""}, "tar.gz", tmp_path), "holds no data set: expected VOCdevkit"
+        write_set({"a/b.txt": b""}, "tar.gz", tmp_path), "holds no data set: expected VOCdevkit"
     )
-    _check_refusal(placed({"a/b.txt": b""}, "zip", tmp_path), "no such folder$", task="digits")
+    _check_refusal(write_set({"a/b.txt": b""}, "zip", tmp_path), "no such folder$", task="digits")
     (tmp_path / "train" / "cat").mkdir(parents=True)
     _check_refusal(tmp_path, "holds no data set: expected VOCdevkit")  # no masks
 
@@ -193,14 +193,14 @@ def test_a_place_without_a_data_set_is_refused(tmp_path):
 def test_a_listed_file_that_is_missing_is_named(form, file, tmp_path):
     files, _ = voc(size=(16, 16))
     del files[f"VOCdevkit/VOC2012/{file}"]
-    _check_refusal(placed(files, form, tmp_path), f"VOC2012/{file} is missing, but it is listed")
+    _check_refusal(write_set(files, form, tmp_path), f"VOC2012/{file} is missing, but it is listed")
 
 
 def test_lists_that_name_nothing_are_refused(tmp_path):
     for split, number in (("train", 0), ("val", 1)):
         files, _ = voc(size=(16, 16), test=None)
         files[f"{LISTS}/{split}.txt"] = b"\n"
-        place = placed(files, "folder", tmp_path / str(number))
+        place = write_set(files, "folder", tmp_path / str(number))
         _check_refusal(place, rf"Segmentation/{split}\.txt names no image")
 
 
@@ -208,13 +208,13 @@ def test_two_data_sets_at_once_are_refused(tmp_path):
     one, other = (voc(size=(16, 16), root=f"VOCdevkit/{n}/")[0] for n in ("A", "B"))
     for form in ("folder", "zip"):
         _check_refusal(
-            placed({**one, **other}, form, tmp_path), r"2 data sets, VOCdevkit/A/, VOCdevkit/B/"
+            write_set({**one, **other}, form, tmp_path), r"2 data sets, VOCdevkit/A/, VOCdevkit/B/"
         )
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
 def test_a_damaged_archive_is_named(voc_files, form, tmp_path, cache):
-    place = placed(voc_files[0], form, tmp_path)
+    place = write_set(voc_files[0], form, tmp_path)
     content = place.read_bytes()
     place.write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match=rf"set\.{form} is incomplete or damaged"):
@@ -227,12 +227,12 @@ def test_a_damaged_archive_is_named(voc_files, form, tmp_path, cache):
 def test_masks_must_have_classes_and_the_images_size(tmp_path, cache):
     files, _ = voc(size=(16, 16))
     name = "VOCdevkit/VOC2012/SegmentationClass/train2.png"
-    files[name] = encoded(np.zeros((16, 16, 3), np.uint8))
+    files[name] = encode(np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(UsageError, match="palette or 8-bit grey picture, but its mode is RGB"):
-        _decode(placed(files, "folder", tmp_path / "a"), "train", cache)
-    files[name] = encoded(np.zeros((16, 15), np.uint8))
+        _decode(write_set(files, "folder", tmp_path / "a"), "train", cache)
+    files[name] = encode(np.zeros((16, 15), np.uint8))
     with pytest.raises(UsageError, match=r"train2 has \(16, 16\) pixels .* its mask \(16, 15\)"):
-        _decode(placed(files, "folder", tmp_path / "b"), "train", cache)
+        _decode(write_set(files, "folder", tmp_path / "b"), "train", cache)
 
 
 # Archives
@@ -242,7 +242,7 @@ def test_masks_must_have_classes_and_the_images_size(tmp_path, cache):
 def test_names_that_lead_out_of_an_archive_are_not_followed(voc_files, form, tmp_path, cache):
     files, arrays = voc_files
     evil = {"../outside.jpg": b"x", "/absolute.jpg": b"x", "../VOC/" + f"{LISTS}/train.txt": b"x"}
-    place = placed({**evil, **files}, form, tmp_path / "in")
+    place = write_set({**evil, **files}, form, tmp_path / "in")
     _holds(_decode(place, "test", cache), *arrays["test"])
     assert not (tmp_path / "outside.jpg").exists()
     assert [path.name for path in (tmp_path / "in").iterdir()] == [place.name]
@@ -250,8 +250,8 @@ def test_names_that_lead_out_of_an_archive_are_not_followed(voc_files, form, tmp
 
 def test_a_list_cannot_name_a_file_elsewhere(tmp_path):
     files, _ = voc(size=(16, 16))
-    place = placed(files, "folder", tmp_path / "in")
-    (tmp_path / "secret.jpg").write_bytes(encoded(np.zeros((16, 16, 3), np.uint8)))
+    place = write_set(files, "folder", tmp_path / "in")
+    (tmp_path / "secret.jpg").write_bytes(encode(np.zeros((16, 16, 3), np.uint8)))
     (place / LISTS / "train.txt").write_text("train0\n../../../../../secret\n")
     _check_refusal(place, "secret.jpg is missing")
 
@@ -273,7 +273,7 @@ def test_links_in_an_archive_are_not_followed(voc_files, tmp_path):
 
 
 def test_what_macos_adds_to_an_archive_does_not_count(voc_files, tmp_path, cache):
-    place = placed(voc_files[0], "zip", tmp_path)
+    place = write_set(voc_files[0], "zip", tmp_path)
     with zipfile.ZipFile(place, "a") as archive:
         archive.writestr(f"__MACOSX/{LISTS}/._train.txt", b"x")
         archive.writestr("VOCdevkit/.DS_Store", b"x")
@@ -282,9 +282,9 @@ def test_what_macos_adds_to_an_archive_does_not_count(voc_files, tmp_path, cache
 
 def test_a_changed_archive_is_decoded_anew(voc_files, tmp_path, cache):
     files, _ = voc_files
-    first = _decode(placed(files, "zip", tmp_path), "train", cache)
+    first = _decode(write_set(files, "zip", tmp_path), "train", cache)
     other, _ = voc(size=SIZE, seed=1)
-    second = _decode(placed(other, "zip", tmp_path), "train", cache)
+    second = _decode(write_set(other, "zip", tmp_path), "train", cache)
     assert first.hash != second.hash
     assert first.folder != second.folder
 
@@ -295,10 +295,10 @@ def test_a_changed_archive_is_decoded_anew(voc_files, tmp_path, cache):
 def test_pascal_voc_is_torchvisions(tmp_path, cache, monkeypatch):
     """The archive that torchvision downloads, beside what torchvision makes of it when extracted."""
     files, _ = voc(test=None, size=(512, 512))
-    archive = placed(files, "tar", tmp_path / "packed")
+    archive = write_set(files, "tar", tmp_path / "packed")
     entry = source.DATASET_YEAR_DICT["2012"]
     archive.rename(archive.with_name(entry["filename"]))
-    placed(files, "folder", tmp_path)
+    write_set(files, "folder", tmp_path)
     monkeypatch.setenv("TUNE_KD_DATA", str(tmp_path / "packed"))
     for split, image_set in (("train", "train"), ("test", "val")):
         expected = torchvision.datasets.VOCSegmentation(tmp_path / "set", image_set=image_set)
@@ -326,7 +326,7 @@ def _serve(folder):
 
 def test_pascal_voc_is_downloaded_once_and_stays_packed(tmp_path, cache, monkeypatch):
     files, arrays = voc(test=None, size=(512, 512))
-    archive, entry = placed(files, "tar", tmp_path), source.DATASET_YEAR_DICT["2012"]
+    archive, entry = write_set(files, "tar", tmp_path), source.DATASET_YEAR_DICT["2012"]
     monkeypatch.delenv("TUNE_KD_DATA", raising=False)
     with _serve(tmp_path) as address:
         monkeypatch.setitem(entry, "url", f"{address}/{archive.name}")
@@ -362,10 +362,10 @@ def test_camvid_lies_where_tune_kd_data_says(voc_files, tmp_path, cache, monkeyp
     monkeypatch.setenv("TUNE_KD_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=rf"no CamVid in {tmp_path}; .*camvid-voc\.tar\.gz"):
         _decode(None, "train", cache)
-    placed(voc_files[0], "tar.gz", tmp_path).rename(tmp_path / "camvid-voc.tar.gz")
+    write_set(voc_files[0], "tar.gz", tmp_path).rename(tmp_path / "camvid-voc.tar.gz")
     packed = _decode(None, "train", cache)
     (tmp_path / "camvid-voc.tar.gz").unlink()
-    placed(voc_files[0], "folder", tmp_path).rename(tmp_path / "camvid-voc")
+    write_set(voc_files[0], "folder", tmp_path).rename(tmp_path / "camvid-voc")
     assert _decode(None, "train", cache).hash == packed.hash
 
 

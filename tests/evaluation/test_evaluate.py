@@ -452,7 +452,7 @@ def test_an_int8_student_is_compared_with_its_float_one_compiled(
     ctx = context.NodeContext(cache=session_cache())
     model = int8.restore(
         context.build("digits_student", recipe, ctx, seed=0).eval(),
-        checkpoints.parse(content, what="int8"),
+        checkpoints.parse(content, source="int8"),
         sample=torch.zeros(2, 1, 8, 8),
     )
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=session_cache())

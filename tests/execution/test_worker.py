@@ -88,7 +88,7 @@ def test_an_attempt_commits_each_epoch_before_it_reports(study):
     assert (header["network"], header["seed"]) == ("digits_student", "0")
     assert header["fingerprint"] == proposal.recipe_id
     model = registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1))
-    checkpoints.checked_load(model, checkpoints.load_weights(path), what="student")
+    checkpoints.checked_load(model, checkpoints.load_weights(path), source="student")
 
 
 @pytest.mark.parametrize("after", [1, 2])

@@ -18,7 +18,7 @@ GARBAGE = b"this is no image"
 NAMES = ("a", "b", "c")
 
 
-def classified(count=12, *, size=(32, 32), channels=3, seed=0):
+def class_images(count=12, *, size=(32, 32), channels=3, seed=0):
     """Random images of three classes."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (count, *size, channels), dtype=np.uint8)
@@ -39,7 +39,7 @@ def scenes(count=6, *, size=(24, 32), classes=5, block=4, seed=0, validation=Non
     )
 
 
-def seen(decoded, **changes):
+def image_settings(decoded, **changes):
     """How a decoded set is seen: neither cropped nor mirrored unless `changes` say so."""
     channels = decoded.images.shape[-1]
     plain = {
@@ -57,7 +57,7 @@ def seen(decoded, **changes):
     return Images(**{**plain, **changes})
 
 
-def encoded(pixels, *, kind="PNG", palette=False):
+def encode(pixels, *, kind="PNG", palette=False):
     """One picture as the bytes of a file; a palette picture's numbers are the pixels."""
     image = Image.fromarray(pixels)
     if palette:
@@ -67,7 +67,7 @@ def encoded(pixels, *, kind="PNG", palette=False):
     return file.getvalue()
 
 
-def placed(files, form, folder: Path) -> Path:
+def write_set(files, form, folder: Path) -> Path:
     """Files by name as a folder or an archive of a form: folder, zip, tar or tar.gz."""
     place = folder / ("set" if form == "folder" else f"set.{form}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def voc(
     seed=0,
 ):
     """A data set in VOC's layout: files by name, and what each split holds as (images, masks)."""
-    random, files, held = np.random.default_rng(seed), {}, {}
+    random, files, arrays = np.random.default_rng(seed), {}, {}
     for split, count in (("train", train), ("val", val), ("test", test)):
         if count is None:
             continue
@@ -109,12 +109,12 @@ def voc(
         images = random.integers(0, 256, (count, *size, channels), dtype=np.uint8)
         masks = random.integers(0, classes, (count, *size), dtype=np.uint8)
         masks[:, 0] = 255
-        held[split] = images, masks
+        arrays[split] = images, masks
         for name, image, mask in zip(names, images, masks, strict=True):
             # lossless under a JPEG's name: PIL looks at the content
-            files[f"{root}JPEGImages/{name}.jpg"] = encoded(image.squeeze())
-            files[f"{root}SegmentationClass/{name}.png"] = encoded(mask, palette=split != "val")
-    return files, held
+            files[f"{root}JPEGImages/{name}.jpg"] = encode(image.squeeze())
+            files[f"{root}SegmentationClass/{name}.png"] = encode(mask, palette=split != "val")
+    return files, arrays
 
 
 def tiny_imagenet(*, each=5, root="tiny-imagenet-200/", seed=0):
@@ -122,27 +122,27 @@ def tiny_imagenet(*, each=5, root="tiny-imagenet-200/", seed=0):
 
     Files by name, and what each split holds as (images, labels) in the order of decoding.
     """
-    random, files, held = np.random.default_rng(seed), {}, {}
+    random, files, arrays = np.random.default_rng(seed), {}, {}
     classes = ["n01", "n02"]
     images = random.integers(0, 256, (each * 2, 64, 64, 3), dtype=np.uint8)
     labels = np.repeat([0, 1], each)
-    held["train"] = images, labels
+    arrays["train"] = images, labels
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         wnid = classes[label]
-        files[f"{root}train/{wnid}/images/{wnid}_{number}.JPEG"] = encoded(image)
+        files[f"{root}train/{wnid}/images/{wnid}_{number}.JPEG"] = encode(image)
         files[f"{root}train/{wnid}/{wnid}_boxes.txt"] = b"0 0 1 1\n"
     files[f"{root}train/n09/images/n09_0.JPEG"] = GARBAGE  # not among wnids.txt
     val = random.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     lines = []
     for number, image in enumerate(val):
         wnid = ["n02", "n01", "n03", "n02"][number]
-        files[f"{root}val/images/val_{number}.JPEG"] = encoded(image)
+        files[f"{root}val/images/val_{number}.JPEG"] = encode(image)
         lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62\n")
-    held["test"] = val[[0, 1, 3]], np.array([1, 0, 1])  # n03 has no training images
+    arrays["test"] = val[[0, 1, 3]], np.array([1, 0, 1])  # n03 has no training images
     files[f"{root}val/val_annotations.txt"] = "".join(lines).encode()
     files[f"{root}wnids.txt"] = b"n02\nn03\nn01\n"
     files[f"{root}words.txt"] = b"n01\tgoldfish, Carassius auratus\nn05\tcat\n"
-    return files, held
+    return files, arrays
 
 
 CLASSES = ("cat", "dog", "owl")
@@ -160,7 +160,7 @@ def class_folders(folder: Path, split, images, labels) -> None:
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / split / CLASSES[label] / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(image))
+        path.write_bytes(encode(image))
 
 
 def parquet(path: Path, images, labels, *, names=CLASSES, image="image", label="label") -> None:
@@ -183,12 +183,12 @@ def of_task(task, folder: Path) -> Path:
     """
     if task.dense:
         files, _ = voc(train=6, val=4, test=2, size=task.sides, classes=task.num_classes)
-        return placed(files, "folder", folder)
+        return write_set(files, "folder", folder)
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(5), 6)
     noise = random.integers(0, 40, (len(labels), *task.sides, task.channels))
     shades = (noise + 40 * labels[:, None, None, None]).astype(np.uint8)
     for split in ("train", "test"):
-        images = [encoded(shade.squeeze()) for shade in shades]
+        images = [encode(shade.squeeze()) for shade in shades]
         parquet(folder / f"{split}.parquet", images, labels, names=())
     return folder

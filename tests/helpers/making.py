@@ -57,10 +57,10 @@ _first_cache()  # now, while TUNE_KD_CACHE is the session's
 @functools.cache
 def teacher_file() -> Path:
     """A digits teacher of two epochs."""
-    learned = run(
+    result = run(
         recipe(student="digits_teacher", epochs=2, images=digits()), context_in(worker_cache())
     )
-    state = {k[6:]: v.contiguous() for k, v in learned.state.items() if k.startswith("model.")}
+    state = {k[6:]: v.contiguous() for k, v in result.state.items() if k.startswith("model.")}
     path = worker_cache() / "teacher.safetensors"
     safetensors.torch.save_file(state, path)
     return path
@@ -130,7 +130,7 @@ def recipe(
 
 
 @dataclass
-class Ran:
+class RunResult:
     """What a run said: rows without times, and the state after each epoch as a checkpoint's bytes."""
 
     rows: list[dict[str, Any]]
@@ -148,29 +148,31 @@ class Ran:
 
 def row(report: EpochReport) -> dict[str, Any]:
     """A report without its seconds and its state."""
-    named = ("stage", "stage_name", "epoch", "step", "last")
-    return {**{name: getattr(report, name) for name in named}, **report.values}
+    names = ("stage", "stage_name", "epoch", "step", "last")
+    return {**{name: getattr(report, name) for name in names}, **report.values}
 
 
-def reports(made: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **more: Any) -> Iterator[tuple[dict[str, Any], bytes]]:  # fmt: skip
+def reports(
+    recipe: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **options: Any
+) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Rows and states, taken while they are true: the next epoch writes into the same tensors."""
-    for report in trial.run(made, seed=seed, ctx=ctx, **more):
+    for report in trial.run(recipe, seed=seed, ctx=ctx, **options):
         yield row(report), worker._save(report.state)
 
 
-def run(made: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **more: Any) -> Ran:
+def run(recipe: Recipe, ctx: trial.NodeContext, *, seed: int = 0, **options: Any) -> RunResult:
     """A recipe from its first epoch, or from `resume`, to its last."""
-    found = list(reports(made, ctx, seed=seed, **more))
-    return Ran([r for r, _ in found], [s for _, s in found])
+    pairs = list(reports(recipe, ctx, seed=seed, **options))
+    return RunResult([r for r, _ in pairs], [s for _, s in pairs])
 
 
-def run_until(made: Recipe, ctx: trial.NodeContext, epoch: int, *, seed: int = 0) -> Ran:
+def run_until(recipe: Recipe, ctx: trial.NodeContext, epoch: int, *, seed: int = 0) -> RunResult:
     """A run that is killed after so many reports."""
-    found = list(itertools.islice(reports(made, ctx, seed=seed), epoch))
-    return Ran([r for r, _ in found], [s for _, s in found])
+    pairs = list(itertools.islice(reports(recipe, ctx, seed=seed), epoch))
+    return RunResult([r for r, _ in pairs], [s for _, s in pairs])
 
 
-def assert_same(one: Ran, other: Ran) -> None:
+def assert_same(one: RunResult, other: RunResult) -> None:
     """Every value of every row and every tensor of the last state, bit for bit."""
     assert one.rows == other.rows
     assert_same_state(one.state, other.state)
@@ -190,10 +192,10 @@ class Bench:
     learner: loop.TrainState
 
 
-def bench(made: Recipe, ctx: trial.NodeContext, *, seed: int = 0) -> Bench:
-    stage = made.stages[0]
+def bench(recipe: Recipe, ctx: trial.NodeContext, *, seed: int = 0) -> Bench:
+    stage = recipe.stages[0]
     assert isinstance(stage, Distill)
-    run = start_run(made, seed=seed, ctx=ctx, access=None)
+    run = start_run(recipe, seed=seed, ctx=ctx, access=None)
     model, _, _ = trial.enter_stage(run, None)
     work = stage_inputs(run, model, stage)
     projections = build_projections(run, model, stage)
@@ -219,18 +221,20 @@ def task():
     return "noise.py:task"
 
 
-def untrained(name: str, shape: registry.Shape, path: Path) -> Path:
+def save_untrained(name: str, shape: registry.Shape, path: Path) -> Path:
     """A network whose normalisation has seen some images, as a file."""
     model = registry.build(name, shape=shape, seed=5).train()
-    seen = torch.randn((64, shape.channels, 32, 32), generator=torch.Generator().manual_seed(0))
+    images = torch.randn((64, shape.channels, 32, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        model(seen)
+        model(images)
     safetensors.torch.save_file(model.state_dict(), path)
     return path
 
 
-def tape_of(folder: Path, *, size: int = 10, key: str = "key", log: Path | None = None, before: Any = None) -> LogitCache:  # fmt: skip
-    """A logit_cache of numbers that say where they belong; `log` gets a line for each that is computed."""
+def logit_cache(
+    folder: Path, *, size: int = 10, key: str = "key", log: Path | None = None, before: Any = None
+) -> LogitCache:
+    """A logit cache of numbers that say where they belong; `log` gets a line for each that is computed."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
         if before is not None:
@@ -248,9 +252,11 @@ def numbers(epoch: int, positions: np.ndarray) -> Tensor:
     return torch.from_numpy(np.stack([positions, np.full(len(positions), epoch)], 1)).float()
 
 
-def scored(model: nn.Module, images: splits.DeviceImages, labels: Tensor) -> float:
+def accuracy_of(model: nn.Module, images: splits.DeviceImages, labels: Tensor) -> float:
     """Accuracy computed apart from the package: one image at a time."""
     model.eval()
     with torch.no_grad():
-        hits = [int(model(images.plain_batch(torch.tensor([i])).images).argmax()) == int(labels[i]) for i in range(len(labels))]  # fmt: skip
+        batches = [images.plain_batch(torch.tensor([i])) for i in range(len(labels))]
+        guesses = [int(model(batch.images).argmax()) for batch in batches]
+    hits = [guess == int(label) for guess, label in zip(guesses, labels, strict=True)]
     return float(np.mean(hits))

@@ -60,18 +60,20 @@ def test_every_combination_trains_and_the_first_is_always_timed() -> None:
 
 
 def test_a_probe_is_made_once_and_read_without_torch(tmp_path: Path) -> None:
-    chosen = training_step.probe(network, step=step(), cache=tmp_path)
+    choice = training_step.probe(network, step=step(), cache=tmp_path)
 
     def never() -> nn.Module:
         raise AssertionError("probed again")
 
-    assert training_step.probe(never, step=step(), cache=tmp_path) == chosen
+    assert training_step.probe(never, step=step(), cache=tmp_path) == choice
     code = (
         "import sys; from pathlib import Path; from tune_kd.measure import timing_cache;"
         f"key = timing_cache.timing_key('digits_student', shape=(1, 8, 8), device=timing_cache.cpu_name(), threads={torch.get_num_threads()}, detail='batch 8');"
         f"found = timing_cache.read_probe(Path({str(tmp_path)!r}), key);"
         "print(found['precision'], found['layout'], found['train_step_s'] > 0, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [chosen.precision, chosen.layout, "True", "False"]
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.split() == [choice.precision, choice.layout, "True", "False"]
     assert timing_cache.read_probe(tmp_path, "another key") is None

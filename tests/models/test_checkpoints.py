@@ -30,7 +30,7 @@ def test_wrapped_state_dicts_are_loaded() -> None:
         {f"_orig_mod.{k}": v for k, v in state.items()},
     ):
         model = small()
-        checked_load(model, wrapped, what="teacher.pt")
+        checked_load(model, wrapped, source="teacher.pt")
         assert tensor_hash(model) == tensor_hash(source)
 
 
@@ -42,7 +42,7 @@ def test_loading_names_what_differs_and_changes_nothing() -> None:
     state["head.bias"] = torch.zeros(10)
     state["fc.weight"] = torch.zeros(100, 8)
     with pytest.raises(UsageError) as caught:
-        checked_load(model, state, what="teacher.pt")
+        checked_load(model, state, source="teacher.pt")
     text = str(caught.value)
     assert "teacher.pt does not fit SmallCNN" in text
     assert "missing: fc.bias" in text
@@ -51,10 +51,10 @@ def test_loading_names_what_differs_and_changes_nothing() -> None:
     assert text.count("\n") == 1
     assert tensor_hash(model) == before
     with pytest.raises(UsageError, match=r"and \d+ more"):
-        checked_load(model, {"x": torch.zeros(1)}, what="teacher.pt")
-    whole = {k: v.to(torch.int8) for k, v in model.state_dict().items()}
+        checked_load(model, {"x": torch.zeros(1)}, source="teacher.pt")
+    tensors = {k: v.to(torch.int8) for k, v in model.state_dict().items()}
     with pytest.raises(UsageError, match=r"type: .* torch.int8 instead of torch.float32"):
-        checked_load(model, whole, what="teacher.pt")
+        checked_load(model, tensors, source="teacher.pt")
 
 
 def test_weights_are_read_from_safetensors_and_torch_files(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_weights_are_read_from_safetensors_and_torch_files(tmp_path: Path) -> No
     torch.save(state, tmp_path / "b.pt")
     torch.save({"state_dict": state, "epoch": 1}, tmp_path / "c.bin")
     for path in sorted(tmp_path.iterdir()):
-        found = load_weights(path)
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[name], state[name]) for name in state)
+        weights = load_weights(path)
+        assert weights.keys() == state.keys()
+        assert all(torch.equal(weights[name], state[name]) for name in state)
 
 
 def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from tune_kd.errors import UsageError
 from tune_kd.models import registry
-from tune_kd.models.layers import placed
+from tune_kd.models.layers import place
 from tune_kd.models.registry import Dropout, Shape, build
 
 GREY = Shape(num_classes=10, channels=1)
@@ -76,19 +76,19 @@ def test_a_network_placed_in_channels_last_learns_what_it_does_in_the_other_layo
 ) -> None:
     """Also where oneDNN would write beyond its buffers: strided 1x1 convolutions of few channels."""
     images = torch.randn(64, channels, 16, 16, generator=generator())
-    found = []
+    gradients = []
     for layout in ("contiguous", "channels_last", "channels_last"):
         torch.manual_seed(0)
         conv = nn.Conv2d(channels, 8, 1, stride=2)
-        model = placed(
+        model = place(
             nn.Sequential(nn.BatchNorm2d(channels), conv), torch.device("cpu"), layout=layout
         )
-        again = placed(model, torch.device("cpu"), layout=layout)
+        again = place(model, torch.device("cpu"), layout=layout)
         assert len(again[1]._forward_pre_hooks) == (channels < 16)
         form = torch.contiguous_format if layout == "contiguous" else torch.channels_last
         for _ in range(5):
             again(images.contiguous(memory_format=form)).square().mean().backward()
-        found.append([p.grad.clone() for p in model.parameters()])
-    for one, other in zip(found[0], found[1], strict=True):
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for one, other in zip(gradients[0], gradients[1], strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
-    assert all(torch.equal(a, b) for a, b in zip(found[1], found[2], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(gradients[1], gradients[2], strict=True))

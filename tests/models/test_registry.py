@@ -127,8 +127,8 @@ def test_a_users_dropout_follows_the_stage_and_what_is_the_networks_own_stays(fo
         "def two(num_classes, channels, dropout):\n"
         "    return nn.Sequential(nn.Dropout(0.25), nn.Flatten(), nn.Dropout(dropout))\n"
     )
-    for built in (0.5, 0.0):
-        model = registry.build("two.py:two", shape=GREY, dropout=built, base=folder)
+    for initial_rate in (0.5, 0.0):
+        model = registry.build("two.py:two", shape=GREY, dropout=initial_rate, base=folder)
         for rate in (0.5, 0.0, 0.125):
             registry.set_dropout(model, rate, generator=generator())
             assert [float(model[at].rate) for at in (0, 2)] == [0.25, rate]
@@ -138,19 +138,21 @@ def test_a_users_dropout_follows_the_stage_and_what_is_the_networks_own_stays(fo
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_imagenet_weights_fill_all_but_the_stem_and_the_classifier(name, monkeypatch) -> None:
     """Weights in torchvision's shapes and names, in place of a download."""
-    given = {
+    weights = {
         k: torch.full_like(v, 0.5)
         for k, v in get_model(name, num_classes=1000).state_dict().items()
     }
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **options: given)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **options: weights)
     model = registry.build(name, shape=registry.Shape(num_classes=10))
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
     registry.load_imagenet(model, name)
-    kept = {k for k, v in model.state_dict().items() if torch.equal(v, fresh[k])}
-    filled = {k for k, v in model.state_dict().items() if bool((v == given[k].flatten()[0]).all())}
-    assert kept | filled == fresh.keys()
-    assert {k for k in kept - filled if fresh[k].dim() > 1} == {
-        k for k, v in fresh.items() if v.dim() > 1 and v.shape != given[k].shape
+    untouched = {k for k, v in model.state_dict().items() if torch.equal(v, fresh[k])}
+    filled = {
+        k for k, v in model.state_dict().items() if bool((v == weights[k].flatten()[0]).all())
+    }
+    assert untouched | filled == fresh.keys()
+    assert {k for k in untouched - filled if fresh[k].dim() > 1} == {
+        k for k, v in fresh.items() if v.dim() > 1 and v.shape != weights[k].shape
     }
 
 

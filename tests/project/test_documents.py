@@ -300,7 +300,7 @@ def test_torchvisions_fcn_fits_without_its_auxiliary_head() -> None:
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("aux_classifier.")}
     assert len(state) < len(theirs.state_dict())
     ours = registry.build("fcn_resnet50", shape=registry.Shape(num_classes=21))
-    checkpoints.checked_load(ours, state, what="torchvision's")
+    checkpoints.checked_load(ours, state, source="torchvision's")
     assert 'startswith("aux_classifier.")' in FILES["voc_teacher.py"]
 
 

@@ -124,7 +124,7 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own_validation
     if not own_validation:
         images = checks.look_at_data(search_request)
         assert images.images.val_share == share
-        split = context.fold(images.images, making.context_in(tmp_path), "contiguous")
+        split = context.device_split(images.images, making.context_in(tmp_path), "contiguous")
         assert len(split.validation) == held_out
     existing = begin(search_request, images).manifest
     assert existing.validation_rule == rule

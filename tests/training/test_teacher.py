@@ -61,16 +61,16 @@ def test_a_changed_weight_or_buffer_is_noticed(frozen, part):
 
 @pytest.mark.parametrize("method", ["response", "feature", "combined"])
 def test_training_leaves_the_teacher_as_it_was(ctx, monkeypatch, method):
-    kept = []
+    teachers = []
 
     def keep(*args, **kwargs):
-        kept.append(made(*args, **kwargs))
-        return kept[-1]
+        teachers.append(frozen_teacher(*args, **kwargs))
+        return teachers[-1]
 
-    made = places.frozen_teacher
+    frozen_teacher = places.frozen_teacher
     monkeypatch.setattr(places, "frozen_teacher", keep)
     making.run(making.recipe(method, epochs=2), ctx)
-    (frozen,) = kept
+    (frozen,) = teachers
     fresh = places.load_model("digits_teacher", making.recipe("response"), ctx, making.TEACHER)
     assert (
         checkpoints.tensor_hash(frozen.model)
@@ -96,6 +96,6 @@ def restless(*, num_classes, channels):
 """
     )
     ctx = making.context_in(tmp_path / "cache", code=tmp_path)
-    made = replace(making.recipe("response", epochs=2), teacher="nets.py:restless")
+    recipe = replace(making.recipe("response", epochs=2), teacher="nets.py:restless")
     with pytest.raises(AssertionError, match="teacher has changed"):
-        making.run(made, ctx)
+        making.run(recipe, ctx)

@@ -16,18 +16,20 @@ from tune_kd.training import test_split, trial
 def test_an_image_of_nothing_but_void_is_neither_among_the_best_nor_among_the_worst(tmp_path):
     decoded = made_images.scenes(4, size=(32, 32))
     decoded.labels[1] = 255
-    images = made_images.seen(decoded)
-    where = making.context_in(tmp_path)
+    images = made_images.image_settings(decoded)
+    ctx = making.context_in(tmp_path)
     model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
-    for count, shown in ((4, {0, 2, 3}), (1, {0})):
+    for count, expected in ((4, {0, 2, 3}), (1, {0})):
         every = np.arange(count)
-        fold = places.folded(decoded, images, where, layout="contiguous", parts=(every, every[:0]))
-        found = test_split.pictures(
-            model, test_split.TestSplit(images=fold, decoded=decoded, reference=None)
+        split = places.place_split(
+            decoded, images, ctx, layout="contiguous", parts=(every, every[:0])
         )
-        assert set(found["index"].tolist()) == shown
-        assert not np.isnan(found["iou"]).any()
-        assert len(found["all_iou"]) == count
+        pictures = test_split.pictures(
+            model, test_split.TestSplit(images=split, decoded=decoded, reference=None)
+        )
+        assert set(pictures["index"].tolist()) == expected
+        assert not np.isnan(pictures["iou"]).any()
+        assert len(pictures["all_iou"]) == count
 
 
 @pytest.fixture
@@ -66,14 +68,14 @@ def test_agreement_is_with_the_code_that_the_teachers_file_has_now(tmp_path):
     """A teacher's test scores are kept; its weights alone do not say what they are."""
     ctx = making.context_in(tmp_path / "cache", code=tmp_path)
     access = trial.TestAccess(reference=("user.py:teacher", making.TEACHER))
-    made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
-    agreed = []
+    recipe = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
+    agreements = []
     for sign in ("1", "-1", "1"):
         (tmp_path / "user.py").write_text(USER.replace("SIGN", sign))
-        (row,) = making.run(made, ctx, access=access).rows
-        agreed.append(row["test_agreement"])
-    assert agreed[0] == agreed[2] == 1
-    assert agreed[1] < 0.2
+        (row,) = making.run(recipe, ctx, access=access).rows
+        agreements.append(row["test_agreement"])
+    assert agreements[0] == agreements[2] == 1
+    assert agreements[1] < 0.2
 
 
 def _folder(path, *, garbage):
@@ -100,19 +102,19 @@ def _from_folder(folder, cache):
 
 
 def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
-    made, ctx = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
-    sealed, opened = making.run(made, ctx), making.run(made, ctx, access=trial.TestAccess())
-    assert "test_accuracy" not in opened.rows[0]
-    last = dict(opened.rows[1])
-    found = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
-    assert sorted(found) == [
-        "test_accuracy", "test_confusion", "test_correct", "test_ece", "test_loss",
-    ]  # fmt: skip
-    assert [opened.rows[0], last] == sealed.rows  # opening it changes nothing else
-    making.assert_same_state(opened.state, sealed.state)
+    recipe, ctx = _from_folder(_folder(tmp_path / "data", garbage=False), tmp_path / "cache")
+    reference = making.run(recipe, ctx)
+    result = making.run(recipe, ctx, access=trial.TestAccess())
+    assert "test_accuracy" not in result.rows[0]
+    last = dict(result.rows[1])
+    columns = {name: last.pop(name) for name in list(last) if name.startswith("test_")}
+    names = ("accuracy", "confusion", "correct", "ece", "loss")
+    assert sorted(columns) == [f"test_{name}" for name in names]
+    assert [result.rows[0], last] == reference.rows  # opening it changes nothing else
+    making.assert_same_state(result.state, reference.state)
 
-    model = places.build("digits_student", made, ctx, seed=0)
-    model.load_state_dict({k[6:]: v for k, v in opened.state.items() if k.startswith("model.")})
+    model = places.build("digits_student", recipe, ctx, seed=0)
+    model.load_state_dict({k[6:]: v for k, v in result.state.items() if k.startswith("model.")})
     files = sorted((ctx.data / "test").rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files])
     labels = torch.tensor(["abc".index(file.parent.name) for file in files])
@@ -120,56 +122,61 @@ def test_an_open_test_split_is_measured_once_and_as_by_hand(tmp_path):
     with torch.no_grad():
         scores = model.eval()(inputs)
     predicted = scores.argmax(1)
-    assert found["test_accuracy"] == pytest.approx((predicted == labels).double().mean().item())
-    assert found["test_loss"] == pytest.approx(
+    assert columns["test_accuracy"] == pytest.approx((predicted == labels).double().mean().item())
+    assert columns["test_loss"] == pytest.approx(
         torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-4
     )
-    bits = np.unpackbits(np.frombuffer(found["test_correct"], np.uint8), count=len(labels))
+    bits = np.unpackbits(np.frombuffer(columns["test_correct"], np.uint8), count=len(labels))
     assert bits.astype(bool).tolist() == (predicted == labels).tolist()  # image by image
-    counted = [[int(((labels == t) & (predicted == s)).sum()) for s in range(3)] for t in range(3)]
-    assert found["test_confusion"] == [n for true in counted for n in true]
+    confusion = [
+        [int(((labels == t) & (predicted == s)).sum()) for s in range(3)] for t in range(3)
+    ]
+    assert columns["test_confusion"] == [n for true in confusion for n in true]
     sure = scores.softmax(1).amax(1).double()
     gap = 0.0
     for low in range(15):
         inside = (sure * 15).long().clamp(max=14) == low
         gap += abs((predicted == labels)[inside].double().sum() - sure[inside].sum()).item()
-    assert found["test_ece"] == pytest.approx(gap / len(labels), rel=1e-4)
+    assert columns["test_ece"] == pytest.approx(gap / len(labels), rel=1e-4)
 
 
 def test_agreement_is_with_the_teacher_that_is_named(tmp_path):
     """Of another teacher than the one that is listened to, whatever that is."""
     ctx = making.context_in(tmp_path / "cache")
-    made = making.recipe(student="digits_medium", epochs=4)
+    recipe = making.recipe(student="digits_medium", epochs=4)
     access = trial.TestAccess(reference=("digits_teacher", making.TEACHER))
-    ran = making.run(made, ctx, access=access)
-    sealed = making.run(made, ctx)
-    assert {k: v for k, v in ran.rows[-1].items() if not k.startswith("test_")} == sealed.rows[-1]
+    result = making.run(recipe, ctx, access=access)
+    reference = making.run(recipe, ctx)
+    row = {k: v for k, v in result.rows[-1].items() if not k.startswith("test_")}
+    assert row == reference.rows[-1]
 
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=ctx.cache)
     images = (
         splits.device_images(decoded, images=making.digits()).plain_batch(torch.arange(540)).images
     )
-    student = places.build("digits_medium", made, ctx, seed=0).eval()
-    student.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
-    teacher = places.load_model("digits_teacher", made, ctx, making.TEACHER).eval()
+    student = places.build("digits_medium", recipe, ctx, seed=0).eval()
+    student.load_state_dict({k[6:]: v for k, v in result.state.items() if k.startswith("model.")})
+    teacher = places.load_model("digits_teacher", recipe, ctx, making.TEACHER).eval()
     with torch.no_grad():
         same = student(images).argmax(1) == teacher(images).argmax(1)
     assert 0.2 < same.double().mean() < 1
     # the teacher's scores are kept in float16: a near tie may fall the other way
-    assert ran.rows[-1]["test_agreement"] == pytest.approx(same.double().mean().item(), abs=1 / 540)
+    assert result.rows[-1]["test_agreement"] == pytest.approx(
+        same.double().mean().item(), abs=1 / 540
+    )
 
 
 def test_the_test_accuracy_of_digits_is_that_of_one_image_at_a_time(ctx):
-    made = making.recipe(student="digits_teacher", epochs=1)
-    ran = making.run(made, ctx, access=trial.TestAccess())
+    recipe = making.recipe(student="digits_teacher", epochs=1)
+    result = making.run(recipe, ctx, access=trial.TestAccess())
     decoded = tasks.decode(tasks.find("digits"), "test", folder=None, cache=ctx.cache)
     images = splits.device_images(decoded, images=making.digits())
-    model = places.build("digits_teacher", made, ctx, seed=0)
-    model.load_state_dict({k[6:]: v for k, v in ran.state.items() if k.startswith("model.")})
+    model = places.build("digits_teacher", recipe, ctx, seed=0)
+    model.load_state_dict({k[6:]: v for k, v in result.state.items() if k.startswith("model.")})
     assert len(images) == 540
-    expected = making.scored(model, images, images.labels)
-    assert ran.rows[-1]["test_accuracy"] == pytest.approx(expected, abs=1e-12)
-    correct = ran.rows[-1]["test_correct"]
+    expected = making.accuracy_of(model, images, images.labels)
+    assert result.rows[-1]["test_accuracy"] == pytest.approx(expected, abs=1e-12)
+    correct = result.rows[-1]["test_correct"]
     assert len(correct) == 68  # 540 images, eight a byte
     bits = np.unpackbits(np.frombuffer(correct, np.uint8))
     assert bits[:540].mean() == pytest.approx(expected, abs=1e-12)
@@ -182,30 +189,30 @@ def test_counts_of_single_images_add_up_to_what_the_row_says(tmp_path, monkeypat
     monkeypatch.setattr(splits, "EVALUATION_PIXELS", pixels)
     decoded = made_images.scenes(5, size=(32, 32))
     decoded.labels[3] = 255  # nothing counts in it
-    images = made_images.seen(decoded)
+    images = made_images.image_settings(decoded)
     model = registry.build("lraspp_mobilenet_v3_small", shape=places.shape_of(images)).eval()
     every = np.arange(5)
-    fold = places.folded(
+    split = places.place_split(
         decoded, images, making.context_in(tmp_path), layout="contiguous", parts=(every, every[:0])
     )
-    taken = test_split.TestSplit(images=fold, decoded=decoded, reference=None).evaluate(model)
-    found = test_split.columns(taken, dense=True)
-    assert "test_correct" not in found
-    counts = np.reshape(found["test_counts"], (5, 5, 3))
+    scores = test_split.TestSplit(images=split, decoded=decoded, reference=None).evaluate(model)
+    columns = test_split.columns(scores, dense=True)
+    assert "test_correct" not in columns
+    counts = np.reshape(columns["test_counts"], (5, 5, 3))
     with torch.no_grad():
-        said = model(fold.images.plain_batch(torch.arange(5)).images).argmax(1).numpy()
-    for image, (labels, guess) in enumerate(zip(decoded.labels, said, strict=True)):
+        predictions = model(split.images.plain_batch(torch.arange(5)).images).argmax(1).numpy()
+    for image, (labels, guess) in enumerate(zip(decoded.labels, predictions, strict=True)):
         valid = labels != 255
         for label in range(5):
             both = ((labels == label) & (guess == label))[valid].sum()
             sums = (both, (guess == label)[valid].sum(), (labels == label)[valid].sum())
             assert tuple(counts[image, label]) == sums
     assert not counts[3].any()
-    confusion = np.reshape(found["test_confusion"], (5, 5))
+    confusion = np.reshape(columns["test_confusion"], (5, 5))
     total = counts.sum(0)
     assert total[:, 0].tolist() == confusion.diagonal().tolist()
     assert total[:, 1].tolist() == confusion.sum(0).tolist()
     assert total[:, 2].tolist() == confusion.sum(1).tolist()
     both, predicted, labelled = total.T
     ious = (both / (predicted + labelled - both))[labelled > 0]
-    assert found["test_miou"] == pytest.approx(ious.mean(), abs=1e-12)
+    assert columns["test_miou"] == pytest.approx(ious.mean(), abs=1e-12)

@@ -34,28 +34,28 @@ def ctx(tmp_path):
     return making.context_in(tmp_path / "cache")
 
 
-def _resume_at(last, ran):
+def _resume_at(last, result):
     return trial.Resume(
-        stage=last["stage"], epoch=last["epoch"], step=last["step"], state=ran.state
+        stage=last["stage"], epoch=last["epoch"], step=last["step"], state=result.state
     )
 
 
-def _resumed(made, ctx, killed, *, seed=0, **more):
+def _resume_run(recipe, ctx, part, *, seed=0, **options):
     """What a worker does after a kill: the last row's state from its bytes, in a fresh generator."""
-    last = killed.rows[-1]
-    resume = _resume_at(last, killed)
-    return making.run(made, ctx, seed=seed, resume=resume, **more)
+    last = part.rows[-1]
+    resume = _resume_at(last, part)
+    return making.run(recipe, ctx, seed=seed, resume=resume, **options)
 
 
-def _assert_resumes(made, tmp_path, *, after, seed=0):
-    whole = making.run(made, making.context_in(tmp_path / "whole"), seed=seed)
+def _assert_resumes(recipe, tmp_path, *, after, seed=0):
+    complete = making.run(recipe, making.context_in(tmp_path / "whole"), seed=seed)
     ctx = making.context_in(tmp_path / "killed")
-    killed = making.run_until(made, ctx, after, seed=seed)
-    assert killed.rows == whole.rows[:after]
-    rest = _resumed(made, ctx, killed, seed=seed)
-    assert rest.rows == whole.rows[after:]
-    making.assert_same_state(rest.state, whole.state)
-    return whole
+    part = making.run_until(recipe, ctx, after, seed=seed)
+    assert part.rows == complete.rows[:after]
+    remainder = _resume_run(recipe, ctx, part, seed=seed)
+    assert remainder.rows == complete.rows[after:]
+    making.assert_same_state(remainder.state, complete.state)
+    return complete
 
 
 # Resumed is uninterrupted
@@ -65,15 +65,15 @@ def _assert_resumes(made, tmp_path, *, after, seed=0):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_is_uninterrupted(tmp_path, method, layout, optimizer):
-    made = making.recipe(
+    recipe = making.recipe(
         method,
         dropout=0.3,
         label_smoothing=0.1,
         optimizer=OPTIMISERS[optimizer],
         compute=Compute(layout=layout),
     )
-    whole = _assert_resumes(made, tmp_path, after=2)
-    assert any(name.startswith("projections.") for name in whole.last_of_training) == (
+    complete = _assert_resumes(recipe, tmp_path, after=2)
+    assert any(name.startswith("projections.") for name in complete.last_of_training) == (
         method in ("feature", "combined")
     )
 
@@ -87,29 +87,31 @@ def test_resumed_after_any_epoch_is_uninterrupted(tmp_path, after):
 def test_resumed_with_the_views_of_another_seed_is_uninterrupted(tmp_path, method):
     """As in all repeats but the first, whose weights and dropout have a seed of their own."""
     images = making.digits(limit_train=making.LIMIT, view_seed=3)
-    made = making.recipe(method, epochs=4, dropout=0.2, images=images)
-    _assert_resumes(made, tmp_path, after=2, seed=7)
+    recipe = making.recipe(method, epochs=4, dropout=0.2, images=images)
+    _assert_resumes(recipe, tmp_path, after=2, seed=7)
 
 
 def test_resumed_after_each_epoch_is_uninterrupted(tmp_path):
-    made = making.recipe("combined", epochs=4, dropout=0.2)
-    whole = making.run(made, making.context_in(tmp_path / "whole"))
-    part = making.run_until(made, making.context_in(tmp_path / "parts"), 1)
+    recipe = making.recipe("combined", epochs=4, dropout=0.2)
+    complete = making.run(recipe, making.context_in(tmp_path / "whole"))
+    part = making.run_until(recipe, making.context_in(tmp_path / "parts"), 1)
     for epoch in (2, 3, 4):
         ctx, last = making.context_in(tmp_path / f"parts{epoch}"), part.rows[-1]
         resume = _resume_at(last, part)
-        found = list(itertools.islice(making.reports(made, ctx, resume=resume), 1))
-        part = making.Ran([found[0][0]], [found[0][1]])
-        assert part.rows[0] == whole.rows[epoch - 1]
-    making.assert_same_state(part.state, whole.state)
+        pairs = list(itertools.islice(making.reports(recipe, ctx, resume=resume), 1))
+        part = making.RunResult([pairs[0][0]], [pairs[0][1]])
+        assert part.rows[0] == complete.rows[epoch - 1]
+    making.assert_same_state(part.state, complete.state)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])
 def test_several_stages_resume_in_each(tmp_path, after):
-    made = making.recipe("response", epochs=2, dropout=0.2)
+    recipe = making.recipe("response", epochs=2, dropout=0.2)
     second = making.recipe("combined", epochs=3, optimizer=OPTIMISERS["adamw"]).stages[0]
-    whole = _assert_resumes(replace(made, stages=(*made.stages, second)), tmp_path, after=after)
-    assert [(r["stage"], r["epoch"], r["step"], r["last"]) for r in whole.rows] == [
+    complete = _assert_resumes(
+        replace(recipe, stages=(*recipe.stages, second)), tmp_path, after=after
+    )
+    assert [(r["stage"], r["epoch"], r["step"], r["last"]) for r in complete.rows] == [
         (0, 1, 1, False),
         (0, 2, 2, False),
         (1, 1, 3, False),
@@ -120,16 +122,16 @@ def test_several_stages_resume_in_each(tmp_path, after):
 
 def test_a_network_of_residual_blocks_resumes(tmp_path):
     images = making.digits(limit_train=100)
-    made = making.recipe(
+    recipe = making.recipe(
         "combined", images=images, student="resnet8", dropout=0.2, levels=("high",)
     )
-    _assert_resumes(replace(made, compute=Compute(layout="channels_last")), tmp_path, after=2)
+    _assert_resumes(replace(recipe, compute=Compute(layout="channels_last")), tmp_path, after=2)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_in_bfloat16_is_uninterrupted(tmp_path, method):
-    made = making.recipe(method, dropout=0.2, compute=Compute(precision="bfloat16"))
-    _assert_resumes(made, tmp_path, after=2)
+    recipe = making.recipe(method, dropout=0.2, compute=Compute(precision="bfloat16"))
+    _assert_resumes(recipe, tmp_path, after=2)
 
 
 # Alone is beside
@@ -140,15 +142,17 @@ def test_beside_another_a_trial_is_as_if_alone(tmp_path, one, other):
     first = making.recipe(one, dropout=0.3)
     second = making.recipe(other, dropout=0.1, batch_size=32, optimizer=OPTIMISERS["adamw"])
     alone = [
-        making.run(made, making.context_in(tmp_path / f"alone{seed}"), seed=seed)
-        for seed, made in enumerate((first, second))
+        making.run(recipe, making.context_in(tmp_path / f"alone{seed}"), seed=seed)
+        for seed, recipe in enumerate((first, second))
     ]
     ctx = making.context_in(tmp_path / "beside")
-    turns = [making.reports(made, ctx, seed=seed) for seed, made in enumerate((first, second))]
+    turns = [making.reports(recipe, ctx, seed=seed) for seed, recipe in enumerate((first, second))]
     pairs = list(zip(*turns, strict=True))
     for number in (0, 1):
-        found = [pair[number] for pair in pairs]
-        making.assert_same(making.Ran([r for r, _ in found], [s for _, s in found]), alone[number])
+        turn = [pair[number] for pair in pairs]
+        making.assert_same(
+            making.RunResult([r for r, _ in turn], [s for _, s in turn]), alone[number]
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -169,10 +173,10 @@ def test_no_global_random_number_is_drawn_or_seeded(ctx, method):
 
 
 def test_a_seed_gives_one_student_and_another_another(ctx):
-    made = making.recipe("combined", dropout=0.2)
-    one, same, other = (making.run(made, ctx, seed=seed) for seed in (4, 4, 5))
+    recipe = making.recipe("combined", dropout=0.2)
+    one, same, other = (making.run(recipe, ctx, seed=seed) for seed in (4, 4, 5))
     making.assert_same(one, same)
-    assert made.recipe_id(4) != made.recipe_id(5)
+    assert recipe.recipe_id(4) != recipe.recipe_id(5)
     assert other.rows != one.rows
     assert not torch.equal(other.state["model.fc.weight"], one.state["model.fc.weight"])
 
@@ -184,25 +188,27 @@ def test_a_baseline_does_not_depend_on_the_teacher(tmp_path):
     def nobody(model_id):
         raise AssertionError("the baseline asked for a model")
 
-    made = making.recipe("no_kd")
+    recipe = making.recipe("no_kd")
     ctx = making.context_in(tmp_path / "one", model=nobody)
-    one = making.run(made, ctx)
+    one = making.run(recipe, ctx)
     assert not (ctx.cache / "logits").exists()
-    named = replace(made, teacher="digits_teacher", teacher_model="any")
-    making.assert_same(making.run(named, making.context_in(tmp_path / "other", model=nobody)), one)
+    with_teacher = replace(recipe, teacher="digits_teacher", teacher_model="any")
+    making.assert_same(
+        making.run(with_teacher, making.context_in(tmp_path / "other", model=nobody)), one
+    )
 
 
 def test_a_searchs_baseline_names_no_teacher_so_its_recipe_id_is_the_same_for_all():
 
-    chosen, _ = loader.load("digits_kd")
-    found = {}
+    space, _ = loader.load("digits_kd")
+    ids = {}
     for teacher in ("aaaa", "bbbb"):
-        known = made_manifest.manifest(teacher_model=teacher)
-        for method in chosen.methods:
-            config = chosen.methods[method].settings()[0]
-            made = recipe_builder.student_recipe(known, chosen, method=method, config=config)
-            found.setdefault(method, set()).add(made.recipe_id(0))
-    assert {method: len(names) for method, names in found.items()} == {
+        manifest = made_manifest.manifest(teacher_model=teacher)
+        for method in space.methods:
+            config = space.methods[method].settings()[0]
+            recipe = recipe_builder.student_recipe(manifest, space, method=method, config=config)
+            ids.setdefault(method, set()).add(recipe.recipe_id(0))
+    assert {method: len(names) for method, names in ids.items()} == {
         "no_kd": 1,
         "response": 2,
         "feature": 2,
@@ -216,24 +222,24 @@ def test_another_teacher_gives_another_distilled_student(tmp_path):
     safetensors.torch.save_file(other, tmp_path / "other.safetensors")
     ctx = making.context_in(tmp_path / "cache", model=lambda _: tmp_path / "other.safetensors")
     for method in ("response", "combined"):
-        made = making.recipe(method, epochs=1)
-        one = making.run(made, making.context_in(tmp_path / "one"))
-        assert making.run(made, ctx).rows[0]["soft_loss"] != one.rows[0]["soft_loss"]
+        recipe = making.recipe(method, epochs=1)
+        one = making.run(recipe, making.context_in(tmp_path / "one"))
+        assert making.run(recipe, ctx).rows[0]["soft_loss"] != one.rows[0]["soft_loss"]
 
 
 def test_without_beta_and_gamma_distillation_is_training_on_labels(tmp_path):
     weights = LossWeights(alpha=1.0, beta=0.0, gamma=0.0, temperature=7.0)
-    made = making.recipe("response", weights=weights, dropout=0.2, levels=("high",))
-    named = replace(made, teacher="digits_teacher", teacher_model=making.TEACHER)
+    recipe = making.recipe("response", weights=weights, dropout=0.2, levels=("high",))
+    with_teacher = replace(recipe, teacher="digits_teacher", teacher_model=making.TEACHER)
     plain = making.run(making.recipe("no_kd", dropout=0.2), making.context_in(tmp_path / "one"))
-    making.assert_same(making.run(named, making.context_in(tmp_path / "two")), plain)
+    making.assert_same(making.run(with_teacher, making.context_in(tmp_path / "two")), plain)
 
 
 @pytest.mark.parametrize("method", ["response", "feature", "combined"])
 def test_a_teacher_changes_the_student(ctx, method):
     plain = making.run(making.recipe("no_kd", epochs=1), ctx)
-    distilled = making.run(making.recipe(method, epochs=1), ctx)
-    assert not torch.equal(distilled.state["model.fc.weight"], plain.state["model.fc.weight"])
+    student = making.run(making.recipe(method, epochs=1), ctx)
+    assert not torch.equal(student.state["model.fc.weight"], plain.state["model.fc.weight"])
 
 
 USER = """
@@ -265,23 +271,23 @@ def teacher(num_classes, channels):
 
 def test_a_users_network_resumes_with_its_dropout(tmp_path):
     (tmp_path / "user.py").write_text(USER)
-    made = making.recipe(student="user.py:net", epochs=3, dropout=0.4)
-    still = replace(made, stages=(*made.stages, replace(made.stages[0], epochs=2, dropout=0.0)))
-    for recipe, after in ((made, 1), (still, 1), (still, 4)):
+    plain = making.recipe(student="user.py:net", epochs=3, dropout=0.4)
+    still = replace(plain, stages=(*plain.stages, replace(plain.stages[0], epochs=2, dropout=0.0)))
+    for recipe, after in ((plain, 1), (still, 1), (still, 4)):
         ctx = making.context_in(tmp_path / "cache", code=tmp_path)
-        whole = making.run(recipe, ctx)
-        killed = making.run_until(recipe, ctx, after)
-        rest = _resumed(recipe, ctx, killed)
-        assert killed.rows + rest.rows == whole.rows
-        making.assert_same_state(rest.state, whole.state)
+        complete = making.run(recipe, ctx)
+        part = making.run_until(recipe, ctx, after)
+        remainder = _resume_run(recipe, ctx, part)
+        assert part.rows + remainder.rows == complete.rows
+        making.assert_same_state(remainder.state, complete.state)
 
 
 # What is reported
 
 
 def test_the_last_report_has_the_measurements_and_only_it(ctx):
-    made = making.recipe("feature")
-    rows = making.run(made, ctx).rows
+    recipe = making.recipe("feature")
+    rows = making.run(recipe, ctx).rows
     assert [row["last"] for row in rows] == [False, False, True]
     assert ["num_params" in row for row in rows] == [False, False, True]
     assert all("val_accuracy" in row and "test_accuracy" not in row for row in rows)
@@ -291,12 +297,12 @@ def test_the_last_report_has_the_measurements_and_only_it(ctx):
 
 
 def test_a_recipe_without_stages_measures_what_it_starts_from(ctx):
-    made = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
-    (row,) = making.run(made, ctx, access=trial.TestAccess()).rows
+    recipe = Recipe(images=making.digits(), student="digits_teacher", start=making.TEACHER)
+    (row,) = making.run(recipe, ctx, access=trial.TestAccess()).rows
     assert (row["epoch"], row["step"], row["last"], row["stage_name"]) == (0, 0, True, "Measure")
-    fold = places.fold(made.images, ctx, "contiguous")
-    model = places.load_model("digits_teacher", made, ctx, making.TEACHER)
-    expected = inference.evaluate(model, fold, fold.validation)
+    split = places.device_split(recipe.images, ctx, "contiguous")
+    model = places.load_model("digits_teacher", recipe, ctx, making.TEACHER)
+    expected = inference.evaluate(model, split, split.validation)
     assert (row["val_accuracy"], row["val_loss"]) == (expected.accuracy, expected.loss)
     assert 0.5 < row["test_accuracy"] < 1
     assert row["nonzero_params"] == row["num_params"]
@@ -305,17 +311,17 @@ def test_a_recipe_without_stages_measures_what_it_starts_from(ctx):
 
 def test_a_recipe_may_begin_with_a_trained_model(ctx):
     still = Optimizer(lr=1e-30, momentum=0.0, weight_decay=0.0)  # too little to move a weight
-    made = making.recipe(student="digits_teacher", epochs=1, optimizer=still)
-    state = making.run(replace(made, start=making.TEACHER), ctx).state
-    trained = safetensors.torch.load_file(making.teacher_file())
+    recipe = making.recipe(student="digits_teacher", epochs=1, optimizer=still)
+    state = making.run(replace(recipe, start=making.TEACHER), ctx).state
+    weights = safetensors.torch.load_file(making.teacher_file())
     for name in ("stage1.0.weight", "stage3.1.bias", "fc.weight"):
-        assert torch.equal(state[f"model.{name}"], trained[name])
+        assert torch.equal(state[f"model.{name}"], weights[name])
 
 
 def test_images_that_are_not_the_studys_are_refused(ctx):
-    made = making.recipe(images=making.digits(train_hash="other"))
+    recipe = making.recipe(images=making.digits(train_hash="other"))
     with pytest.raises(ValueError, match="are not the study's"):
-        making.run(made, ctx)
+        making.run(recipe, ctx)
 
 
 # The test split is sealed
@@ -345,56 +351,58 @@ def _from_folder(folder, cache):
 
 
 def test_a_search_never_opens_a_test_file(tmp_path):
-    made, ctx = _from_folder(_folder(tmp_path / "data", garbage=True), tmp_path / "cache")
+    recipe, ctx = _from_folder(_folder(tmp_path / "data", garbage=True), tmp_path / "cache")
     for path in (ctx.data / "test").rglob("*.png"):
         assert path.read_bytes() == b"this is no image"
-    rows = making.run(made, ctx).rows
+    rows = making.run(recipe, ctx).rows
     assert len(rows) == 2
     assert not list(ctx.cache.glob("data/*-test-*"))
     with pytest.raises(UsageError, match=r"test.*is not a readable image"):
-        making.run(made, ctx, access=trial.TestAccess())
+        making.run(recipe, ctx, access=trial.TestAccess())
 
 
 # Which images
 
 
 def test_confirming_fits_on_all_images_and_validates_on_none(ctx):
-    search = places.fold(making.digits(), ctx, "contiguous")
-    confirm = places.fold(making.digits(fit_on="train+val"), ctx, "contiguous")
+    search = places.device_split(making.digits(), ctx, "contiguous")
+    confirm = places.device_split(making.digits(fit_on="train+val"), ctx, "contiguous")
     assert confirm.fit.tolist() == list(range(1257))
     assert not len(confirm.validation)
     assert sorted([*search.fit.tolist(), *search.validation.tolist()]) == list(range(1257))
-    limited = places.fold(making.digits(fit_on="train+val", limit_train=300), ctx, "contiguous")
-    parts = places.fold(making.digits(limit_train=300), ctx, "contiguous")
-    assert limited.fit.tolist() == sorted([*parts.fit.tolist(), *parts.validation.tolist()])
-    made = making.recipe("response", images=making.digits(fit_on="train+val", limit_train=300))
-    ran = making.run(made, ctx, seed=1000, access=trial.TestAccess())
-    assert not any("val_accuracy" in row for row in ran.rows)
-    assert ran.rows[-1]["test_accuracy"] > 0
+    subset = places.device_split(
+        making.digits(fit_on="train+val", limit_train=300), ctx, "contiguous"
+    )
+    parts = places.device_split(making.digits(limit_train=300), ctx, "contiguous")
+    assert subset.fit.tolist() == sorted([*parts.fit.tolist(), *parts.validation.tolist()])
+    recipe = making.recipe("response", images=making.digits(fit_on="train+val", limit_train=300))
+    result = making.run(recipe, ctx, seed=1000, access=trial.TestAccess())
+    assert not any("val_accuracy" in row for row in result.rows)
+    assert result.rows[-1]["test_accuracy"] > 0
 
 
 def test_validation_images_are_never_trained_on(ctx, monkeypatch):
-    trained = set()
+    indices = set()
     batch = classification.ClassificationImages.batch
 
     def spy(self, index, view=None):
         if view is not None:
-            trained.update(index.tolist())
+            indices.update(index.tolist())
         return batch(self, index, view)
 
     monkeypatch.setattr(classification.ClassificationImages, "batch", spy)
     making.run(making.recipe("combined", epochs=4, batch_size=16), ctx)
-    fold = places.fold(making.digits(limit_train=making.LIMIT), ctx, "contiguous")
-    assert trained == set(fold.fit.tolist())
+    split = places.device_split(making.digits(limit_train=making.LIMIT), ctx, "contiguous")
+    assert indices == set(split.fit.tolist())
 
 
 # Training trains
 
 
 def test_a_teacher_of_ten_epochs_knows_its_digits(ctx):
-    made = making.recipe(
+    recipe = making.recipe(
         student="digits_teacher", epochs=10, images=making.digits(), optimizer=Optimizer(lr=0.05)
     )
-    rows = making.run(made, ctx).rows
+    rows = making.run(recipe, ctx).rows
     assert rows[-1]["val_accuracy"] > 0.9
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2

@@ -25,7 +25,7 @@ def _recipe(method="no_kd", *, view_seed=0, **changes):
 def _batches(made, ctx, seed, monkeypatch):
     """Each training batch of a run: which images, and how they were seen."""
     bench, seen = making.bench(made, ctx, seed=seed), []
-    images = bench.work.fold.images
+    images = bench.work.split.images
     batch = images.batch
 
     def spy(index, view=None):
@@ -103,7 +103,7 @@ def test_repeats_drop_other_units_and_views_drop_none(ctx):
     assert torch.equal(one[known], views[known])
 
 
-def test_repeats_share_one_tape_of_the_teacher(ctx, monkeypatch):
+def test_repeats_share_one_logit_cache_of_the_teacher(ctx, monkeypatch):
     asked = []
     outputs = teacher.FrozenTeacher.outputs
 

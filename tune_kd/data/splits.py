@@ -207,7 +207,7 @@ class DeviceSplit:
     sides: tuple[int, int]  # height and width
     dense: bool = False
 
-    def seen(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
+    def augmenter(self, seed: int, epoch: int) -> Callable[[Tensor], Batch]:
         """How training sees images in an epoch: batches by index, the same for every trial."""
         return self.images.augmenter(seed=seed, epoch=epoch, among=self.fit)
 
@@ -223,7 +223,7 @@ class DeviceSplit:
             yield (view or self.images.plain_batch)(part)
 
 
-def resident(
+def device_images(
     decoded: Decoded,
     *,
     images: Images,

@@ -104,7 +104,7 @@ def load_student(address: str) -> nn.Module:
     Raises:
         UsageError: no such study or method, or nothing finished there.
     """
-    checkpoint = external_weights.find(address, what="load_student", confirmed=True)
+    checkpoint = external_weights.find(address, option="load_student", confirmed=True)
     recipe = checkpoint.recipe
     assert recipe is not None  # it comes from a study
     storage = Storage(address.rpartition(":")[0])
@@ -180,7 +180,7 @@ def _guess_recipe(
         integers = int8.ACTIVATIONS in state  # whose names are no network's
         try:
             if not pruned and not integers:
-                checkpoints.checked_load(model, state, what=checkpoint.name)
+                checkpoints.checked_load(model, state, source=checkpoint.name)
             return recipe
         except UsageError as error:
             reasons.append(f"{name} ({str(error).partition(chr(10))[0].partition('; ')[2]})")

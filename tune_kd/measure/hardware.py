@@ -25,11 +25,11 @@ def hardware() -> dict[str, int | float | str]:
     """Cores, memory in GB (1e9 bytes) and the GPU, where there is one, of this machine; imports torch."""
     import torch
 
-    found: dict[str, int | float | str] = {"cpu": timing_cache.cpu_name(), "cores": cores()}
+    info: dict[str, int | float | str] = {"cpu": timing_cache.cpu_name(), "cores": cores()}
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not on every system
         bytes_ = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        found["memory_gb"] = round(bytes_ / 1e9, 1)
+        info["memory_gb"] = round(bytes_ / 1e9, 1)
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
-        found |= {"gpu": card.name, "gpu_memory_gb": round(card.total_memory / 1e9, 1)}
-    return found
+        info |= {"gpu": card.name, "gpu_memory_gb": round(card.total_memory / 1e9, 1)}
+    return info

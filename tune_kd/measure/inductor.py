@@ -44,17 +44,17 @@ def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
 
     if why := why_no_compiler():
         raise UsageError(f"compiling a network for the CPU: {why}")
-    copied = copy.deepcopy(model).to("cpu").eval()
-    if int8.is_int8(copied):
-        graph = copied.graph
+    model_copy = copy.deepcopy(model).to("cpu").eval()
+    if int8.is_int8(model_copy):
+        graph = model_copy.graph
     else:  # a graph of its own: networks of one class would share Dynamo's bound on versions
         with fx_passes.silence():
-            graph = torch.export.export(copied, (sample,)).module(check_guards=False)
-    compiled = torch.compile(graph, dynamic=False)
+            graph = torch.export.export(model_copy, (sample,)).module(check_guards=False)
+    compiled_model = torch.compile(graph, dynamic=False)
 
     @torch.no_grad()
     def forward(x: Tensor) -> Tensor:
-        scores: Tensor = compiled(x)
+        scores: Tensor = compiled_model(x)
         return scores
 
     with (

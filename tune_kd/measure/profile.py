@@ -34,10 +34,10 @@ def device_name(device: torch.device | str) -> str:
 
 def footprint(model: nn.Module) -> dict[str, float]:
     """num_params, and size_mb of all that the state dict holds (parameters and buffers), each tensor once."""
-    kept = {id(t): t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor)}
+    tensors = {id(t): t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor)}
     return {
         "num_params": float(sum(p.numel() for p in model.parameters())),
-        "size_mb": sum(t.numel() * t.element_size() for t in kept.values()) / 1e6,
+        "size_mb": sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6,
     }
 
 
@@ -61,21 +61,22 @@ def measure(
     keeps its mode, device and type. Takes about 3 s for ResNet-18 on one core.
     """
     device = torch.device(device)
-    kept = footprint(model)
+    size = footprint(model)
     with threads(1), torch.inference_mode():
-        copied = copy.deepcopy(model).to(device=device, dtype=torch.float32).eval()
+        model_copy = copy.deepcopy(model).to(device=device, dtype=torch.float32).eval()
         image = random_images(1, shape, device)
-        operations = flops(copied, image)
-        latency = forward_seconds(copied, image, at_least=0.4)
-        size = THROUGHPUT_BATCH.get(device.type, THROUGHPUT_BATCH_ACCELERATOR)
-        size = max(1, min(size, size * 32 * 32 // math.prod(shape[1:])))  # fewer of bigger images
-        batch = forward_seconds(copied, random_images(size, shape, device), at_least=0.2)
+        operations = flops(model_copy, image)
+        latency = forward_seconds(model_copy, image, at_least=0.4)
+        batch_size = THROUGHPUT_BATCH.get(device.type, THROUGHPUT_BATCH_ACCELERATOR)
+        # fewer of bigger images
+        batch_size = max(1, min(batch_size, batch_size * 32 * 32 // math.prod(shape[1:])))
+        batch = forward_seconds(model_copy, random_images(batch_size, shape, device), at_least=0.2)
     return {
-        **kept,
+        **size,
         "flops": operations,
         "latency_ms": statistics.median(latency) * 1e3,
         "latency_ms_sd": statistics.stdev(latency) * 1e3,
-        "throughput_per_s": size / statistics.median(batch),
+        "throughput_per_s": batch_size / statistics.median(batch),
     }
 
 
@@ -94,16 +95,16 @@ def forward_seconds(
 
     forward()
     timer = Timer("forward()", globals={"forward": forward}, num_threads=1)
-    found = list(timer.blocked_autorange(min_run_time=at_least).times)
-    while len(found) < BLOCKS:  # a slow or busy machine: a spread needs more than one block
-        found += timer.blocked_autorange(min_run_time=at_least).times
-    return found
+    seconds = list(timer.blocked_autorange(min_run_time=at_least).times)
+    while len(seconds) < BLOCKS:  # a slow or busy machine: a spread needs more than one block
+        seconds += timer.blocked_autorange(min_run_time=at_least).times
+    return seconds
 
 
 def random_images(count: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """[count, C, H, W], the same ones each time."""
-    drawn = torch.randn((count, *shape), generator=torch.Generator().manual_seed(0))
-    return drawn.to(device)
+    images = torch.randn((count, *shape), generator=torch.Generator().manual_seed(0))
+    return images.to(device)
 
 
 def wait_for(device: torch.device) -> None:

@@ -61,10 +61,10 @@ def gpu_name() -> str:
 def read_all(file: Path) -> dict[str, dict[str, Any]]:
     """All results in a cache file; none where it is missing or not ours, and they are timed anew."""
     try:
-        found = json.loads(file.read_text())
+        timings = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return timings if isinstance(timings, dict) else {}
 
 
 def read_probe(cache: Path, key: str) -> dict[str, Any] | None:
@@ -78,13 +78,13 @@ def look_up(key: str, *, file: Path, compute: Callable[[], dict[str, Any]]) -> d
     A lock beside the file, which ends with its process, lets one compute at a time: two studies that
     start together get one answer, and their timings do not disturb each other.
     """
-    found = read_all(file).get(key)
-    if found is not None:
-        return found
+    result = read_all(file).get(key)
+    if result is not None:
+        return result
     with files.lock(file.with_suffix(".lock")):
-        found = read_all(file).get(key)
-        if found is None:
-            found = compute()
-            kept = {**read_all(file), key: found}
-            files.write_whole(file, json.dumps(kept, indent=1, sort_keys=True).encode())
-    return found
+        result = read_all(file).get(key)
+        if result is None:
+            result = compute()
+            timings = {**read_all(file), key: result}
+            files.write_whole(file, json.dumps(timings, indent=1, sort_keys=True).encode())
+    return result

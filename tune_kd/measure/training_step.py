@@ -55,16 +55,16 @@ def probe(build: Callable[[], nn.Module], *, step: Step, cache: Path) -> Compute
 
     def compute() -> dict[str, Any]:
         seconds = step_seconds(build, step=step)
-        chosen = choose(seconds)
+        choice = choose(seconds)
         return {
-            "precision": chosen.precision,
-            "layout": chosen.layout,
-            "train_step_s": seconds[chosen.precision, chosen.layout],
+            "precision": choice.precision,
+            "layout": choice.layout,
+            "train_step_s": seconds[choice.precision, choice.layout],
             "seconds": {" ".join(pair): value for pair, value in seconds.items()},
         }
 
-    found = timing_cache.look_up(step.key, file=cache / "probe.json", compute=compute)
-    return Compute(precision=found["precision"], layout=found["layout"])
+    timing = timing_cache.look_up(step.key, file=cache / "probe.json", compute=compute)
+    return Compute(precision=timing["precision"], layout=timing["layout"])
 
 
 def choose(seconds: dict[tuple[str, str], float]) -> Compute:
@@ -99,7 +99,7 @@ def step_seconds(
     for run in runs.values():
         run()  # memory, kernels and momentum are set up
     began = time.perf_counter()
-    for done in range(1, rounds + 1):
+    for number in range(1, rounds + 1):
         for pair, run in runs.items():
             start = time.perf_counter()
             run()
@@ -108,7 +108,7 @@ def step_seconds(
         runs = {
             p: r for p, r in runs.items() if p == COMBINATIONS[0] or min(times[p]) < 2 * fastest
         }
-        if done >= 3 and time.perf_counter() - began > budget_s:
+        if number >= 3 and time.perf_counter() - began > budget_s:
             break
     return {pair: statistics.median(times[pair]) for pair in runs}
 
@@ -137,7 +137,7 @@ def _trainer(
 ) -> Callable[[], None]:
     """One training step as a function: forward, cross-entropy in float32, backward, SGD."""
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    model = layers.placed(build().train(), step.device, layout=layout)
+    model = layers.place(build().train(), step.device, layout=layout)
     images = profile.random_images(step.batch_size, step.shape, step.device).contiguous(
         memory_format=form
     )

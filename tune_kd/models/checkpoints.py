@@ -25,11 +25,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    return parse(data, what=str(path))
+    return parse(data, source=str(path))
 
 
-def parse(data: bytes, *, what: str) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's bytes; `what` names it in errors.
+def parse(data: bytes, *, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's bytes; `source` names it in errors.
 
     A state dict may be nested under "state_dict" or "model". Nothing is unpickled but tensors
     (`weights_only=True`).
@@ -40,14 +40,14 @@ def parse(data: bytes, *, what: str) -> dict[str, Tensor]:
     try:
         if data[8:9] == b"{":  # safetensors: 8 bytes of length, then JSON
             return load(data)
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return unwrapped(loaded, what=what)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return unwrap(content, source=source)
     except UsageError:
         raise
     except Exception as error:  # torch raises many kinds for files that are not its own
         why = str(error).partition("\n")[0].partition(". ")[0][:120]  # its first sentence
         raise UsageError(
-            f"{what} is not a checkpoint of tensors alone ({type(error).__name__}: {why});"
+            f"{source} is not a checkpoint of tensors alone ({type(error).__name__}: {why});"
             "\nsave model.state_dict() with torch.save or with safetensors"
         ) from None
 
@@ -63,13 +63,13 @@ def header(data: bytes) -> dict[str, str]:
         return {}
     length = int.from_bytes(data[:8], "little")
     try:
-        found = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     except ValueError:  # a damaged file: `parse` says so
         return {}
-    return dict(found)
+    return dict(metadata)
 
 
-def unwrapped(state: object, *, what: str) -> dict[str, Tensor]:
+def unwrap(state: object, *, source: str) -> dict[str, Tensor]:
     """Return a state dict freed of what training scripts wrap it in: "state_dict", "model", "module.".
 
     Raises:
@@ -79,11 +79,13 @@ def unwrapped(state: object, *, what: str) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state:
-        raise UsageError(f"{what} is not a checkpoint: expected a state dict of names and tensors")
+        raise UsageError(
+            f"{source} is not a checkpoint: expected a state dict of names and tensors"
+        )
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise UsageError(
-                f"{what} is not a checkpoint: '{name}' is {type(value).__name__}, not a tensor; save model.state_dict()"
+                f"{source} is not a checkpoint: '{name}' is {type(value).__name__}, not a tensor; save model.state_dict()"
             )
     for prefix in ("module.", "_orig_mod."):  # of DataParallel and torch.compile
         if all(name.startswith(prefix) for name in state):
@@ -91,42 +93,43 @@ def unwrapped(state: object, *, what: str) -> dict[str, Tensor]:
     return dict(state)
 
 
-def checked_load(model: nn.Module, state: Mapping[str, Any], *, what: str) -> None:
-    """Load a state dict, all of it or nothing; `what` names it in errors.
+def checked_load(model: nn.Module, state: Mapping[str, Any], *, source: str) -> None:
+    """Load a state dict, all of it or nothing; `source` names it in errors.
 
     Raises:
         UsageError: which keys or shapes differ, the first few of each kind.
     """
-    given, wanted = unwrapped(state, what=what), model.state_dict()
-    shared = given.keys() & wanted.keys()
+    tensors, expected = unwrap(state, source=source), model.state_dict()
+    common_names = tensors.keys() & expected.keys()
     shapes = [
-        f"{name} {list(given[name].shape)} instead of {list(wanted[name].shape)}"
-        for name in wanted
-        if name in shared and given[name].shape != wanted[name].shape
+        f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+        for name in expected
+        if name in common_names and tensors[name].shape != expected[name].shape
     ]
     kinds = [
-        f"{name} {given[name].dtype} instead of {wanted[name].dtype}"
-        for name in wanted
-        if name in shared and given[name].is_floating_point() != wanted[name].is_floating_point()
+        f"{name} {tensors[name].dtype} instead of {expected[name].dtype}"
+        for name in expected
+        if name in common_names
+        and tensors[name].is_floating_point() != expected[name].is_floating_point()
     ]
     differences = {
-        "missing": [name for name in wanted if name not in shared],
-        "unexpected": [name for name in given if name not in shared],
+        "missing": [name for name in expected if name not in common_names],
+        "unexpected": [name for name in tensors if name not in common_names],
         "shape": shapes,
         "type": kinds,
     }
-    listed = [f"{kind}: {_first(names)}" for kind, names in differences.items() if names]
-    if listed:
+    problems = [f"{kind}: {_first(names)}" for kind, names in differences.items() if names]
+    if problems:
         raise UsageError(
-            f"{what} does not fit {type(model).__name__}; {'; '.join(listed)}"
+            f"{source} does not fit {type(model).__name__}; {'; '.join(problems)}"
             "\ngive a checkpoint of this architecture, or name the architecture that it belongs to"
         )
-    model.load_state_dict(given)
+    model.load_state_dict(tensors)
 
 
 def _first(names: list[str], count: int = 3) -> str:
-    rest = len(names) - count
-    return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")
+    excess = len(names) - count
+    return ", ".join(names[:count]) + (f" and {excess} more" if excess > 0 else "")
 
 
 def tensor_hash(model: nn.Module) -> str:

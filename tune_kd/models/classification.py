@@ -64,8 +64,8 @@ class CifarResNet(nn.Module):
         widths: tuple[int, int, int, int] = (16, 16, 32, 64),
     ) -> None:
         super().__init__()
-        blocks, rest = divmod(depth - 2, 6)
-        assert (blocks >= 1, rest) == (True, 0), depth
+        blocks, remainder = divmod(depth - 2, 6)
+        assert (blocks >= 1, remainder) == (True, 0), depth
         stem, low, mid, high = widths
         self.conv1 = _conv3x3(channels, stem)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -161,7 +161,7 @@ class SmallViT(VisionTransformer):  # type: ignore[misc] # torchvision has no ty
         )
         if channels != 3:
             self.conv_proj = nn.Conv2d(channels, 192, kernel_size=4, stride=4)
-        _own_dropout(self, dropout)
+        _replace_dropout(self, dropout)
         self.low, self.mid, self.high = (Grid(height // 4, width // 4) for _ in range(3))
         self._tapped = {layers // 3: self.low, 2 * layers // 3: self.mid, layers: self.high}
         self.taps = {"low": "low", "mid": "mid", "high": "high"}
@@ -183,7 +183,7 @@ def small_mobilenet_v2(*, num_classes: int, channels: int = 3, dropout: float = 
     """MobileNetV2 of torchvision (Sandler et al. 2018, table 2) with a stem of stride 1."""
     model: nn.Module = mobilenet_v2(num_classes=num_classes)
     _stem(model, channels)
-    _own_dropout(model, dropout)
+    _replace_dropout(model, dropout)
     model.taps = {"low": "features.3", "mid": "features.6", "high": "features.13"}  # type: ignore[assignment]
     return model
 
@@ -192,7 +192,7 @@ def small_mobilenet_v3(*, num_classes: int, channels: int = 3, dropout: float = 
     """MobileNetV3-Small of torchvision (Howard et al. 2019, table 2) with a stem of stride 1."""
     model: nn.Module = mobilenet_v3_small(num_classes=num_classes, norm_layer=norm_of_mobilenet_v3)
     _stem(model, channels)
-    _own_dropout(model, dropout)
+    _replace_dropout(model, dropout)
     model.taps = {"low": "features.1", "mid": "features.3", "high": "features.8"}  # type: ignore[assignment]
     return model
 
@@ -203,12 +203,12 @@ def _stem(model: nn.Module, channels: int) -> None:
     assert isinstance(conv, nn.Conv2d)
     conv.stride = (1, 1)
     if channels != conv.in_channels:
-        changed = nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(changed.weight, mode="fan_out")
-        model.get_submodule("features.0").register_module("0", changed)
+        stem = nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out")
+        model.get_submodule("features.0").register_module("0", stem)
 
 
-def _own_dropout(model: nn.Module, rate: float) -> None:
+def _replace_dropout(model: nn.Module, rate: float) -> None:
     """All of torchvision's dropout layers as ours, of one rate, which a trial sets."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():

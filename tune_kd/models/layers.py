@@ -15,7 +15,7 @@ norm_of_mobilenet_v3 = functools.partial(nn.BatchNorm2d, eps=1e-3, momentum=0.1)
 NARROW = 16  # channels that fill a vector of AVX-512, 8 of AVX2
 
 
-def placed(model: nn.Module, device: torch.device, *, layout: str) -> nn.Module:
+def place(model: nn.Module, device: torch.device, *, layout: str) -> nn.Module:
     """Return the network on the device, in the memory layout ("contiguous" or "channels_last").
 
     On a CPU strided 1x1 convolutions of few channels stay contiguous: oneDNN's backward pass in channels_last
@@ -91,12 +91,12 @@ def set_dropout(model: nn.Module, rate: float, *, generator: torch.Generator | N
     Raises:
         UsageError: a rate above 0 for a network without any dropout.
     """
-    found = [module for module in model.modules() if isinstance(module, Dropout)]
-    if rate and not found:
+    layers = [module for module in model.modules() if isinstance(module, Dropout)]
+    if rate and not layers:
         raise UsageError(
             f"dropout {rate:g}: {type(model).__name__} has no dropout layer; use 0, or give it a `tune_kd.models.registry.Dropout`"
         )
-    for module in found:
+    for module in layers:
         module.generator = generator
         if not module.fixed:
             assert 0 <= rate < 1, rate

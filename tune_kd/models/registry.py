@@ -105,7 +105,7 @@ def build(
         # not torch.manual_seed, which would seed the accelerators' generators as well
         torch.default_generator.manual_seed(stream(seed, "weights"))
         model = function(**arguments)
-    return _checked(model, name, dropout=dropout)
+    return _check_model(model, name, dropout=dropout)
 
 
 def _user_arguments(
@@ -125,12 +125,12 @@ def _user_arguments(
     try:
         signature.bind(**arguments, **extra)
     except TypeError as error:
-        given = ", ".join(f"{k}={v}" for k, v in {**arguments, **extra}.items())
-        raise UsageError(f"'{name}' is called with ({given}): {error}") from None
+        call = ", ".join(f"{k}={v}" for k, v in {**arguments, **extra}.items())
+        raise UsageError(f"'{name}' is called with ({call}): {error}") from None
     return extra
 
 
-def _checked(model: object, name: str, *, dropout: float) -> nn.Module:
+def _check_model(model: object, name: str, *, dropout: float) -> nn.Module:
     """Return the module that a builder returned, with taps and with dropout of our own."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"'{name}' returned {type(model).__name__}; expected a torch.nn.Module")
@@ -167,17 +167,17 @@ def load_imagenet(model: nn.Module, name: str) -> None:
     import torchvision.models
 
     check_imagenet(name)
-    wanted = torchvision.models.get_model_weights(IMAGENET[name]).DEFAULT
+    weights = torchvision.models.get_model_weights(IMAGENET[name]).DEFAULT
     try:
-        given = wanted.get_state_dict(progress=False, weights_only=True)
+        state = weights.get_state_dict(progress=False, weights_only=True)
     except (OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UsageError(
-            f"ImageNet weights of {name} cannot be downloaded ({error}); put {Path(wanted.url).name} "
+            f"ImageNet weights of {name} cannot be downloaded ({error}); put {Path(weights.url).name} "
             f"into {folder}, or --set teacher.initial=none"
         ) from None
-    own = model.state_dict()
-    fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
-    left = sorted({k.rpartition(".")[0] for k in own.keys() - fitting.keys()})
-    assert len(left) <= 4, f"ImageNet weights of {name} do not fit: {left}"
+    fresh = model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in fresh and v.shape == fresh[k].shape}
+    layers = sorted({k.rpartition(".")[0] for k in fresh.keys() - fitting.keys()})
+    assert len(layers) <= 4, f"ImageNet weights of {name} do not fit: {layers}"
     model.load_state_dict(fitting, strict=False)

@@ -71,8 +71,8 @@ class ASPPHead(nn.Module):
         super().__init__()
         self.pyramid = ASPP(high, [6, 12], width)
         self.pyramid.project[3] = nn.Identity()  # torchvision's own dropout; ours is before it
-        self.skip = _projected(low, 32, kernel=1)
-        self.join = _projected(width + 32, width, kernel=3)
+        self.skip = _projection(low, 32, kernel=1)
+        self.join = _projection(width + 32, width, kernel=3)
         self.scores = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
@@ -83,7 +83,7 @@ class ASPPHead(nn.Module):
         return scores
 
 
-def _projected(inputs: int, outputs: int, *, kernel: int) -> nn.Sequential:
+def _projection(inputs: int, outputs: int, *, kernel: int) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
@@ -135,15 +135,15 @@ def _maps(build: Callable[..., Any], channels: int, *, low: int, high: int) -> n
     """Return a dilated MobileNetV3's layers, and the numbers of the two whose maps a head reads."""
     features = build(dilated=True, norm_layer=norm_of_mobilenet_v3).features
     features[0][0] = _first(features[0][0], channels)
-    kept: nn.Module = IntermediateLayerGetter(features, {str(low): "low", str(high): "high"})
-    return kept
+    backbone: nn.Module = IntermediateLayerGetter(features, {str(low): "low", str(high): "high"})
+    return backbone
 
 
 def _first(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     """Return the stem's convolution for another number of channels."""
     if channels == conv.in_channels:
         return conv
-    changed = nn.Conv2d(
+    stem = nn.Conv2d(
         channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]
@@ -151,5 +151,5 @@ def _first(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
         padding=conv.padding,  # type: ignore[arg-type]
         bias=False,
     )
-    nn.init.kaiming_normal_(changed.weight, mode="fan_out", nonlinearity="relu")
-    return changed
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    return stem

@@ -31,7 +31,7 @@ class Taps:
         """
         self.features: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
-        modules = {level: _tapped(model, level) for level in levels}
+        modules = {level: _tap_module(model, level) for level in levels}
         self._hooks.append(model.register_forward_pre_hook(self._clear))
         for level, module in modules.items():
             hook = functools.partial(self._keep, level)
@@ -65,7 +65,7 @@ class Taps:
         self.remove()
 
 
-def _tapped(model: nn.Module, level: str) -> nn.Module:
+def _tap_module(model: nn.Module, level: str) -> nn.Module:
     taps: Mapping[str, str] = getattr(model, "taps", {})
     if not taps:
         raise UsageError(

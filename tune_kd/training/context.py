@@ -49,7 +49,7 @@ def load_train(images: Images, ctx: NodeContext) -> tasks.Decoded:
     return decoded
 
 
-def fold(images: Images, ctx: NodeContext, layout: str) -> splits.DeviceSplit:
+def device_split(images: Images, ctx: NodeContext, layout: str) -> splits.DeviceSplit:
     """Return the images that a recipe is fitted and validated on, on its device."""
     decoded = load_train(images, ctx)
     fit, validation = splits.split(
@@ -57,10 +57,10 @@ def fold(images: Images, ctx: NodeContext, layout: str) -> splits.DeviceSplit:
     )
     if images.fit_on == "train+val":
         fit, validation = np.sort(np.concatenate([fit, validation])), validation[:0]
-    return folded(decoded, images, ctx, layout=layout, parts=(fit, validation))
+    return place_split(decoded, images, ctx, layout=layout, parts=(fit, validation))
 
 
-def folded(
+def place_split(
     decoded: tasks.Decoded,
     images: Images,
     ctx: NodeContext,
@@ -73,7 +73,7 @@ def folded(
     fit, validation = (torch.from_numpy(part).to(device) for part in parts)
     height, width = images.size
     return splits.DeviceSplit(
-        images=splits.resident(decoded, images=images, device=device, layout=layout),
+        images=splits.device_images(decoded, images=images, device=device, layout=layout),
         fit=fit,
         validation=validation,
         num_classes=images.num_classes,
@@ -102,7 +102,7 @@ def build(
 
 def place(model: nn.Module, ctx: NodeContext, compute: Compute) -> nn.Module:
     """On the device, in the memory layout."""
-    return layers.placed(model, torch.device(ctx.device), layout=compute.layout)
+    return layers.place(model, torch.device(ctx.device), layout=compute.layout)
 
 
 def sample_of(images: splits.DeviceSplit) -> Tensor:
@@ -113,7 +113,7 @@ def sample_of(images: splits.DeviceSplit) -> Tensor:
 def load_model(name: str, recipe: Recipe, ctx: NodeContext, model_id: str) -> nn.Module:
     """Return a trained network by its model id."""
     model = build(name, recipe, ctx, seed=0)
-    checkpoints.checked_load(model, ctx.weights(model_id), what=model_id)
+    checkpoints.checked_load(model, ctx.weights(model_id), source=model_id)
     return model
 
 
@@ -133,11 +133,16 @@ def logit_cache(
     """Return the teacher's logits for every view that training sees of the fitted images."""
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        seen = images.seen(recipe.images.view_seed, epoch)
+        augment = images.augmenter(recipe.images.view_seed, epoch)
         index = images.fit[torch.from_numpy(positions).to(images.fit.device)]
-        return frozen.logits(images.batches(index, view=seen))
+        return frozen.logits(images.batches(index, view=augment))
 
     name = cache_key(
-        frozen.tensor_hash, str(RECIPE_VERSION), *recipe.sources, to_json(recipe.images), to_json(recipe.compute), torch.device(ctx.device).type
-    )  # fmt: skip
+        frozen.tensor_hash,
+        str(RECIPE_VERSION),
+        *recipe.sources,
+        to_json(recipe.images),
+        to_json(recipe.compute),
+        torch.device(ctx.device).type,
+    )
     return LogitCache(ctx.cache / "logits", name, size=len(images.fit), compute=compute)

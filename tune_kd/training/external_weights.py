@@ -36,63 +36,62 @@ class ExternalCheckpoint:
 
     def state(self) -> dict[str, Tensor]:
         """Its tensors; UsageError where it is no checkpoint."""
-        return checkpoints.parse(self.data, what=self.name)
+        return checkpoints.parse(self.data, source=self.name)
 
-    def described(self) -> StartWeights:
+    def start_weights(self) -> StartWeights:
         """For the manifest: where it came from, and the stages that made it, where all are known."""
-        whole = self.recipe is not None and not self.recipe.start
-        stages = stages_to_json(self.recipe.stages) if self.recipe and whole else ""
+        complete = self.recipe is not None and not self.recipe.start
+        stages = stages_to_json(self.recipe.stages) if self.recipe and complete else ""
         return StartWeights(name=self.name, model=self.model_id, stages=stages)
 
 
-def find(given: str, *, what: str, confirmed: bool = False) -> ExternalCheckpoint:
+def find(name: str, *, option: str, confirmed: bool = False) -> ExternalCheckpoint:
     """`FILE`, `runs/X` (the best student of a study) or `runs/X:METHOD` (of one method).
 
-    `what` names the option in errors. A method's student is the one that it recommends, best is best on
+    `option` is named in errors. A method's student is the one that it recommends, best is best on
     validation. As it was searched it has seen no validation image; `confirmed` takes the first of its
     confirming runs, which was fitted on these as well, where there is one.
 
     Raises:
         UsageError: neither a file nor a study, no such method, or nothing finished there.
     """
-    file = Path(given).expanduser()
+    file = Path(name).expanduser()
     if file.is_file():
-        return ExternalCheckpoint(name=given, data=file.read_bytes())
-    address, colon, method = given.rpartition(":")
+        return ExternalCheckpoint(name=name, data=file.read_bytes())
+    address, colon, method = name.rpartition(":")
     if not colon or "/" in method:
-        address, method = given, ""
+        address, method = name, ""
     storage = Storage(address)
     if not manifest.exists(storage):
         raise UsageError(
-            f"{what} {given}: there is no such file and no such study; name a checkpoint, or a study "
+            f"{option} {name}: there is no such file and no such study; name a checkpoint, or a study "
             "as runs/NAME or runs/NAME:METHOD"
         )
-    known = Study(storage)
-    best = _recommended(known, method, given=given, what=what)
-    return _student(known, best, confirmed=confirmed)
+    study = Study(storage)
+    best = _recommended_row(study, method, name=name, option=option)
+    return _student(study, best, confirmed=confirmed)
 
 
-def _recommended(known: Study, method: str, *, given: str, what: str) -> Row:
+def _recommended_row(study: Study, method: str, *, name: str, option: str) -> Row:
     """Return the search trial that stands for a method, or of all methods the best on validation."""
-    methods = list(known.manifest.methods)
+    methods = list(study.manifest.methods)
     if method and method not in methods:
-        raise unknown("method", method, methods, where=f"{known.storage.uri} has")
-    found = [
-        row for name in ([method] if method else methods) if (row := known.recommendation(name))
-    ]
-    if not found:
-        raise UsageError(f"{what} {given}: no search trial has finished there")
-    return max(found, key=lambda row: float(row[known.metric]))
+        raise unknown("method", method, methods, where=f"{study.storage.uri} has")
+    candidates = [method] if method else methods
+    rows = [row for one in candidates if (row := study.recommendation(one))]
+    if not rows:
+        raise UsageError(f"{option} {name}: no search trial has finished there")
+    return max(rows, key=lambda row: float(row[study.metric]))
 
 
-def _student(known: Study, row: Row, *, confirmed: bool) -> ExternalCheckpoint:
+def _student(study: Study, row: Row, *, confirmed: bool) -> ExternalCheckpoint:
     """Return a search trial's student, or that of its first confirming run."""
-    source = known.proposals[row["trial"]]
-    recipe, trial = refit_recipe(known, source), source.trial
-    runs = [p for p in known.of("confirm", source.method) if p.source == trial and p.keeps_weights]
-    runs = [p for p in runs if known.storage.exists(f"students/{p.trial}.safetensors")]
+    source = study.proposals[row["trial"]]
+    recipe, trial = refit_recipe(study, source), source.trial
+    runs = [p for p in study.of("confirm", source.method) if p.source == trial and p.keeps_weights]
+    runs = [p for p in runs if study.storage.exists(f"students/{p.trial}.safetensors")]
     if confirmed and runs:
         first = min(runs, key=lambda p: p.seed)
         recipe, trial = first.recipe, first.trial
-    data = known.storage.read(f"students/{trial}.safetensors")
-    return ExternalCheckpoint(name=f"{known.storage.uri}:{source.method}", data=data, recipe=recipe)
+    data = study.storage.read(f"students/{trial}.safetensors")
+    return ExternalCheckpoint(name=f"{study.storage.uri}:{source.method}", data=data, recipe=recipe)

@@ -38,43 +38,43 @@ class LogitCache:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def epoch(self, epoch: int) -> Tensor:
-        """float16 [N, C, ...], filled first where it is not on the logit cache yet."""
-        whole = self._folder / f"{epoch:05d}.npy"
+        """float16 [N, C, ...], filled first where it is not in the logit cache yet."""
+        path = self._folder / f"{epoch:05d}.npy"
         while True:
-            found = _read(whole, self._size)
-            if found is not None:
+            logits = _read(path, self._size)
+            if logits is not None:
                 with contextlib.suppress(FileNotFoundError):  # deleted since, for the bound
-                    os.utime(whole)  # the least recently read goes first
-                return torch.from_numpy(found)
-            self._fill(epoch, whole)
+                    os.utime(path)  # the least recently read goes first
+                return torch.from_numpy(logits)
+            self._fill(epoch, path)
 
-    def _fill(self, epoch: int, whole: Path) -> None:
+    def _fill(self, epoch: int, epoch_file: Path) -> None:
         """Compute what nobody else is computing, or wait for one who is; join what is complete."""
         shards = {
-            whole.with_name(f"{epoch:05d}.{start // SHARD:04d}.part"): np.arange(
+            epoch_file.with_name(f"{epoch:05d}.{start // SHARD:04d}.part"): np.arange(
                 start, min(start + SHARD, self._size)
             )
             for start in range(0, self._size, SHARD)
         }
         missing = [path for path, at in shards.items() if _read(path, len(at)) is None]
-        claimed = False
+        has_claim = False
         for path in missing:
             with files.lock(path.with_suffix(".lock"), wait=False) as mine:
-                found = _read(path, len(shards[path])) is not None
-                if mine and not found and _read(whole, self._size) is None:
-                    claimed = True
+                exists = _read(path, len(shards[path])) is not None
+                if mine and not exists and _read(epoch_file, self._size) is None:
+                    has_claim = True
                     files.write_whole(path, _bytes(self._compute(epoch, shards[path])))
-        if not claimed and missing:
+        if not has_claim and missing:
             with files.lock(missing[0].with_suffix(".lock")):
                 return  # whoever held it has written it, or died
         parts = [_read(path, len(at)) for path, at in shards.items()]
         if any(part is None for part in parts):
             return  # another is at it, or has joined them
-        files.write_whole(whole, _save(np.concatenate([p for p in parts if p is not None])))
+        files.write_whole(epoch_file, _save(np.concatenate([p for p in parts if p is not None])))
         for path in shards:
             path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
-        bound(self._root, keep=whole)
+        bound(self._root, keep=epoch_file)
 
 
 def cache_key(*parts: str) -> str:
@@ -83,18 +83,18 @@ def cache_key(*parts: str) -> str:
 
 
 def bound(root: Path, *, keep: Path) -> None:
-    """Delete the epochs that were read longest ago, beyond TUNE_KD_TAPE_GB (10) of disk, but `keep`.
+    """Delete the epochs that were read longest ago, beyond TUNE_KD_LOGIT_CACHE_GB (10) of disk, but `keep`.
 
     Other caches go first: the epochs of the one in use are read again by its other trials.
     """
-    limit = float(os.environ.get("TUNE_KD_TAPE_GB", "10")) * 1e9
-    found = []
+    limit = float(os.environ.get("TUNE_KD_LOGIT_CACHE_GB", "10")) * 1e9
+    epochs = []
     for path in root.glob("*/*.npy"):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
-            found.append((path.parent == keep.parent, stat.st_mtime, stat.st_size, path))
-    total = sum(size for _, _, size, _ in found)
-    for _, _, size, path in sorted(found):
+            epochs.append((path.parent == keep.parent, stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, _, size, _ in epochs)
+    for _, _, size, path in sorted(epochs):
         if total > limit and path != keep:
             path.unlink(missing_ok=True)
             total -= size
@@ -114,8 +114,8 @@ def _save(array: np.ndarray) -> bytes:
 def _read(path: Path, size: int) -> np.ndarray | None:
     """Return the logits of `size` images; None where they are not there or damaged, and are computed anew."""
     try:
-        found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    whole = isinstance(found, np.ndarray) and found.dtype == np.float16 and len(found) == size
-    return np.asarray(found) if whole else None
+    valid = isinstance(array, np.ndarray) and array.dtype == np.float16 and len(array) == size
+    return np.asarray(array) if valid else None

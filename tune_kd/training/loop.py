@@ -51,12 +51,14 @@ class TrainState:
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next epoch goes on from, as flat names to tensors."""
-        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        found |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
-        found["progress.best"] = self.best
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"projections.{k}": v for k, v in self.projections.state_dict().items()}
+        tensors["progress.best"] = self.best
         for number, slots in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{number}.{slot}": v for slot, v in slots.items() if v is not None}
-        return found
+            tensors |= {
+                f"optimizer.{number}.{slot}": v for slot, v in slots.items() if v is not None
+            }
+        return tensors
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned."""
@@ -64,8 +66,8 @@ class TrainState:
             part: {} for part in ("model", "projections", "optimizer", "progress")
         }
         for name, value in state.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
+            part, _, key = name.partition(".")
+            parts[part][key] = value
         self.model.load_state_dict(parts["model"])
         self.projections.load_state_dict(parts["projections"])
         self.best = parts["progress"]["best"].clone()
@@ -84,14 +86,14 @@ class TrainState:
 
 @dataclass(frozen=True, kw_only=True)
 class StageInputs:
-    """A stage together with what it needs: frozen teacher and logit_cache are None where it has none."""
+    """A stage together with what it needs: frozen teacher and logit cache are None where it has none."""
 
     stage: Distill
     number: int  # of the stage within the recipe
     first_step: int  # reports of earlier stages
     seed: int  # of dropout
     view_seed: int  # of what is seen of the images, and of the order of batches
-    fold: splits.DeviceSplit
+    split: splits.DeviceSplit
     compute: Compute
     teacher: FrozenTeacher | None
     logit_cache: LogitCache | None
@@ -135,19 +137,19 @@ class _Tools(NamedTuple):
     taps: Taps
 
 
-def train(work: StageInputs, learner: TrainState, *, done: int = 0) -> Iterator[Epoch]:
-    """Train from epoch `done` + 1 on, and hand over each epoch."""
-    stage, fold = work.stage, work.fold
-    weights = losses.Weights(stage.weights, device=fold.fit.device)
+def train(work: StageInputs, learner: TrainState, *, epochs_done: int = 0) -> Iterator[Epoch]:
+    """Train from epoch `epochs_done` + 1 on, and hand over each epoch."""
+    stage, split = work.stage, work.split
+    weights = losses.Weights(stage.weights, device=split.fit.device)
     taps = Taps(learner.model, stage.levels if weights.uses_features else ())
     tools = _Tools(weights, taps)
     end = stage.stop_after or stage.epochs
     try:
-        for number in range(done + 1, end + 1):
+        for number in range(epochs_done + 1, end + 1):
             values = _epoch(work, learner, tools, epoch=number)
-            if len(fold.validation):
-                found = inference.evaluate(learner.model, fold, fold.validation)
-                values |= found.values("val", dense=fold.dense)
+            if len(split.validation):
+                scores = inference.evaluate(learner.model, split, split.validation)
+                values |= scores.values("val", dense=split.dense)
             last = number == end or _out_of_patience(work, learner, values, number)
             if last and work.teacher:
                 work.teacher.assert_unchanged()
@@ -162,7 +164,7 @@ def _out_of_patience(
     work: StageInputs, learner: TrainState, values: Mapping[str, float], epoch: int
 ) -> bool:
     """Whether validation has not improved for as long as the stage waits; remembers the best."""
-    kind = "segmentation" if work.fold.dense else "classification"
+    kind = "segmentation" if work.split.dense else "classification"
     value = values.get(work.stage.monitor or default_objective(kind))
     if not work.stage.patience or value is None:
         return False
@@ -174,28 +176,28 @@ def _out_of_patience(
 def _epoch(work: StageInputs, learner: TrainState, tools: _Tools, *, epoch: int) -> dict[str, Any]:
     """Pass once over the fitted images; return mean losses and the last lr."""
     weights = tools.weights
-    stage, fold, device = work.stage, work.fold, work.fold.fit.device
-    seen = fold.seen(work.view_seed, work.first_step + epoch)
+    stage, split, device = work.stage, work.split, work.split.fit.device
+    augment = split.augmenter(work.view_seed, work.first_step + epoch)
     soft = None
     if work.logit_cache and weights.uses_soft:
         soft = work.logit_cache.epoch(work.first_step + epoch).to(device)
     order = _generator(work, epoch, "order", torch.device("cpu"))
-    shuffled = torch.randperm(len(fold.fit), generator=order).to(device)
+    positions = torch.randperm(len(split.fit), generator=order).to(device)
     registry.set_dropout(
         learner.model, stage.dropout, generator=_generator(work, epoch, "dropout", device)
     )
-    size = min(stage.batch_size, len(fold.fit))
-    steps = len(fold.fit) // size  # the rest, less than a batch, is another one each epoch
+    size = min(stage.batch_size, len(split.fit))
+    steps = len(split.fit) // size  # the rest, less than a batch, is another one each epoch
     sums = torch.zeros(4, device=device)
     learner.model.train()
     learner.projections.train()
     for step in range(steps):
-        position = shuffled[step * size : (step + 1) * size]
+        position = positions[step * size : (step + 1) * size]
         at = epoch - 1 + step / steps
         weights.warm_up(at, epochs=stage.logit_warmup_epochs)
         learner.lr.fill_(learning_rate(stage.optimizer, epochs=stage.epochs, at=at))
         teacher = soft[position].float() if soft is not None else None
-        batch = seen(fold.fit[position])
+        batch = augment(split.fit[position])
         parts = _step(work, learner, tools, batch=batch, teacher=teacher)
         sums += torch.stack([part.detach() for part in parts])
         if (step % FINITE_EVERY == 0 or step == steps - 1) and not bool(torch.isfinite(sums[0])):
@@ -217,11 +219,13 @@ def _step(
         teacher = live if teacher is None else teacher
     with autocast(images.device, work.compute.precision):
         scores = learner.model(images)
-        projected = _projected(work, learner, taps.features) if weights.uses_features else {}
-    if teacher is not None and work.fold.dense:
+        student_features = (
+            _project_features(work, learner, taps.features) if weights.uses_features else {}
+        )
+    if teacher is not None and work.split.dense:
         teacher = segmentation.resize(teacher, scores.shape[2:])
     parts = losses.total(
-        losses.Outputs(scores, projected),
+        losses.Outputs(scores, student_features),
         None if teacher is None else losses.Outputs(teacher, features),
         batch=batch,
         weights=weights,
@@ -237,13 +241,13 @@ def _step(
     return parts
 
 
-def _projected(
+def _project_features(
     work: StageInputs, learner: TrainState, features: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
     """Return the student's features as the loss wants them."""
     if work.terms.feature_loss.needs_projection:
-        projected: Mapping[str, Tensor] = learner.projections(features)
-        return projected
+        projections: Mapping[str, Tensor] = learner.projections(features)
+        return projections
     return dict(features)
 
 

@@ -49,8 +49,8 @@ def mean_iou(confusion: Tensor) -> float:
     counts = confusion.double()
     both = counts.diagonal()
     either = counts.sum(0) + counts.sum(1) - both
-    there = either > 0
-    return float((both[there] / either[there]).mean()) if bool(there.any()) else 0.0
+    occurs = either > 0
+    return float((both[occurs] / either[occurs]).mean()) if bool(occurs.any()) else 0.0
 
 
 # Of each metric `NAME` there are columns val_NAME and test_NAME in metrics.METRICS.
@@ -119,13 +119,15 @@ class Tally:
         valid = labels != IGNORE
         count = valid.sum()
         self._loss += hard_loss(scores, labels).double() * count
-        confidence, predicted = scores.softmax(1).max(1)
-        seen, true = predicted[valid], labels[valid]
-        cells = true * self._classes + seen
+        top, predicted = scores.softmax(1).max(1)
+        guess, true = predicted[valid], labels[valid]
+        cells = true * self._classes + guess
         self._confusion += torch.bincount(cells, minlength=self._classes**2)
-        sure = confidence[valid].double()
-        place = (sure * BINS).long().clamp(0, BINS - 1)  # what is not a number becomes the least
-        for at, weights in enumerate((torch.ones_like(sure), (seen == true).double(), sure)):
+        confidence = top[valid].double()
+        # what is not a number becomes the least
+        place = (confidence * BINS).long().clamp(0, BINS - 1)
+        bin_values = (torch.ones_like(confidence), (guess == true).double(), confidence)
+        for at, weights in enumerate(bin_values):
             self._bins[at] += torch.bincount(place, weights=weights, minlength=BINS)
         if self._each_image:
             dense = labels.dim() > 1
@@ -133,18 +135,18 @@ class Tally:
             self._images.append(single.cpu())
         if teacher is not None:
             self._compared = True
-            self._agreed += (teacher.argmax(1)[valid] == seen).sum()
+            self._agreed += (teacher.argmax(1)[valid] == guess).sum()
 
     def scores(self) -> Scores:
         """Return what all batches together are worth; at least one position must have counted."""
         confusion = self._confusion.view(self._classes, self._classes).cpu()
         total = int(confusion.sum())
         assert total > 0, "nothing was scored"
-        _, right, sure = self._bins.cpu()
+        _, hits, confidence = self._bins.cpu()
         return Scores(
             accuracy=float(confusion.diagonal().sum()) / total,
             loss=float(self._loss) / total,
-            ece=float((right - sure).abs().sum()) / total,  # Guo et al. 2017, equation 3
+            ece=float((hits - confidence).abs().sum()) / total,  # Guo et al. 2017, equation 3
             confusion=confusion,
             agreement=float(self._agreed) / total if self._compared else None,
             images=torch.cat(self._images) if self._each_image else None,

@@ -52,5 +52,5 @@ def rebuild_student(
         model = stage_kind(stage, code=ctx.code).rebuild(model, state, sample=sample)
     if int8.is_int8(model):  # which has its state already
         return model
-    checkpoints.checked_load(model, state, what=f"the state of {recipe.student}")
+    checkpoints.checked_load(model, state, source=f"the state of {recipe.student}")
     return context.place(model, ctx, recipe.compute)

@@ -35,23 +35,23 @@ class TestSplit:
 
 
 def prepare(
-    recipe: Recipe, where: context.NodeContext, *, reference: tuple[str, str] | None
+    recipe: Recipe, ctx: context.NodeContext, *, reference: tuple[str, str] | None
 ) -> TestSplit:
     """Open the test split. `reference` is a teacher's network and model id, to agree with.
 
     Its scores are computed once a node and kept like a logit cache's.
     """
-    task = tasks.find(recipe.images.task, base=where.code)
-    decoded = tasks.decode(task, "test", folder=where.data, cache=where.cache)
+    task = tasks.find(recipe.images.task, base=ctx.code)
+    decoded = tasks.decode(task, "test", folder=ctx.data, cache=ctx.cache)
     every = np.arange(len(decoded.labels))
-    images = context.folded(
-        decoded, recipe.images, where, layout=recipe.compute.layout, parts=(every, every[:0])
+    images = context.place_split(
+        decoded, recipe.images, ctx, layout=recipe.compute.layout, parts=(every, every[:0])
     )
     scores = None
     if reference:
         network, model_id = reference
         scores = _reference_cache(
-            recipe, images, where, model=(network, model_id, decoded.hash)
+            recipe, images, ctx, model=(network, model_id, decoded.hash)
         ).epoch(0)
     return TestSplit(images=images, decoded=decoded, reference=scores)
 
@@ -59,20 +59,20 @@ def prepare(
 def _reference_cache(
     recipe: Recipe,
     images: splits.DeviceSplit,
-    where: context.NodeContext,
+    ctx: context.NodeContext,
     *,
     model: tuple[str, str, str],
 ) -> LogitCache:
     network, model_id, test_hash = model
 
     def compute(epoch: int, positions: np.ndarray) -> Tensor:
-        loaded = context.load_model(network, recipe, where, model_id)
-        frozen = teacher.FrozenTeacher(loaded, precision="float32")
+        module = context.load_model(network, recipe, ctx, model_id)
+        frozen = teacher.FrozenTeacher(module, precision="float32")
         return frozen.logits(images.batches(images.fit[torch.from_numpy(positions)]))
 
     code = b""
     if plugins.is_reference(network):  # weights of a file say nothing of the code that runs them
-        code = plugins.path_of(network, base=where.code).read_bytes()
+        code = plugins.path_of(network, base=ctx.code).read_bytes()
     key = cache_key(
         "test",
         test_hash,
@@ -81,24 +81,24 @@ def _reference_cache(
         model_id,
         str(RECIPE_VERSION),
         to_json(recipe.images),
-        where.device,
+        ctx.device,
     )
-    return LogitCache(where.cache / "logits", key, size=len(images.fit), compute=compute)
+    return LogitCache(ctx.cache / "logits", key, size=len(images.fit), compute=compute)
 
 
-def columns(found: scoring.Scores, *, dense: bool) -> dict[str, Any]:
+def columns(scores: scoring.Scores, *, dense: bool) -> dict[str, Any]:
     """Test columns of a row."""
     values: dict[str, Any] = {
-        **found.values("test", dense=dense),
-        "test_ece": found.ece,
-        "test_confusion": found.confusion.flatten().tolist(),
+        **scores.values("test", dense=dense),
+        "test_ece": scores.ece,
+        "test_confusion": scores.confusion.flatten().tolist(),
     }
-    if found.agreement is not None:
-        values["test_agreement"] = found.agreement
-    if found.images is not None and dense:
-        values["test_counts"] = found.images.flatten().tolist()
-    elif found.images is not None:
-        values["test_correct"] = np.packbits(found.images.numpy()).tobytes()
+    if scores.agreement is not None:
+        values["test_agreement"] = scores.agreement
+    if scores.images is not None and dense:
+        values["test_counts"] = scores.images.flatten().tolist()
+    elif scores.images is not None:
+        values["test_correct"] = np.packbits(scores.images.numpy()).tobytes()
     return values
 
 
@@ -109,23 +109,23 @@ def pictures(model: nn.Module, test: TestSplit) -> Mapping[str, np.ndarray]:
     (mean over the classes of one image), `index` int64 [n]; `all_iou` float64 [N] of every test image.
     """
     images = test.images
-    found = [
+    ious = [
         scoring.image_ious(segmentation.resize(logits, images.sides), batch.labels).cpu()
         for logits, batch in inference.predict(model, images.batches(images.fit))
     ]
-    iou = torch.cat(found).double()
+    iou = torch.cat(ious).double()
     order = iou.argsort(stable=True)
     order = order[~iou[order].isnan()]  # an image of nothing but void is neither
     few = min(SHOWN, -(-len(order) // 2))
-    chosen = torch.cat([order[:few], order[len(order) - few :]])
-    shown = (images.images.plain_batch(one) for one in chosen.to(images.fit.device).split(1))
-    predicted = torch.cat([logits.argmax(1) for logits, _ in inference.predict(model, shown)])
-    at = chosen.numpy()
+    index = torch.cat([order[:few], order[len(order) - few :]])
+    batches = (images.images.plain_batch(one) for one in index.to(images.fit.device).split(1))
+    predicted = torch.cat([logits.argmax(1) for logits, _ in inference.predict(model, batches)])
+    indices = index.numpy()
     return {
-        "images": np.asarray(test.decoded.images[at]),
-        "labels": np.asarray(test.decoded.labels[at]),
+        "images": np.asarray(test.decoded.images[indices]),
+        "labels": np.asarray(test.decoded.labels[indices]),
         "predicted": predicted.cpu().numpy().astype(np.uint8),
-        "iou": iou[chosen].numpy(),
-        "index": at,
+        "iou": iou[index].numpy(),
+        "index": indices,
         "all_iou": iou.numpy(),
     }

@@ -36,18 +36,18 @@ def run(
     that it starts from: one report of epoch 0.
     """
     began = time.monotonic()
-    started = start_run(recipe, seed=seed, ctx=ctx, access=access)
-    model, number, step = enter_stage(started, resume)
+    run_ = start_run(recipe, seed=seed, ctx=ctx, access=access)
+    model, number, step = enter_stage(run_, resume)
     if not recipe.stages:
-        yield _measure(started, model, began=began)
+        yield _measure(run_, model, began=began)
         return
     while number < len(recipe.stages):
         within = resume if isinstance(resume, Resume) and resume.goes_on(number) else None
         kind = stage_kind(recipe.stages[number], code=ctx.code)
-        at_stage = started.at(number, step=step)
-        for report, changed in kind.run(at_stage, model, resume=within):  # noqa: B007
+        at_stage = run_.at(number, step=step)
+        for report, new_model in kind.run(at_stage, model, resume=within):  # noqa: B007
             yield report
-        number, step, model = number + 1, report.step, changed
+        number, step, model = number + 1, report.step, new_model
 
 
 def _measure(run: Run, model: nn.Module, *, began: float) -> EpochReport:
@@ -75,7 +75,7 @@ def enter_stage(run: Run, resume: Resume | Shared | None) -> tuple[nn.Module, in
     if not resume.is_over and stage_kind(recipe.stages[resume.stage]).has_own_state:
         model = context.build(recipe.student, recipe, ctx, seed=0)
         return model, resume.stage, step - resume.epoch
-    done = resume.stage + resume.is_over
+    next_stage = resume.stage + resume.is_over
     state = {k[6:]: v for k, v in resume.state.items() if k.startswith("model.")}
-    model = students.rebuild_student(recipe, state, stages=done, ctx=ctx, sample=sample)
-    return model, done, step if resume.is_over else step - resume.epoch
+    model = students.rebuild_student(recipe, state, stages=next_stage, ctx=ctx, sample=sample)
+    return model, next_stage, step if resume.is_over else step - resume.epoch

@@ -230,13 +230,13 @@ def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
         Taps(model, chosen.levels if "features" in chosen.needs else ()).remove()
     if request.teacher is not None:
         checkpoints.checked_load(
-            teacher, request.teacher.state(), what=f"--teacher {request.teacher.name}"
+            teacher, request.teacher.state(), source=f"--teacher {request.teacher.name}"
         )
     if request.start is not None:
         state = request.start.state()
         if pruning.is_pruned(student, state):
             pruning.reshape(student, state)
-        checkpoints.checked_load(student, state, what=f"start={request.start.name}")
+        checkpoints.checked_load(student, state, source=f"start={request.start.name}")
     kind = material.images.task_kind
     for name in chosen.objectives:
         if kind not in METRICS[name].tasks:

@@ -159,7 +159,7 @@ def manifest_of(
         teacher_file=_seen_file(request.teacher, material.images),
         teacher_source=request.teacher.name if request.teacher else "",
         teacher_model=recipe_builder.teacher_model_id(specification, chosen, compute=compute),
-        start=request.start.described() if request.start else StartWeights(),
+        start=request.start.start_weights() if request.start else StartWeights(),
         start_file=_seen_file(request.start, material.images),
         marker=uuid.uuid4().hex,
         data=str(request.data.absolute()) if request.data else "",

@@ -41,9 +41,9 @@ def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
     said = progress.Progress(quiet=options.quiet)
     asked = _request(options, command)
-    found = external_weights.find(options.weights, what="--weights", confirmed=True)
+    found = external_weights.find(options.weights, option="--weights", confirmed=True)
     other = (
-        external_weights.find(options.against, what="--against", confirmed=True)
+        external_weights.find(options.against, option="--against", confirmed=True)
         if options.against
         else None
     )

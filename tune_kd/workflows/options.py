@@ -291,10 +291,10 @@ def request(options: SearchOptions, *, command: str, name: str = "") -> "SearchR
         seed=options.seed,
         sampler=options.sampler,
         scheduler=options.scheduler,
-        teacher=external_weights.find(teacher, what="--teacher") if teacher else None,
+        teacher=external_weights.find(teacher, option="--teacher") if teacher else None,
         start=None
         if space.start == "none"
-        else external_weights.find(space.start, what="--set start"),
+        else external_weights.find(space.start, option="--set start"),
         resume=options.resume,
         command=command,
         repeats=options.repeats,

@@ -79,7 +79,7 @@ class Run:
         """Return the run at a stage, after so many rows."""
         return replace(self, number=number, step=step, began=time.monotonic())
 
-    def seen_by(self, model: nn.Module) -> "Run":
+    def on_device_of(self, model: nn.Module) -> "Run":
         """Return the run with its images where the network is: int8 ones are on the CPU."""
         if self.ctx.device == "cpu" or not int8.is_int8(model):
             return self
@@ -89,7 +89,7 @@ class Run:
     def scores(self, model: nn.Module) -> dict[str, Any]:
         """Return the columns of validation where there is one, and of the test split where it is open."""
         values: dict[str, Any] = {}
-        run = self.seen_by(model)
+        run = self.on_device_of(model)
         images = run.images
         if len(images.validation):
             scores = inference.evaluate(model, images, images.validation)
@@ -116,7 +116,7 @@ class Run:
 
     def pictures(self, model: nn.Module) -> Mapping[str, Any]:
         """Return the arrays of test pictures where every pixel has a label and the test split is open."""
-        run = self.seen_by(model)
+        run = self.on_device_of(model)
         if run.test is None or not run.images.dense:
             return {}
         return test_split.pictures(model, run.test)
@@ -124,7 +124,7 @@ class Run:
 
 def start_run(recipe: Recipe, *, seed: int, ctx: NodeContext, access: TestAccess | None) -> Run:
     """Return a recipe's run: its images on the device, its frozen teacher, its test split if it is opened."""
-    images = context.fold(recipe.images, ctx, recipe.compute.layout)
+    images = context.device_split(recipe.images, ctx, recipe.compute.layout)
     test = test_split.prepare(recipe, ctx, reference=access.reference) if access else None
     return Run(
         recipe=recipe,
@@ -161,7 +161,7 @@ class StageKind(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class StageResult:
     """What a stage that is over gives beside its network: the columns of its last row."""
 
     model: nn.Module
@@ -175,14 +175,16 @@ def report_epoch(
     return _report(run, epoch, values, state=state, last=False, arrays={})
 
 
-def report_end(run: Run, epoch: int, done: Finished) -> EpochReport:
+def report_end(run: Run, epoch: int, result: StageResult) -> EpochReport:
     """Return the report that ends a stage; epoch 0 of one that does not train."""
-    tensors = int8.state_of(done.model) if int8.is_int8(done.model) else done.model.state_dict()
+    tensors = (
+        int8.state_of(result.model) if int8.is_int8(result.model) else result.model.state_dict()
+    )
     state = {f"model.{name}": value for name, value in tensors.items()}
     state["progress.over"] = torch.tensor(True)
     last = run.number == len(run.recipe.stages) - 1
-    arrays = run.pictures(done.model) if last else {}
-    return _report(run, epoch, done.values, state=state, last=last, arrays=arrays)
+    arrays = run.pictures(result.model) if last else {}
+    return _report(run, epoch, result.values, state=state, last=last, arrays=arrays)
 
 
 def _report(run: Run, epoch: int, values: Mapping[str, Any], **more: Any) -> EpochReport:
@@ -197,7 +199,9 @@ def _report(run: Run, epoch: int, values: Mapping[str, Any], **more: Any) -> Epo
     )
 
 
-def change_network(run: Run, model: nn.Module, changed: nn.Module) -> tuple[EpochReport, nn.Module]:
+def change_network(
+    run: Run, model: nn.Module, new_model: nn.Module
+) -> tuple[EpochReport, nn.Module]:
     """Return the one report of a stage that does not train, with the network that it gave."""
-    values = run.scores(changed) | run.footprint(changed, before=model)
-    return report_end(run, 0, Finished(model=changed, values=values)), changed
+    values = run.scores(new_model) | run.footprint(new_model, before=model)
+    return report_end(run, 0, StageResult(model=new_model, values=values)), new_model

@@ -15,7 +15,7 @@ from tune_kd.models.taps import Taps
 from tune_kd.recipe import Distill, stream
 from tune_kd.training import context, loop
 from tune_kd.training.report import EpochReport
-from tune_kd.training.stages.base import Finished, Resume, Run, report_end, report_epoch
+from tune_kd.training.stages.base import Resume, Run, StageResult, report_end, report_epoch
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class DistillKind:
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         """Train, one report per epoch."""
 
-        def finish() -> Finished:
-            return Finished(model=model, values=run.footprint(model, before=model))
+        def finish() -> StageResult:
+            return StageResult(model=model, values=run.footprint(model, before=model))
 
         yield from train_stage(run, model, self.stage, resume=resume, finish=finish)
 
@@ -49,7 +49,7 @@ def train_stage(
     stage: Distill,
     *,
     resume: Resume | None,
-    finish: Callable[[], Finished],
+    finish: Callable[[], StageResult],
 ) -> Iterator[tuple[EpochReport, nn.Module]]:
     """Train a network in place as `stage` says; yield one report per epoch.
 
@@ -59,12 +59,12 @@ def train_stage(
     if resume:
         learner.load(resume.state)
     training = stage_inputs(run, model, stage)  # sees which weights are zero
-    for epoch in loop.train(training, learner, done=resume.epoch if resume else 0):
+    for epoch in loop.train(training, learner, epochs_done=resume.epoch if resume else 0):
         if epoch.last:
-            done = finish()
-            values = epoch.values | run.scores(done.model) | dict(done.values)
-            end = replace(done, values=values)
-            yield report_end(run, epoch.number, end), done.model
+            result = finish()
+            values = epoch.values | run.scores(result.model) | dict(result.values)
+            end = replace(result, values=values)
+            yield report_end(run, epoch.number, end), result.model
         else:
             yield report_epoch(run, epoch.number, epoch.values, learner.state()), model
         run = replace(run, began=time.monotonic())
@@ -83,7 +83,7 @@ def stage_inputs(run: Run, model: nn.Module, stage: Distill) -> loop.StageInputs
         first_step=planned_reports(recipe.stages[: run.number]),
         seed=run.seed,
         view_seed=recipe.images.view_seed,
-        fold=run.images,
+        split=run.images,
         compute=recipe.compute,
         teacher=teacher,
         logit_cache=logit_cache,
@@ -109,10 +109,10 @@ def _terms(run: Run, stage: Distill) -> losses.LossOptions:
 
 def build_projections(run: Run, model: nn.Module, stage: Distill) -> nn.Module:
     """Return student-side projections to the teacher's channels, by a dry forward of two images."""
-    needed = _terms(run, stage).feature_loss.needs_projection
-    if run.teacher is None or "features" not in stage.needs or not needed:
+    needs_projection = _terms(run, stage).feature_loss.needs_projection
+    if run.teacher is None or "features" not in stage.needs or not needs_projection:
         return nn.Module()
-    _, wanted = run.teacher.outputs(run.sample)
+    _, targets = run.teacher.outputs(run.sample)
     was_training = model.training
     taps = Taps(model, stage.levels)
     model.eval()
@@ -121,6 +121,6 @@ def build_projections(run: Run, model: nn.Module, stage: Distill) -> nn.Module:
     features = dict(taps.features)
     taps.remove()
     model.train(was_training)
-    wanted = {level: wanted[level] for level in stage.levels}
-    built = losses.Projections(features, wanted, seed=stream(run.seed, "projections"))
-    return context.place(built, run.ctx, run.recipe.compute)
+    targets = {level: targets[level] for level in stage.levels}
+    projections = losses.Projections(features, targets, seed=stream(run.seed, "projections"))
+    return context.place(projections, run.ctx, run.recipe.compute)

@@ -26,8 +26,8 @@ class PruneKind:
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         """Prune, one report."""
         pruning.prune(model, self.stage, sample=run.sample)
-        changed = context.place(model, run.ctx, run.recipe.compute)
-        yield change_network(run, model, changed)
+        new_model = context.place(model, run.ctx, run.recipe.compute)
+        yield change_network(run, model, new_model)
 
     def rebuild(
         self, model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor

@@ -11,9 +11,9 @@ from tune_kd.compress import int8
 from tune_kd.recipe import Distill, Quantize, stream
 from tune_kd.training.report import EpochReport
 from tune_kd.training.stages.base import (
-    Finished,
     Resume,
     Run,
+    StageResult,
     change_network,
 )
 from tune_kd.training.stages.distill import train_stage
@@ -48,26 +48,26 @@ class QuantizeKind:
         fit = run.images.fit
         order = torch.randperm(len(fit), generator=generator)[: self.stage.calibration_images]
         batches = run.images.batches(fit[order.to(fit.device)])
-        unseen = int8.ranges(prepared)
+        initial_ranges = int8.ranges(prepared)
         int8.calibrate(prepared, (batch.images.cpu() for batch in batches))
-        int8.assert_active(prepared, unseen)
-        return _converted(prepared)
+        int8.assert_active(prepared, initial_ranges)
+        return _convert(prepared)
 
     def _train(
         self, run: Run, model: nn.Module, training: Distill, *, resume: Resume | None
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         fake = int8.prepare(model, sample=run.sample.cpu(), qat=True).to(run.sample.device)
-        unseen, untrained = int8.ranges(fake), int8.weights(fake)
+        initial_ranges, initial_weights = int8.ranges(fake), int8.weights(fake)
 
-        def finish() -> Finished:
-            int8.assert_active(fake, unseen, untrained=untrained)
-            done = _converted(fake)
-            return Finished(model=done, values=run.footprint(done, before=model))
+        def finish() -> StageResult:
+            int8.assert_active(fake, initial_ranges, untrained=initial_weights)
+            result = _convert(fake)
+            return StageResult(model=result, values=run.footprint(result, before=model))
 
         yield from train_stage(run, fake, training, resume=resume, finish=finish)
 
 
-def _converted(prepared: int8.Prepared) -> int8.Converted:
+def _convert(prepared: int8.Prepared) -> int8.Converted:
     """Return the int8 network, with the certainty that its operators are."""
     converted = int8.convert(prepared)
     int8.report(converted)

@@ -25,8 +25,8 @@ class TransformKind:
         self, run: Run, model: nn.Module, *, resume: Resume | None
     ) -> Iterator[tuple[EpochReport, nn.Module]]:
         """Transform, one report."""
-        changed = self._transform().apply(model, sample=run.sample)
-        yield change_network(run, model, context.place(changed, run.ctx, run.recipe.compute))
+        new_model = self._transform().apply(model, sample=run.sample)
+        yield change_network(run, model, context.place(new_model, run.ctx, run.recipe.compute))
 
     def rebuild(
         self, model: nn.Module, state: Mapping[str, Tensor], *, sample: Tensor
