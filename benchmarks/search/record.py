@@ -112,8 +112,13 @@ class Studio:
         self._manifest = create_study.manifest_of(
             request,
             material,
-            specification=checks.described(request, material),
-            measured={"precision": "float32", "layout": "contiguous", "device": "", "hardware": {}},
+            specification=checks.specify(request, material),
+            measurements={
+                "precision": "float32",
+                "layout": "contiguous",
+                "device": "",
+                "hardware": {},
+            },
         )
         self.images = {"fitted": material.num_train, "validation": material.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}

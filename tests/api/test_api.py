@@ -134,7 +134,7 @@ def test_an_edited_method_of_a_space_made_in_python_is_another_study(tmp_path: P
         asked = made_study.request(
             tmp_path / "s", space=space_with(methods={"mine": method}), file=None
         )
-        described.append(checks.described(asked, made_study.material()))
+        described.append(checks.specify(asked, made_study.material()))
     (line,) = manifest.differences(*described)
     assert line.startswith("methods.mine.code is ")
 

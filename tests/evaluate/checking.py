@@ -123,6 +123,6 @@ def assessed(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     where = context.NodeContext(cache=session_cache(), code=file.parent)
     wanted = subject.ExpectedModel(space=chosen, images=digits(), ctx=where)
     one = subject.load(external_weights.find(str(path), what="--weights"), wanted)
-    scored, _ = evaluate.scored(one, 100)
+    scored, _ = evaluate.score(one, 100)
     found = evaluate.finite({**evaluate.facts(one, wanted), **scored, "profile": {}})
     return {**found, "alarms": {alarm.name: alarm for alarm in diagnostics.alarms(found)}}

@@ -148,7 +148,7 @@ def test_the_users_files_are_read_once(tmp_path: Path) -> None:
     file = tmp_path / "losses.py"
     file.write_text("def mine(): ...")
     asked = made_study.request(tmp_path / "s", feature_loss=f"{file}:mine")
-    before = made_study.checks.described(asked, made_study.material())
+    before = made_study.checks.specify(asked, made_study.material())
     file.write_text("def mine(): return 1")
     begun = made_study.begin(asked)
     assert begun.storage.read("space/losses.py") == b"def mine(): ..."

@@ -91,7 +91,7 @@ def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_pat
     known = begin(request(tmp_path / "s", trials=97, margin=0.01)).manifest
     assert (known.repeats, known.trials_per_repeat, known.trials) == (5, 5, 100)
     assert (known.margin, known.random_start) == (0.01, 2)
-    more = checks.described(request(tmp_path / "s", trials=400, margin=0.02), made_study.material())
+    more = checks.specify(request(tmp_path / "s", trials=400, margin=0.02), made_study.material())
     assert differences(known, more) == []  # neither changes a trial
 
 
@@ -114,7 +114,7 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own, rule, hel
     assert known.validation_rule == rule
     assert known.num_val == held_out
     # another share is another study
-    other = checks.described(request(tmp_path / "s", val_share=0.25), images)
+    other = checks.specify(request(tmp_path / "s", val_share=0.25), images)
     assert any("val_share" in line for line in differences(known, other))
 
 
@@ -145,7 +145,7 @@ def test_a_study_of_another_schema_is_refused(asked):
 
 def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp_path):
     known = reopened(begin(asked)).manifest
-    described = made_study.checks.described(asked, made_study.material())
+    described = made_study.checks.specify(asked, made_study.material())
     assert differences(known, described) == []
     for changes, says in [
         ({"seed": 1}, "seed is 0 in the existing study, 1 requested"),
@@ -153,14 +153,14 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(asked, tmp
         ({"sampler": "gp"}, "sampler is 'tpe' in the existing study, 'gp' requested"),
         ({"space": overrides.change(asked.space, ["temperature=4"])}, "methods.combined"),
     ]:
-        other = made_study.checks.described(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.checks.described(replace(asked, **changes), made_study.material())  # fmt: skip
+        other = made_study.checks.specify(request(tmp_path, **changes), made_study.material()) if "space" not in changes else made_study.checks.specify(replace(asked, **changes), made_study.material())  # fmt: skip
         found = differences(known, other)
         assert found
         assert found[0].startswith(says)
     allowed = replace(asked, space=replace(asked.space, trials=80, tables=("x",)), command="other")
-    assert differences(known, made_study.checks.described(allowed, made_study.material())) == []
+    assert differences(known, made_study.checks.specify(allowed, made_study.material())) == []
     images = replace(made_study.material(), images=replace(made_study.IMAGES, train_hash="other"))
-    assert differences(known, made_study.checks.described(asked, images)) == [
+    assert differences(known, made_study.checks.specify(asked, images)) == [
         "images.train_hash is 'made' in the existing study, 'other' requested"
     ]
 

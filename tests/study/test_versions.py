@@ -52,7 +52,7 @@ def test_a_setting_that_a_newer_version_used_is_named(study: Study, tmp_path: Pa
     found = json.loads(study.storage.read("manifest.json"))
     manifest_with(study, settings={**found["settings"], "novelty": 3})
     asked = made_study.request(tmp_path / "s", trials=8)
-    described = made_study.checks.described(asked, made_study.material())
+    described = made_study.checks.specify(asked, made_study.material())
     known = manifest.read(study.storage)
     assert manifest.differences(known, described) == [
         "settings.novelty is 3 in the existing study, not requested"

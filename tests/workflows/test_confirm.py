@@ -212,7 +212,7 @@ def test_all_methods_of_a_repeat_have_its_seeds(known, seeds):
 def test_recommended_students_have_seeds_in_common(known):
     planned = [p for p in _students(known) if p.origin == "recommended"]
     assert [(p.seed, p.method) for p in planned] == [(s, m) for s in range(800, 805) for m in METHODS]  # fmt: skip
-    for method, row in confirm_plan.recommended(known, _design(known)).items():
+    for method, row in confirm_plan.recommend(known, _design(known)).items():
         assert {p.source for p in planned if p.method == method} == {row["trial"]}
 
 
@@ -353,18 +353,18 @@ def test_as_many_winners_are_evaluated_again_as_there_are(known, repeats, count)
 
 def test_fresh_values_say_what_is_recommended_and_not_the_one_that_chose(known):
     chosen = _design(known)
-    before = confirm_plan.recommended(known, chosen)
+    before = confirm_plan.recommend(known, chosen)
     assert {m: r["repeat"] for m, r in before.items()} == dict.fromkeys(METHODS, ORDER[0])
     for proposal in confirm_plan.reevaluations(known, chosen):
         value = {2: 0.5, 0: 0.6, 3: 0.9}[proposal.repeat] - 0.3 * (proposal.seed == 701)
         failed = proposal.method == "feature" and proposal.repeat == 3
         _put(known, proposal, "failed" if failed else "finished", val_accuracy=value)
-    after = confirm_plan.recommended(known, chosen)
+    after = confirm_plan.recommend(known, chosen)
     assert {m: r["repeat"] for m, r in after.items()} == {"no_kd": 3, "response": 3, "feature": 0}
     sources = {p.method: p.source for p in _students(known) if p.origin == "recommended"}
     assert sources == {m: r["trial"] for m, r in after.items()}
     # of a design with fewer repeats the others' trials are none
-    few = confirm_plan.recommended(known, replace(chosen, repeats=(0, 1)))
+    few = confirm_plan.recommend(known, replace(chosen, repeats=(0, 1)))
     assert {m: r["repeat"] for m, r in few.items()} == dict.fromkeys(METHODS, 0)
 
 
@@ -442,7 +442,7 @@ def test_confirming_runs_measure_the_test_split_once_at_their_end(known):
     fresh = made_study.reopened(known)
     again = confirm_plan.confirmations(fresh, _design(fresh, seeds=1))
     assert [p.trial for p in again] == [p.trial for p in planned]
-    assert len(confirm.missing(fresh, again)) == len(planned) - 3
+    assert len(confirm.find_missing(fresh, again)) == len(planned) - 3
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_resources_of_this_machine(monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: 2)
 
     def found(*arguments):
-        r = resources(*arguments).wanted()
+        r = resources(*arguments).allocate()
         return r.cpus, r.gpus, r.max_concurrent
 
     assert found() == (1.0, 1.0, 2)
@@ -240,11 +240,11 @@ def test_resources_of_this_machine(monkeypatch):
 def test_with_an_address_gpus_must_be_said(monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: 0)
     with pytest.raises(UsageError, match="--gpus-per-trial must be said"):
-        resources("--address", "head:6379").wanted()
+        resources("--address", "head:6379").allocate()
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with pytest.raises(UsageError, match="--gpus-per-trial must be said"):
-        resources().wanted()
-    found = resources("--gpus-per-trial", 4, "--cpus-per-trial", 64).wanted()
+        resources().allocate()
+    found = resources("--gpus-per-trial", 4, "--cpus-per-trial", 64).allocate()
     assert (found.address, found.gpus, found.cpus, found.max_concurrent) == ("head:6379", 4, 64, 0)
     assert resources("--address", "other:1").cluster == "other:1"
     monkeypatch.setenv("RAY_ADDRESS", "")
@@ -253,7 +253,7 @@ def test_with_an_address_gpus_must_be_said(monkeypatch):
 
 def test_a_cpu_is_at_least_a_part(monkeypatch):
     with pytest.raises(UsageError, match="must be positive"):
-        resources("--cpus-per-trial", 0).wanted()
+        resources("--cpus-per-trial", 0).allocate()
 
 
 def test_data_is_made_absolute(tmp_path, monkeypatch):
