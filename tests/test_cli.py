@@ -98,6 +98,20 @@ def test_the_same_command_again_is_one_that_the_shell_takes():
 
 
 @pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("search --repeats 3 --resume", "search --resume --repeats 5"),
+        ("search --repeats=3 --resume", "search --resume --repeats 5"),
+        ("search --resume --repeats 3", "search --resume --repeats 5"),
+        ("search --space 'my space.py'", "search --space 'my space.py' --repeats 5"),
+        ("run_search('x', ..., resume=True)", "run_search('x', ..., resume=True, repeats=5)"),
+    ],
+)
+def test_an_option_stands_once_in_a_command(command, expected):
+    assert cli.with_option(command, "--repeats", 5) == expected
+
+
+@pytest.mark.parametrize(
     ("module", "names"),
     [
         (

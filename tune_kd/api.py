@@ -45,10 +45,10 @@ class Study:
             UsageError: there is no study, or another version of tune_kd wrote it.
         """
         self.address = address
-        read = self._read()
-        self.name: str = read.name
-        self.metric: str = read.metric
-        self.methods: list[str] = list(read.methods)
+        study = self._read()
+        self.name: str = study.name
+        self.metric: str = study.metric
+        self.methods: list[str] = list(study.methods)
 
     def __repr__(self) -> str:
         """Name the study and its methods."""
@@ -59,7 +59,7 @@ class Study:
 
         return load(self.address)
 
-    def _known(self, method: str) -> str:
+    def _check_method(self, method: str) -> str:
         if method not in self.methods:
             raise unknown("method", method, self.methods, where=f"{self.address} has")
         return method
@@ -83,8 +83,8 @@ class Study:
         Raises:
             UsageError: no such method, or none of its trials has finished.
         """
-        read = self._read()
-        row = read.recommended_trial(self._known(method))
+        study = self._read()
+        row = study.recommended_trial(self._check_method(method))
         if row is None:
             raise UsageError(f"{self.address}: no trial of {method} has finished")
         values = {k.removeprefix("config."): v for k, v in row.items() if k.startswith("config.")}
@@ -95,7 +95,7 @@ class Study:
             number=row["number"],
             seed=row["seed"],
             params={name: value for name, value in values.items() if value is not None},
-            value=float(row[read.metric]),
+            value=float(row[study.metric]),
             row=row,
         )
 
@@ -133,15 +133,15 @@ class Study:
         _prepare(resources)
         from tune_kd.workflows import confirm
 
-        asked = confirm.ConfirmOptions(
+        confirm_options = confirm.ConfirmOptions(
             study=self.address,
             seeds=seeds,
             defaults=defaults,
             data=_path(data),
             unfinished=unfinished,
         )
-        again = f"tune_kd.load_study({self.address!r}).confirm(seeds={seeds})"
-        confirm.confirm(asked, resources.run_options(resume_command=again))
+        resume_call = f"tune_kd.load_study({self.address!r}).confirm(seeds={seeds})"
+        confirm.confirm(confirm_options, resources.run_options(resume_command=resume_call))
         return self
 
     def summary(self) -> "pd.DataFrame":
@@ -194,7 +194,7 @@ class Study:
         """
         from tune_kd.evaluation.checkpoint import load_student
 
-        return load_student(f"{self.address}:{self._known(method)}")
+        return load_student(f"{self.address}:{self._check_method(method)}")
 
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel, of images in 0 to 1."""
@@ -239,13 +239,13 @@ def run_search(
             ended before the first trial.
         KeyboardInterrupt: it was interrupted; rows are kept, and the same call goes on.
     """
-    for value, kind, known in (
+    for value, kind, names in (
         (sampler, "sampler", options.SAMPLERS),
         (scheduler, "scheduler", options.SCHEDULERS),
     ):
-        if value not in known:
-            raise unknown(kind, value, known)
-    asked = options.SearchOptions(
+        if value not in names:
+            raise unknown(kind, value, names)
+    search_options = options.SearchOptions(
         space=space,
         trials=trials,
         repeats=repeats,
@@ -273,12 +273,14 @@ def run_search(
     _prepare(resources)
     from tune_kd.workflows import search
 
-    shown = space if isinstance(space, str) else space.name
-    again = f"tune_kd.run_search({shown!r}, ..., resume=True)"
-    request = options.request(asked, command=again)
-    outcome = search.search(request, resources.run_options(resume_command=again))
+    label = space if isinstance(space, str) else space.name
+    resume_call = f"tune_kd.run_search({label!r}, ..., resume=True)"
+    request = options.request(search_options, command=resume_call)
+    outcome = search.search(request, resources.run_options(resume_command=resume_call))
     if outcome.study is None:
-        raise SearchAborted(f"the time budget ended before the first trial; resume with: {again}")
+        raise SearchAborted(
+            f"the time budget ended before the first trial; resume with: {resume_call}"
+        )
     return Study(outcome.study.storage.uri)
 
 
@@ -306,7 +308,7 @@ def evaluate_checkpoint(
     _prepare(options.ResourceOptions())
     from tune_kd.workflows import evaluate
 
-    asked = evaluate.EvaluateOptions(
+    evaluate_options = evaluate.EvaluateOptions(
         space=space,
         weights=str(weights),
         network=network,
@@ -316,11 +318,13 @@ def evaluate_checkpoint(
         out=out,
         quiet=not progress,
     )
-    return evaluate.evaluate(asked, f"tune_kd.evaluate_checkpoint(..., {str(weights)!r})")
+    return evaluate.evaluate(
+        evaluate_options, f"tune_kd.evaluate_checkpoint(..., {str(weights)!r})"
+    )
 
 
-def _path(given: str | Path | None) -> Path | None:
-    return None if given is None else Path(given)
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _prepare(resources: options.ResourceOptions) -> None:

@@ -108,3 +108,22 @@ def command_line(module: str, arguments: list[str], *extra: str) -> str:
     """
     added = [word for word in extra if word not in arguments]
     return shlex.join(["python", "-m", module, *arguments, *added])
+
+
+def with_option(command: str, name: str, value: object) -> str:
+    """Return a command, or a call from Python, with an option in place of the one that it has.
+
+    >>> with_option("python -m tune_kd.search --repeats=3 --space x", "--repeats", 5)
+    'python -m tune_kd.search --space x --repeats 5'
+    >>> with_option("tune_kd.run_search('x', ..., resume=True)", "--repeats", 5)
+    "tune_kd.run_search('x', ..., resume=True, repeats=5)"
+    """
+    if command.endswith(")"):
+        return f"{command[:-1]}, {name.removeprefix('--').replace('-', '_')}={value})"
+    words: list[str] = []
+    for word in shlex.split(command):
+        if words and words[-1] == name:
+            words.pop()  # with its value, which is this word
+        elif not word.startswith(f"{name}="):
+            words.append(word)
+    return shlex.join([*words, name, str(value)])

@@ -22,24 +22,34 @@ def main(arguments: list[str]) -> int:
     parser = cli.Parser(prog=f"python -m {MODULE}", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("study", metavar="STUDY", help="a study's folder, such as runs/cifar10_kd, or s3://...")
-    add("--seeds", type=cli.positive_int, default=2, help="fresh seeds of each repeat; more at a later time are counted as another look at the test split [2]")  # fmt: skip
+    add(
+        "--seeds",
+        type=cli.positive_int,
+        default=2,
+        help="fresh seeds of each repeat; more at a later time are counted as another look at the "
+        "test split [2]",
+    )
     add("--no-defaults", action="store_true", help="leave the default settings out")
-    add("--unfinished", action="store_true", help="confirm a search that has not ended; the look at the test split counts")  # fmt: skip
+    add(
+        "--unfinished",
+        action="store_true",
+        help="confirm a search that has not ended; the look at the test split counts",
+    )
     add("--data", type=Path, metavar="DIR", help="where the study's images lie now [as searched]")
     options.add_resources(parser)
-    given = parser.parse(arguments)
-    resources = options.read(options.ResourceOptions, given)
+    args = parser.parse(arguments)
+    resources = options.read(options.ResourceOptions, args)
     resources.prepare()
     from tune_kd.workflows import confirm
 
     command = cli.command_line(MODULE, arguments)
     outcome = confirm.confirm(
         confirm.ConfirmOptions(
-            study=given.study,
-            seeds=given.seeds,
-            defaults=not given.no_defaults,
-            data=given.data,
-            unfinished=given.unfinished,
+            study=args.study,
+            seeds=args.seeds,
+            defaults=not args.no_defaults,
+            data=args.data,
+            unfinished=args.unfinished,
         ),
         resources.run_options(resume_command=command, is_command=True),
     )

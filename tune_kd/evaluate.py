@@ -21,15 +21,44 @@ def main(arguments: list[str]) -> int:
     """Evaluate a network; the exit code."""
     parser = cli.Parser(prog=f"python -m {MODULE}", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--space", required=True, metavar="NAME_OR_FILE", help="a file of search_spaces/ by name, or your own by path")  # fmt: skip
-    add("--weights", required=True, metavar="FILE", help="safetensors or a state dict, or runs/X[:METHOD]: the best student of a study")  # fmt: skip
-    add("--network", metavar="NAME", help="what a checkpoint is that does not say it [the space's student, else its teacher]")  # fmt: skip
-    add("--against", metavar="FILE", help="another network to compare with, given like --weights, such as the float student of an int8 one")  # fmt: skip
+    add(
+        "--space",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="a file of search_spaces/ by name, or your own by path",
+    )
+    add(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="safetensors or a state dict, or runs/X[:METHOD]: the best student of a study",
+    )
+    add(
+        "--network",
+        metavar="NAME",
+        help="what a checkpoint is that does not say it [the space's student, else its teacher]",
+    )
+    add(
+        "--against",
+        metavar="FILE",
+        help="another network to compare with, given like --weights, such as the float student of "
+        "an int8 one",
+    )
     add("--data", type=Path, metavar="DIR", help="own images, as for a search [the task's]")
-    add("--batch-size", type=cli.positive_int, default=100, metavar="N", help="images of a line of the results by batch [%(default)s]")  # fmt: skip
-    add("--out", metavar="DIR", help="for evaluation.json, confusion.png and test_access/ [runs/<space>_evaluation]")  # fmt: skip
+    add(
+        "--batch-size",
+        type=cli.positive_int,
+        default=100,
+        metavar="N",
+        help="images of a line of the results by batch [%(default)s]",
+    )
+    add(
+        "--out",
+        metavar="DIR",
+        help="for evaluation.json, confusion.png and test_access/ [runs/<space>_evaluation]",
+    )
     add("--quiet", action="store_true", help="results only")
-    given = parser.parse(arguments)
+    args = parser.parse(arguments)
 
     from tune_kd.execution import environment
     from tune_kd.measure import hardware
@@ -39,8 +68,8 @@ def main(arguments: list[str]) -> int:
     from tune_kd.evaluation import summary
     from tune_kd.workflows import evaluate
 
-    asked = options.read(evaluate.EvaluateOptions, given)
-    print(summary.text(evaluate.evaluate(asked, cli.command_line(MODULE, arguments))))
+    evaluate_options = options.read(evaluate.EvaluateOptions, args)
+    print(summary.text(evaluate.evaluate(evaluate_options, cli.command_line(MODULE, arguments))))
     return 0
 
 

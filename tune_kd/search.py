@@ -21,21 +21,21 @@ def main(arguments: list[str]) -> int:
     parser = cli.Parser(prog=f"python -m {MODULE}", description=(__doc__ or "").split("\n")[0])
     for add in (options.add_study, options.add_search, options.add_resources):
         add(parser)
-    given = parser.parse(arguments)
-    asked = options.read(options.SearchOptions, given)
-    resources = options.read(options.ResourceOptions, given)
-    for value, kind, known in (
-        (asked.sampler, "sampler", options.SAMPLERS),
-        (asked.scheduler, "scheduler", options.SCHEDULERS),
+    args = parser.parse(arguments)
+    search_options = options.read(options.SearchOptions, args)
+    resources = options.read(options.ResourceOptions, args)
+    for value, kind, names in (
+        (search_options.sampler, "sampler", options.SAMPLERS),
+        (search_options.scheduler, "scheduler", options.SCHEDULERS),
     ):
-        if value not in known:
-            raise unknown(kind, value, known)
+        if value not in names:
+            raise unknown(kind, value, names)
     resources.prepare()
-    request = options.request(asked, command=cli.command_line(MODULE, arguments))
-    if given.dry_run:
+    request = options.request(search_options, command=cli.command_line(MODULE, arguments))
+    if args.dry_run:
         from tune_kd.workflows import dry_run
 
-        print(dry_run.plan(request, resources.wanted()))
+        print(dry_run.plan(request, resources.allocate()))
         return 0
     from tune_kd.workflows import search
 

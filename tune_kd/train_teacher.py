@@ -18,15 +18,15 @@ def main(arguments: list[str]) -> int:
     parser = cli.Parser(prog=f"python -m {MODULE}", description=(__doc__ or "").split("\n")[0])
     options.add_study(parser)
     options.add_resources(parser)
-    given = parser.parse(arguments)
-    asked = options.read(options.SearchOptions, given)
-    resources = options.read(options.ResourceOptions, given)
+    args = parser.parse(arguments)
+    search_options = options.read(options.SearchOptions, args)
+    resources = options.read(options.ResourceOptions, args)
     resources.prepare()
     from tune_kd.workflows import prerequisites, train_teacher
 
     command = cli.command_line(MODULE, arguments)
-    name = f"{options.chosen_space(asked)[0].name}_teacher"
-    request = options.request(asked, command=command, name=name)
+    name = f"{options.chosen_space(search_options)[0].name}_teacher"
+    request = options.request(search_options, command=command, name=name)
     outcome = train_teacher.train_teacher(
         request, resources.run_options(resume_command=command, is_command=True)
     )

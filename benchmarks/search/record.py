@@ -112,8 +112,13 @@ class Studio:
         self._manifest = create_study.manifest_of(
             request,
             dataset,
-            specification=checks.described(request, dataset),
-            measured={"precision": "float32", "layout": "contiguous", "device": "", "hardware": {}},
+            specification=checks.specify(request, dataset),
+            measurements={
+                "precision": "float32",
+                "layout": "contiguous",
+                "device": "",
+                "hardware": {},
+            },
         )
         self.images = {"fitted": dataset.num_train, "validation": dataset.num_val}
         self.teacher = self._teacher() if space.needs_teacher else {}

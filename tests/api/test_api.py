@@ -63,8 +63,8 @@ print(sorted({"torch", "ray", "torchvision"} & set(sys.modules)))
 
 def test_importing_it_loads_neither_torch_nor_ray() -> None:
     command = [sys.executable, "-c", LIGHT]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
@@ -107,8 +107,8 @@ def test_what_does_not_fit_is_raised_not_printed(
 
 
 def space_with(**changes: object) -> tune_kd.SearchSpace:
-    given, _ = loader.load("digits_kd")
-    return dataclasses.replace(given, **changes)  # type: ignore[arg-type]
+    space, _ = loader.load("digits_kd")
+    return dataclasses.replace(space, **changes)  # type: ignore[arg-type]
 
 
 def test_what_is_no_name_and_no_function_is_refused(tmp_path: Path) -> None:
@@ -128,24 +128,24 @@ def strong(space: tune_kd.SearchSpace, **training: float) -> tuple[Stage, ...]:
 
 def test_an_edited_method_of_a_space_made_in_python_is_another_study(tmp_path: Path) -> None:
     base = loader.load("digits_kd")[0].methods["no_kd"]
-    described = []
+    specifications = []
     for stages in (gentle, strong):
         method = dataclasses.replace(base, stages=stages)
-        asked = made_study.request(
+        request = made_study.request(
             tmp_path / "s", space=space_with(methods={"mine": method}), file=None
         )
-        described.append(checks.described(asked, made_study.material()))
-    (line,) = manifest.differences(*described)
+        specifications.append(checks.specify(request, made_study.material()))
+    (line,) = manifest.differences(*specifications)
     assert line.startswith("methods.mine.code is ")
 
 
 def test_a_space_file_may_give_functions(tmp_path: Path) -> None:
     cell = (Path(__file__).with_name("cell.txt")).read_text().split("study = ")[0]
     (tmp_path / "own_kd.py").write_text(cell.replace("TRIALS", "10").replace("space =", "SPACE ="))
-    found, _ = loader.load(str(tmp_path / "own_kd.py"))
-    assert (found.student.network, found.task) == ("own_kd.py:small", "digits")
+    space, _ = loader.load(str(tmp_path / "own_kd.py"))
+    assert (space.student.network, space.task) == ("own_kd.py:small", "digits")
     model = registry.build(
-        found.student.network, shape=registry.Shape(num_classes=10, channels=1), base=tmp_path
+        space.student.network, shape=registry.Shape(num_classes=10, channels=1), base=tmp_path
     )
     assert type(model).__name__ == "Small"
 
@@ -160,20 +160,23 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tune_kd.Study:
     """A search of digits by the API, and its confirmation."""
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     out = tmp_path_factory.mktemp("api")
-    found = tune_kd.run_search("digits_kd", out=str(out / "api"), progress=False, **TINY)
-    found.confirm(seeds=1, progress=False)
+    result = tune_kd.run_search("digits_kd", out=str(out / "api"), progress=False, **TINY)
+    result.confirm(seeds=1, progress=False)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    return found
+    return result
 
 
 @pytest.mark.slow
 def test_the_command_gives_the_same_rows(study: tune_kd.Study, tmp_path: Path) -> None:
     arguments = ["--space", "digits_kd", *OPTIONS, "--out", str(tmp_path), "--quiet"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tune_kd.search", *arguments, "--max-concurrent", "1"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
     typed = tune_kd.load_study(tmp_path / "digits_kd").trials_dataframe().set_index("trial")
     called = study.trials_dataframe().set_index("trial").loc[typed.index]
     first = [name for name in typed.index if name.endswith("0000")]  # run to the end in any order
@@ -205,16 +208,16 @@ def test_the_summary_is_the_reports_table(study: tune_kd.Study, tmp_path: Path) 
     assert list(table["method"]) == ["teacher", "no_kd", "response"]
     page = study.report(tmp_path / "report")
     assert page.is_file()
-    written = pd.read_csv(page.parent / "table.csv")
-    assert list(written["method"]) == list(table["method"])
-    assert written["mean"].to_list() == pytest.approx(table["mean"].astype(float).to_list())
+    frame = pd.read_csv(page.parent / "table.csv")
+    assert list(frame["method"]) == list(table["method"])
+    assert frame["mean"].to_list() == pytest.approx(table["mean"].astype(float).to_list())
 
 
 def confirmed_run(study: tune_kd.Study) -> pd.Series:
     """The row of the first confirming run of the student that response recommends."""
-    chosen = study.best_trial("response").name
+    trial = study.best_trial("response").name
     trials = study.trials_dataframe()
-    runs = trials[(trials["source"] == chosen) & (trials["phase"] == "confirm")]
+    runs = trials[(trials["source"] == trial) & (trials["phase"] == "confirm")]
     runs = runs[runs["origin"].str.contains("recommended")]
     return runs.sort_values("seed").iloc[0]
 
@@ -225,19 +228,21 @@ def test_the_loaded_student_scores_as_its_confirming_run(study: tune_kd.Study) -
     assert not student.training
     first = confirmed_run(study)
     images, labels = digits_test_split()
-    mean, std = study.normalization()
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in study.normalization())
     with torch.no_grad():
-        scores = student((images - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1))  # fmt: skip
+        scores = student((images - mean) / std)
     assert (scores.argmax(1) == labels).double().mean().item() == first["test_accuracy"]
 
 
 @pytest.mark.slow
 def test_a_checkpoint_is_evaluated_as_a_dictionary(study: tune_kd.Study, tmp_path: Path) -> None:
-    found = tune_kd.evaluate_checkpoint(
+    evaluation = tune_kd.evaluate_checkpoint(
         "digits_kd", f"{study.address}:response", out=str(tmp_path), progress=False
     )
-    assert found["overall"]["accuracy"] == confirmed_run(study)["test_accuracy"]
-    assert json.loads((tmp_path / "evaluation.json").read_text())["overall"] == found["overall"]
+    assert evaluation["overall"]["accuracy"] == confirmed_run(study)["test_accuracy"]
+    assert (
+        json.loads((tmp_path / "evaluation.json").read_text())["overall"] == evaluation["overall"]
+    )
 
 
 @pytest.mark.slow
@@ -245,12 +250,17 @@ def test_a_space_of_a_cell_is_searched_resumed_and_loaded(tmp_path: Path) -> Non
     """Two kernels run the same cells; the second resumes the study of the first, which it did not make."""
     cell = (Path(__file__).with_name("cell.txt")).read_text()
     for trials in (10, 20):
-        done = subprocess.run(
-            [sys.executable, "-"], input=cell.replace("TRIALS", str(trials)), cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == [str(trials), "Small"]
+        process = subprocess.run(
+            [sys.executable, "-"],
+            input=cell.replace("TRIALS", str(trials)),
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.split() == [str(trials), "Small"]
     student = tune_kd.load_study(tmp_path / "runs" / "mine").load_student("response")
     assert type(student).__name__ == "Small"
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -60,10 +60,10 @@ class Kernel:
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    made = Kernel(tmp_path)
-    yield made
-    made.client.stop_channels()
-    made.manager.shutdown_kernel(now=True)
+    process = Kernel(tmp_path)
+    yield process
+    process.client.stop_channels()
+    process.manager.shutdown_kernel(now=True)
 
 
 SEARCH = 'import tune_kd; study = tune_kd.run_search("digits_kd", trials=20, repeats=2, methods=["no_kd", "response"], epochs=4, limit_train=400, progress=False)'
@@ -72,7 +72,8 @@ SEARCH = 'import tune_kd; study = tune_kd.run_search("digits_kd", trials=20, rep
 def test_an_interrupt_leaves_the_kernel_alive_and_the_study_resumable(
     kernel: Kernel, tmp_path: Path
 ) -> None:
-    assert kernel.run("import signal; before = signal.getsignal(signal.SIGTERM); kept = 41")["status"] == "ok"  # fmt: skip
+    first = "import signal; before = signal.getsignal(signal.SIGTERM); value = 41"
+    assert kernel.run(first)["status"] == "ok"
     running = kernel.start(SEARCH)
     trials = tmp_path / "runs" / "digits_kd" / "trials"
     end = time.monotonic() + 120
@@ -81,10 +82,11 @@ def test_an_interrupt_leaves_the_kernel_alive_and_the_study_resumable(
     kernel.manager.interrupt_kernel()  # what the stop button sends: SIGINT
     stopped = kernel.wait(running)
     assert (stopped["status"], stopped["ename"]) == ("error", "KeyboardInterrupt")
-    there = {path.name for path in trials.glob("*.parquet")}
-    assert kernel.run("assert kept == 41 and signal.getsignal(signal.SIGTERM) is before")["status"] == "ok"  # fmt: skip
+    names = {path.name for path in trials.glob("*.parquet")}
+    check = "assert value == 41 and signal.getsignal(signal.SIGTERM) is before"
+    assert kernel.run(check)["status"] == "ok"
     again = kernel.run(SEARCH)
     assert again["status"] == "ok", again
     count = "rows = study.trials_dataframe(); assert (rows['phase'] == 'search').sum() == 20, rows"
     assert kernel.run(count)["status"] == "ok"
-    assert there
+    assert names

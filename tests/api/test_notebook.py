@@ -49,7 +49,7 @@ print(notebook.reference({name}))
 
 def kernel(code: str, name: str, *, cache: Path) -> str:
     """The reference that a fresh process gives to a function of its main module."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code + SHOW.format(name=name)],
         capture_output=True,
         text=True,
@@ -60,8 +60,8 @@ def kernel(code: str, name: str, *, cache: Path) -> str:
             "PYTHONPATH": str(Path(notebook.__file__).parents[1]),
         },
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
 
 
 def test_a_function_of_a_file_is_named_by_it(
@@ -76,10 +76,10 @@ def test_a_function_of_a_file_is_named_by_it(
 
 
 def test_a_cells_function_works_where_its_cell_was_not_run(tmp_path: Path) -> None:
-    named = kernel(CELL, "build", cache=tmp_path)
-    assert plugins.is_reference(named)
-    assert plugins.path_of(named).parent == tmp_path / "code"
-    build = plugins.load_function(named)
+    reference = kernel(CELL, "build", cache=tmp_path)
+    assert plugins.is_reference(reference)
+    assert plugins.path_of(reference).parent == tmp_path / "code"
+    build = plugins.load_function(reference)
     assert build(2.5) == 2 * math.floor(2.5) * 3
     network = plugins.load_function(kernel(CELL, "Network", cache=tmp_path))
     assert network().twice(1.5) == 6
@@ -136,18 +136,20 @@ def test_a_file_of_ones_own_goes_along_by_value_and_its_edit_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom helpmod import wide\ndef build(x):\n    return wide(x)\n"
-    found = []
+    references = []
     for factor in (2, 5):
         (tmp_path / "helpmod.py").write_text(OWN.format(factor))
-        named = kernel(code, "build", cache=tmp_path / "cache")
-        found.append(named)
-        assert plugins.load_function(named)(3) == 3 * factor  # helpmod cannot be imported here
-    assert found[0] != found[1]
-    whole = code.replace("from helpmod import wide", "import helpmod").replace(
+        reference = kernel(code, "build", cache=tmp_path / "cache")
+        references.append(reference)
+        assert plugins.load_function(reference)(3) == 3 * factor  # helpmod cannot be imported here
+    assert references[0] != references[1]
+    module_code = code.replace("from helpmod import wide", "import helpmod").replace(
         "wide(x)", "helpmod.wide(x)"
     )
-    whole += REFUSED
-    assert "write 'from helpmod import ...'" in kernel(whole, "build", cache=tmp_path / "cache")
+    module_code += REFUSED
+    assert "write 'from helpmod import ...'" in kernel(
+        module_code, "build", cache=tmp_path / "cache"
+    )
 
 
 REFUSED = """
@@ -164,12 +166,16 @@ except tune_kd.UsageError as error:
 def test_a_function_of_an_installed_package_goes_by_its_name(cache: Path) -> None:
     from torchvision.models import resnet18
 
-    named = notebook.reference(resnet18)
-    assert named.endswith(".pkl:resnet18")
-    assert plugins.load_function(named) is resnet18
+    reference = notebook.reference(resnet18)
+    assert reference.endswith(".pkl:resnet18")
+    assert plugins.load_function(reference) is resnet18
 
 
-@pytest.mark.parametrize("value", [3, torch.nn.Linear(2, 2), functools.partial(kernel, "x")], ids=["number", "module", "partial"])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [3, torch.nn.Linear(2, 2), functools.partial(kernel, "x")],
+    ids=["number", "module", "partial"],
+)
 def test_what_is_neither_function_nor_class_is_refused(value: object) -> None:
     with pytest.raises(UsageError, match="where a function or class is expected"):
         notebook.reference(value)  # type: ignore[arg-type]
@@ -182,9 +188,9 @@ def test_what_has_no_name_is_refused() -> None:
 
 def test_what_cannot_be_sent_is_refused_and_named(tmp_path: Path) -> None:
     code = "import threading\nLOCK = threading.Lock()\ndef build():\n    return LOCK\n"
-    said = kernel(code + REFUSED, "build", cache=tmp_path)
-    assert said.startswith("a lock cannot be sent to workers: TypeError: cannot pickle")
-    assert "define what uses it in a file" in said
+    message = kernel(code + REFUSED, "build", cache=tmp_path)
+    assert message.startswith("a lock cannot be sent to workers: TypeError: cannot pickle")
+    assert "define what uses it in a file" in message
 
 
 def test_a_file_of_another_python_is_a_usage_error(tmp_path: Path) -> None:

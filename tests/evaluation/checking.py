@@ -125,7 +125,7 @@ def assess(path: Path | str, space: str = "digits_kd") -> dict[str, Any]:
     ctx = context.NodeContext(cache=session_cache(), code=file.parent)
     expected = ExpectedModel(space=search_space, images=digits(), ctx=ctx)
     one = load(external_weights.find(str(path), option="--weights"), expected)
-    scores, _ = evaluate.scored(one, 100)
+    scores, _ = evaluate.score(one, 100)
     evaluation = evaluate.finite({**evaluate.facts(one, expected), **scores, "profile": {}})
     alarms = {alarm.name: alarm for alarm in diagnostics.diagnose(evaluation)}
     return {**evaluation, "alarms": alarms}

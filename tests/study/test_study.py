@@ -104,7 +104,7 @@ def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_pat
     existing = begin(request(tmp_path / "s", trials=97, margin=0.01)).manifest
     assert (existing.repeats, existing.trials_per_repeat, existing.trials) == (5, 5, 100)
     assert (existing.margin, existing.random_start) == (0.01, 2)
-    requested = checks.described(
+    requested = checks.specify(
         request(tmp_path / "s", trials=400, margin=0.02), made_study.material()
     )
     assert differences(existing, requested) == []  # neither changes a trial
@@ -130,7 +130,7 @@ def test_the_manifest_says_which_images_validate(tmp_path, share, own_validation
     assert existing.validation_rule == rule
     assert existing.num_val == held_out
     # another share is another study
-    requested = checks.described(request(tmp_path / "s", val_share=0.25), images)
+    requested = checks.specify(request(tmp_path / "s", val_share=0.25), images)
     assert any("val_share" in line for line in differences(existing, requested))
 
 
@@ -164,7 +164,7 @@ def test_a_study_of_another_schema_is_refused(search_request):
 
 def test_differences_are_none_of_the_same_request_and_named_of_others(search_request, tmp_path):
     existing = reopen(begin(search_request)).manifest
-    requested = made_study.checks.described(search_request, made_study.material())
+    requested = made_study.checks.specify(search_request, made_study.material())
     assert differences(existing, requested) == []
     for changes, line in [
         ({"seed": 1}, "seed is 0 in the existing study, 1 requested"),
@@ -176,7 +176,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(search_req
             other_request = replace(search_request, **changes)
         else:
             other_request = request(tmp_path, **changes)
-        other = made_study.checks.described(other_request, made_study.material())
+        other = made_study.checks.specify(other_request, made_study.material())
         lines = differences(existing, other)
         assert lines
         assert lines[0].startswith(line)
@@ -185,9 +185,9 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(search_req
         space=replace(search_request.space, trials=80, tables=("x",)),
         command="other",
     )
-    assert differences(existing, made_study.checks.described(change, made_study.material())) == []
+    assert differences(existing, made_study.checks.specify(change, made_study.material())) == []
     images = replace(made_study.material(), images=replace(made_study.IMAGES, train_hash="other"))
-    assert differences(existing, made_study.checks.described(search_request, images)) == [
+    assert differences(existing, made_study.checks.specify(search_request, images)) == [
         "images.train_hash is 'made' in the existing study, 'other' requested"
     ]
 

@@ -44,12 +44,12 @@ SPACE = SearchSpace(
 @dataclass(frozen=True)
 class Answer:
     code: int
-    said: str
+    message: str
     out: str
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _empty_folder(tmp_path, monkeypatch):
     """In an empty folder, with the environment put back, where starting Ray is an error."""
 
     def never(*_, **__):
@@ -78,23 +78,23 @@ def run(main, *arguments: object) -> Answer:
     return Answer(code, err.getvalue().strip(), out.getvalue())
 
 
-def refused(main, *arguments: object, says: str | tuple[str, ...]) -> str:
+def check_refused(main, *arguments: object, says: str | tuple[str, ...]) -> str:
     """The answer to wrong usage, checked for what all have in common."""
     before = tree()
     answer = run(main, *arguments)
     words = (says,) if isinstance(says, str) else says
     assert answer.code == 2, answer
-    assert [word for word in words if word not in answer.said] == [], answer.said
-    assert answer.said.startswith("error: ")
-    assert len(answer.said.splitlines()) <= 2, answer.said
-    assert "Traceback" not in answer.said
+    assert [word for word in words if word not in answer.message] == [], answer.message
+    assert answer.message.startswith("error: ")
+    assert len(answer.message.splitlines()) <= 2, answer.message
+    assert "Traceback" not in answer.message
     assert answer.out == ""
     assert tree() == before  # nothing left behind
-    return answer.said
+    return answer.message
 
 
 def digits(*arguments: object, says: str | tuple[str, ...]) -> str:
-    return refused(search.main, "--space", "digits_kd", *arguments, says=says)
+    return check_refused(search.main, "--space", "digits_kd", *arguments, says=says)
 
 
 # Unknown names: the nearest is named
@@ -123,7 +123,7 @@ def digits(*arguments: object, says: str | tuple[str, ...]) -> str:
     ],
 )
 def test_unknown_names(arguments, says):
-    refused(search.main, *arguments, says=says)
+    check_refused(search.main, *arguments, says=says)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_unknown_networks_losses_and_levels(field, near):
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_a_network_for_other_labels_than_the_tasks(role):
     name = "lraspp_mobilenet_v3_small"
-    said = (f"network {name} scores every pixel", "task digits has labels of images")
-    digits("--set", f"{role}={name}", says=said)
+    message = (f"network {name} scores every pixel", "task digits has labels of images")
+    digits("--set", f"{role}={name}", says=message)
 
 
 def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
@@ -152,9 +152,9 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
         ("resnet8", "network resnet8 scores images, but task camvid has labels of every pixel"),
         ("vit_tiny_6", "a ViT takes square images whose side is a multiple of 4, not 24x32"),
     ):
-        asked = made_study.request(Path("s"), student=name, teacher="fcn_resnet50")
+        request = made_study.request(Path("s"), student=name, teacher="fcn_resnet50")
         with pytest.raises(UsageError, match=says):
-            checks.check_networks(asked, replace(made_study.material(), images=pixels))
+            checks.check_networks(request, replace(made_study.material(), images=pixels))
 
 
 # Impossible values: rule and value
@@ -223,8 +223,8 @@ def test_a_users_space_file_is_answered_with_file_and_line(old, new, line, says)
     assert SPACE.count(old) >= 1
     Path("mine.py").write_text(SPACE.replace(old, new, 1))
     where = f"mine.py, line {line}:" if line else "mine.py"
-    said = refused(search.main, "--space", "mine.py", says=(where, *says))
-    assert "line 0" not in said
+    message = check_refused(search.main, "--space", "mine.py", says=(where, *says))
+    assert "line 0" not in message
 
 
 @pytest.mark.parametrize(
@@ -236,19 +236,19 @@ def test_a_users_space_file_is_answered_with_file_and_line(old, new, line, says)
 )
 def test_a_range_that_no_recipe_takes(old, new, says):
     Path("mine.py").write_text(SPACE.replace(old, new, 1))
-    refused(search.main, "--space", "mine.py", says=says)
+    check_refused(search.main, "--space", "mine.py", says=says)
 
 
 def test_a_users_own_functions_that_are_not_there():
     Path("mine.py").write_text(SPACE.replace('task="digits"', 'task="nets.py:small"'))
-    refused(search.main, "--space", "mine.py", says=("nets.py:small", "there is no file"))
+    check_refused(search.main, "--space", "mine.py", says=("nets.py:small", "there is no file"))
     Path("nets.py").write_text("def smal():\n    pass\n")
-    refused(search.main, "--space", "mine.py", says=("'small'", "did you mean 'smal'?"))
+    check_refused(search.main, "--space", "mine.py", says=("'small'", "did you mean 'smal'?"))
 
 
 def test_a_users_own_network_that_is_not_there():
     Path("mine.py").write_text(SPACE.replace('"digits_student"', '"nets.py:small"'))
-    refused(search.main, "--space", "mine.py", says=("nets.py:small", "there is no file"))
+    check_refused(search.main, "--space", "mine.py", says=("nets.py:small", "there is no file"))
 
 
 # Data
@@ -320,27 +320,27 @@ def test_cifar_that_is_nowhere(monkeypatch):
         Path("empty-cache/data").mkdir()
         answer = run(search.main, "--space", "cifar10_small_kd")
     assert answer.code == 2
-    assert "empty-cache/downloads" in answer.said
-    assert "cifar-10-python.tar.gz" in answer.said
-    assert "--data" in answer.said
+    assert "empty-cache/downloads" in answer.message
+    assert "cifar-10-python.tar.gz" in answer.message
+    assert "--data" in answer.message
     assert not Path("runs").exists()
 
 
 # A teacher's checkpoint
 
 
-def saved(name: str, value: object) -> str:
+def save(name: str, value: object) -> str:
     torch.save(value, name)
     return name
 
 
 def test_a_checkpoint_of_another_architecture():
     student = registry.build("digits_student", shape=registry.Shape(num_classes=10, channels=1))
-    said = digits(
-        "--teacher", saved("student.pt", student.state_dict()), says=("student.pt", "shape", "[4]")
+    message = digits(
+        "--teacher", save("student.pt", student.state_dict()), says=("student.pt", "shape", "[4]")
     )
-    assert "instead of" in said
-    digits("--teacher", saved("x.pt", {"w": torch.zeros(1)}), says=("missing: ", "unexpected: w"))
+    assert "instead of" in message
+    digits("--teacher", save("x.pt", {"w": torch.zeros(1)}), says=("missing: ", "unexpected: w"))
 
 
 def test_not_a_checkpoint():
@@ -351,10 +351,10 @@ def test_not_a_checkpoint():
         digits("--teacher", name, says=(name, "not a checkpoint", "state_dict()"))
     Path("text.safetensors").write_bytes(b"\x10" + b"\0" * 7 + b"{" + b"x" * 30)
     digits("--teacher", "text.safetensors", says="not a checkpoint")
-    digits("--teacher", saved("list.pt", [1]), says=("list.pt", "not a checkpoint"))
-    digits("--teacher", saved("odd.pt", {"lr": 0.1}), says=("odd.pt", "'lr' is float"))
-    whole = torch.nn.Linear(1, 1)
-    digits("--teacher", saved("whole.pt", whole), says=("whole.pt", "state_dict()"))
+    digits("--teacher", save("list.pt", [1]), says=("list.pt", "not a checkpoint"))
+    digits("--teacher", save("odd.pt", {"lr": 0.1}), says=("odd.pt", "'lr' is float"))
+    module = torch.nn.Linear(1, 1)
+    digits("--teacher", save("whole.pt", module), says=("whole.pt", "state_dict()"))
 
 
 # Resources and outputs
@@ -395,14 +395,17 @@ def test_a_bucket_where_nothing_answers():
 
 
 @pytest.fixture
-def known(tmp_path):
+def study_folder(tmp_path):
     """A study as `--space digits_kd --epochs 3 --trials 4` begins it, on the real digits."""
-    asked = made_study.request(
+    request = made_study.request(
         tmp_path / "runs" / "digits_kd", epochs=3, teacher_epochs=2, trials=4
     )
-    material = made_study.checks.look_at_data(asked)
+    material = made_study.checks.look_at_data(request)
     made_study.create_study.begin(
-        asked, material, session=made_study.FakeSession(), progress=made_study.Progress(quiet=True)
+        request,
+        material,
+        session=made_study.FakeSession(),
+        progress=made_study.Progress(quiet=True),
     )
     return tmp_path / "runs" / "digits_kd"
 
@@ -410,7 +413,7 @@ def known(tmp_path):
 SAME = ("--epochs", 3, "--trials", 4)
 
 
-def test_an_existing_study_names_both_ways_on(known):
+def test_an_existing_study_names_both_ways_on(study_folder):
     digits(*SAME, says=("runs/digits_kd", "--resume", "--name"))
 
 
@@ -434,26 +437,26 @@ def test_an_existing_study_names_both_ways_on(known):
         (["--epochs", 3, "--trials", 2, "--methods", "no_kd", "feature"], ("methods.combined",)),
     ],
 )
-def test_a_study_of_something_else_shows_the_difference(known, change, says):
+def test_a_study_of_something_else_shows_the_difference(study_folder, change, says):
     digits(*change, "--resume", says=(*says, "created with other settings", "--name"))
 
 
-def test_fewer_trials_than_the_study_has(known):
-    asked = json.loads((known / "manifest.json").read_text())
+def test_fewer_trials_than_the_study_has(study_folder):
+    manifest = json.loads((study_folder / "manifest.json").read_text())
     more = {"trials": 8, "trials_per_repeat": 2}
-    (known / "manifest.json").write_text(json.dumps(asked | more))
+    (study_folder / "manifest.json").write_text(json.dumps(manifest | more))
     digits(*SAME, "--resume", says=("1 repeat of 8 trials", "--trials", "only be raised"))
 
 
-def test_fewer_repeats_than_the_study_has(known):
-    asked = json.loads((known / "manifest.json").read_text())
+def test_fewer_repeats_than_the_study_has(study_folder):
+    manifest = json.loads((study_folder / "manifest.json").read_text())
     more = {"trials": 60, "trials_per_repeat": 5, "repeats": 3}
-    (known / "manifest.json").write_text(json.dumps(asked | more))
+    (study_folder / "manifest.json").write_text(json.dumps(manifest | more))
     same = ("--epochs", 3, "--trials", 60, "--resume")
     digits(*same, "--repeats", 2, says=("3 repeats of 20 trials", "--repeats", "only be raised"))
 
 
-def test_more_repeats_than_the_trials_suffice_for(known):
+def test_more_repeats_than_the_trials_suffice_for(study_folder):
     says = ("began with 1 trials for each method", "a repeat needs 5", "--name", "--trials 60")
     digits(*SAME, "--resume", "--repeats", 3, says=says)
     digits(*SAME, "--resume", "--trials", 12, says=("a repeat needs 5", "--trials 60"))
@@ -468,13 +471,13 @@ def test_repeats_are_no_field_that_is_set():
     digits("--set", "repeats=3", says=("--set repeats=3", "write --repeats 3"))
 
 
-def test_a_study_of_another_space(known):
+def test_a_study_of_another_space(study_folder):
     Path("mine.py").write_text(SPACE)
     says = ("space is 'digits_kd' in the existing study, 'mine' requested", "--name")
-    refused(search.main, "--space", "mine.py", "--name", "digits_kd", "--resume", says=says)
+    check_refused(search.main, "--space", "mine.py", "--name", "digits_kd", "--resume", says=says)
 
 
-def test_a_study_of_other_images(known):
+def test_a_study_of_other_images(study_folder):
     data = folder(classes=10)
     digits(
         *SAME,
@@ -485,20 +488,20 @@ def test_a_study_of_other_images(known):
     )
 
 
-def test_a_study_of_another_schema(known):
-    manifest = json.loads((known / "manifest.json").read_text())
-    (known / "manifest.json").write_text(json.dumps(manifest | {"schema": 99}))
+def test_a_study_of_another_schema(study_folder):
+    manifest = json.loads((study_folder / "manifest.json").read_text())
+    (study_folder / "manifest.json").write_text(json.dumps(manifest | {"schema": 99}))
     digits(*SAME, "--resume", says=("schema 99", "--name"))
-    refused(confirm.main, "runs/digits_kd", says="schema 99")
+    check_refused(confirm.main, "runs/digits_kd", says="schema 99")
     from analysis import report
 
-    refused(report.main, "runs/digits_kd", says="schema 99")
+    check_refused(report.main, "runs/digits_kd", says="schema 99")
 
 
-def test_a_study_that_another_driver_has_open(known):
+def test_a_study_that_another_driver_has_open(study_folder):
     from tune_kd.study.storage import Storage, lock_study
 
-    with lock_study(Storage(known)):
+    with lock_study(Storage(study_folder)):
         digits(*SAME, "--resume", says=("another search or confirmation is running", "--name"))
 
 
@@ -509,15 +512,19 @@ def test_confirm_and_report_of_what_is_no_study():
     Path("file").write_text("")
     for name in ("empty", "none", "file"):
         for main in (confirm.main, report.main):
-            refused(main, name, says=name)
-    refused(confirm.main, says="STUDY")
+            check_refused(main, name, says=name)
+    check_refused(confirm.main, says="STUDY")
 
 
-def test_confirm_of_a_study_without_a_finished_trial(known):
-    (known / ".lock").touch()
-    refused(confirm.main, known, says=("0 of 4 trials of the search have ended", "resume it with"))
-    arguments = (known, "--unfinished")
-    refused(
+def test_confirm_of_a_study_without_a_finished_trial(study_folder):
+    (study_folder / ".lock").touch()
+    check_refused(
+        confirm.main,
+        study_folder,
+        says=("0 of 4 trials of the search have ended", "resume it with"),
+    )
+    arguments = (study_folder, "--unfinished")
+    check_refused(
         confirm.main,
         *arguments,
         says=("no finished trial to confirm", "run the search first (or resume it)"),
@@ -525,19 +532,19 @@ def test_confirm_of_a_study_without_a_finished_trial(known):
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
-def test_a_manifest_that_is_not_ours(known, text):
-    (known / "manifest.json").write_text(text)
-    refused(confirm.main, "runs/digits_kd", says="runs/digits_kd")
+def test_a_manifest_that_is_not_ours(study_folder, text):
+    (study_folder / "manifest.json").write_text(text)
+    check_refused(confirm.main, "runs/digits_kd", says="runs/digits_kd")
     digits(*SAME, "--resume", says="runs/digits_kd")
 
 
 def test_teach_is_answered_like_search():
-    refused(train_teacher.main, "--space", "digit_kd", says="did you mean 'digits_kd'?")
-    refused(train_teacher.main, "--space", "digits_kd", "--epochs", 0, says="at least 1")
-    refused(
+    check_refused(train_teacher.main, "--space", "digit_kd", says="did you mean 'digits_kd'?")
+    check_refused(train_teacher.main, "--space", "digits_kd", "--epochs", 0, says="at least 1")
+    check_refused(
         train_teacher.main, "--space", "digits_kd", "--set", "teacher.optimizer.lr=0", says="0 < lr"
     )
-    refused(
+    check_refused(
         train_teacher.main, "--space", "digits_kd", "--trials", 3, says="unknown option --trials"
     )
 
@@ -554,15 +561,15 @@ def test_teach_is_answered_like_search():
 )
 def test_processes_exit_with_2_and_no_traceback(command):
     root = str(Path(made_study.__file__).parents[2])
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", *command],
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.strip().splitlines()) <= 2
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.startswith("error: ")
+    assert len(process.stderr.strip().splitlines()) <= 2
     assert tree() == {}

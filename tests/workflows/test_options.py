@@ -20,27 +20,27 @@ def _no_cluster(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def given(*arguments: object):
+def parse(*arguments: object):
     parser = cli.Parser()
     for add in (options.add_study, options.add_search, options.add_resources):
         add(parser)
     return parser.parse(["--space", "digits_kd", *map(str, arguments)])
 
 
-def searched(*arguments: object):
-    return options.read(options.SearchOptions, given(*arguments))
+def search_options(*arguments: object):
+    return options.read(options.SearchOptions, parse(*arguments))
 
 
 def resources(*arguments: object):
-    return options.read(options.ResourceOptions, given(*arguments))
+    return options.read(options.ResourceOptions, parse(*arguments))
 
 
 def space(*arguments: object):
-    return options.chosen_space(searched(*arguments))[0]
+    return options.chosen_space(search_options(*arguments))[0]
 
 
 def request(*arguments: object):
-    return options.request(searched(*arguments), command="made")
+    return options.request(search_options(*arguments), command="made")
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def request(*arguments: object):
     ],
 )
 def test_the_teachers_epochs_shrink_with_the_students(arguments, epochs, teacher):
-    chosen = space(*arguments)
-    assert (chosen.student.epochs, chosen.teacher.epochs) == (epochs, teacher)
+    search_space = space(*arguments)
+    assert (search_space.student.epochs, search_space.teacher.epochs) == (epochs, teacher)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_the_teachers_epochs_shrink_with_the_students(arguments, epochs, teacher
 )  # fmt: skip
 def test_trials_are_rounded_up_to_equal_counts(trials, methods, repeats, each):
     names = METHODS[:methods]
-    asked = request("--trials", trials, "--methods", *names)
-    assert list(asked.space.methods) == names
-    assert checks.budget(asked) == Budget(repeats=repeats, each=each)
+    search_request = request("--trials", trials, "--methods", *names)
+    assert list(search_request.space.methods) == names
+    assert checks.budget(search_request) == Budget(repeats=repeats, each=each)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,10 @@ def test_trials_are_rounded_up_to_equal_counts(trials, methods, repeats, each):
     [(1, 1, 4, 1), (1, 400, 4, 100), (2, 10, 1, 5), (2, 11, 1, 6), (7, 140, 4, 5), (3, 61, 4, 6)],
 )
 def test_repeats_that_are_asked_for_by_name(repeats, trials, methods, each):
-    asked = request("--trials", trials, "--repeats", repeats, "--methods", *METHODS[:methods])
-    assert checks.budget(asked) == Budget(repeats=repeats, each=each)
+    search_request = request(
+        "--trials", trials, "--repeats", repeats, "--methods", *METHODS[:methods]
+    )
+    assert checks.budget(search_request) == Budget(repeats=repeats, each=each)
 
 
 @pytest.mark.parametrize(
@@ -102,29 +104,29 @@ def test_repeats_that_do_not_fit_name_what_does(repeats, trials, methods, says):
     with pytest.raises(UsageError, match=f"--repeats {repeats}: {says}"):
         request(*words)
     # what is named fits
-    asked = request(*words[:2], "--repeats", says.split()[-4], *words[4:])
-    assert checks.budget(asked).repeats == int(says.split()[-4])
-    asked = request("--trials", says.split()[-1], *words[2:])
-    assert checks.budget(asked) == Budget(repeats=repeats, each=5)
+    search_request = request(*words[:2], "--repeats", says.split()[-4], *words[4:])
+    assert checks.budget(search_request).repeats == int(says.split()[-4])
+    search_request = request("--trials", says.split()[-1], *words[2:])
+    assert checks.budget(search_request) == Budget(repeats=repeats, each=5)
 
 
 def test_a_space_may_have_fewer_repeats(tmp_path):
-    asked = made_study.request(tmp_path, trials=400, repeats=3)
-    assert checks.budget(asked) == Budget(repeats=3, each=34)
+    search_request = made_study.request(tmp_path, trials=400, repeats=3)
+    assert checks.budget(search_request) == Budget(repeats=3, each=34)
     # named repeats may be more than those
-    assert checks.budget(replace(asked, repeats=8)) == Budget(repeats=8, each=13)
+    assert checks.budget(replace(search_request, repeats=8)) == Budget(repeats=8, each=13)
 
 
 # A study that is there: --repeats, --trials and what began it
 
 
-def begun(folder, **changes):
+def begin_study(folder, **changes):
     """Three repeats of six for each of four methods, and what asked for them."""
-    asked = made_study.request(folder, trials=72, repeats=3, **changes)
-    study = made_study.begin(asked)
+    search_request = made_study.request(folder, trials=72, repeats=3, **changes)
+    study = made_study.begin(search_request)
     assert (study.manifest.repeats, study.manifest.trials_per_repeat) == (3, 6)
     assert study.manifest.trials == 72
-    return asked, study
+    return search_request, study
 
 
 @pytest.mark.parametrize(
@@ -138,39 +140,39 @@ def begun(folder, **changes):
     ],
 )  # fmt: skip
 def test_more_repeats_of_as_many_trials(tmp_path, repeats, trials, expected):
-    asked, study = begun(tmp_path)
-    space = replace(asked.space, trials=trials or asked.space.trials)
-    more = replace(asked, space=space, repeats=repeats, trials=trials)
+    search_request, study = begin_study(tmp_path)
+    space = replace(search_request.space, trials=trials or search_request.space.trials)
+    more = replace(search_request, space=space, repeats=repeats, trials=trials)
     assert checks.budget(more, study) == Budget(repeats=expected, each=6)
 
 
 @pytest.mark.parametrize(("repeats", "trials"), [(2, None), (1, 72), (None, 48), (None, 4)])
 def test_repeats_are_never_taken_away(tmp_path, repeats, trials):
-    asked, study = begun(tmp_path)
-    space = replace(asked.space, trials=trials or asked.space.trials)
-    fewer = replace(asked, space=space, repeats=repeats, trials=trials)
+    search_request, study = begin_study(tmp_path)
+    space = replace(search_request.space, trials=trials or search_request.space.trials)
+    fewer = replace(search_request, space=space, repeats=repeats, trials=trials)
     with pytest.raises(UsageError, match=r"has 3 repeats of 24 trials.*may only be raised"):
         checks.budget(fewer, study)
 
 
 def test_a_study_that_has_grown_stays_so(tmp_path):
-    asked, study = begun(tmp_path, epochs=1)
-    made_study.play(study, replace(asked, repeats=4), lambda p, step: 0.5)
+    search_request, study = begin_study(tmp_path, epochs=1)
+    made_study.play(study, replace(search_request, repeats=4), lambda p, step: 0.5)
     grown = made_study.reopen(study)
     assert grown.manifest.repeats == 3
     assert grown.repeats == 4
-    for same in (asked, replace(asked, trials=72)):  # the command that began it
+    for same in (search_request, replace(search_request, trials=72)):  # the command that began it
         assert checks.budget(same, grown) == Budget(repeats=4, each=6)
     with pytest.raises(UsageError, match="has 4 repeats of 24 trials"):
-        checks.budget(replace(asked, repeats=3), grown)
+        checks.budget(replace(search_request, repeats=3), grown)
 
 
 def test_a_quick_look_does_not_become_a_study_of_repeats(tmp_path):
-    asked = made_study.request(tmp_path, trials=16)
-    study = made_study.begin(asked)
-    assert checks.budget(asked, study) == Budget(repeats=1, each=4)
+    search_request = made_study.request(tmp_path, trials=16)
+    study = made_study.begin(search_request)
+    assert checks.budget(search_request, study) == Budget(repeats=1, each=4)
     with pytest.raises(UsageError, match=r"began with 4 trials for.*--name.* --trials 60"):
-        checks.budget(replace(asked, repeats=3), study)
+        checks.budget(replace(search_request, repeats=3), study)
 
 
 def test_trials_by_set_are_trials_that_are_asked_for():
@@ -186,27 +188,36 @@ def test_repeats_are_not_set(text):
 
 
 def test_defaults_are_the_issues():
-    asked = request()
-    assert checks.budget(asked) == Budget(repeats=5, each=6)
-    assert asked.space.trials == 120
-    assert asked.storage.uri == str(Path("runs/digits_kd").absolute())
-    assert (asked.seed, asked.limit_train, asked.data, asked.teacher) == (0, 0, None, None)
-    assert (asked.sampler, asked.scheduler, asked.resume) == ("tpe", "asha", False)
+    search_request = request()
+    assert checks.budget(search_request) == Budget(repeats=5, each=6)
+    assert search_request.space.trials == 120
+    assert search_request.storage.uri == str(Path("runs/digits_kd").absolute())
+    assert (
+        search_request.seed,
+        search_request.limit_train,
+        search_request.data,
+        search_request.teacher,
+    ) == (0, 0, None, None)
+    assert (search_request.sampler, search_request.scheduler, search_request.resume) == (
+        "tpe",
+        "asha",
+        False,
+    )
 
 
 def test_out_and_name():
     assert request("--out", "/x", "--name", "y").storage.uri == "/x/y"
-    found = options.request(searched(), command="", name="z")
-    assert found.storage.uri == str(Path("runs/z").absolute())
-    named = options.request(searched("--name", "y"), command="", name="z")
-    assert named.storage.name == "y"
+    fallback = options.request(search_options(), command="", name="z")
+    assert fallback.storage.uri == str(Path("runs/z").absolute())
+    explicit = options.request(search_options("--name", "y"), command="", name="z")
+    assert explicit.storage.name == "y"
 
 
 def test_sets_are_applied_in_their_order_after_all_else():
-    chosen = space(
+    search_space = space(
         "--set", "student.batch_size=32", "--set", "student.batch_size=16", "--epochs", 3
     )
-    assert (chosen.student.batch_size, chosen.student.epochs) == (16, 3)
+    assert (search_space.student.batch_size, search_space.student.epochs) == (16, 3)
     pinned = space("--set", "temperature=4", "--methods", "response")
     assert dict(pinned.methods["response"].fixed) == {"temperature": 4.0}
     with pytest.raises(UsageError, match="unknown name"):
@@ -217,35 +228,40 @@ def test_resources_of_this_machine(monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 8)
     monkeypatch.setattr(hardware, "gpus", lambda: 2)
 
-    def found(*arguments):
-        r = resources(*arguments).wanted()
+    def allocate(*arguments):
+        r = resources(*arguments).allocate()
         return r.cpus, r.gpus, r.max_concurrent
 
-    assert found() == (1.0, 1.0, 2)
-    assert found("--gpus-per-trial", 0) == (1.0, 0.0, 8)
-    assert found("--gpus-per-trial", 0.25) == (1.0, 0.25, 8)
-    assert found("--gpus-per-trial", 0.3) == (1.0, 0.3, 6)
-    assert found("--gpus-per-trial", 2) == (1.0, 2.0, 1)
-    assert found("--gpus-per-trial", 0, "--cpus-per-trial", 3) == (3.0, 0.0, 2)
-    assert found("--gpus-per-trial", 0, "--cpus-per-trial", 0.5) == (0.5, 0.0, 16)
-    assert found("--gpus-per-trial", 0, "--max-concurrent", 3) == (1.0, 0.0, 3)
+    assert allocate() == (1.0, 1.0, 2)
+    assert allocate("--gpus-per-trial", 0) == (1.0, 0.0, 8)
+    assert allocate("--gpus-per-trial", 0.25) == (1.0, 0.25, 8)
+    assert allocate("--gpus-per-trial", 0.3) == (1.0, 0.3, 6)
+    assert allocate("--gpus-per-trial", 2) == (1.0, 2.0, 1)
+    assert allocate("--gpus-per-trial", 0, "--cpus-per-trial", 3) == (3.0, 0.0, 2)
+    assert allocate("--gpus-per-trial", 0, "--cpus-per-trial", 0.5) == (0.5, 0.0, 16)
+    assert allocate("--gpus-per-trial", 0, "--max-concurrent", 3) == (1.0, 0.0, 3)
     with pytest.raises(UsageError, match="this machine has 2 GPUs"):
-        found("--gpus-per-trial", 3)
+        allocate("--gpus-per-trial", 3)
     with pytest.raises(UsageError, match="this machine has 8 cores"):
-        found("--cpus-per-trial", 9)
+        allocate("--cpus-per-trial", 9)
     monkeypatch.setattr(hardware, "gpus", lambda: 0)
-    assert found() == (1.0, 0.0, 8)
+    assert allocate() == (1.0, 0.0, 8)
 
 
 def test_with_an_address_gpus_must_be_said(monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: 0)
     with pytest.raises(UsageError, match="--gpus-per-trial must be said"):
-        resources("--address", "head:6379").wanted()
+        resources("--address", "head:6379").allocate()
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with pytest.raises(UsageError, match="--gpus-per-trial must be said"):
-        resources().wanted()
-    found = resources("--gpus-per-trial", 4, "--cpus-per-trial", 64).wanted()
-    assert (found.address, found.gpus, found.cpus, found.max_concurrent) == ("head:6379", 4, 64, 0)
+        resources().allocate()
+    allocation = resources("--gpus-per-trial", 4, "--cpus-per-trial", 64).allocate()
+    assert (allocation.address, allocation.gpus, allocation.cpus, allocation.max_concurrent) == (
+        "head:6379",
+        4,
+        64,
+        0,
+    )
     assert resources("--address", "other:1").cluster == "other:1"
     monkeypatch.setenv("RAY_ADDRESS", "")
     assert resources().cluster is None
@@ -253,7 +269,7 @@ def test_with_an_address_gpus_must_be_said(monkeypatch):
 
 def test_a_cpu_is_at_least_a_part(monkeypatch):
     with pytest.raises(UsageError, match="must be positive"):
-        resources("--cpus-per-trial", 0).wanted()
+        resources("--cpus-per-trial", 0).allocate()
 
 
 def test_data_is_made_absolute(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ SEARCH = ["--trials", "1", "--methods", "response", "--max-concurrent", "1"]
 
 def run(module: str, *arguments: str, folder: Path, cache: Path) -> subprocess.CompletedProcess:
     environ = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env={**environ, "PYTHONPATH": ROOT, "TUNE_KD_CACHE": str(cache)},
@@ -39,66 +39,69 @@ def run(module: str, *arguments: str, folder: Path, cache: Path) -> subprocess.C
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done
+    assert process.returncode == 0, process.stderr
+    return process
 
 
-def opened(folder: Path) -> Study:
+def open_study(folder: Path) -> Study:
     return Study(storage.Storage(folder))
 
 
-def teacher_rows(found: Study) -> list[dict]:
-    trial = f"teacher-{found.manifest.teacher_model[:8]}"
-    return found.rows[trial]
+def teacher_rows(study: Study) -> list[dict]:
+    trial = f"teacher-{study.manifest.teacher_model[:8]}"
+    return study.rows[trial]
 
 
 @pytest.mark.slow
 def test_a_teacher_is_trained_once_and_found_in_the_cache_and_beside(tmp_path):
     cache, first = tmp_path / "cache", tmp_path / "first"
     where = {"folder": tmp_path, "cache": cache}
-    done = run("tune_kd.train_teacher", *SAME, "--out", "first", **where)
-    known = opened(first / "digits_kd_teacher")
-    model = known.manifest.teacher_model
-    rows = teacher_rows(known)
+    process = run("tune_kd.train_teacher", *SAME, "--out", "first", **where)
+    study = open_study(first / "digits_kd_teacher")
+    model = study.manifest.teacher_model
+    rows = teacher_rows(study)
     assert [r["step"] for r in rows] == [1, 2]
     assert re.fullmatch(
-        rf"teacher digits_teacher: val_accuracy \d+\.\d\d %, 2 epochs, {known.storage.uri}/models/{model}.safetensors\n",
-        done.stdout,
+        rf"teacher digits_teacher: val_accuracy \d+\.\d\d %, 2 epochs, {study.storage.uri}/models/{model}.safetensors\n",
+        process.stdout,
     )
     assert (first / "digits_kd_teacher" / "models" / f"{model}.safetensors").is_file()
-    assert known.counts("search").total() == 0
+    assert study.counts("search").total() == 0
 
     # again: nothing is trained, the same is said
     again = run("tune_kd.train_teacher", *SAME, "--out", "first", **where)
-    assert again.stdout == done.stdout
-    assert teacher_rows(opened(first / "digits_kd_teacher")) == rows
+    assert again.stdout == process.stdout
+    assert teacher_rows(open_study(first / "digits_kd_teacher")) == rows
 
     # a search in another --out finds it in the cache
-    searched = run("tune_kd.search", *SAME, *SEARCH, "--out", "second", **where)
-    found = opened(tmp_path / "second" / "digits_kd")
-    assert f"teacher {model} reused from study digits_kd_teacher" in searched.stderr
-    assert "training the teacher" not in searched.stderr
+    search_process = run("tune_kd.search", *SAME, *SEARCH, "--out", "second", **where)
+    far_study = open_study(tmp_path / "second" / "digits_kd")
+    assert f"teacher {model} reused from study digits_kd_teacher" in search_process.stderr
+    assert "training the teacher" not in search_process.stderr
 
     # one beside it finds it in --out when the cache has forgotten it
     shutil.rmtree(cache / "models")
-    beside = run("tune_kd.search", *SAME, *SEARCH, "--out", "first", **where)
-    near = opened(first / "digits_kd")
-    assert f"teacher {model} reused from study digits_kd_teacher" in beside.stderr
+    near_process = run("tune_kd.search", *SAME, *SEARCH, "--out", "first", **where)
+    near_study = open_study(first / "digits_kd")
+    assert f"teacher {model} reused from study digits_kd_teacher" in near_process.stderr
 
-    for one in (found, near):
-        assert one.manifest.teacher_model == model
-        taken = {"study": "digits_kd"}
-        assert teacher_rows(one) == [{**row, **taken} for row in rows]
-        (verdict,) = one.outcomes[teacher_trial(model)]
+    for search_study in (far_study, near_study):
+        assert search_study.manifest.teacher_model == model
+        changes = {"study": "digits_kd"}
+        assert teacher_rows(search_study) == [{**row, **changes} for row in rows]
+        (verdict,) = search_study.outcomes[teacher_trial(model)]
         assert verdict["reason"] == "trained by study digits_kd_teacher"
         assert (verdict["phase"], verdict["method"], verdict["epochs"]) == ("teacher", "", 2)
         copies = {
             (folder / "models" / f"{model}.safetensors").read_bytes()
-            for folder in (one.storage.local, first / "digits_kd_teacher", cache)
+            for folder in (search_study.storage.local, first / "digits_kd_teacher", cache)
         }
         assert len(copies) == 1
     # the same teacher, seed and setting: the same student
-    accuracy = [one.outcomes["response-r0-0000"][0]["val_loss"] for one in (found, near)]
+    accuracy = [
+        search_study.outcomes["response-r0-0000"][0]["val_loss"]
+        for search_study in (far_study, near_study)
+    ]
     assert accuracy[0] == accuracy[1]
 
 
@@ -107,15 +110,15 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
 
     from tests.helpers import made_study
 
-    asked = made_study.request(tmp_path / "s")
-    begun = made_study.begin(asked)
-    plan = made_study.plan(begun, asked)
-    trial = f"teacher-{begun.manifest.teacher_model[:8]}"
-    begun.add(replace(plan.next(), trial=trial, phase="teacher", method="", number=0))
+    request = made_study.request(tmp_path / "s")
+    study = made_study.begin(request)
+    plan = made_study.plan(study, request)
+    trial = f"teacher-{study.manifest.teacher_model[:8]}"
+    study.add(replace(plan.next(), trial=trial, phase="teacher", method="", number=0))
     for step in (1, 2):
-        row = made_study.row(begun, begun.proposals[trial], step, 0.4 * step)
-        begun.hear(row)
-    begun.end(trial, "finished")
-    said = train_teacher.summary(begun)
-    assert said.startswith("teacher digits_teacher: val_accuracy 80.00 %, 2 epochs, ")
-    assert said.endswith(f"/models/{begun.manifest.teacher_model}.safetensors")
+        row = made_study.row(study, study.proposals[trial], step, 0.4 * step)
+        study.hear(row)
+    study.end(trial, "finished")
+    line = train_teacher.summary(study)
+    assert line.startswith("teacher digits_teacher: val_accuracy 80.00 %, 2 epochs, ")
+    assert line.endswith(f"/models/{study.manifest.teacher_model}.safetensors")

@@ -22,11 +22,18 @@ from tune_kd.tuning.search_plan import Budget
 from tune_kd.workflows.request import DatasetInfo, SearchRequest
 
 # fields of a space that change no trial
-TOLD_LATER = ("trials", "repeats", "margin", "tables", "expected_teacher", "expected_student")
+FIELDS_WITHOUT_EFFECT = (
+    "trials",
+    "repeats",
+    "margin",
+    "tables",
+    "expected_teacher",
+    "expected_student",
+)
 MIN_TRIALS = 5  # of a repeat: its default settings and four more
 
 
-def budget(request: SearchRequest, known: Study | None = None) -> Budget:
+def budget(request: SearchRequest, study: Study | None = None) -> Budget:
     """How many searches of every method, and of how many trials each.
 
     Of a study that is there, the trials of a search stay what they were, and the searches may become
@@ -36,10 +43,10 @@ def budget(request: SearchRequest, known: Study | None = None) -> Budget:
     Raises:
         UsageError: fewer than MIN_TRIALS trials for each of several searches, or fewer than there are.
     """
-    return _grown(request, known) if known else _fresh(request)
+    return _grow_budget(request, study) if study else _new_budget(request)
 
 
-def _fresh(request: SearchRequest) -> Budget:
+def _new_budget(request: SearchRequest) -> Budget:
     methods = len(request.space.methods)
     of_method = -(-request.space.trials // methods)
     repeats = request.repeats
@@ -54,24 +61,24 @@ def _fresh(request: SearchRequest) -> Budget:
     return Budget(repeats=repeats, each=-(-of_method // repeats))
 
 
-def _grown(request: SearchRequest, known: Study) -> Budget:
-    each, there = known.manifest.trials_per_repeat, known.repeats
-    of_repeat = known.manifest.trials_of_each_repeat
+def _grow_budget(request: SearchRequest, study: Study) -> Budget:
+    each, current = study.manifest.trials_per_repeat, study.repeats
+    of_repeat = study.manifest.trials_of_each_repeat
     repeats, fewer = request.repeats, False
     if repeats is None and request.trials is not None:
-        total = _fresh(request).of_method * len(request.space.methods)
-        if total != known.manifest.trials:  # not the very command that began it
-            repeats, fewer = -(-total // of_repeat), total < there * of_repeat
-    repeats = there if repeats is None else repeats
-    if repeats < there or fewer:
-        searches = f"{there} repeats" if there > 1 else "1 repeat"
+        total = _new_budget(request).of_method * len(request.space.methods)
+        if total != study.manifest.trials:  # not the very command that began it
+            repeats, fewer = -(-total // of_repeat), total < current * of_repeat
+    repeats = current if repeats is None else repeats
+    if repeats < current or fewer:
+        searches = f"{current} repeats" if current > 1 else "1 repeat"
         raise UsageError(
-            f"{known.storage.uri} has {searches} of {of_repeat} trials; --repeats and --trials may only be "
+            f"{study.storage.uri} has {searches} of {of_repeat} trials; --repeats and --trials may only be "
             "raised"
         )
-    if repeats > there and each < MIN_TRIALS:
+    if repeats > current and each < MIN_TRIALS:
         raise UsageError(
-            f"{known.storage.uri} began with {each} trials for each method, and a repeat needs {MIN_TRIALS}; "
+            f"{study.storage.uri} began with {each} trials for each method, and a repeat needs {MIN_TRIALS}; "
             f"begin another study (--name) with --trials {MIN_TRIALS * repeats * len(request.space.methods)}"
         )
     return Budget(repeats=repeats, each=each)
@@ -126,16 +133,16 @@ def source_hash(name: str, code: bytes) -> str:
     return digest(name if name.endswith(".pkl") else code)
 
 
-def described(request: SearchRequest, material: DatasetInfo) -> Specification:
+def specify(request: SearchRequest, material: DatasetInfo) -> Specification:
     """Return the part of the manifest that a resumed study must agree with."""
-    chosen = request.space
+    space = request.space
     images = replace(material.images, task=recipe_builder.staged_reference(material.images.task))
     return Specification(
-        space=chosen.name,
-        settings=_settings(chosen),
+        space=space.name,
+        settings=_settings(space),
         methods={
-            name: _searched(method, code_is_shipped=request.file is not None)
-            for name, method in chosen.methods.items()
+            name: _describe_method(method, code_is_shipped=request.file is not None)
+            for name, method in space.methods.items()
         },
         seed=request.seed,
         limit_train=request.limit_train,
@@ -148,13 +155,13 @@ def described(request: SearchRequest, material: DatasetInfo) -> Specification:
     )
 
 
-def _settings(chosen: SearchSpace) -> dict[str, Setting]:
+def _settings(space: SearchSpace) -> dict[str, Setting]:
     """Return the fields of a space that change trials and differ from their defaults."""
     field_defaults = search_space.default_fields()
     settings = {
         name: value
-        for name, value in plain_fields(chosen).items()
-        if name not in TOLD_LATER and value != field_defaults.get(name)
+        for name, value in plain_fields(space).items()
+        if name not in FIELDS_WITHOUT_EFFECT and value != field_defaults.get(name)
     }
     for name in loader.REFERENCES:  # by content, wherever the file lies
         if name in settings:
@@ -162,7 +169,7 @@ def _settings(chosen: SearchSpace) -> dict[str, Setting]:
     return settings
 
 
-def _searched(method: Method, *, code_is_shipped: bool) -> SearchedMethod:
+def _describe_method(method: Method, *, code_is_shipped: bool) -> SearchedMethod:
     """Return what is searched of a method; of a file's methods the hash of the file speaks."""
     settings = tuple(method.settings())
     return SearchedMethod(
@@ -181,9 +188,9 @@ def needs_teacher(request: SearchRequest) -> bool:
 
     That student is trained again when the study is confirmed.
     """
-    chosen, given = request.space, request.start
-    began = given is not None and given.recipe is not None and given.recipe.needs_teacher
-    return chosen.needs_teacher or (began and any(map(chosen.starts, chosen.methods)))
+    space, start = request.space, request.start
+    needs_for_start = start is not None and start.recipe is not None and start.recipe.needs_teacher
+    return space.needs_teacher or (needs_for_start and any(map(space.starts, space.methods)))
 
 
 def exists(request: SearchRequest, material: DatasetInfo) -> bool:
@@ -196,13 +203,16 @@ def exists(request: SearchRequest, material: DatasetInfo) -> bool:
         raise UsageError(
             f"{request.storage.uri} exists; add --resume to continue it, or --name for another study"
         )
-    known = Study(request.storage)
-    lines = manifest.differences(known.manifest, described(request, material))
+    study = Study(request.storage)
+    lines = manifest.differences(study.manifest, specify(request, material))
     if not lines:
-        budget(request, known)
+        budget(request, study)
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        raise UsageError(f"{request.storage.uri} was created with other settings: {lines[0]}{more}; use a new --name")  # fmt: skip
+        raise UsageError(
+            f"{request.storage.uri} was created with other settings: {lines[0]}{more}; "
+            "use a new --name"
+        )
     return True
 
 
@@ -213,21 +223,21 @@ def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
         UsageError: an unknown network or loss, one that lacks a level or the dropout that is searched,
             one for other labels than the task's, or a checkpoint of another architecture.
     """
-    chosen, base = request.space, request.base
+    space, base = request.space, request.base
     shape = context.shape_of(material.images)
-    methods = chosen.methods.values()
-    wanted = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
-    dropout = 0.1 if wanted else 0.0
-    student = registry.build(chosen.student.network, shape=shape, dropout=dropout, base=base)
-    rate = chosen.teacher.dropout
-    teacher = registry.build(chosen.teacher.network, shape=shape, dropout=rate, base=base)
-    losses.find_feature_loss(chosen.feature_loss, base=base)
-    _check_losses(chosen, base)
-    for role, model in ((chosen.student, student), (chosen.teacher, teacher)):
+    methods = space.methods.values()
+    has_dropout = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
+    dropout = 0.1 if has_dropout else 0.0
+    student = registry.build(space.student.network, shape=shape, dropout=dropout, base=base)
+    rate = space.teacher.dropout
+    teacher = registry.build(space.teacher.network, shape=shape, dropout=rate, base=base)
+    losses.find_feature_loss(space.feature_loss, base=base)
+    _check_losses(space, base)
+    for role, model in ((space.student, student), (space.teacher, teacher)):
         _check_kind(role.network, model, material.images)
         if role.initial == "imagenet":
             registry.check_imagenet(role.network)
-        Taps(model, chosen.levels if "features" in chosen.needs else ()).remove()
+        Taps(model, space.levels if "features" in space.needs else ()).remove()
     if request.teacher is not None:
         checkpoints.checked_load(
             teacher, request.teacher.state(), source=f"--teacher {request.teacher.name}"
@@ -238,16 +248,16 @@ def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
             pruning.reshape(student, state)
         checkpoints.checked_load(student, state, source=f"start={request.start.name}")
     kind = material.images.task_kind
-    for name in chosen.objectives:
+    for name in space.objectives:
         if kind not in METRICS[name].tasks:
             raise UsageError(
-                f"objective {name} needs a {' or '.join(METRICS[name].tasks)} task, but {chosen.task} is "
+                f"objective {name} needs a {' or '.join(METRICS[name].tasks)} task, but {space.task} is "
                 f"{kind}; use {default_objective(kind)}"
             )
-    if chosen.needs & {"pruning", "integers"}:
-        pruning.check_installed(chosen.name)
-    if chosen.compresses:
-        timed = [name for name in chosen.objectives if METRICS[name].timed]
+    if space.needs & {"pruning", "integers"}:
+        pruning.check_installed(space.name)
+    if space.compresses:
+        timed = [name for name in space.objectives if METRICS[name].timed]
         if timed:
             raise UsageError(
                 f"objective {timed[0]}: where every trial has an architecture of its own, times are measured "
@@ -255,14 +265,14 @@ def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
             )
 
 
-def _check_losses(chosen: SearchSpace, base: Path) -> None:
+def _check_losses(space: SearchSpace, base: Path) -> None:
     """Every method's losses are there, take their options, and have a meaning for these images."""
-    for stage in training_stages(recipe_builder.checked_stages(chosen)):
+    for stage in training_stages(recipe_builder.checked_stages(space)):
         losses.find_feature_loss(stage.feature_loss, stage.feature_options, base=base)
-        found = losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base)
-        if chosen.mix != "none" and not found.mixes:
+        loss = losses.find_logit_loss(stage.logit_loss, stage.logit_options, base=base)
+        if space.mix != "none" and not loss.mixes:
             raise UsageError(
-                f"loss {stage.logit_loss} needs one label per image, but mix={chosen.mix} gives two; take "
+                f"loss {stage.logit_loss} needs one label per image, but mix={space.mix} gives two; take "
                 "--set mix=none, or another method"
             )
 
@@ -270,8 +280,10 @@ def _check_losses(chosen: SearchSpace, base: Path) -> None:
 def _check_kind(name: str, model: nn.Module, images: Images) -> None:
     """Raise UsageError for a network of ours whose kind is not the task's; a user's own shows it when it runs."""
     if not plugins.is_reference(name) and hasattr(model, "coarse") != images.dense:
-        given, wanted = ("images", "every pixel") if images.dense else ("every pixel", "images")
+        network_kind, task_kind = (
+            ("images", "every pixel") if images.dense else ("every pixel", "images")
+        )
         raise UsageError(
-            f"network {name} scores {given}, but task {images.task} has labels of {wanted}; "
-            f"choose a network that scores {wanted}"
+            f"network {name} scores {network_kind}, but task {images.task} has labels of {task_kind}; "
+            f"choose a network that scores {task_kind}"
         )

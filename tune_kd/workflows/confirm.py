@@ -12,6 +12,7 @@ from tune_kd.execution.session import Session
 from tune_kd.metrics import format_value
 from tune_kd.study import node_files
 from tune_kd.study.proposal import Proposal
+from tune_kd.study.results import Row
 from tune_kd.study.storage import Storage, lock_study
 from tune_kd.study.study import Study
 from tune_kd.training import context
@@ -54,8 +55,10 @@ class ConfirmOutcome:
     @property
     def has_result(self) -> bool:
         """Whether any confirming run has a result."""
-        planned = confirm_plan.confirmations(self.study, self.design)
-        rows = [self.study.outcomes[p.trial][-1] for p in planned if p.trial in self.study.outcomes]
+        proposals = confirm_plan.confirmations(self.study, self.design)
+        rows = [
+            self.study.outcomes[p.trial][-1] for p in proposals if p.trial in self.study.outcomes
+        ]
         return any(row["status"] != "failed" for row in rows)
 
 
@@ -106,70 +109,70 @@ def check_finished(study: Study) -> None:
     Raises:
         UsageError: trials are missing in a study of which nothing was confirmed yet.
     """
-    planned = study.repeats * study.manifest.trials_of_each_repeat
-    ended = study.counts("search").total()
-    if ended < planned and not study.of("confirm"):
+    total = study.repeats * study.manifest.trials_of_each_repeat
+    count = study.counts("search").total()
+    if count < total and not study.of("confirm"):
         command = study.manifest.command
         if command.startswith("python ") and "--resume" not in command.split():
             command += " --resume"
         raise UsageError(
-            f"{ended} of {planned} trials of the search have ended in {study.storage.uri}; resume it with: {command}; "
+            f"{count} of {total} trials of the search have ended in {study.storage.uri}; resume it with: {command}; "
             "or open the test split for what there is (--unfinished, in Python unfinished=True)"
         )
 
 
-def is_done(known: Study, chosen: Design) -> bool:
+def is_done(study: Study, design: Design) -> bool:
     """Whether all that is to be trained again has its row, so that Ray is not needed."""
-    if missing(known, confirm_plan.reevaluations(known, chosen)):
+    if find_missing(study, confirm_plan.reevaluations(study, design)):
         return False
-    planned = confirm_plan.confirmations(known, chosen)
-    return not missing(known, planned) and not confirm_plan.unmeasured(known, planned)
+    proposals = confirm_plan.confirmations(study, design)
+    return not find_missing(study, proposals) and not confirm_plan.find_unmeasured(study, proposals)
 
 
-def missing(known: Study, planned: list[Proposal]) -> list[Proposal]:
+def find_missing(study: Study, proposals: list[Proposal]) -> list[Proposal]:
     """Those without a verdict."""
-    return [proposal for proposal in planned if proposal.trial not in known.outcomes]
+    return [proposal for proposal in proposals if proposal.trial not in study.outcomes]
 
 
 def run(
-    known: Study, chosen: Design, *, session: Session, driver: Driver, folder: Path | None
+    study: Study, design: Design, *, session: Session, driver: Driver, folder: Path | None
 ) -> None:
     """Run the re-evaluations, which say what is recommended, then all confirming runs."""
     progress = driver.progress
-    base = create_study.base_config(known, folder, session.resources)
+    base = create_study.base_config(study, folder, session.resources)
 
-    def go_on(phase: str, planned: list[Proposal]) -> None:
-        progress.follow(known, phase, len(planned))
+    def go_on(phase: str, proposals: list[Proposal]) -> None:
+        progress.follow(study, phase, len(proposals))
         runner.run(
-            known,
-            lambda: search_plan.FixedPlan(known, planned),
+            study,
+            lambda: search_plan.FixedPlan(study, proposals),
             ray_session=session,
             base=base,
             progress=progress,
         )
 
-    first = confirm_plan.reevaluations(known, chosen)
-    if missing(known, first):
+    first = confirm_plan.reevaluations(study, design)
+    if find_missing(study, first):
         progress.say(f"{len(first)} runs on validation say which winner each method recommends")
         go_on("reevaluate", first)
-    planned = confirm_plan.confirmations(known, chosen)
-    if left := missing(known, planned):
-        confirm_plan.log_test_access(known, left, chosen, command=driver.options.resume_command)
-        progress.say(f"{len(planned)} confirming runs, each measured once on the test split")
-        go_on("confirm", planned)
-    unmeasured = confirm_plan.unmeasured(known, planned)
-    create_study.measure_students(known, unmeasured, session=session, config=base)
+    proposals = confirm_plan.confirmations(study, design)
+    if missing := find_missing(study, proposals):
+        confirm_plan.log_test_access(study, missing, design, command=driver.options.resume_command)
+        progress.say(f"{len(proposals)} confirming runs, each measured once on the test split")
+        go_on("confirm", proposals)
+    unmeasured = confirm_plan.find_unmeasured(study, proposals)
+    create_study.measure_students(study, unmeasured, session=session, config=base)
 
 
-def data_folder(known: Study, given: Path | None) -> Path | None:
+def data_folder(study: Study, data: Path | None) -> Path | None:
     """Where the images are now; they must be the study's, which is told by their hash."""
-    recorded = known.manifest.data
-    folder = given.expanduser().absolute() if given else Path(recorded) if recorded else None
+    recorded = study.manifest.data
+    folder = data.expanduser().absolute() if data else Path(recorded) if recorded else None
     cache = files.cache_folder()
-    code = node_files.local_code(known.storage, cache)
+    code = node_files.local_code(study.storage, cache)
     try:
         context.load_train(
-            known.manifest.images,
+            study.manifest.images,
             context.NodeContext(cache=cache, data=folder, code=code),
         )
     except ValueError as error:
@@ -177,24 +180,30 @@ def data_folder(known: Study, given: Path | None) -> Path | None:
     return folder
 
 
+def _roles(row: Row) -> list[str]:
+    """Return the roles of a confirming run; its origin may say as well that it begins from a file."""
+    roles, _, _ = str(row["origin"]).partition(", ")
+    return roles.split("+")
+
+
 def summary(outcome: ConfirmOutcome, resume_command: str) -> Iterator[str]:
     """Yield the means on test of what was confirmed, and as the last line counts and how to go on."""
     study, design = outcome.study, outcome.design
     metric = study.test_metric
     first = confirm_plan.reevaluations(study, design)
-    planned = confirm_plan.confirmations(study, design)
-    ended = [study.outcomes[p.trial][-1] for p in planned if p.trial in study.outcomes]
+    proposals = confirm_plan.confirmations(study, design)
+    verdicts = [study.outcomes[p.trial][-1] for p in proposals if p.trial in study.outcomes]
     for role in ROLES:
         for method in study.manifest.methods:
-            rows = [r for r in ended if r["method"] == method and role in r["origin"].split(", ")[0].split("+")]  # fmt: skip
-            values = [r[metric] for r in rows if r[metric] is not None]
+            rows = [row for row in verdicts if row["method"] == method and role in _roles(row)]
+            values = [row[metric] for row in rows if row[metric] is not None]
             if values:
                 mean = format_value(metric, statistics.fmean(values))
                 yield f"{method}, {ROLES[role]}: {metric} {mean} %, n={len(values)}"
-    total = len(first) + len(planned)
-    done = total - len(missing(study, [*first, *planned]))
-    failed = sum(r["status"] == "failed" for r in ended)
+    total = len(first) + len(proposals)
+    count = total - len(find_missing(study, [*first, *proposals]))
+    failed = sum(r["status"] == "failed" for r in verdicts)
     then = f"next: python -m analysis.report {study.storage.uri}"
-    if done < total:
+    if count < total:
         then = f"resume with: {resume_command}"
-    yield f"{done} of {total} runs, {len(planned)} of them on test: {failed} failed; {then}"
+    yield f"{count} of {total} runs, {len(proposals)} of them on test: {failed} failed; {then}"

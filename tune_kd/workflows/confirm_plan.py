@@ -58,89 +58,89 @@ class Design:
         return count * len(REEVALUATION_SEEDS) if count > 1 else 0
 
 
-def design(known: Study, *, seeds: int, defaults: bool) -> Design:
+def design(study: Study, *, seeds: int, defaults: bool) -> Design:
     """Return what is confirmed of a study: its whole repeats, or, while none is whole, what there is.
 
     Raises:
         UsageError: no trial has finished.
     """
-    begun = sorted({p.repeat for p in known.of("search")})
-    found = [repeat for repeat in begun if _is_whole(known, repeat)] or begun
-    if not any(known.winners(method) for method in known.manifest.methods):
+    repeats = sorted({p.repeat for p in study.of("search")})
+    confirmed_repeats = [repeat for repeat in repeats if _is_whole(study, repeat)] or repeats
+    if not any(study.winners(method) for method in study.manifest.methods):
         raise UsageError(
-            f"{known.storage.uri} has no finished trial to confirm; run the search first (or resume it)"
+            f"{study.storage.uri} has no finished trial to confirm; run the search first (or resume it)"
         )
-    return Design(repeats=tuple(found), seeds=seeds, defaults=defaults)
+    return Design(repeats=tuple(confirmed_repeats), seeds=seeds, defaults=defaults)
 
 
-def _is_whole(known: Study, repeat: int) -> bool:
+def _is_whole(study: Study, repeat: int) -> bool:
     """Whether every method has all trials of a repeat, whatever became of them."""
-    each = known.manifest.trials_per_repeat
-    ended = [
-        [p for p in known.of("search", method, repeat=repeat) if p.trial in known.outcomes]
-        for method in known.manifest.methods
+    each = study.manifest.trials_per_repeat
+    trials = [
+        [p for p in study.of("search", method, repeat=repeat) if p.trial in study.outcomes]
+        for method in study.manifest.methods
     ]
-    return all(len(trials) >= each for trials in ended)
+    return all(len(finished) >= each for finished in trials)
 
 
-def _rows(known: Study, chosen: Design) -> list[Row]:
+def _rows(study: Study, design: Design) -> list[Row]:
     """Return the study's rows without searches that are not confirmed."""
-    return [r for r in known.all_rows if r["phase"] != "search" or r["repeat"] in chosen.repeats]
+    return [r for r in study.all_rows if r["phase"] != "search" or r["repeat"] in design.repeats]
 
 
-def reevaluations(known: Study, chosen: Design) -> list[Proposal]:
+def reevaluations(study: Study, design: Design) -> list[Proposal]:
     """Return the best winners of each method with fresh seeds, scored on validation; the test split stays sealed."""
-    rows = _rows(known, chosen)
+    rows = _rows(study, design)
     sources = [
         row
-        for method in known.manifest.methods
+        for method in study.manifest.methods
         for row in selection.candidates(
-            rows, method, metric=known.metric, constraints=known.constraints
+            rows, method, metric=study.metric, constraints=study.constraints
         )
     ]
     return [
-        _again(known, row, phase="reevaluate", origin="best", seed=seed)
+        _again(study, row, phase="reevaluate", origin="best", seed=seed)
         for seed in REEVALUATION_SEEDS
         for row in sources
     ]
 
 
-def confirmations(known: Study, chosen: Design) -> list[Proposal]:
+def confirmations(study: Study, design: Design) -> list[Proposal]:
     """Return the teacher's measurement, then repeats seed by seed, then the recommended students."""
     students = [
-        _again(known, row, phase="confirm", origin=roles, seed=chosen.seeds_of(repeat)[at])
-        for at in range(chosen.seeds)
-        for repeat in chosen.repeats
-        for row, roles in _of_repeat(known, repeat, defaults=chosen.defaults)
-    ]  # fmt: skip
-    students += [
-        _again(known, row, phase="confirm", origin="recommended", seed=seed)
-        for seed in COMMON_SEEDS
-        for row in recommended(known, chosen).values()
+        _again(study, row, phase="confirm", origin=roles, seed=design.seeds_of(repeat)[at])
+        for at in range(design.seeds)
+        for repeat in design.repeats
+        for row, roles in _of_repeat(study, repeat, defaults=design.defaults)
     ]
-    return [*_teacher(known), *_start(known, students), *students]
+    students += [
+        _again(study, row, phase="confirm", origin="recommended", seed=seed)
+        for seed in COMMON_SEEDS
+        for row in recommend(study, design).values()
+    ]
+    return [*_teacher(study), *_start(study, students), *students]
 
 
-def recommended(known: Study, chosen: Design) -> dict[str, Row]:
+def recommend(study: Study, design: Design) -> dict[str, Row]:
     """Return the search trial that each method recommends."""
-    rows = _rows(known, chosen)
-    found = {
+    rows = _rows(study, design)
+    trials = {
         method: selection.recommend(
-            rows, method, metric=known.metric, constraints=known.constraints
+            rows, method, metric=study.metric, constraints=study.constraints
         )
-        for method in known.manifest.methods
+        for method in study.manifest.methods
     }
-    return {method: row for method, row in found.items() if row}
+    return {method: row for method, row in trials.items() if row}
 
 
-def _of_repeat(known: Study, repeat: int, *, defaults: bool) -> Iterator[tuple[Row, str]]:
+def _of_repeat(study: Study, repeat: int, *, defaults: bool) -> Iterator[tuple[Row, str]]:
     """Yield each method's winner of a repeat and its trial with the default settings, with their roles.
 
     The roles of a run are the same whatever else is confirmed: `defaults` may be asked for later.
     """
-    for method in known.manifest.methods:
-        best = known.winners(method).get(repeat)
-        default = _default_trial(known, method, repeat)
+    for method in study.manifest.methods:
+        best = study.winners(method).get(repeat)
+        default = _default_trial(study, method, repeat)
         same = best is not None and default is not None and default["trial"] == best["trial"]
         if best is not None:
             yield best, "best+default" if same else "best"
@@ -148,26 +148,26 @@ def _of_repeat(known: Study, repeat: int, *, defaults: bool) -> Iterator[tuple[R
             yield default, "default"
 
 
-def _default_trial(known: Study, method: str, repeat: int) -> Row | None:
+def _default_trial(study: Study, method: str, repeat: int) -> Row | None:
     """Return the trial with the default settings of a repeat; None where it has not finished."""
     return next(
         (
             row
-            for row in known.ranking(method)
+            for row in study.ranking(method)
             if row["repeat"] == repeat and row["origin"] == "default"
         ),
         None,
     )
 
 
-def _again(known: Study, row: Row, *, phase: str, origin: str, seed: int) -> Proposal:
+def _again(study: Study, row: Row, *, phase: str, origin: str, seed: int) -> Proposal:
     """Return a search trial trained anew; confirming fits on train and validation images together."""
-    source = known.proposals[row["trial"]]
-    recipe = refit_recipe(known, source)
-    opened = phase == "confirm"
+    source = study.proposals[row["trial"]]
+    recipe = refit_recipe(study, source)
+    opens_test = phase == "confirm"
     if recipe.start:
         origin = f"{origin}, begun from a file"
-    images = replace(recipe.images, fit_on="train+val" if opened else "train", view_seed=seed)
+    images = replace(recipe.images, fit_on="train+val" if opens_test else "train", view_seed=seed)
     return Proposal(
         trial=refit_trial(phase, source=source.trial, seed=seed),
         phase=phase,
@@ -179,57 +179,62 @@ def _again(known: Study, row: Row, *, phase: str, origin: str, seed: int) -> Pro
         source=source.trial,
         config=source.config,
         recipe=replace(recipe, images=images),
-        open_test=opened,
+        open_test=opens_test,
     )
 
 
-def unmeasured(known: Study, planned: list[Proposal]) -> dict[str, Proposal]:
+def find_unmeasured(study: Study, proposals: list[Proposal]) -> dict[str, Proposal]:
     """Recommended students of an architecture of their own that have no latency yet, by their trial.
 
     The first seed's student stands for a trial.
     """
-    found: dict[str, Proposal] = {}
-    for proposal in planned:
-        ended = known.outcomes.get(proposal.trial)
-        finished = ended is not None and ended[-1]["status"] == "finished"
-        measured = measure_trial(proposal.source) in known.outcomes
-        if finished and proposal.keeps_weights and proposal.recipe.compresses and not measured:
-            found.setdefault(proposal.source, proposal)
-    return found
+    students: dict[str, Proposal] = {}
+    for proposal in proposals:
+        rows = study.outcomes.get(proposal.trial)
+        is_finished = rows is not None and rows[-1]["status"] == "finished"
+        is_measured = measure_trial(proposal.source) in study.outcomes
+        if (
+            is_finished
+            and proposal.keeps_weights
+            and proposal.recipe.compresses
+            and not is_measured
+        ):
+            students.setdefault(proposal.source, proposal)
+    return students
 
 
-def _teacher(known: Study) -> list[Proposal]:
+def _teacher(study: Study) -> list[Proposal]:
     """Return the study's teacher measured as it is: a recipe without stages."""
-    if not prerequisites.has_teacher(known):
+    if not prerequisites.has_teacher(study):
         return []
-    network, model = known.manifest.teacher, known.manifest.teacher_model
-    source = prerequisites.teacher_trial_of(known)
-    return [_as_it_is(known, confirm_trial("teacher"), network=network, model=model, source=source)]
+    network, model = study.manifest.teacher, study.manifest.teacher_model
+    source = prerequisites.teacher_trial_of(study)
+    return [_as_it_is(study, confirm_trial("teacher"), network=network, model=model, source=source)]
 
 
-def _start(known: Study, students: list[Proposal]) -> list[Proposal]:
+def _start(study: Study, students: list[Proposal]) -> list[Proposal]:
     """Return the file that students begin from measured as it is: what was there before they were cut."""
-    given = known.manifest.start.model
-    if not given or all(proposal.recipe.start != given for proposal in students):
+    model = study.manifest.start.model
+    if not model or all(proposal.recipe.start != model for proposal in students):
         return []
-    network, source = known.manifest.student, prerequisites.start_trial_of(known)
-    return [_as_it_is(known, confirm_trial("start"), network=network, model=given, source=source)]
+    network, source = study.manifest.student, prerequisites.start_trial_of(study)
+    return [_as_it_is(study, confirm_trial("start"), network=network, model=model, source=source)]
 
 
-def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str) -> Proposal:
+def _as_it_is(study: Study, trial: str, *, network: str, model: str, source: str) -> Proposal:
     """One of the study's models measured on the test split: a recipe without stages."""
     recipe = Recipe(
-        images=known.manifest.images,
+        images=study.manifest.images,
         student=recipe_builder.staged_reference(network),
         start=model,
-        compute=known.manifest.compute,
+        compute=study.manifest.compute,
     )
     return Proposal(
         trial=trial,
         phase="confirm",
         method="",  # of none: only what a method's own runs gave is counted as its own
         number=0,
-        seed=known.manifest.seed,
+        seed=study.manifest.seed,
         origin="best",
         source=source,
         recipe=recipe,
@@ -237,9 +242,11 @@ def _as_it_is(known: Study, trial: str, *, network: str, model: str, source: str
     )
 
 
-def log_test_access(known: Study, missing: list[Proposal], chosen: Design, *, command: str) -> None:
+def log_test_access(
+    study: Study, proposals: list[Proposal], design: Design, *, command: str
+) -> None:
     """Each opening of the test split leaves a file in the study, with what was to be looked at."""
-    number = len(known.storage.names("test_access")) + 1
-    record: dict[str, Any] = {"time": now(), "command": command, "design": asdict(chosen)}
-    record["trials"] = [proposal.trial for proposal in missing]
-    known.storage.write(f"test_access/{number:04d}.json", json.dumps(record, indent=1).encode())
+    number = len(study.storage.names("test_access")) + 1
+    record: dict[str, Any] = {"time": now(), "command": command, "design": asdict(design)}
+    record["trials"] = [proposal.trial for proposal in proposals]
+    study.storage.write(f"test_access/{number:04d}.json", json.dumps(record, indent=1).encode())

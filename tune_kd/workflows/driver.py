@@ -54,8 +54,8 @@ class Driver:
             SearchAborted: Ray failed again and again, or nothing can go on for another reason.
         """
         try:
-            with session.session(self.options.resources, self.interrupt) as started:
-                yield started
+            with session.session(self.options.resources, self.interrupt) as ray_session:
+                yield ray_session
         except CannotGoOnError as error:
             raise SearchAborted(f"{error}; resume with: {self.options.resume_command}") from None
         except KeyboardInterrupt:

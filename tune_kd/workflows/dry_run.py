@@ -18,30 +18,31 @@ from tune_kd.workflows.request import SearchRequest
 
 def plan(request: SearchRequest, resources: Resources) -> str:
     """Methods, ranges, budget, teacher, device and expected time, as text."""
-    chosen, budget = request.space, planned(request)
+    space, budget = request.space, plan_budget(request)
     lines = [
         f"study     {request.storage.uri} ({_state(request)})",
-        f"task      {chosen.task}, images from {request.data or 'the task itself'}, "
+        f"task      {space.task}, images from {request.data or 'the task itself'}, "
         f"{request.limit_train or 'all'} training images",
-        f"student   {chosen.student.network}, {chosen.student.epochs} epochs, batch {chosen.student.batch_size}",
+        f"student   {space.student.network}, {space.student.epochs} epochs, batch {space.student.batch_size}",
         f"teacher   {_teacher(request)}",
         f"device    {_device(resources)}",
-        f"trials    {budget.of_method * len(chosen.methods)}: {budget} "
-        f"for each of {len(chosen.methods)} methods; {_proposals(request, budget)}",
+        f"trials    {budget.of_method * len(space.methods)}: {budget} "
+        f"for each of {len(space.methods)} methods; {_proposals(request, budget)}",
         f"verdict   {_verdict(budget)}",
         f"stopping  {_stopping(request)}",
         *_costs(request, resources, budget),
     ]
-    if chosen.objectives:
-        lines.append(f"aims      {', '.join(chosen.objectives)}; {', '.join(chosen.constraints) or 'no constraints'}")  # fmt: skip
-    for name in chosen.methods:
-        if count := chosen.shared(name):
+    if space.objectives:
+        constraints = ", ".join(space.constraints) or "no constraints"
+        lines.append(f"aims      {', '.join(space.objectives)}; {constraints}")
+    for name in space.methods:
+        if count := space.shared(name):
             lines.append(
                 f"once      the first {count} stages of {name} are trained before its trials"
             )
-        if chosen.starts(name):
-            lines.append(f"once      {name} begins from {chosen.start}")
-    for name, method in chosen.methods.items():
+        if space.starts(name):
+            lines.append(f"once      {name} begins from {space.start}")
+    for name, method in space.methods.items():
         lines.append(f"{name}:")
         for parameter, distribution in method.ranges.items():
             value = method.defaults[parameter]
@@ -64,18 +65,18 @@ def _state(request: SearchRequest) -> str:
 
 
 def _teacher(request: SearchRequest) -> str:
-    chosen = request.space
+    space = request.space
     if not checks.needs_teacher(request):
         return "none: no method needs one"
     if request.teacher:
-        return f"{chosen.teacher.network} from {request.teacher.name}"
+        return f"{space.teacher.network} from {request.teacher.name}"
     if manifest.exists(request.storage):
         model = manifest.read(request.storage).teacher_model
         if request.storage.exists(f"models/{model}.safetensors"):
-            return f"{chosen.teacher.network}, found: {model}"
-    kept = Storage(files.cache_folder()).names("models", ".trials.parquet")
-    maybe = f" unless it is one of {len(kept)} in the cache" if kept else ""
-    return f"{chosen.teacher.network}, to be trained for {chosen.teacher.epochs} epochs{maybe}"
+            return f"{space.teacher.network}, found: {model}"
+    names = Storage(files.cache_folder()).names("models", ".trials.parquet")
+    maybe = f" unless it is one of {len(names)} in the cache" if names else ""
+    return f"{space.teacher.network}, to be trained for {space.teacher.epochs} epochs{maybe}"
 
 
 def _device(resources: Resources) -> str:
@@ -90,16 +91,16 @@ def _share(resources: Resources) -> str:
     return f"{resources.cpus:g} CPU{gpus} a trial"
 
 
-def planned(request: SearchRequest) -> Budget:
+def plan_budget(request: SearchRequest) -> Budget:
     """Return the searches of the study: as it began where it is there."""
-    there = manifest.exists(request.storage)
-    return checks.budget(request, Study(request.storage) if there else None)
+    study = Study(request.storage) if manifest.exists(request.storage) else None
+    return checks.budget(request, study)
 
 
 def _verdict(budget: Budget) -> str:
     few = budget.repeats < confirm_plan.MIN_REPEATS
-    what = "recommends students; too few repeats" if few else "enough repeats"
-    return f"{what} for a statement about a method (at least {confirm_plan.MIN_REPEATS})"
+    statement = "recommends students; too few repeats" if few else "enough repeats"
+    return f"{statement} for a statement about a method (at least {confirm_plan.MIN_REPEATS})"
 
 
 def _proposals(request: SearchRequest, budget: Budget) -> str:
@@ -111,8 +112,8 @@ def _proposals(request: SearchRequest, budget: Budget) -> str:
             kind = samplers.origin(number, settings=settings, start=start)
             parts[kind] = parts.get(kind, 0) + budget.repeats
     proposed = parts.pop("sampled", 0)
-    named = ", ".join(f"{count} {kind}" for kind, count in parts.items())
-    return f"{named}, {proposed} proposed by {request.sampler}"
+    origins = ", ".join(f"{count} {kind}" for kind, count in parts.items())
+    return f"{origins}, {proposed} proposed by {request.sampler}"
 
 
 def _stopping(request: SearchRequest) -> str:
@@ -126,10 +127,10 @@ def _stopping(request: SearchRequest) -> str:
 def _costs(request: SearchRequest, resources: Resources, budget: Budget) -> list[str]:
     """Return runs, epochs and time of searching and of confirming, apart."""
     methods, epochs = len(request.space.methods), request.space.student.epochs
-    chosen = confirm_plan.Design(
+    design = confirm_plan.Design(
         repeats=tuple(range(budget.repeats)), seeds=confirm_plan.DEFAULT_SEEDS, defaults=True
     )
-    again = methods * (chosen.runs_of_method + chosen.reevaluations_of_method)
+    again = methods * (design.runs_of_method + design.reevaluations_of_method)
     step = _epoch_seconds(request, resources)
     lines = []
     for name, runs in (("search", budget.of_method * methods), ("confirm", again)):
@@ -142,9 +143,9 @@ def _costs(request: SearchRequest, resources: Resources, budget: Budget) -> list
 
 def _epoch_seconds(request: SearchRequest, resources: Resources) -> float | None:
     """Seconds of a student's epoch by the cached probe of a training step; None where there is none."""
-    chosen = request.space
+    space = request.space
     try:
-        task = tasks.find(chosen.task, base=request.base)
+        task = tasks.find(space.task, base=request.base)
     except UsageError:
         return None
     images = request.limit_train or (task.num_train if request.data is None else None)
@@ -152,14 +153,14 @@ def _epoch_seconds(request: SearchRequest, resources: Resources) -> float | None
         return None
     hashes = [checks.source_hash(n, c) for n, c in request.user_files.items()]
     key = timing_cache.timing_key(
-        ", ".join([chosen.student.network, f"{task.num_classes} classes", *hashes]),
+        ", ".join([space.student.network, f"{task.num_classes} classes", *hashes]),
         shape=(task.channels, *task.sides),
         device=timing_cache.gpu_name() if resources.gpus else timing_cache.cpu_name(),
         threads=max(1, int(resources.cpus)),
-        detail=f"batch {chosen.student.batch_size}",
+        detail=f"batch {space.student.batch_size}",
     )
-    found = timing_cache.read_probe(files.cache_folder(), key)
-    if found is None or resources.address:
+    probe = timing_cache.read_probe(files.cache_folder(), key)
+    if probe is None or resources.address:
         return None
-    fitted = images - splits.validation_size(images, share=chosen.val_share)
-    return float(found["train_step_s"]) * (fitted // chosen.student.batch_size)
+    fitted = images - splits.validation_size(images, share=space.val_share)
+    return float(probe["train_step_s"]) * (fitted // space.student.batch_size)

@@ -10,7 +10,6 @@ from typing import Any
 from tune_kd import files
 from tune_kd.evaluation import checkpoint, diagnostics, summary
 from tune_kd.evaluation.checkpoint import EvaluationResult, ExpectedModel, LoadedModel
-from tune_kd.execution import progress
 from tune_kd.execution.progress import Progress
 from tune_kd.measure import hardware
 from tune_kd.metrics import SHARES, default_objective, test_twin
@@ -39,38 +38,49 @@ class EvaluateOptions:
 
 def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
     """Load the networks, open the test split, score and time them, write the files; the evaluation."""
-    said = progress.Progress(quiet=options.quiet)
-    asked = _request(options, command)
-    found = external_weights.find(options.weights, option="--weights", confirmed=True)
-    other = (
+    progress = Progress(quiet=options.quiet)
+    request = _request(options, command)
+    source = external_weights.find(options.weights, option="--weights", confirmed=True)
+    other_source = (
         external_weights.find(options.against, option="--against", confirmed=True)
         if options.against
         else None
     )
-    material = checks.look_at_data(asked)
-    wanted = _wanted(asked, material.images, options.network)
-    chosen = checkpoint.load(found, wanted)
-    against = None
-    if other:
-        against = checkpoint.load(other, replace(wanted, network="", also=wanted.network))
-    storage = asked.storage
+    material = checks.look_at_data(request)
+    expected = _expected_model(request, material.images, options.network)
+    model = checkpoint.load(source, expected)
+    other_model = None
+    if other_source:
+        other_model = checkpoint.load(
+            other_source, replace(expected, network="", also=expected.network)
+        )
+    storage = request.storage
     storage.check_writable()
+    networks = [network for network in (model, other_model) if network]
     with lock_study(storage):
-        _record(storage, [one for one in (chosen, against) if one], command)
-        integers = any(one.quantized for one in (chosen, against) if one)
-        own, marks = _examined(chosen, options.batch_size, compiled=integers, said=said)
+        _record(storage, networks, command)
+        integers = any(network.quantized for network in networks)
+        evaluation, outcome = _examine(
+            model, options.batch_size, compiled=integers, progress=progress
+        )
         result: dict[str, Any] = {"time": results.now(), "command": command}
-        result |= {**facts(chosen, wanted), **own}
-        if against:
-            theirs, others = _examined(against, options.batch_size, compiled=integers, said=said)
+        result |= {**facts(model, expected), **evaluation}
+        if other_model:
+            other_evaluation, other_outcome = _examine(
+                other_model, options.batch_size, compiled=integers, progress=progress
+            )
             hidden = ("classes", "confusion", "confused", "batches", "batch_size")
-            kept = {name: value for name, value in theirs.items() if name not in hidden}
-            result["against"] = kept | compared(own, theirs, hits=(marks.hits, others.hits))
+            columns = {
+                name: value for name, value in other_evaluation.items() if name not in hidden
+            }
+            result["against"] = columns | compare(
+                evaluation, other_evaluation, hits=(outcome.hits, other_outcome.hits)
+            )
         result = finite(result)
         result["alarms"] = [alarm._asdict() for alarm in diagnostics.diagnose(result)]
         storage.write("confusion.png", summary.picture(result))
         storage.write("evaluation.json", json.dumps(result, indent=1).encode())
-    said.say(f"evaluation.json, confusion.png and test_access/ in {storage.uri}")
+    progress.say(f"evaluation.json, confusion.png and test_access/ in {storage.uri}")
     return result
 
 
@@ -93,101 +103,102 @@ def _request(options: EvaluateOptions, command: str) -> SearchRequest:
     )
 
 
-def _wanted(asked: SearchRequest, images: Images, network: str | None) -> ExpectedModel:
+def _expected_model(request: SearchRequest, images: Images, network: str | None) -> ExpectedModel:
     """Return what the weights are taken for, on a GPU where there is one."""
-    where = context.NodeContext(
+    ctx = context.NodeContext(
         cache=files.cache_folder(),
-        data=asked.data,
-        code=asked.base,
+        data=request.data,
+        code=request.base,
         device="cuda:0" if hardware.gpus() else "cpu",
     )
     name = checkpoint.from_here(network) if network else ""
-    return checkpoint.ExpectedModel(space=asked.space, images=images, ctx=where, network=name)
+    return checkpoint.ExpectedModel(space=request.space, images=images, ctx=ctx, network=name)
 
 
 def _record(storage: Storage, networks: list[LoadedModel], command: str) -> None:
     """Each opening of the test split leaves a file."""
     number = len(storage.names("test_access")) + 1
-    weights = [{"weights": one.name, "hash": one.file_id} for one in networks]
+    weights = [{"weights": model.name, "hash": model.file_id} for model in networks]
     record = {"time": results.now(), "command": command, "weights": weights}
     storage.write(f"test_access/{number:04d}.json", json.dumps(record, indent=1).encode())
 
 
-def facts(one: LoadedModel, wanted: ExpectedModel) -> dict[str, Any]:
+def facts(model: LoadedModel, expected: ExpectedModel) -> dict[str, Any]:
     """Return what is asked of a network, and whether it knows these images."""
-    first = [*wanted.space.objectives, default_objective(wanted.images.task_kind)][0]
+    first = [*expected.space.objectives, default_objective(expected.images.task_kind)][0]
     return {
-        "space": wanted.space.name,
-        "task": wanted.space.task,
+        "space": expected.space.name,
+        "task": expected.space.task,
         "metric": test_twin(first).removeprefix("test_"),
-        "expected": getattr(wanted.space, f"expected_{one.role}", 0.0),
-        "other_images": one.recipe.images.train_hash != wanted.images.train_hash,
+        "expected": getattr(expected.space, f"expected_{model.role}", 0.0),
+        "other_images": model.recipe.images.train_hash != expected.images.train_hash,
     }
 
 
-def _examined(
-    one: LoadedModel, batch_size: int, *, compiled: bool, said: Progress
+def _examine(
+    model: LoadedModel, batch_size: int, *, compiled: bool, progress: Progress
 ) -> tuple[dict[str, Any], EvaluationResult]:
     """Return what a network is, what it reaches on the test split, and what it costs."""
-    said.say(f"scoring {one.name} on the test split")
-    found, marks = scored(one, batch_size)
-    words = ", compiled as well, which takes a while" if compiled else ""
-    said.say(f"timing {one.name}{words}")
-    return {**found, "profile": checkpoint.profile(one, compiled=compiled)}, marks
+    progress.say(f"scoring {model.name} on the test split")
+    evaluation, result = score(model, batch_size)
+    note = ", compiled as well, which takes a while" if compiled else ""
+    progress.say(f"timing {model.name}{note}")
+    return {**evaluation, "profile": checkpoint.profile(model, compiled=compiled)}, result
 
 
-def scored(one: LoadedModel, batch_size: int) -> tuple[dict[str, Any], EvaluationResult]:
+def score(model: LoadedModel, batch_size: int) -> tuple[dict[str, Any], EvaluationResult]:
     """Return what a network is and what it reaches on the test split: an evaluation without its profile."""
-    marks = checkpoint.evaluate(one, batch_size=batch_size)
-    scores, confusion = marks.scores, marks.scores.confusion.tolist()
-    classes = diagnostics.classes(confusion, marks.class_names)
+    result = checkpoint.evaluate(model, batch_size=batch_size)
+    scores, confusion = result.scores, result.scores.confusion.tolist()
+    classes = diagnostics.classes(confusion, result.class_names)
     overall = {
-        "accuracy_se": _standard_error(marks.hits),
+        "accuracy_se": _standard_error(result.hits),
         "mean_class_accuracy": diagnostics.mean_accuracy(classes),
         "ece": scores.ece,
     }
-    columns = scores.values("test", dense=one.recipe.images.dense)
+    columns = scores.values("test", dense=model.recipe.images.dense)
     overall |= {name.removeprefix("test_"): value for name, value in columns.items()}
-    found = {
-        "weights": one.name,
-        "hash": one.file_id,
-        "network": one.recipe.student,
-        "role": one.role,
-        "stages": [type(stage).__name__ for stage in one.recipe.stages],
-        "quantized": one.quantized,
-        "not_finite": one.not_finite,
-        "images": len(marks.hits),
+    evaluation = {
+        "weights": model.name,
+        "hash": model.file_id,
+        "network": model.recipe.student,
+        "role": model.role,
+        "stages": [type(stage).__name__ for stage in model.recipe.stages],
+        "quantized": model.quantized,
+        "not_finite": model.not_finite,
+        "images": len(result.hits),
         "overall": overall,
         "classes": classes,
-        "confused": diagnostics.rank_confusions(confusion, marks.class_names),
+        "confused": diagnostics.rank_confusions(confusion, result.class_names),
         "confusion": confusion,
         "batch_size": batch_size,
-        "batches": marks.batches,
+        "batches": result.batches,
     }
-    return found, marks
+    return evaluation, result
 
 
-def compared(
-    own: Mapping[str, Any], theirs: Mapping[str, Any], *, hits: tuple[Any, Any]
+def compare(
+    evaluation: Mapping[str, Any], other: Mapping[str, Any], *, hits: tuple[Any, Any]
 ) -> dict[str, Any]:
-    """`difference` of accuracies, mIoU and MB, own minus theirs; `ratio` of sizes and speeds.
+    """Return how a network compares with another one.
 
+    `difference` is of accuracies, mIoU and MB, the other's subtracted; `ratio` of sizes and speeds.
     The standard error is that of the difference image by image, as both saw the same ones.
     """
-    metrics = [name for name in SHARES if name in own["overall"]]
-    difference = {name: own["overall"][name] - theirs["overall"][name] for name in metrics}
+    metrics = [name for name in SHARES if name in evaluation["overall"]]
+    difference = {name: evaluation["overall"][name] - other["overall"][name] for name in metrics}
     difference["accuracy_se"] = _standard_error(hits[0] - hits[1])
-    difference["size_mb"] = own["profile"]["size_mb"] - theirs["profile"]["size_mb"]
+    difference["size_mb"] = evaluation["profile"]["size_mb"] - other["profile"]["size_mb"]
     names = ("num_params", "size_mb", "latency_ms", "throughput_per_s", "compiled_latency_ms")
-    there = [name for name in names if name in own["profile"] and name in theirs["profile"]]
-    ratio = {name: own["profile"][name] / theirs["profile"][name] for name in there}
+    shared = [name for name in names if name in evaluation["profile"] and name in other["profile"]]
+    ratio = {name: evaluation["profile"][name] / other["profile"][name] for name in shared}
     return {"difference": difference, "ratio": ratio}
 
 
 def _standard_error(each: Any) -> float | None:
     """Of the mean over images, of those that count; None for fewer than two."""
-    known = each[~each.isnan()]
-    return float(known.std() / math.sqrt(len(known))) if len(known) > 1 else None
+    values = each[~each.isnan()]
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def finite(value: Any) -> Any:

@@ -84,22 +84,22 @@ class ResourceOptions:
         from tune_kd.workflows.driver import RunOptions
 
         return RunOptions(
-            resources=self.wanted(),
+            resources=self.allocate(),
             resume_command=resume_command,
             time_budget_s=self.time_budget,
             quiet=self.quiet,
             is_command=is_command,
         )
 
-    def wanted(self) -> Resources:
+    def allocate(self) -> Resources:
         """Return a trial's resources and how many run at once; UsageError where there are not so many."""
-        return _wanted_resources(self)
+        return _allocate(self)
 
 
-def read(kind: type[Options], given: Namespace) -> Options:
+def read(kind: type[Options], args: Namespace) -> Options:
     """Return options of a kind from a parsed command line; what it does not offer keeps its default."""
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    values = {name: getattr(given, name) for name in names if hasattr(given, name)}
+    values = {name: getattr(args, name) for name in names if hasattr(args, name)}
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     return kind(**{n: () if v is None and n == "methods" else v for n, v in values.items()})
 
@@ -239,7 +239,7 @@ def chosen_space(options: SearchOptions) -> "tuple[SearchSpace, Path | None]":
     return space, file
 
 
-def _wanted_resources(options: ResourceOptions) -> Resources:
+def _allocate(options: ResourceOptions) -> Resources:
     from tune_kd.measure import hardware
 
     address, gpus, cpus = options.cluster, options.gpus_per_trial, options.cpus_per_trial
@@ -282,7 +282,7 @@ def request(options: SearchOptions, *, command: str, name: str = "") -> "SearchR
             f"--name {name}: a plain name is wanted; --out is the folder that holds studies"
         )
     teacher = options.teacher
-    asked = SearchRequest(
+    search_request = SearchRequest(
         space=space,
         file=file,
         storage=Storage(options.out).at(name),
@@ -300,6 +300,6 @@ def request(options: SearchOptions, *, command: str, name: str = "") -> "SearchR
         repeats=options.repeats,
         trials=space.trials if asked_trials or options.trials else None,
     )
-    if not asked.resume:
-        budget(asked)  # what does not fit is said before anything is read
-    return asked
+    if not search_request.resume:
+        budget(search_request)  # what does not fit is said before anything is read
+    return search_request

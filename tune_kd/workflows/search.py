@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tune_kd import cli
 from tune_kd.execution import runner
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.session import Session
@@ -42,14 +43,14 @@ def search(request: SearchRequest, options: RunOptions) -> SearchOutcome:
     """
     material = checks.look_at_data(request)
     checks.check_networks(request, material)
-    there = checks.exists(request, material)
+    exists = checks.exists(request, material)
     driver = Driver(options)
     driver.check_cluster()
     with lock_study(request.storage):
         # asked again: another driver may have begun it before this one had the lock
-        there = there or checks.exists(request, material)
-        study = Study(request.storage) if there else None
-        if study is None or not planned_is_done(study, request):
+        exists = exists or checks.exists(request, material)
+        study = Study(request.storage) if exists else None
+        if study is None or not is_complete(study, request):
             with driver.ray() as session:
                 study = study or create_study.begin(
                     request, material, session=session, progress=driver.progress
@@ -66,13 +67,13 @@ def search(request: SearchRequest, options: RunOptions) -> SearchOutcome:
     )
 
 
-def planned_is_done(study: Study, request: SearchRequest) -> bool:
+def is_complete(study: Study, request: SearchRequest) -> bool:
     """Whether every planned trial has its row already, so that Ray is not needed."""
-    planned = checks.budget(request, study)
+    budget = checks.budget(request, study)
     proposed = [len(study.of("search", method)) for method in request.space.methods]
     ready = prerequisites.is_ready(study, request)
-    done = ready and min(proposed) >= planned.of_method and not study.open_trials("search")
-    return done and not (len(study.objectives) > 1 and _unmeasured(study, request))
+    has_rows = ready and min(proposed) >= budget.of_method and not study.open_trials("search")
+    return has_rows and not (len(study.objectives) > 1 and _find_unmeasured(study, request))
 
 
 def _run(study: Study, request: SearchRequest, *, session: Session, progress: Progress) -> None:
@@ -108,13 +109,13 @@ def _run(study: Study, request: SearchRequest, *, session: Session, progress: Pr
         _measure_front(study, request, session=session)
 
 
-def _unmeasured(study: Study, request: SearchRequest) -> dict[str, Proposal]:
+def _find_unmeasured(study: Study, request: SearchRequest) -> dict[str, Proposal]:
     """Trials of the front with an architecture of their own that has no latency yet."""
     rows = [row for method in request.space.methods for row in study.front(method)]
-    found = {row["trial"]: study.proposals[row["trial"]] for row in rows}
+    proposals = {row["trial"]: study.proposals[row["trial"]] for row in rows}
     return {
         trial: proposal
-        for trial, proposal in found.items()
+        for trial, proposal in proposals.items()
         if proposal.recipe.compresses and measure_trial(trial) not in study.outcomes
     }
 
@@ -123,7 +124,7 @@ def _measure_front(study: Study, request: SearchRequest, *, session: Session) ->
     """Latencies of what no other trial beats, now that nothing else runs."""
     config = create_study.base_config(study, request.data, session.resources)
     create_study.measure_students(
-        study, _unmeasured(study, request), session=session, config=config
+        study, _find_unmeasured(study, request), session=session, config=config
     )
 
 
@@ -133,14 +134,15 @@ def summary(study: Study, request: SearchRequest, resume_command: str) -> Iterat
     for method in request.space.methods:
         best = study.best(method)
         if best:
-            named = [_value(best, name) for name in study.manifest.config_types]
-            values = ", ".join(value for value in named if value)
+            texts = [_value(best, name) for name in study.manifest.config_types]
+            values = ", ".join(value for value in texts if value)
             score = format_value(study.metric, best[study.metric])
             yield f"{method}: {study.metric} {score} % in trial {best['trial']} ({values})"
     if budget.repeats < MIN_REPEATS:
+        more = cli.with_option(resume_command, "--repeats", MIN_REPEATS)
         yield (
             f"{budget.repeats} of {MIN_REPEATS} repeats: they recommend a student, but a verdict about a method "
-            f"needs {MIN_REPEATS}; to add them: {resume_command} --repeats {MIN_REPEATS}"
+            f"needs {MIN_REPEATS}; to add them: {more}"
             if budget.each >= checks.MIN_TRIALS
             else f"{budget.repeats} repeat of {budget.each} trials for each method: a quick look, which says nothing of a method"
         )

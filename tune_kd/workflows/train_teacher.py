@@ -18,13 +18,13 @@ def train_teacher(request: SearchRequest, options: RunOptions) -> SearchOutcome:
     """
     material = checks.look_at_data(request)
     checks.check_networks(request, material)
-    there = checks.exists(request, material)
+    exists = checks.exists(request, material)
     driver = Driver(options)
     driver.check_cluster()
     with lock_study(request.storage):
         # asked again: another driver may have begun it before this one had the lock
-        there = there or checks.exists(request, material)
-        study = Study(request.storage) if there else None
+        exists = exists or checks.exists(request, material)
+        study = Study(request.storage) if exists else None
         if study is None or not prerequisites.has_teacher(study):
             with driver.ray() as session:
                 study = study or create_study.begin(
@@ -47,6 +47,8 @@ def summary(study: Study) -> str:
     """Say in a line what the teacher reached and where it lies."""
     row = study.outcomes[prerequisites.teacher_trial_of(study)][-1]
     score = study.score(row)
-    reached = f"{study.metric} {format_value(study.metric, score)} %, " if score is not None else ""
+    score_text = (
+        f"{study.metric} {format_value(study.metric, score)} %, " if score is not None else ""
+    )
     model = study.manifest.teacher_model
-    return f"teacher {study.manifest.teacher}: {reached}{row['epochs']} epochs, {study.storage.uri}/models/{model}.safetensors"
+    return f"teacher {study.manifest.teacher}: {score_text}{row['epochs']} epochs, {study.storage.uri}/models/{model}.safetensors"
