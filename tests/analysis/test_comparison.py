@@ -135,8 +135,8 @@ def test_the_images_of_a_dense_study_count(made_up, dense, tmp_path):
         r | {"test_counts": counts(r)} if r["phase"] == "confirm" and r["method"] else r
         for r in dense.rows
     ]
-    known = replace(dense.manifest, images=replace(dense.manifest.images, num_classes=2))
-    study = load(made_up.put(tmp_path / "y", rows, **vars(known)))
+    manifest = replace(dense.manifest, images=replace(dense.manifest.images, num_classes=2))
+    study = load(made_up.put(tmp_path / "y", rows, **vars(manifest)))
     assert images.has_predictions(study)
     assert methods.results(study)["response"].difference.image_se > 0.01
 

@@ -44,8 +44,10 @@ def test_the_summary_counts_claims_and_intervals_that_hold_0():
 @pytest.mark.slow
 def test_a_study_is_searched_confirmed_and_judged_by_the_products_commands(tmp_path):
     options = ["--trials", "30", "--epochs", "1", "--limit-train", "300"]
-    found = aa.run_study(7, tmp_path, options=options, seeds=1)
-    assert found.repeats == 3
-    assert set(found.by_repeat) == {0, 1, 2}
-    assert found.default == 0.0  # the same settings, seeds, views: the same students
-    assert found == aa.run_study(7, tmp_path, options=options, seeds=1)  # nothing is trained again
+    outcome = aa.run_study(7, tmp_path, options=options, seeds=1)
+    assert outcome.repeats == 3
+    assert set(outcome.by_repeat) == {0, 1, 2}
+    assert outcome.default == 0.0  # the same settings, seeds, views: the same students
+    assert outcome == aa.run_study(
+        7, tmp_path, options=options, seeds=1
+    )  # nothing is trained again

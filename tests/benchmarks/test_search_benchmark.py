@@ -152,11 +152,13 @@ def test_a_list_of_trials_gives_its_known_values(stopping, epochs, best_trial):
 
 @pytest.mark.parametrize("kind", ["random", "tpe", "prior", "tpe+prior"])
 def test_without_stopping_all_trials_run_to_the_end(made_surface, kind):
-    found = replay.search(made_surface, sampler=kind, stopping=Stopping(), trials=6, seed=("x", 1))
-    assert found.epochs == 6 * 15
-    assert found.finished == 6
-    assert not found.best_stopped
-    assert found.default_settings == pytest.approx(made_truth(0.1), abs=0.01)
+    outcome = replay.search(
+        made_surface, sampler=kind, stopping=Stopping(), trials=6, seed=("x", 1)
+    )
+    assert outcome.epochs == 6 * 15
+    assert outcome.finished == 6
+    assert not outcome.best_stopped
+    assert outcome.default_settings == pytest.approx(made_truth(0.1), abs=0.01)
 
 
 def test_policies_share_their_luck(made_surface):
@@ -199,9 +201,9 @@ def test_what_samplers_hear_of_a_stopped_trial(made_surface, monkeypatch):
 
 @pytest.mark.parametrize(("rung", "share"), [(0, 0.5), (1, 0.25)])
 def test_the_mixture_is_random_as_often_as_it_says(made_surface, rung, share):
-    """While few trials were heard the rest lies around the default settings, whose dropout is 0."""
-    heard = [Trial(config=made_surface.settings[0], scores={15: 0.9}, finished=True)]
-    configs = [policies.mixture(heard, made_surface, rung=rung, seed=seed) for seed in range(600)]
+    """While few trials have reported the rest lies around the default settings, whose dropout is 0."""
+    trials = [Trial(config=made_surface.settings[0], scores={15: 0.9}, finished=True)]
+    configs = [policies.mixture(trials, made_surface, rung=rung, seed=seed) for seed in range(600)]
     for name, (low, high, _) in distributions.bounds(made_surface.ranges).items():
         assert all(low <= config[name] <= high for config in configs)
     # of random settings a half has a dropout above the middle,
@@ -214,10 +216,10 @@ def test_the_mixture_goes_to_the_best_trial_where_the_prior_is_wrong(made_surfac
     """Ten good trials in a corner far from the default settings: most settings that are not random lie there."""
     corner = np.full(len(made_surface.cube), 0.05)
     default = made_surface.cube.point(made_surface.settings[0])
-    heard = [Trial(config=made_surface.settings[0], scores={15: 0.5}, finished=True)]
-    heard += [Trial(config=made_surface.cube.config(corner + 0.001 * n), scores={15: 0.9}, finished=True) for n in range(9)]  # fmt: skip
+    trials = [Trial(config=made_surface.settings[0], scores={15: 0.5}, finished=True)]
+    trials += [Trial(config=made_surface.cube.config(corner + 0.001 * n), scores={15: 0.9}, finished=True) for n in range(9)]  # fmt: skip
     points = np.array([
-        made_surface.cube.point(policies.mixture(heard, made_surface, rung=1, seed=seed))
+        made_surface.cube.point(policies.mixture(trials, made_surface, rung=1, seed=seed))
         for seed in range(300)
     ])  # fmt: skip
     nearer = np.linalg.norm(points - corner, axis=1) < np.linalg.norm(points - default, axis=1)
@@ -256,10 +258,10 @@ def test_a_curve_is_of_whole_images_and_of_one_run(made_surface):
 # Tables
 
 
-def frame(chosen: list[float], epochs: int) -> pd.DataFrame:
-    values = {"chosen": chosen, "epochs": epochs, "finished": 2, "validation": 0.9, "best": 0.9}
-    made = pd.DataFrame({"method": "x", "repeat": range(len(chosen)), "optimum": 0.9, **values})
-    return made.assign(default_settings=0.8, best_stopped=False)
+def frame(accuracies: list[float], epochs: int) -> pd.DataFrame:
+    values = {"chosen": accuracies, "epochs": epochs, "finished": 2, "validation": 0.9, "best": 0.9}
+    rows = pd.DataFrame({"method": "x", "repeat": range(len(accuracies)), "optimum": 0.9, **values})
+    return rows.assign(default_settings=0.8, best_stopped=False)
 
 
 def test_regret_is_compared_with_the_default_and_at_the_same_epochs():

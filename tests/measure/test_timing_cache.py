@@ -13,7 +13,7 @@ from tune_kd.measure import timing_cache
 from tune_kd.measure.timing_cache import look_up
 
 
-def counted(result: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], list[int]]:
+def count_calls(result: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], list[int]]:
     calls: list[int] = []
 
     def compute() -> dict[str, Any]:
@@ -25,8 +25,8 @@ def counted(result: dict[str, Any]) -> tuple[Callable[[], dict[str, Any]], list[
 
 def test_a_result_is_computed_once_and_others_stay(tmp_path: Path) -> None:
     file = tmp_path / "cache" / "x.json"
-    first, first_calls = counted({"a": 1.5})
-    second, second_calls = counted({"b": "text"})
+    first, first_calls = count_calls({"a": 1.5})
+    second, second_calls = count_calls({"b": "text"})
     assert look_up("one", file=file, compute=first) == {"a": 1.5}
     assert look_up("two", file=file, compute=second) == {"b": "text"}
     assert look_up("one", file=file, compute=second) == {"a": 1.5}
@@ -63,6 +63,6 @@ def test_a_failed_computation_leaves_nothing_and_a_torn_file_is_made_anew(tmp_pa
         look_up("one", file=file, compute=fails)
     assert not file.exists()
     file.write_text('{"one": {"a"')
-    compute, calls = counted({"a": 1})
+    compute, calls = count_calls({"a": 1})
     assert look_up("one", file=file, compute=compute) == {"a": 1}
     assert calls == [1]

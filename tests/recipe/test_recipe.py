@@ -111,17 +111,17 @@ def test_every_changed_field_is_another_model(path):
 
 def test_ids_of_all_changes_seeds_and_orders_differ():
     turned = dataclasses.replace(FULL, stages=FULL.stages[::-1])
-    found = {r.recipe_id(seed) for r in (FULL, turned, *CHANGES.values()) for seed in (0, 1)}
-    assert len(found) == 2 * (2 + len(CHANGES))
+    ids = {r.recipe_id(seed) for r in (FULL, turned, *CHANGES.values()) for seed in (0, 1)}
+    assert len(ids) == 2 * (2 + len(CHANGES))
 
 
-@pytest.mark.parametrize("made", [FULL, *CHANGES.values()], ids=["full", *CHANGES])
-def test_json_gives_the_same_recipe_back(made):
-    again = from_json(to_json(made))
-    assert again == made
-    assert to_json(again) == to_json(made)
-    assert again.recipe_id(7) == made.recipe_id(7)
-    assert [type(stage) for stage in again.stages] == [type(stage) for stage in made.stages]
+@pytest.mark.parametrize("recipe_", [FULL, *CHANGES.values()], ids=["full", *CHANGES])
+def test_json_gives_the_same_recipe_back(recipe_):
+    again = from_json(to_json(recipe_))
+    assert again == recipe_
+    assert to_json(again) == to_json(recipe_)
+    assert again.recipe_id(7) == recipe_.recipe_id(7)
+    assert [type(stage) for stage in again.stages] == [type(stage) for stage in recipe_.stages]
 
 
 def test_random_floats_survive_json():
@@ -159,7 +159,7 @@ def test_the_id_is_the_one_that_models_on_disk_are_named_by():
 
 def test_ids_are_the_same_in_every_process():
     code = "from tune_kd.recipe import from_json, stream; print(from_json(input()).recipe_id(3), stream(3, 'order', 1))"
-    found = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
             input=to_json(FULL),
@@ -170,7 +170,7 @@ def test_ids_are_the_same_in_every_process():
         ).stdout.split()
         for seed in ("1", "2")
     ]
-    assert found[0] == found[1] == [FULL.recipe_id(3), str(stream(3, "order", 1))]
+    assert outputs[0] == outputs[1] == [FULL.recipe_id(3), str(stream(3, "order", 1))]
 
 
 def test_a_new_version_of_training_makes_new_models(monkeypatch):

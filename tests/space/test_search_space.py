@@ -128,11 +128,11 @@ def test_default_settings(method, weights):
 
 
 def test_the_published_settings_of_response():
-    known = DIGITS.methods["response"].settings()
-    assert [(s["alpha"], s["temperature"]) for s in known] == [
+    settings = DIGITS.methods["response"].settings()
+    assert [(s["alpha"], s["temperature"]) for s in settings] == [
         (0.5, 4.0), (0.1, 4.0), (0.3, 16.0), (0.3, 4.0),
     ]  # fmt: skip
-    assert all(s["lr"] == 0.1 for s in known)
+    assert all(s["lr"] == 0.1 for s in settings)
 
 
 def method(**changes) -> Method:
@@ -164,8 +164,8 @@ def test_a_method_that_contradicts_itself(changes, says):
 
 
 def test_settings_are_complete_and_each_once():
-    made = method(published=({"depth": 3}, {}, {"depth": 3}, {"kind": "b", "lr": 0.5}))
-    assert made.settings() == [
+    spec = method(published=({"depth": 3}, {}, {"depth": 3}, {"kind": "b", "lr": 0.5}))
+    assert spec.settings() == [
         dict(DEFAULTS), {**DEFAULTS, "depth": 3}, {**DEFAULTS, "kind": "b", "lr": 0.5},
     ]  # fmt: skip
 

@@ -88,10 +88,10 @@ class Method:
         """Return this method with one range pinned to a value; unchanged where it has no such range."""
         if name not in self.ranges and name not in self.fixed:
             return self
-        kept = {k: v for k, v in self.ranges.items() if k != name}
+        ranges = {k: v for k, v in self.ranges.items() if k != name}
         defaults = {k: v for k, v in self.defaults.items() if k != name}
         published = tuple({k: v for k, v in s.items() if k != name} for s in self.published)
         fixed = {**self.fixed, name: value}
         return dataclasses.replace(
-            self, ranges=kept, defaults=defaults, published=published, fixed=fixed
+            self, ranges=ranges, defaults=defaults, published=published, fixed=fixed
         )

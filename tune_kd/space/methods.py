@@ -67,7 +67,7 @@ def kd_methods(
     T 16 for response (CRD benchmark, Tian et al. 2020, and others).
     """
     temperature = log_uniform(1.0, 20.0)
-    own = dict(response_defaults or {"alpha": 0.5, "temperature": 4.0})
+    response_setting = dict(response_defaults or {"alpha": 0.5, "temperature": 4.0})
     others = (
         {"alpha": 0.1, "temperature": 4.0},
         {"alpha": 0.3, "temperature": 16.0},
@@ -79,8 +79,8 @@ def kd_methods(
             stages=response,
             needs=("logits",),
             ranges={"alpha": uniform(0.05, 0.95), "temperature": temperature, **training},
-            defaults={**own, **defaults},
-            published=tuple(setting for setting in others if setting != own),
+            defaults={**response_setting, **defaults},
+            published=tuple(setting for setting in others if setting != response_setting),
         ),
         "feature": Method(
             stages=feature,
