@@ -101,7 +101,7 @@ class Studio:
             resume=False,
             command="",
         )
-        dataset = checks.look_at_data(request)
+        dataset = checks.prepare_data(request)
         self._space = space
         self._site = context.NodeContext(
             cache=cache,

@@ -134,7 +134,7 @@ def test_an_edited_method_of_a_space_made_in_python_is_another_study(tmp_path: P
         request = made_study.request(
             tmp_path / "s", space=space_with(methods={"mine": method}), file=None
         )
-        specifications.append(checks.specify(request, made_study.material()))
+        specifications.append(checks.specify(request, made_study.dataset()))
     (line,) = manifest.differences(*specifications)
     assert line.startswith("methods.mine.code is ")
 

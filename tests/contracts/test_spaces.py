@@ -242,7 +242,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
         file=loader.load(name)[1],
         data=made_images.of_task(tasks.find(space.task), tmp_path / "set"),
     )
-    study = made_study.begin(request, checks.look_at_data(request))
+    study = made_study.begin(request, checks.prepare_data(request))
     folder = study.storage.local
     ctx = trial.NodeContext(
         cache=tmp_path / "cache",
@@ -254,7 +254,7 @@ def test_every_method_trains_is_confirmed_and_reported_and_its_weights_load_agai
     for proposal in _search_proposals(study, space):
         study.add(proposal)
         for row in _stage_rows(study, proposal):
-            study.hear(row)
+            study.on_report(row)
         study.end(proposal.trial, "finished")
     design = confirm_plan.design(study, seeds=1, defaults=False)
     teacher, *planned = confirm_plan.confirmations(study, design)
@@ -341,7 +341,7 @@ def _run(study: Study, proposal: Proposal, ctx: trial.NodeContext) -> str:
     for epoch_report in trial.run(recipe, seed=seed, ctx=ctx, access=access):
         row = worker._row(proposal, epoch_report, attempt="1-made", ctx=ctx, study_name=study.name)
         rows.append(worker._commit(study.storage, proposal, epoch_report, row, rows))
-        study.hear(rows[-1])
+        study.on_report(rows[-1])
         stage = recipe.stages[epoch_report.stage] if recipe.stages else None
         _assert_measured(recipe, epoch_report.values, "test" if access else "val")
         if stage is not None and stage.training:

@@ -136,7 +136,7 @@ def test_a_study_begins_with_what_was_prepared(cache, tmp_path):
     )
     study = made_study.create_study.begin(
         request,
-        made_study.checks.look_at_data(request),
+        made_study.checks.prepare_data(request),
         session=Beside(),
         progress=made_study.Progress(quiet=True),
     )

@@ -30,7 +30,7 @@ def study(tmp_path):
 
 def end(study, trial: str, value: float, status: str = "finished", reason: str = "") -> None:
     proposal = study.proposals[trial]
-    study.hear(row(study, proposal, 1, value, seconds=30.0))
+    study.on_report(row(study, proposal, 1, value, seconds=30.0))
     study.judged_epochs[trial] = 1
     study.end(trial, status, reason)
 

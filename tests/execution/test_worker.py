@@ -32,10 +32,10 @@ def study(tmp_path):
         limit_train=200,
         methods={"no_kd": request(tmp_path).space.methods["no_kd"]},
     )
-    material = checks.look_at_data(options)
+    dataset = checks.prepare_data(options)
     new_study = create_study.begin(
         options,
-        material,
+        dataset,
         session=made_study.FakeSession(),
         progress=made_study.Progress(quiet=True),
     )

@@ -89,7 +89,7 @@ def request(folder: Path, **changes: Any) -> SearchRequest:
     return SearchRequest(**(values | changes))
 
 
-def material() -> DatasetInfo:
+def dataset() -> DatasetInfo:
     names = tuple(map(str, range(10)))
     return DatasetInfo(
         images=IMAGES, num_train=900, num_val=100, own_validation=False, class_names=names
@@ -99,7 +99,7 @@ def material() -> DatasetInfo:
 def begin(request: SearchRequest, images: DatasetInfo | None = None) -> Study:
     """The study as a search begins it, of those images or of made ones."""
     return create_study.begin(
-        request, images or material(), session=FakeSession(), progress=Progress(quiet=True)
+        request, images or dataset(), session=FakeSession(), progress=Progress(quiet=True)
     )
 
 
@@ -176,7 +176,7 @@ def play(
                 rows.append(row(study, proposal, step, value))
                 commit(study, rows)
                 report = as_report(rows[-1])
-            if rule.hear(proposal.trial, report):
+            if rule.on_report(proposal.trial, report):
                 break
         searcher.on_trial_complete(str(number))
     return rule

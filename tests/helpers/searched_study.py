@@ -34,7 +34,7 @@ def make_request(folder, **changes):
 
 
 def begin(request) -> Study:
-    return made_study.begin(request, checks.look_at_data(request))
+    return made_study.begin(request, checks.prepare_data(request))
 
 
 def put_teacher(study, request):

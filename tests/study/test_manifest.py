@@ -150,7 +150,7 @@ def test_the_users_files_are_read_once(tmp_path: Path) -> None:
     file = tmp_path / "losses.py"
     file.write_text("def mine(): ...")
     request = made_study.request(tmp_path / "s", feature_loss=f"{file}:mine")
-    specification = made_study.checks.specify(request, made_study.material())
+    specification = made_study.checks.specify(request, made_study.dataset())
     file.write_text("def mine(): return 1")
     study = made_study.begin(request)
     assert study.storage.read("space/losses.py") == b"def mine(): ..."

@@ -35,7 +35,7 @@ def study_with_scores(folder, scores, **changes) -> Study:
         measured = {"val_loss": 1 - accuracy, "size_mb": size}
         epoch_row = row(study, proposal, 1, accuracy, **measured, last=True, stage=2)
         made_study.commit(study, [epoch_row])
-        study.hear(epoch_row)
+        study.on_report(epoch_row)
         study.end(proposal.trial, "finished")
     return study
 
@@ -191,7 +191,7 @@ def test_trials_are_compared_in_their_main_stage_alone(tmp_path):
     for proposal, value in zip(proposals, (0.9, 0.8, 0.1, 0.05), strict=True):
         for step, (stage, epoch) in enumerate([(1, 0), (2, 1), (2, 2), (2, 3)], 1):
             epoch_row = row(study, proposal, step, value, stage=stage, epoch=epoch, last=False)
-            assert not rule.hear(proposal.trial, as_report(epoch_row))
+            assert not rule.on_report(proposal.trial, as_report(epoch_row))
     assert not rule._rungs
 
 
@@ -280,7 +280,7 @@ def test_confirming_trains_a_shared_stage_as_long_as_it_was_trained(tmp_path, re
             study, study.proposals[trial], step, 0.5, stage=stage, epoch=epoch, last=False
         )
         made_study.commit(study, [*study.rows.get(trial, []), epoch_row])
-        study.hear(epoch_row)
+        study.on_report(epoch_row)
     for trial in (name, proposal.trial):
         study.end(trial, "finished")
     recipe = refit.refit_recipe(study, proposal)

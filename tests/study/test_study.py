@@ -105,7 +105,7 @@ def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_pat
     assert (existing.repeats, existing.trials_per_repeat, existing.trials) == (5, 5, 100)
     assert (existing.margin, existing.random_start) == (0.01, 2)
     requested = checks.specify(
-        request(tmp_path / "s", trials=400, margin=0.02), made_study.material()
+        request(tmp_path / "s", trials=400, margin=0.02), made_study.dataset()
     )
     assert differences(existing, requested) == []  # neither changes a trial
 
@@ -120,9 +120,9 @@ def test_the_manifest_says_how_many_repeats_of_how_many_trials_there_are(tmp_pat
 )
 def test_the_manifest_says_which_images_validate(tmp_path, share, own_validation, rule, held_out):
     search_request = request(tmp_path / "s", val_share=share)
-    images = replace(made_study.material(), own_validation=True)
+    images = replace(made_study.dataset(), own_validation=True)
     if not own_validation:
-        images = checks.look_at_data(search_request)
+        images = checks.prepare_data(search_request)
         assert images.images.val_share == share
         split = context.device_split(images.images, making.context_in(tmp_path), "contiguous")
         assert len(split.validation) == held_out
@@ -138,7 +138,7 @@ def test_a_share_is_not_taken_where_the_data_set_says_which_images_validate(tmp_
     space, file = loader.load("camvid_seg_kd")
     folder = made_images.of_task(tasks.find("camvid"), tmp_path / "set")
     search_request = request(tmp_path / "s", space=space, file=file, data=folder)
-    images = checks.look_at_data(search_request)
+    images = checks.prepare_data(search_request)
     assert images.own_validation
     assert (
         begin(search_request, images).manifest.validation_rule
@@ -146,7 +146,7 @@ def test_a_share_is_not_taken_where_the_data_set_says_which_images_validate(tmp_
     )
     search_request = replace(search_request, space=replace(space, val_share=0.2))
     with pytest.raises(UsageError, match=r"val_share=0.2: task camvid .* of its own.* val_share=0"):
-        checks.look_at_data(search_request)
+        checks.prepare_data(search_request)
 
 
 def test_ranges_survive_the_manifest(search_request):
@@ -164,7 +164,7 @@ def test_a_study_of_another_schema_is_refused(search_request):
 
 def test_differences_are_none_of_the_same_request_and_named_of_others(search_request, tmp_path):
     existing = reopen(begin(search_request)).manifest
-    requested = made_study.checks.specify(search_request, made_study.material())
+    requested = made_study.checks.specify(search_request, made_study.dataset())
     assert differences(existing, requested) == []
     for changes, line in [
         ({"seed": 1}, "seed is 0 in the existing study, 1 requested"),
@@ -176,7 +176,7 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(search_req
             other_request = replace(search_request, **changes)
         else:
             other_request = request(tmp_path, **changes)
-        other = made_study.checks.specify(other_request, made_study.material())
+        other = made_study.checks.specify(other_request, made_study.dataset())
         lines = differences(existing, other)
         assert lines
         assert lines[0].startswith(line)
@@ -185,8 +185,8 @@ def test_differences_are_none_of_the_same_request_and_named_of_others(search_req
         space=replace(search_request.space, trials=80, tables=("x",)),
         command="other",
     )
-    assert differences(existing, made_study.checks.specify(change, made_study.material())) == []
-    images = replace(made_study.material(), images=replace(made_study.IMAGES, train_hash="other"))
+    assert differences(existing, made_study.checks.specify(change, made_study.dataset())) == []
+    images = replace(made_study.dataset(), images=replace(made_study.IMAGES, train_hash="other"))
     assert differences(existing, made_study.checks.specify(search_request, images)) == [
         "images.train_hash is 'made' in the existing study, 'other' requested"
     ]
@@ -286,7 +286,7 @@ def test_a_stopped_trial_counts_what_was_judged(search_request):
     rows = [row(study, proposal, n, 0.1 * n) for n in (1, 2, 3)]
     made_study.commit(study, rows)
     for epoch_row in rows:
-        study.hear(epoch_row)
+        study.on_report(epoch_row)
     study.judged_epochs[proposal.trial] = 2
     study.end(proposal.trial, "stopped", "made")
     assert verdicts(study)[proposal.trial] == ("stopped", "made", 2, 0.2)
@@ -299,7 +299,7 @@ def test_only_the_best_student_of_a_method_is_kept(search_request):
     for proposal, value in zip(proposals, (0.5, 0.9, 0.7), strict=True):
         study.storage.write(f"students/{proposal.trial}.safetensors", b"x")
         study.storage.write(f"checkpoints/{proposal.trial}/00001.safetensors", b"x")
-        study.hear(row(study, proposal, 1, value))
+        study.on_report(row(study, proposal, 1, value))
         study.end(proposal.trial, "finished")
     assert study.storage.names("students") == ["feature-r0-0001.safetensors"]
     assert study.storage.names("checkpoints") == []
@@ -315,7 +315,9 @@ def test_a_recipe_of_two_stages_has_a_row_each(search_request):
     proposal = made_study.plan(study, search_request).next()
     for step in (1, 2, 3):
         stage = int(step == 3)
-        study.hear(row(study, proposal, step, 0.1 * step, stage=stage, stage_name=f"Stage{stage}"))
+        study.on_report(
+            row(study, proposal, step, 0.1 * step, stage=stage, stage_name=f"Stage{stage}")
+        )
     study.end(proposal.trial, "failed", "made")
     rows = reopen(study).outcomes[proposal.trial]
     assert [(r["stage"], r["stage_name"], r["status"], r["reason"]) for r in rows] == [
@@ -434,7 +436,7 @@ def test_merging_keeps_the_row_of_a_measurement(search_request):
     )
     epoch_row = row(study, proposal, 0, 0.9, last=True, stage_name="Measure")
     made_study.commit(study, [epoch_row])
-    study.hear(epoch_row)
+    study.on_report(epoch_row)
     study.end(proposal.trial, "finished")
     assert len(reopen(study).rows[proposal.trial]) == 1
     study.merge()

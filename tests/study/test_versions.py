@@ -52,7 +52,7 @@ def test_a_setting_that_a_newer_version_used_is_named(study: Study, tmp_path: Pa
     data = json.loads(study.storage.read("manifest.json"))
     manifest_with(study, settings={**data["settings"], "novelty": 3})
     request = made_study.request(tmp_path / "s", trials=8)
-    described = made_study.checks.specify(request, made_study.material())
+    described = made_study.checks.specify(request, made_study.dataset())
     existing = manifest.read(study.storage)
     assert manifest.differences(existing, described) == [
         "settings.novelty is 3 in the existing study, not requested"

@@ -165,14 +165,14 @@ def test_another_architecture_is_refused_before_anything_starts(tmp_path):
     checkpoint = external_weights.find(str(tmp_path / "small"), option="--teacher")
     search_request = replace(request(tmp_path / "s"), teacher=checkpoint)
     with pytest.raises(UsageError, match="does not fit"):
-        checks.check_networks(search_request, made_study.material())
+        checks.check_networks(search_request, made_study.dataset())
     save_file(student(0, "resnet8"), tmp_path / "other")  # a small student could have been pruned
     checkpoint = external_weights.find(str(tmp_path / "other"), option="--set start")
     prune_request = request(
         tmp_path / "s", methods=PRUNE, student="digits_medium", start=checkpoint.name
     )
     with pytest.raises(UsageError, match="does not fit"):
-        checks.check_networks(replace(prune_request, start=checkpoint), made_study.material())
+        checks.check_networks(replace(prune_request, start=checkpoint), made_study.dataset())
 
 
 def test_a_study_knows_its_teacher_by_the_files_hash(tmp_path):
@@ -190,7 +190,7 @@ def test_a_student_of_the_same_split_has_seen_no_validation_image(earlier, tmp_p
     study = begin(replace(request(tmp_path / "s", teacher="digits_medium"), teacher=checkpoint))
     assert study.manifest.teacher_file == ""
     assert study.manifest.teacher_source == checkpoint.name
-    other = replace(made_study.material(), images=replace(made_study.IMAGES, split_seed=1))
+    other = replace(made_study.dataset(), images=replace(made_study.IMAGES, split_seed=1))
     search_request = replace(request(tmp_path / "t"), teacher=checkpoint)
     study = create_study.begin(
         search_request,
@@ -236,7 +236,7 @@ def _end_trial(study, search_request):
     plan = made_study.plan(study, search_request)
     proposal = plan.next()
     for step, (stage, epoch) in enumerate([(0, 0), (1, 1), (1, 2)], 1):
-        study.hear(made_study.row(study, proposal, step, 0.5, stage=stage, epoch=epoch))
+        study.on_report(made_study.row(study, proposal, step, 0.5, stage=stage, epoch=epoch))
     study.end(proposal.trial, "finished")
     return proposal
 
@@ -279,7 +279,7 @@ def test_an_earlier_student_is_trained_anew_for_as_long_as_it_was(tmp_path):
     patient = begin(search_request)
     proposal = made_study.plan(patient, search_request).next()
     for step in (1, 2, 3):
-        patient.hear(made_study.row(patient, proposal, step, 0.5))
+        patient.on_report(made_study.row(patient, proposal, step, 0.5))
     patient.end(proposal.trial, "finished")
     patient.storage.write(
         f"students/{proposal.trial}.safetensors", safetensors.torch.save(student(0))

@@ -41,7 +41,7 @@ def begin_search(tmp_path, **changes):
 def run(study, rule, proposal, score, *, upto=3):
     """Its epochs one by one; whether it was stopped."""
     for step in range(1, upto + 1):
-        if rule.hear(proposal.trial, as_report(row(study, proposal, step, score))):
+        if rule.on_report(proposal.trial, as_report(row(study, proposal, step, score))):
             return True
     return False
 
@@ -117,7 +117,7 @@ def test_a_score_that_is_no_number_fails_the_trial(tmp_path, bad):
     study, plan, rule = begin_search(tmp_path)
     proposal = plan.next()
     assert not run(study, rule, proposal, 0.5, upto=1)
-    assert rule.hear(proposal.trial, as_report(row(study, proposal, 2, bad)))
+    assert rule.on_report(proposal.trial, as_report(row(study, proposal, 2, bad)))
     (verdict,) = study.outcomes[proposal.trial]
     assert (verdict["status"], verdict["epochs"]) == ("failed", 2)
     assert verdict["reason"] == f"val_accuracy is {bad}"
@@ -128,10 +128,10 @@ def test_a_score_that_is_no_number_fails_the_trial(tmp_path, bad):
 def test_an_exception_is_a_failed_row_and_a_lost_marker_ends_the_run(tmp_path):
     study, plan, rule = begin_search(tmp_path)
     first, second = plan.next(), plan.next()
-    assert rule.hear(first.trial, {"error": "ValueError: no", "fatal": False})
+    assert rule.on_report(first.trial, {"error": "ValueError: no", "fatal": False})
     assert study.outcomes[first.trial][0]["reason"] == "ValueError: no"
     assert not rule.fatal
-    assert rule.hear(second.trial, {"error": "name --out", "fatal": True})
+    assert rule.on_report(second.trial, {"error": "name --out", "fatal": True})
     assert rule.fatal == "name --out"
     assert second.trial not in study.outcomes
 
@@ -142,10 +142,10 @@ def test_a_repeated_row_is_not_judged_twice(tmp_path):
     assert (first.method, second.method) == ("no_kd", "no_kd")
     assert not run(study, rule, second, 0.5)  # alone in its rung
     assert not run(study, rule, first, 0.9)  # now it would be below the cutoff
-    assert not rule.hear(second.trial, as_report(row(study, second, 3, 0.5)))
+    assert not rule.on_report(second.trial, as_report(row(study, second, 3, 0.5)))
     assert rule._rungs["no_kd", 0, 3] == {second.trial: 0.5, first.trial: 0.9}
     assert len(study.rows[second.trial]) == 3
-    assert not rule.hear(second.trial, as_report(row(study, second, 4, 0.5)))
+    assert not rule.on_report(second.trial, as_report(row(study, second, 4, 0.5)))
 
 
 def test_the_last_row_before_a_kill_is_judged_by_the_next_driver(tmp_path):
@@ -160,7 +160,7 @@ def test_the_last_row_before_a_kill_is_judged_by_the_next_driver(tmp_path):
     ) == (3, 2)
     rule = AshaRule(reopened_study, at=[3])
     assert rule._rungs["no_kd", 0, 3] == {first.trial: 0.9}
-    assert rule.hear(second.trial, as_report(row(reopened_study, second, 3, 0.1)))
+    assert rule.on_report(second.trial, as_report(row(reopened_study, second, 3, 0.1)))
     assert reopened_study.outcomes[second.trial][0]["status"] == "stopped"
 
 
@@ -169,7 +169,7 @@ def test_rows_that_the_driver_missed_are_read_from_disk(tmp_path):
     proposal = plan.next()
     rows = [row(study, proposal, n, 0.1 * n) for n in range(1, 5)]
     made_study.commit(study, rows)
-    assert not rule.hear(proposal.trial, as_report(rows[3]))
+    assert not rule.on_report(proposal.trial, as_report(rows[3]))
     assert [r["step"] for r in study.rows[proposal.trial]] == [1, 2, 3, 4]
     assert rule._rungs[proposal.method, 0, 3] == {proposal.trial: pytest.approx(0.3)}
 

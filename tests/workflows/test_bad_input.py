@@ -154,7 +154,7 @@ def test_networks_of_images_for_pixels_and_a_vit_for_oblong_ones():
     ):
         request = made_study.request(Path("s"), student=name, teacher="fcn_resnet50")
         with pytest.raises(UsageError, match=says):
-            checks.check_networks(request, replace(made_study.material(), images=pixels))
+            checks.check_networks(request, replace(made_study.dataset(), images=pixels))
 
 
 # Impossible values: rule and value
@@ -400,10 +400,10 @@ def study_folder(tmp_path):
     request = made_study.request(
         tmp_path / "runs" / "digits_kd", epochs=3, teacher_epochs=2, trials=4
     )
-    material = made_study.checks.look_at_data(request)
+    dataset = made_study.checks.prepare_data(request)
     made_study.create_study.begin(
         request,
-        material,
+        dataset,
         session=made_study.FakeSession(),
         progress=made_study.Progress(quiet=True),
     )

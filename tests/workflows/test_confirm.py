@@ -35,7 +35,7 @@ def _attempt(study: Study, proposal):
     config = {"proposal": dump(proposal), **create_study.base_config(study, None, Resources())}
     rows = [results.parse_row(report["row"]) for report in worker.attempt(config)]
     for row in rows:
-        study.hear(row)
+        study.on_report(row)
     study.end(proposal.trial, "finished")
     return rows
 

@@ -219,13 +219,13 @@ def test_no_time_where_the_probe_was_of_something_else(tmp_path, cache):
 
 def test_a_probe_that_search_wrote_is_found(tmp_path, cache):
     """The two sides of the cache agree about its keys."""
-    from tests.helpers.made_study import material
+    from tests.helpers.made_study import dataset
     from tune_kd.execution import benchmark
     from tune_kd.training import trial
 
     request = make_request(tmp_path)
     config = {
-        "images": made_study.create_study.asdict(material().images),
+        "images": made_study.create_study.asdict(dataset().images),
         "teacher": "digits_teacher",
         "student": "digits_student",
         "batch_size": 64,

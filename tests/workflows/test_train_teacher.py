@@ -117,7 +117,7 @@ def test_what_it_says_is_of_the_last_epoch(tmp_path):
     study.add(replace(plan.next(), trial=trial, phase="teacher", method="", number=0))
     for step in (1, 2):
         row = made_study.row(study, study.proposals[trial], step, 0.4 * step)
-        study.hear(row)
+        study.on_report(row)
     study.end(trial, "finished")
     line = train_teacher.summary(study)
     assert line.startswith("teacher digits_teacher: val_accuracy 80.00 %, 2 epochs, ")

@@ -20,11 +20,11 @@ from tune_kd.tuning.asha import AshaRule
 GRACE = 10.0  # seconds from a signal to the end, at most
 
 
-class CannotGoOnError(Exception):
+class RunFailedError(Exception):
     """Ray died again and again, or there is no teacher to listen to: exit code 1."""
 
 
-class StoppedError(Exception):
+class RunInterruptedError(Exception):
     """A signal came, or the time budget is over: what is on disk is gone on from later."""
 
 
@@ -42,8 +42,8 @@ class Interrupt(tune.Stopper):
     def listen(self) -> None:
         """Take SIGINT and SIGTERM where this is a command; a caller's handlers are left alone."""
         if self._is_command:
-            signal.signal(signal.SIGINT, self._hear)
-            signal.signal(signal.SIGTERM, self._hear)
+            signal.signal(signal.SIGINT, self._on_signal)
+            signal.signal(signal.SIGTERM, self._on_signal)
 
     def give_up(self) -> None:
         """End the run from another thread when all nodes are gone, as Ray would wait for ever."""
@@ -58,7 +58,7 @@ class Interrupt(tune.Stopper):
             caller = ctypes.c_ulong(self._caller)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(caller, ctypes.py_object(KeyboardInterrupt))
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signals.append(number)
         # Ray may have died of the same signal, so do not rely on it to return
         timer = threading.Timer(GRACE if len(self.signals) == 1 else 0, self._leave)

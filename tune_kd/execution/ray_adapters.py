@@ -71,6 +71,6 @@ class AshaScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP or CONTINUE."""
-        stop = self._rule.hear(trial.config["trial"], result)
+        stop = self._rule.on_report(trial.config["trial"], result)
         self._on_result()
         return str(self.STOP if stop else self.CONTINUE)

@@ -14,7 +14,7 @@ from ray import tune
 from tune_kd import errors
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
-from tune_kd.execution.interrupt import CannotGoOnError, StoppedError
+from tune_kd.execution.interrupt import RunFailedError, RunInterruptedError
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.ray_adapters import AshaScheduler, PlanSearcher
 from tune_kd.execution.session import RETRIES, WAIT, Session
@@ -39,8 +39,8 @@ def run(
     record, the trials that ran then alone first.
 
     Raises:
-        StoppedError: a signal came, or the time budget is over.
-        CannotGoOnError: Ray failed again and again.
+        RunInterruptedError: a signal came, or the time budget is over.
+        RunFailedError: Ray failed again and again.
         UsageError: a node does not see the study.
     """
     restarts, suspects = RESTARTS, OomSuspects(study)
@@ -56,18 +56,18 @@ def run(
             _fit(searcher, rule, ray_session, progress=progress, alone=bool(suspected))
         except RuntimeError as error:
             if ray_session.interrupt.stop_all():
-                raise StoppedError from None
+                raise RunInterruptedError from None
             progress.say(f"Ray failed ({errors.explain(error)}); restarting it and resuming")
             suspects.add(list(searcher.running.values()))
             restarts = RESTARTS if len(study.outcomes) > before else restarts - 1
             if restarts < 0:
-                raise CannotGoOnError(errors.explain(error)) from None
+                raise RunFailedError(errors.explain(error)) from None
             ray_session.restart()
             continue
         if rule.fatal:
             raise UsageError(rule.fatal)
         if ray_session.interrupt.stop_all():
-            raise StoppedError
+            raise RunInterruptedError
         if not suspects.clear():
             return
 

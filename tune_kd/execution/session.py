@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tune_kd import errors
 from tune_kd.errors import UsageError
 from tune_kd.execution import worker
-from tune_kd.execution.interrupt import Interrupt, StoppedError
+from tune_kd.execution.interrupt import Interrupt, RunInterruptedError
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.resources import Resources
 from tune_kd.study.study import Study
@@ -116,7 +116,7 @@ class Session:
             waited += 1
             if self.interrupt.stop_all():
                 ray.cancel(future, force=True)
-                raise StoppedError
+                raise RunInterruptedError
             if self.resources.address and waited % WAIT == 0:
                 progress.say(self.waiting_text())
         try:

@@ -91,7 +91,7 @@ class Study:
 
     # ------------------------------------------------------------ rows and verdicts
 
-    def hear(self, row: Row) -> None:
+    def on_report(self, row: Row) -> None:
         """Add a row that a worker has committed; one it repeats changes nothing."""
         trial, rows = row["trial"], self.rows.setdefault(row["trial"], [])
         if row["step"] > len(rows) + 1:  # a killed search's worker ended one more epoch

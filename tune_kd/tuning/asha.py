@@ -55,7 +55,7 @@ class AshaRule:
         is_main = row["stage"] == 0 and isinstance(proposal.recipe.stages[0], Distill)
         return is_main and row["epoch"] in self._at
 
-    def hear(self, trial: str, report: dict[str, Any]) -> bool:
+    def on_report(self, trial: str, report: dict[str, Any]) -> bool:
         """Take in a report; True if the trial must stop. Then its verdict is on disk."""
         study = self._study
         if "error" in report:
@@ -65,7 +65,7 @@ class AshaRule:
             study.end(trial, "failed", report["error"])
             return True
         row = parse_row(report["row"])
-        study.hear(row)
+        study.on_report(row)
         if row["step"] <= study.judged_epochs[trial] and row["step"] > 0:
             return False  # an attempt repeats the row that it goes on from
         proposal = study.proposals[trial]

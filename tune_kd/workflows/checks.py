@@ -84,7 +84,7 @@ def _grow_budget(request: SearchRequest, study: Study) -> Budget:
     return Budget(repeats=repeats, each=each)
 
 
-def look_at_data(request: SearchRequest) -> DatasetInfo:
+def prepare_data(request: SearchRequest) -> DatasetInfo:
     """Decode the train split here, so that its errors come before anything else is started."""
     base = request.base
     task = tasks.find(request.space.task, base=base)
@@ -133,10 +133,10 @@ def source_hash(name: str, code: bytes) -> str:
     return digest(name if name.endswith(".pkl") else code)
 
 
-def specify(request: SearchRequest, material: DatasetInfo) -> Specification:
+def specify(request: SearchRequest, dataset: DatasetInfo) -> Specification:
     """Return the part of the manifest that a resumed study must agree with."""
     space = request.space
-    images = replace(material.images, task=recipe_builder.staged_reference(material.images.task))
+    images = replace(dataset.images, task=recipe_builder.staged_reference(dataset.images.task))
     return Specification(
         space=space.name,
         settings=_settings(space),
@@ -193,7 +193,7 @@ def needs_teacher(request: SearchRequest) -> bool:
     return space.needs_teacher or (needs_for_start and any(map(space.starts, space.methods)))
 
 
-def exists(request: SearchRequest, material: DatasetInfo) -> bool:
+def check_existing_study(request: SearchRequest, dataset: DatasetInfo) -> bool:
     """Whether the study is there already; UsageError where it may not be gone on with, or not begun."""
     request.storage.check_writable()
     if not manifest.exists(request.storage):
@@ -204,7 +204,7 @@ def exists(request: SearchRequest, material: DatasetInfo) -> bool:
             f"{request.storage.uri} exists; add --resume to continue it, or --name for another study"
         )
     study = Study(request.storage)
-    lines = manifest.differences(study.manifest, specify(request, material))
+    lines = manifest.differences(study.manifest, specify(request, dataset))
     if not lines:
         budget(request, study)
     if lines:
@@ -216,7 +216,7 @@ def exists(request: SearchRequest, material: DatasetInfo) -> bool:
     return True
 
 
-def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
+def check_networks(request: SearchRequest, dataset: DatasetInfo) -> None:
     """Networks, taps, losses and a foreign checkpoint must fit the space; said before Ray starts.
 
     Raises:
@@ -224,7 +224,7 @@ def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
             one for other labels than the task's, or a checkpoint of another architecture.
     """
     space, base = request.space, request.base
-    shape = context.shape_of(material.images)
+    shape = context.shape_of(dataset.images)
     methods = space.methods.values()
     has_dropout = any("dropout" in m.ranges or m.fixed.get("dropout") for m in methods)
     dropout = 0.1 if has_dropout else 0.0
@@ -234,7 +234,7 @@ def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
     losses.find_feature_loss(space.feature_loss, base=base)
     _check_losses(space, base)
     for role, model in ((space.student, student), (space.teacher, teacher)):
-        _check_kind(role.network, model, material.images)
+        _check_kind(role.network, model, dataset.images)
         if role.initial == "imagenet":
             registry.check_imagenet(role.network)
         Taps(model, space.levels if "features" in space.needs else ()).remove()
@@ -247,7 +247,7 @@ def check_networks(request: SearchRequest, material: DatasetInfo) -> None:
         if pruning.is_pruned(student, state):
             pruning.reshape(student, state)
         checkpoints.checked_load(student, state, source=f"start={request.start.name}")
-    kind = material.images.task_kind
+    kind = dataset.images.task_kind
     for name in space.objectives:
         if kind not in METRICS[name].tasks:
             raise UsageError(

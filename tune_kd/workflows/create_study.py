@@ -80,11 +80,11 @@ def _worker_config(folder: Path | None, resources: Resources) -> dict[str, Any]:
 
 
 def begin(
-    request: SearchRequest, material: DatasetInfo, *, session: Session, progress: Progress
+    request: SearchRequest, dataset: DatasetInfo, *, session: Session, progress: Progress
 ) -> Study:
     """Measure on a worker, then write the study's first files, the manifest last."""
     storage, space = request.storage, request.space
-    specification = specify(request, material)
+    specification = specify(request, dataset)
     for name, code in request.user_files.items():
         storage.write(f"space/{name}", code)
     progress.say("benchmarking a training step, and the latency of both networks")
@@ -103,7 +103,7 @@ def begin(
         progress=progress,
     )
     study_manifest = manifest_of(
-        request, material, specification=specification, measurements=measurements
+        request, dataset, specification=specification, measurements=measurements
     )
     storage.write("marker", study_manifest.marker.encode())
     manifest.write(storage, study_manifest)
@@ -116,7 +116,7 @@ def begin(
 
 def manifest_of(
     request: SearchRequest,
-    material: DatasetInfo,
+    dataset: DatasetInfo,
     *,
     specification: Specification,
     measurements: Mapping[str, Any],
@@ -124,7 +124,7 @@ def manifest_of(
     """Return the manifest of a new study; `measurements` are what `worker.prepare` gave."""
     space, search_budget = request.space, budget(request)
     compute = Compute(precision=measurements["precision"], layout=measurements["layout"])
-    objectives = tuple(space.objectives) or (default_objective(material.images.task_kind),)
+    objectives = tuple(space.objectives) or (default_objective(dataset.images.task_kind),)
     return Manifest(
         **vars(specification),
         study=request.storage.name,
@@ -139,17 +139,17 @@ def manifest_of(
         margin=space.margin,
         epochs=space.student.epochs,
         teacher_epochs=space.teacher.epochs,
-        num_train=material.num_train,
-        num_val=material.num_val,
-        validation_rule=validation_rule(space, material),
-        class_names=material.class_names,
+        num_train=dataset.num_train,
+        num_val=dataset.num_val,
+        validation_rule=validation_rule(space, dataset),
+        class_names=dataset.class_names,
         compute=compute,
         rungs=tuple(study_rungs(space, request.scheduler)),
         random_start=samplers.random_start(search_budget.each),
         metric=objectives[0],
         objectives=objectives,
         constraints=tuple(space.constraints),
-        dense=material.images.dense,
+        dense=dataset.images.dense,
         needs_teacher=needs_teacher(request),
         tables=tuple(space.tables),
         config_types=config_types(space),
@@ -158,11 +158,11 @@ def manifest_of(
         device=measurements["device"],
         hardware=measurements["hardware"],
         host=socket.gethostname(),
-        teacher_file=_seen_file(request.teacher, material.images),
+        teacher_file=_seen_file(request.teacher, dataset.images),
         teacher_source=request.teacher.name if request.teacher else "",
         teacher_model=recipe_builder.teacher_model_id(specification, space, compute=compute),
         start=request.start.start_weights() if request.start else StartWeights(),
-        start_file=_seen_file(request.start, material.images),
+        start_file=_seen_file(request.start, dataset.images),
         marker=uuid.uuid4().hex,
         data=str(request.data.absolute()) if request.data else "",
         command=request.command,
@@ -214,9 +214,9 @@ def _measure_row(study: Study, role: str, values: Mapping[str, Any]) -> results.
     }
 
 
-def validation_rule(space: SearchSpace, material: DatasetInfo) -> str:
+def validation_rule(space: SearchSpace, dataset: DatasetInfo) -> str:
     """How many images are held out and why, in words."""
-    if material.own_validation:
+    if dataset.own_validation:
         return "the data set's own validation images"
     return (
         f"{space.val_share:g} of the training images" if space.val_share else splits.VALIDATION_RULE

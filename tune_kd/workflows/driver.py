@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tune_kd.errors import SearchAborted
 from tune_kd.execution import session
-from tune_kd.execution.interrupt import CannotGoOnError, Interrupt, StoppedError
+from tune_kd.execution.interrupt import Interrupt, RunFailedError, RunInterruptedError
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.resources import Resources
 from tune_kd.execution.session import Session
@@ -56,7 +56,7 @@ class Driver:
         try:
             with session.session(self.options.resources, self.interrupt) as ray_session:
                 yield ray_session
-        except CannotGoOnError as error:
+        except RunFailedError as error:
             raise SearchAborted(f"{error}; resume with: {self.options.resume_command}") from None
         except KeyboardInterrupt:
             if self.interrupt.lost:  # nobody typed it: the thread that watches Ray's nodes did
@@ -64,5 +64,5 @@ class Driver:
                     f"Ray's nodes are gone; resume with: {self.options.resume_command}"
                 ) from None
             raise
-        except StoppedError:
+        except RunInterruptedError:
             pass

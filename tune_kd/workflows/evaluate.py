@@ -46,8 +46,8 @@ def evaluate(options: EvaluateOptions, command: str) -> dict[str, Any]:
         if options.against
         else None
     )
-    material = checks.look_at_data(request)
-    expected = _expected_model(request, material.images, options.network)
+    dataset = checks.prepare_data(request)
+    expected = _expected_model(request, dataset.images, options.network)
     model = checkpoint.load(source, expected)
     other_model = None
     if other_source:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tune_kd import files
 from tune_kd.execution import runner
-from tune_kd.execution.interrupt import CannotGoOnError
+from tune_kd.execution.interrupt import RunFailedError
 from tune_kd.execution.progress import Progress
 from tune_kd.execution.session import Session
 from tune_kd.recipe import Recipe
@@ -49,7 +49,7 @@ def _has(study: Study, trial: str, model_id: str) -> bool:
 def ensure_teacher(
     study: Study, request: SearchRequest, *, session: Session, progress: Progress
 ) -> None:
-    """Import, reuse or train the teacher. CannotGoOnError where that failed."""
+    """Import, reuse or train the teacher. RunFailedError where that failed."""
     recipe = recipe_builder.teacher_recipe(
         study.manifest, request.space, compute=study.manifest.compute
     )
@@ -189,7 +189,7 @@ def _ensure(
         row = study.outcomes[model.trial][-1]
         if row["status"] != "finished":
             label = f"the first stage of {model.method}" if model.method else "the teacher"
-            raise CannotGoOnError(f"{label} failed: {row['reason']}")
+            raise RunFailedError(f"{label} failed: {row['reason']}")
         if not model.foreign:
             _keep(study, model)
 

@@ -41,19 +41,19 @@ def search(request: SearchRequest, options: RunOptions) -> SearchOutcome:
         UsageError: the request fits neither the data nor the networks nor the study that is there.
         SearchAborted: Ray failed again and again, or the teacher could not be trained.
     """
-    material = checks.look_at_data(request)
-    checks.check_networks(request, material)
-    exists = checks.exists(request, material)
+    dataset = checks.prepare_data(request)
+    checks.check_networks(request, dataset)
+    exists = checks.check_existing_study(request, dataset)
     driver = Driver(options)
     driver.check_cluster()
     with lock_study(request.storage):
         # asked again: another driver may have begun it before this one had the lock
-        exists = exists or checks.exists(request, material)
+        exists = exists or checks.check_existing_study(request, dataset)
         study = Study(request.storage) if exists else None
         if study is None or not is_complete(study, request):
             with driver.ray() as session:
                 study = study or create_study.begin(
-                    request, material, session=session, progress=driver.progress
+                    request, dataset, session=session, progress=driver.progress
                 )
                 _run(study, request, session=session, progress=driver.progress)
         if study is not None:
