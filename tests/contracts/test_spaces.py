@@ -50,9 +50,6 @@ LIGHT = {  # all methods of a space train within ten seconds on a CPU core
     "resnet8",
     "resnet20",
     "resnet8x4",
-    "resnet56",
-    "lraspp_mobilenet_v3_large",
-    "lraspp_mobilenet_v3_small",
 }
 SIDES = (48, 64)  # of these, far smaller than the tasks' own
 FEW = {

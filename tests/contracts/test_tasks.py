@@ -120,7 +120,7 @@ def resident(task: Task, decoded: tasks.Decoded, **changes: object) -> splits.De
         "dense": task.dense,
         "scale": task.scale,
     }
-    return splits.resident(decoded, images=Images(**{**fields, **changes}))
+    return splits.device_images(decoded, images=Images(**{**fields, **changes}))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,8 @@ from tests.end_to_end.studies import ALONE, TINY, Command, Recorder
 from tune_kd.study.storage import Storage
 from tune_kd.study.trial_names import parse_search_trial, search_trial
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("no_kd", "response", "feature", "combined")  # they take turns in this order
 Moment = Callable[[Command, Path], bool]
 
@@ -71,7 +73,6 @@ def test_killed_and_resumed(calm, desk, tmp_path: Path) -> None:
     compare(study, calm.rows, recorder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tree", [False, True], ids=["driver", "tree"])
 def test_killed_again_and_again(calm, teacherless, tmp_path: Path, tree: bool) -> None:
     study, words = tmp_path / "runs" / "digits_kd", (*TINY, *ALONE, "--out", tmp_path / "runs")
@@ -82,7 +83,6 @@ def test_killed_again_and_again(calm, teacherless, tmp_path: Path, tree: bool) -
     compare(study, calm.rows, recorder)
 
 
-@pytest.mark.slow
 def test_killed_before_and_after_exact_writes(calm, desk, tmp_path: Path) -> None:
     """Between any two writes: what one process has written and another has not heard of."""
     ended = studies.statuses(calm.study)
@@ -114,7 +114,6 @@ def turn(kill: str, trials: list[str]) -> int:
     return next((n for n, trial in enumerate(trials) if trial in kill), len(trials))
 
 
-@pytest.mark.slow
 def test_two_workers_lose_nothing_and_train_nothing_twice(desk, tmp_path: Path) -> None:
     words = (*TINY, "--max-concurrent", "2", "--out", tmp_path / "runs")
     study = tmp_path / "runs" / "digits_kd"
@@ -134,7 +133,6 @@ def test_two_workers_lose_nothing_and_train_nothing_twice(desk, tmp_path: Path) 
     assert {ended.get(trial) for trial, _ in attempts - rows} <= {"stopped"}
 
 
-@pytest.mark.slow
 def test_resuming_what_is_done_trains_nothing_and_starts_no_ray(calm, desk) -> None:
     before = studies.files(calm.study)
     command = desk.search(*TINY, *ALONE, "--out", calm.study.parent, "--resume")

@@ -6,6 +6,8 @@ import pytest
 
 from tests.end_to_end import sockets
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_socket_is_on_loopback(calm) -> None:
     names = {listener.process for listener in calm.listening}

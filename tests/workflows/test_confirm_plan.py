@@ -229,9 +229,9 @@ def test_all_methods_see_the_same_with_one_seed(study):
 def test_seeds_draw_other_views_and_weights_and_the_search_none_of_them(study):
     source = study.proposals["response-r0-0004"].recipe
     ctx = making.context_in(files.cache_folder())
-    fold = places.device_split(source.images, ctx, "contiguous")
+    split = places.device_split(source.images, ctx, "contiguous")
     seeds = [study.manifest.seed, 700, 701, 800, 1000, 1001, 2000]
-    views = [fold.seen(seed, 1)(fold.fit).images.tolist() for seed in seeds]
+    views = [split.augmenter(seed, 1)(split.fit).images.tolist() for seed in seeds]
     weights = [stream(seed, "weights") for seed in seeds]
     for values in (views, weights):
         assert all(one != other for one, other in itertools.combinations(values, 2))

@@ -25,7 +25,7 @@ def _recipe(method="no_kd", *, view_seed=0, **changes):
 def _batches(recipe, ctx, seed, monkeypatch):
     """Each training batch of a run: which images, and how they were seen."""
     bench, batches = making.bench(recipe, ctx, seed=seed), []
-    images = bench.work.fold.images
+    images = bench.work.split.images
     batch = images.batch
 
     def spy(index, view=None):
