@@ -217,11 +217,10 @@ def test_the_mixture_goes_to_the_best_trial_where_the_prior_is_wrong(made_surfac
     corner = np.full(len(made_surface.cube), 0.05)
     default = made_surface.cube.point(made_surface.settings[0])
     trials = [Trial(config=made_surface.settings[0], scores={15: 0.5}, finished=True)]
-    trials += [Trial(config=made_surface.cube.config(corner + 0.001 * n), scores={15: 0.9}, finished=True) for n in range(9)]  # fmt: skip
-    points = np.array([
-        made_surface.cube.point(policies.mixture(trials, made_surface, rung=1, seed=seed))
-        for seed in range(300)
-    ])  # fmt: skip
+    good = [made_surface.cube.config(corner + 0.001 * n) for n in range(9)]
+    trials += [Trial(config=config, scores={15: 0.9}, finished=True) for config in good]
+    configs = [policies.mixture(trials, made_surface, rung=1, seed=seed) for seed in range(300)]
+    points = np.array([made_surface.cube.point(config) for config in configs])
     nearer = np.linalg.norm(points - corner, axis=1) < np.linalg.norm(points - default, axis=1)
     assert nearer.mean() > 0.7
 

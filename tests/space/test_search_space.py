@@ -136,9 +136,16 @@ def test_the_published_settings_of_response():
 
 
 def method(**changes) -> Method:
-    usual = {"stages": plain, "ranges": {"lr": log_uniform(0.01, 1.0), "kind": choice("a", "b"), "depth": integer(1, 3), "weight_decay": uniform(0, 1), "dropout": uniform(0, 0.5)}}  # fmt: skip
+    ranges = {
+        "lr": log_uniform(0.01, 1.0),
+        "kind": choice("a", "b"),
+        "depth": integer(1, 3),
+        "weight_decay": uniform(0, 1),
+        "dropout": uniform(0, 0.5),
+    }
     defaults = {"lr": 0.1, "kind": "a", "depth": 2, "weight_decay": 0.0, "dropout": 0.0}
-    return Method(**{**usual, "defaults": defaults, **changes})
+    arguments = {"stages": plain, "ranges": ranges, "defaults": defaults}
+    return Method(**{**arguments, **changes})
 
 
 DEFAULTS = method().defaults
