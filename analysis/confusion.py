@@ -48,8 +48,8 @@ def by_class(cells: Matrix, *, dense: bool = False) -> Floats:
 def similarity(first: Matrix, second: Matrix) -> float | None:
     """Spearman's correlation of two matrices' mistakes: off the diagonal, rows divided by their sums.
 
-    1: both order the pairs (true class, wrong class) alike by how often they confuse them. None where
-    one of them makes no mistake, or makes all equally often.
+    1: both order the pairs (true class, wrong class) alike by how often they confuse them. None
+    where one of them makes no mistake, or makes all equally often.
 
     >>> a = np.array([[9, 1, 0], [2, 7, 1], [0, 4, 6]])
     >>> round(similarity(a, a), 6)

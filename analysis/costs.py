@@ -17,8 +17,9 @@ class TeacherCost:
     """Seconds of training as the rows recorded them; None where there are no data for one.
 
     `pays_from`: as many students as make this hold: the teacher once, and each student trained once
-    with the default settings and the teacher, take less time than one whole search of the baseline for each
-    student. None where one such training takes as long as one such search. It says nothing of accuracy.
+    with the default settings and the teacher, take less time than one whole search of the baseline
+    for each student. None where one such training takes as long as one such search. It says nothing
+    of accuracy.
     """
 
     teacher_s: float

@@ -1,7 +1,7 @@
 """Text that users chose (names of classes, studies and methods, reasons, values) in each form of the report.
 
-HTML is escaped by the template itself (`analysis/web`). Each function here is for one form, and leaves
-alone what cannot do harm in it, so that ordinary tables stay readable.
+HTML is escaped by the template itself (`analysis/web`). Each function here is for one form, and
+leaves alone what cannot do harm in it, so that ordinary tables stay readable.
 """
 
 import re

@@ -2,10 +2,10 @@
 
     python -m analysis.report runs/digits_kd [runs/other ...] [--out DIR] [--table FILE.py:FUNCTION]
 
-writes index.html, report.md, table.csv, table.tex, report.json, details.json, pictures and training logs
-below the first study, kd_comparison_results.txt and pruning_comparison.csv where there is something to say,
-and table-FUNCTION.csv for each table of a user's own. It prints the main table and, as the last line, where
-the page is. Imports neither torch nor Ray.
+writes index.html, report.md, table.csv, table.tex, report.json, details.json, pictures and training
+logs below the first study, kd_comparison_results.txt and pruning_comparison.csv where there is
+something to say, and table-FUNCTION.csv for each table of a user's own. It prints the main table
+and, as the last line, where the page is. Imports neither torch nor Ray.
 """
 
 import json
@@ -33,9 +33,9 @@ def accuracies(studies: Sequence["Study"]) -> dict[str, dict[str, float | None]]
     """Return what report.json holds: three test accuracies (fractions, null where not confirmed) a family.
 
     Students' are means over repeats of the tuned methods. Where mIoU is the study's metric they are
-    mIoU. The method with distillation is the one whose winners are best on validation in the search, of
-    those that neither prune nor quantize where there are such.
-    Studies that share a family have the key `family:study`.
+    mIoU. The method with distillation is the one whose winners are best on validation in the
+    search, of those that neither prune nor quantize where there are such. Studies that share a
+    family have the key `family:study`.
     """
     count = Counter(study.family for study in studies)
     families = {}
@@ -122,8 +122,8 @@ def write(
 ) -> list[str]:
     """Write everything that the report consists of into `out`, index.html last.
 
-    `functions` make a user's tables, by name (`tables.custom.load_functions`); what is returned is a sentence for
-    each of them that failed.
+    `functions` make a user's tables, by name (`tables.custom.load_functions`); what is returned is
+    a sentence for each of them that failed.
     """
     import pandas as pd
 

@@ -98,9 +98,9 @@ def before_and_after(
 ) -> tuple[Row | None, Row | None]:
     """Return a trial before and after its stages `name` (Prune or Quantize): rows with their sizes settled.
 
-    Before is the row just before the first such stage, `shared` where it is the trial's first. After
-    is the last one before another kind of compression begins: what was trained after it counts.
-    (None, None) where the trial has no such stage.
+    Before is the row just before the first such stage, `shared` where it is the trial's first.
+    After is the last one before another kind of compression begins: what was trained after it
+    counts. (None, None) where the trial has no such stage.
     """
     names = [row.get("stage_name") for row in rows]
     if name not in names:

@@ -70,8 +70,8 @@ def validation(study: Study, method: str, metric: str = "") -> stats.Summary | N
 def kd_winner(study: Study) -> str | None:
     """Return the method with distillation whose winners are best on validation, in the mean over repeats.
 
-    Of those that neither prune nor quantize, where there are such; one whose recommended trial breaks
-    a constraint counts only where there is no other. The test split has no part in it.
+    Of those that neither prune nor quantize, where there are such; one whose recommended trial
+    breaks a constraint counts only where there is no other. The test split has no part in it.
     """
     kd_methods = [m for m in study.kd_methods if study.recommended_trial(m) and distils(study, m)]
     uncompressed = [m for m in kd_methods if not is_compressed(study, m)] or kd_methods

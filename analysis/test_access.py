@@ -14,9 +14,10 @@ FOLDER = "test_access"
 class TestAccess:
     """`looks`: designs that were confirmed; `evaluations`: single networks that were scored.
 
-    An interrupted confirmation that goes on has the same design and is the same look. Another number
-    of repeats or seeds is another look, and what it may say is judged more strictly. `design` is that
-    of the last look: which `repeats`, how many `seeds` each, whether the `defaults` as well.
+    An interrupted confirmation that goes on has the same design and is the same look. Another
+    number of repeats or seeds is another look, and what it may say is judged more strictly.
+    `design` is that of the last look: which `repeats`, how many `seeds` each, whether the
+    `defaults` as well.
     """
 
     looks: int = 0

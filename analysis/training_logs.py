@@ -28,8 +28,9 @@ SOURCES = {
 def logs(study: Study) -> dict[str, bytes]:
     """File names and contents: `<trial>.csv` and `.json` for the teacher and the chosen trials.
 
-    Trials without epochs have no log. Losses are the terms before they are weighted; alpha and T are
-    this project's: the weight of the labels, and the temperature, empty where no outputs are taught.
+    Trials without epochs have no log. Losses are the terms before they are weighted; alpha and T
+    are this project's: the weight of the labels, and the temperature, empty where no outputs are
+    taught.
     """
     teacher_row = selection.teacher(study.rows, "teacher")
     files: dict[str, bytes] = {}

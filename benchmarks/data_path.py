@@ -2,9 +2,11 @@
 
     python -m benchmarks.data_path --data DIR
 
-Both make shuffled, normalised float32 batches of random crops (4 pixels of zeros around) and mirrored
-images. The other side is the loop of torchvision's CIFAR-10 in a DataLoader without worker processes:
-a uint8 array to PIL, RandomCrop, RandomHorizontalFlip, ToTensor, Normalize, and the batch put together.
+Both make shuffled, normalised float32 batches of random crops (4 pixels of zeros around) and
+mirrored
+images. The other side is the loop of torchvision's CIFAR-10 in a DataLoader without worker
+processes: a uint8 array to PIL, RandomCrop, RandomHorizontalFlip, ToTensor, Normalize, and the
+batch put together.
 """
 
 import sys

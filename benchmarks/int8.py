@@ -2,8 +2,8 @@
 
     python -m benchmarks.int8
 
-torchvision's MobileNetV2 for 10 classes, its stem of stride 1 as small images want it, one image of 32x32
-at a time. The other side of each ratio is the same network in float32. Compiled is what
+torchvision's MobileNetV2 for 10 classes, its stem of stride 1 as small images want it, one image of
+32x32 at a time. The other side of each ratio is the same network in float32. Compiled is what
 `compiled.for_cpu` makes: Inductor's code with frozen weights, for both. An int8 network that is not
 compiled computes in float32 between roundings, and shows why only compiled ones are compared.
 """

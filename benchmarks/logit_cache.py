@@ -2,10 +2,11 @@
 
     python -m benchmarks.logit_cache --data DIR --images 5000
 
-Both train the same student with the same batches, views and losses, by the same code; they differ in
-where the teacher's logits come from. The other side is what tutorials write: the teacher's forward,
-without gradients, for each batch of each trial. On our side the first trial fills the logit cache of an epoch
-and every other trial reads it, so the ratio grows with the number of trials.
+Both train the same student with the same batches, views and losses, by the same code; they differ
+in where the teacher's logits come from. The other side is what tutorials write: the teacher's
+forward, without gradients, for each batch of each trial. On our side the first trial fills the
+logit cache of an epoch and every other trial reads it, so the ratio grows with the number of
+trials.
 """
 
 import functools

@@ -1,7 +1,8 @@
 """Do importances rank parameters in their true order? Asked of simulated studies, whose surface is known.
 
-A parameter's true importance is its first-order Sobol index: the share of the variance over all ranges
-that it explains by itself (Saltelli et al. 2010), which is what fANOVA estimates from few noisy trials.
+A parameter's true importance is its first-order Sobol index: the share of the variance over all
+ranges that it explains by itself (Saltelli et al. 2010), which is what fANOVA estimates from few
+noisy trials.
 """
 
 import math

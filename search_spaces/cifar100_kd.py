@@ -3,8 +3,8 @@
     python -m tune_kd.search --space cifar100_kd
     python -m tune_kd.search --space cifar100_kd --set teacher.initial=imagenet
 
-SGD with Nesterov momentum, cosine, gradients clipped at norm 1; both networks have stems for 32 pixels.
-The teacher may begin with ImageNet's weights, where they can be downloaded.
+SGD with Nesterov momentum, cosine, gradients clipped at norm 1; both networks have stems for 32
+pixels. The teacher may begin with ImageNet's weights, where they can be downloaded.
 """
 
 from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform

@@ -3,8 +3,9 @@
     python -m tune_kd.search --space cifar100_resnet32x4_8x4
 
 240 epochs with steps, and response at 0.1 CE + 0.9 KL and T 4 as its default settings, as published
-comparisons train it (Tian et al. 2020, appendix): `--trials 4`, confirmed, repeats their KD column. Trials are not
-compared before the first step: accuracy jumps there, and before it says little of what comes.
+comparisons train it (Tian et al. 2020, appendix): `--trials 4`, confirmed, repeats their KD column.
+Trials are not compared before the first step: accuracy jumps there, and before it says little of
+what comes.
 """
 
 from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform

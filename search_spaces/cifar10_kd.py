@@ -2,8 +2,8 @@
 
     python -m tune_kd.search --space cifar10_kd
 
-The recipe's lr, batch size and epochs are those of the CNN-ViT system of docs/reference-systems.md; a trial of
-100 epochs takes hours on a CPU core, where cifar10_small_kd is the space to use.
+The recipe's lr, batch size and epochs are those of the CNN-ViT system of docs/reference-systems.md;
+a trial of 100 epochs takes hours on a CPU core, where cifar10_small_kd is the space to use.
 """
 
 from tune_kd.space import SearchSpace, Training, kd_methods, log_uniform, uniform

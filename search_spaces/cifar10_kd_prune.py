@@ -2,10 +2,10 @@
 
     python -m tune_kd.search --space cifar10_kd_prune
 
-`prune` and `kd+prune` train one student for all their trials, on labels alone and with the teacher, and
-search how it is pruned: channels or single weights, how many, in how many steps, and how it recovers.
-torch-pruning is needed (`pip install -e '.[compress]'`). `--set start=FILE` or
-`--set start=runs/X:response` begins from another student.
+`prune` and `kd+prune` train one student for all their trials, on labels alone and with the teacher,
+and search how it is pruned: channels or single weights, how many, in how many steps, and how it
+recovers. torch-pruning is needed (`pip install -e '.[compress]'`). `--set start=FILE` or `--set
+start=runs/X:response` begins from another student.
 """
 
 from tune_kd.space import SearchSpace, Training, kd_methods, log_uniform, prune_methods, uniform

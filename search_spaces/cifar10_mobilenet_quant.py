@@ -2,10 +2,10 @@
 
     python -m tune_kd.search --space cifar10_mobilenet_quant
 
-`static` calibrates the distilled student on images, `qat` trains it with fake quantization and the same
-teacher; dropout is searched. torchao is needed (`pip install -e '.[compress]'`). Its lists of
-teacher learning rates are a study of their own, with the same network and no_kd alone, whose best trial
-is this study's teacher by `--teacher runs/X` (docs/guide.md).
+`static` calibrates the distilled student on images, `qat` trains it with fake quantization and the
+same teacher; dropout is searched. torchao is needed (`pip install -e '.[compress]'`). Its lists of
+teacher learning rates are a study of their own, with the same network and no_kd alone, whose best
+trial is this study's teacher by `--teacher runs/X` (docs/guide.md).
 """
 
 from tune_kd.space import (

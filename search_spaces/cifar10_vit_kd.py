@@ -3,8 +3,9 @@
     python -m tune_kd.search --space cifar10_vit_kd
     python -m analysis.report runs/cifar10_kd runs/cifar10_vit_kd
 
-AdamW with warm-up and cosine: the CNN-ViT system of docs/reference-systems.md trains both with SGD at lr 0.1, which
-left its teacher below its student. Beside cifar10_kd it fills the key `vit` of report.json.
+AdamW with warm-up and cosine: the CNN-ViT system of docs/reference-systems.md trains both with SGD
+at lr 0.1, which left its teacher below its student. Beside cifar10_kd it fills the key `vit` of
+report.json.
 """
 
 from tune_kd.space import Optimizer, SearchSpace, Training, kd_methods, log_uniform, uniform

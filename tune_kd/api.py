@@ -1,6 +1,7 @@
 """The commands as functions: they return values, raise, and leave the process and its signals alone.
 
-A search that was interrupted (by the kernel's stop button, too) keeps its rows: the same call goes on.
+A search that was interrupted (by the kernel's stop button, too) keeps its rows: the same call goes
+on.
 """
 
 import sys
@@ -161,12 +162,12 @@ class Study:
     ) -> Path:
         """Write the page of results with its tables and pictures; return the path of index.html.
 
-        `tables` are tables of your own beside ours: functions of the study, or their names `file.py:function`
-        (docs/customizing.md).
+        `tables` are tables of your own beside ours: functions of the study, or their names
+        `file.py:function` (docs/customizing.md).
 
         Raises:
-            UsageError: there is no such file or function, or it raised or returned no table: then the report is
-                written without its table.
+            UsageError: there is no such file or function, or it raised or returned no table: then
+                the report is written without its table.
         """
         from analysis import report
         from analysis.tables.custom import load_functions
@@ -185,9 +186,9 @@ class Study:
     def load_student(self, method: str) -> "nn.Module":
         """Return the network that a method recommends, in evaluation mode on the CPU.
 
-        It is the first of its confirming runs where there is one, else the search's. It takes float32 images
-        [B, C, H, W], normalised as in training: (image / 255 - mean) / std with the mean and standard
-        deviation of `normalization()`.
+        It is the first of its confirming runs where there is one, else the search's. It takes
+        float32 images [B, C, H, W], normalised as in training: (image / 255 - mean) / std with the
+        mean and standard deviation of `normalization()`.
 
         Raises:
             UsageError: no such method, or none of its trials has finished.
@@ -228,15 +229,16 @@ def run_search(
 ) -> Study:
     """Search a space for the best student of every method; block until it is done, and return the study.
 
-    `space` is a name, a file, or a SearchSpace; its task, networks and feature loss may be functions or
-    classes, from a file that can be imported or from a notebook's cell. Other arguments are those of
-    `python -m tune_kd.search`: `overrides` are its `--set` (such as "temperature=4"), `time_budget` is in
-    seconds. With `resume` (the default) the same call goes on with a study that is there.
+    `space` is a name, a file, or a SearchSpace; its task, networks and feature loss may be
+    functions or classes, from a file that can be imported or from a notebook's cell. Other
+    arguments are those of `python -m tune_kd.search`: `overrides` are its `--set` (such as
+    "temperature=4"), `time_budget` is in seconds. With `resume` (the default) the same call goes on
+    with a study that is there.
 
     Raises:
         UsageError: what was asked for does not fit; the message says what is allowed.
-        SearchAborted: Ray failed again and again, the teacher could not be trained, or the time budget
-            ended before the first trial.
+        SearchAborted: Ray failed again and again, the teacher could not be trained, or the time
+            budget ended before the first trial.
         KeyboardInterrupt: it was interrupted; rows are kept, and the same call goes on.
     """
     for value, kind, names in (

@@ -2,10 +2,10 @@
 
     python -m tune_kd.confirm runs/X --seeds 2
 
-It confirms the winner of each method in each repeat, each method's default settings, so that the report can
-say what tuning bought, and the student that each method recommends. Students are fitted on train and
-validation images together, for as many epochs as in the search; all methods get the same seeds. The same
-command again goes on after any kill, and trains nothing that has its row.
+It confirms the winner of each method in each repeat, each method's default settings, so that the
+report can say what tuning bought, and the student that each method recommends. Students are fitted
+on train and validation images together, for as many epochs as in the search; all methods get the
+same seeds. The same command again goes on after any kill, and trains nothing that has its row.
 """
 
 import sys

@@ -2,9 +2,9 @@
 
     python -m tune_kd.evaluate --space digits_kd --weights runs/digits_kd:response
 
-The weights are a file that search, train_teacher or confirm wrote, a checkpoint of the space's student or
-teacher, or the best student of a study. Each run opens the test split once and leaves a file in
-`test_access/`, so use `search` to choose and this to check what was chosen.
+The weights are a file that search, train_teacher or confirm wrote, a checkpoint of the space's
+student or teacher, or the best student of a study. Each run opens the test split once and leaves a
+file in `test_access/`, so use `search` to choose and this to check what was chosen.
 """
 
 import os

@@ -16,7 +16,8 @@ def cache_folder() -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees all of it or none.
 
-    A temporary file is written, synchronised to the disk and renamed; then the folder is synchronised.
+    A temporary file is written, synchronised to the disk and renamed; then the folder is
+    synchronised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")

@@ -1,9 +1,10 @@
 """Functions and classes that were defined in a notebook or script, named like those of a file.
 
-They have no file to be imported from, so they are pickled by value, with the globals and helper functions
-that they use, into `<name>_<code_hash>.pkl` of the node's cache. `file.pkl:name` refers to them, and a study
-ships that file to its workers like any other. The hash is of all that they consist of, so that a new
-kernel which runs the same cells goes on with the same study, and an edited one does not.
+They have no file to be imported from, so they are pickled by value, with the globals and helper
+functions that they use, into `<name>_<code_hash>.pkl` of the node's cache. `file.pkl:name` refers
+to them, and a study ships that file to its workers like any other. The hash is of all that they
+consist of, so that a new kernel which runs the same cells goes on with the same study, and an
+edited one does not.
 """
 
 import contextlib
@@ -39,7 +40,8 @@ def reference(function: Callable[..., Any]) -> str:
     Else, of an installed package, a notebook's cell or a script, it is `file.pkl:name`.
 
     Raises:
-        UsageError: it is neither function nor class, has no name at the top level, or cannot be pickled.
+        UsageError: it is neither function nor class, has no name at the top level, or cannot be
+            pickled.
     """
     if not isinstance(function, FunctionType | type):
         raise UsageError(

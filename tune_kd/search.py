@@ -2,9 +2,9 @@
 
     python -m tune_kd.search --space cifar10_kd
 
-Ray Tune runs the trials, Optuna proposes them, rows are written to OUT/NAME. Exit code 0: every planned
-trial has its row, or the time budget is over; 1: no trial finished, or Ray cannot go on; 2: wrong usage;
-130: interrupted. Any interrupted search goes on with the same command and --resume.
+Ray Tune runs the trials, Optuna proposes them, rows are written to OUT/NAME. Exit code 0: every
+planned trial has its row, or the time budget is over; 1: no trial finished, or Ray cannot go on; 2:
+wrong usage; 130: interrupted. Any interrupted search goes on with the same command and --resume.
 """
 
 import sys

@@ -7,8 +7,8 @@ interval. Model, over repeats k and images i:
     d[k, i] = mean + repeat[k] + image[i] + rest[k, i]
 
 The spread over repeats holds `repeat` and `rest`; var(image) / N is what it lacks. An analysis of
-variance of two ways without replication (Searle, Casella and McCulloch 1992, chapter 4) takes `rest`,
-what flips from one training to the next, out of the spread between images.
+variance of two ways without replication (Searle, Casella and McCulloch 1992, chapter 4) takes
+`rest`, what flips from one training to the next, out of the spread between images.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,11 @@ def image_standard_error(
 ) -> float:
     """Return standard error of the mean difference in accuracy from the choice of test images, a fraction.
 
-    Each of both holds one array bool [m, N] a repeat, in the same order of repeats: whether each of m
-    trainings got each of N test images right (m may differ, N may not). Estimated variances below 0
-    count as 0. With one repeat nothing tells images from luck in training: then all of the spread
-    between images counts. 0 where there is nothing to estimate from (no repeat, fewer than two images).
+    Each of both holds one array bool [m, N] a repeat, in the same order of repeats: whether each of
+    m trainings got each of N test images right (m may differ, N may not). Estimated variances below
+    0 count as 0. With one repeat nothing tells images from luck in training: then all of the spread
+    between images counts. 0 where there is nothing to estimate from (no repeat, fewer than two
+    images).
 
     >>> right, wrong = np.ones((1, 50), bool), np.zeros((1, 50), bool)
     >>> image_standard_error([right, right, right], [wrong, wrong, wrong])  # of every image the same
@@ -45,10 +46,10 @@ def image_standard_error_of_counts(
 ) -> float:
     """Return the same of the difference in mIoU over the whole test split, a fraction.
 
-    Each of both holds one array int64 [m, N, classes, 3] a repeat: of each image and class the pixels
-    where prediction and label agree, the predicted and the labelled ones. mIoU is no mean over images;
-    the jackknife's pseudo-values (leave one image out; Efron and Tibshirani 1993, chapter 11) stand
-    for what each image contributes, and are treated as correctness is.
+    Each of both holds one array int64 [m, N, classes, 3] a repeat: of each image and class the
+    pixels where prediction and label agree, the predicted and the labelled ones. mIoU is no mean
+    over images; the jackknife's pseudo-values (leave one image out; Efron and Tibshirani 1993,
+    chapter 11) stand for what each image contributes, and are treated as correctness is.
     """
     pairs = zip(method, baseline, strict=True)
     return _standard_error([_pseudo_values(one) - _pseudo_values(other) for one, other in pairs])

@@ -34,8 +34,8 @@ def counts(row: Row, classes: int) -> npt.NDArray[np.int64] | None:
 def image_error(study: Study, treatment: Runs, control: Runs) -> float | None:
     """Return standard error of `treated` minus `control` from the choice of test images, a fraction.
 
-    Both are runs by repeat (or by seed); keys that both have are compared. None where a run lacks its
-    images, or where runs were measured on different ones.
+    Both are runs by repeat (or by seed); keys that both have are compared. None where a run lacks
+    its images, or where runs were measured on different ones.
     """
     if not has_image_error(study):
         return None

@@ -2,8 +2,8 @@
 
 Values are fractions in [0, 1] or differences of them; tables turn them into percent. What repeats
 are to a method (independent searches), seeds are to a configuration: the same functions serve both.
-The error from the choice of test images is in analysis/comparison/image_errors.py. statsmodels is imported
-where it is used, so that asking a command for help does not wait for it.
+The error from the choice of test images is in analysis/comparison/image_errors.py. statsmodels is
+imported where it is used, so that asking a command for help does not wait for it.
 """
 
 import math
@@ -43,8 +43,8 @@ class Summary:
 class Estimate:
     """Mean of n independent differences with its 95 % interval; see `estimate`.
 
-    `low`, `high` and `sd` (n - 1 in the denominator) are None where n = 1. `image_se` is the standard
-    error from the choice of test images alone, in the unit of the mean.
+    `low`, `high` and `sd` (n - 1 in the denominator) are None where n = 1. `image_se` is the
+    standard error from the choice of test images alone, in the unit of the mean.
     """
 
     mean: float
@@ -64,8 +64,8 @@ class Estimate:
     def p_equivalence(self, margin: float) -> float | None:
         """P of "the difference is at least `margin`, one way or the other" (TOST; Schuirmann 1987).
 
-        The larger one of two one-sided p, each from the same interval; small where the difference is
-        shown to lie within -margin..margin. None where n = 1.
+        The larger one of two one-sided p, each from the same interval; small where the difference
+        is shown to lie within -margin..margin. None where n = 1.
         """
         if self.sd is None:
             return None
@@ -82,9 +82,9 @@ class Estimate:
 class Verdict:
     """What may be said of one method's difference; `p` and `p_equivalence` are Holm's adjusted ones.
 
-    Both are None where there are too few repeats. `repeats_needed` is given where nothing is settled:
-    with how many repeats in all an effect of the margin would be seen in 80 % of studies; None there
-    means that no number would do, because the test images are too few.
+    Both are None where there are too few repeats. `repeats_needed` is given where nothing is
+    settled: with how many repeats in all an effect of the margin would be seen in 80 % of studies;
+    None there means that no number would do, because the test images are too few.
     """
 
     label: str
@@ -113,8 +113,8 @@ def estimate(differences: Iterable[float], *, image_se: float = 0.0) -> Estimate
 
     The half width is sqrt((t(0.975, n - 1) sd / sqrt n)^2 + (1.96 image_se)^2): Student's for what
     was repeated, beside it the choice of test images, which repeats do not average out. The sum of
-    squares is a convention: simulated, it covers 93 to 98 %. Without `image_se` the interval is that
-    of scipy.stats.ttest_1samp, and of ttest_rel where the differences are those of pairs.
+    squares is a convention: simulated, it covers 93 to 98 %. Without `image_se` the interval is
+    that of scipy.stats.ttest_1samp, and of ttest_rel where the differences are those of pairs.
 
     >>> interval = estimate([0.01, 0.02, 0.03])
     >>> round(interval.low, 4), round(interval.high, 4), interval.n, round(interval.p_value(), 4)
@@ -164,8 +164,8 @@ def look_level(look: int) -> float:
 def rule(estimates: Mapping[str, Estimate], *, margin: float, level: float) -> dict[str, Verdict]:
     """Return a verdict for each method, none of them wrong in all but `level` of studies.
 
-    Holm (1979) over the methods for "there is a difference", a Holm of its own for "none as large as
-    `margin`" (a fraction). A method with fewer than three repeats takes no part.
+    Holm (1979) over the methods for "there is a difference", a Holm of its own for "none as large
+    as `margin`" (a fraction). A method with fewer than three repeats takes no part.
     """
     testable = {name: estimate for name, estimate in estimates.items() if estimate.n >= MIN_REPEATS}
     differ = _holm({name: estimate.p_value() for name, estimate in testable.items()})
@@ -191,7 +191,8 @@ def repeats_needed(estimate: Estimate, *, effect: float, level: float) -> int | 
     """Return the fewest repeats in all that show `effect`, two-sided at `level`, in 80 % of such studies.
 
     The power is statsmodels' TTestPower (noncentral t) with the spread found; the error from test
-    images, which repeats do not lessen, is in it. None where 1,000 repeats would not do, or where there is no spread (n = 1).
+    images, which repeats do not lessen, is in it. None where 1,000 repeats would not do, or where
+    there is no spread (n = 1).
 
     >>> repeats_needed(estimate([-0.01, 0.0, 0.01]), effect=0.01, level=0.05)
     10

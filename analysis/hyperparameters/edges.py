@@ -1,10 +1,11 @@
 """Ranges that the best trials press against an end of, said only where chance hardly does it.
 
-Where no parameter matters, winners still stand somewhere: one winner lies within 5 % of an end of one of
-19 ranges nearly always. So the mean position of several is asked: under chance a winner's positions are
-uniform, and the mean of k of them has the Bates distribution. All ends of all methods share an expected
-0.04 of such sentences a report. Winners of eight trials of TPE on pure noise stand near ends a little more
-often (sd 0.31, uniform 0.29; 900 searches), which makes it 0.08 of a report with 19 ranges.
+Where no parameter matters, winners still stand somewhere: one winner lies within 5 % of an end of
+one of 19 ranges nearly always. So the mean position of several is asked: under chance a winner's
+positions are uniform, and the mean of k of them has the Bates distribution. All ends of all methods
+share an expected 0.04 of such sentences a report. Winners of eight trials of TPE on pure noise
+stand near ends a little more often (sd 0.31, uniform 0.29; 900 searches), which makes it 0.08 of a
+report with 19 ranges.
 """
 
 import statistics
@@ -40,8 +41,9 @@ class Edge:
 def edges(study: Study, method: str) -> list[Edge]:
     """Return the ends of a method's ranges that its best trials stand beside beyond chance, in the ranges' order.
 
-    The best are the winners of the repeats, each the best finished trial that its sampler drew; with
-    fewer than three repeats the five best of all. A lower end of 0 is none: nothing lies below.
+    The best are the winners of the repeats, each the best finished trial that its sampler drew;
+    with fewer than three repeats the five best of all. A lower end of 0 is none: nothing lies
+    below.
     """
     number_ranges = _numbers(ranges(study, method))
     best, independent = _best(study, method)
@@ -81,9 +83,9 @@ def _numbers(all_ranges: Ranges) -> dict[str, FloatDistribution | IntDistributio
 def _best(study: Study, method: str) -> tuple[Sequence[Row], int]:
     """Return the trials that speak, and as how many independent ones they count; none where there are too few.
 
-    Proposals of one search crowd: where nothing matters, the mean of the best five of 40 trials of TPE
-    spreads as the mean of two uniform numbers does (sd 0.22, measured over 310 searches; of 8 trials 0.15,
-    where five uniform numbers have 0.13).
+    Proposals of one search crowd: where nothing matters, the mean of the best five of 40 trials of
+    TPE spreads as the mean of two uniform numbers does (sd 0.22, measured over 310 searches; of 8
+    trials 0.15, where five uniform numbers have 0.13).
     """
     constraints = study.manifest.constraints
     order = rank_trials(study.rows, method, metric=study.metric, constraints=constraints)

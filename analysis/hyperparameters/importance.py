@@ -1,19 +1,20 @@
 """Which sampled parameters of a method matter: Optuna's fANOVA over bootstrapped trials, with intervals.
 
-An importance is the share of the variance of validation over a method's whole ranges that a parameter
-explains by itself (Hutter, Hoos and Leyton-Brown 2014, "An efficient approach for assessing
-hyperparameter importance"); the importances of a method add up to 1. Trials of all repeats count alike.
-An interval holds the middle 95 % of what samples of the trials, drawn with replacement, give: how much
-the answer depends on which trials there happened to be. It does not hold what other surrogates would say,
-and a parameter that does nothing still gets a share, for shares are never negative and add up to 1.
+An importance is the share of the variance of validation over a method's whole ranges that a
+parameter explains by itself (Hutter, Hoos and Leyton-Brown 2014, "An efficient approach for
+assessing hyperparameter importance"); the importances of a method add up to 1. Trials of all
+repeats count alike. An interval holds the middle 95 % of what samples of the trials, drawn with
+replacement, give: how much the answer depends on which trials there happened to be. It does not
+hold what other surrogates would say, and a parameter that does nothing still gets a share, for
+shares are never negative and add up to 1.
 
-Why fANOVA, of Optuna's evaluators: simulated searches of eight trials each by TPE, four surfaces of five
-parameters, noise of half the signal's deviation, 12 studies of each surface. Share of studies in which the
-truly most important parameter came first, over all samples: of 32 trials 0.90 (PED-ANOVA 0.83 to 0.88, by
-its quantile; mean decrease in impurity 0.90), of 10 trials 0.56 (0.31 to 0.42; 0.56). With its default
-quantile of a tenth, PED-ANOVA looks at one to four trials here. Where the first interval lies wholly above
-the second (`is_settled`; 12 of 32 studies of 40 trials) the first was the true one in all; of pure noise it
-never did (100 studies).
+Why fANOVA, of Optuna's evaluators: simulated searches of eight trials each by TPE, four surfaces of
+five parameters, noise of half the signal's deviation, 12 studies of each surface. Share of studies
+in which the truly most important parameter came first, over all samples: of 32 trials 0.90
+(PED-ANOVA 0.83 to 0.88, by its quantile; mean decrease in impurity 0.90), of 10 trials 0.56 (0.31
+to 0.42; 0.56). With its default quantile of a tenth, PED-ANOVA looks at one to four trials here.
+Where the first interval lies wholly above the second (`is_settled`; 12 of 32 studies of 40 trials)
+the first was the true one in all; of pure noise it never did (100 studies).
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,8 +129,8 @@ def importances(study: Study, method: str) -> Importances:
 def basis(study: Study, method: str) -> Basis:
     """Return final values where at least 30 trials have finished or none could be stopped, else the first rung's.
 
-    All trials reach the first rung, bad ones as well; those that finish are the better ones, and among
-    them what made the others bad is invisible.
+    All trials reach the first rung, bad ones as well; those that finish are the better ones, and
+    among them what made the others bad is invisible.
     """
     points = search_points(study, method)
     final_pairs = [(point, point.final) for point in points if point.final is not None]

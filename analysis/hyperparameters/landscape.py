@@ -1,11 +1,12 @@
 """Where validation is as good as at the best: the flat region of a method, and a robust setting inside it.
 
-A Gaussian process (Rasmussen and Williams 2006, chapter 2; Matérn 5/2, a length scale for each parameter,
-noise) is fitted to the final values of all repeats over positions in the ranges. The region is where its
-mean lies within one standard error of its best mean (the one-standard-error rule of Breiman et al. 1984,
-section 3.4.3: what is as good as the best, as far as one can tell), or within the margin that the study
-calls no difference, if that is more. The robust setting is the point of the region nearest to the
-region's centre of mass: small changes in any direction stay inside.
+A Gaussian process (Rasmussen and Williams 2006, chapter 2; Matérn 5/2, a length scale for each
+parameter, noise) is fitted to the final values of all repeats over positions in the ranges. The
+region is where its mean lies within one standard error of its best mean (the one-standard-error
+rule of Breiman et al. 1984, section 3.4.3: what is as good as the best, as far as one can tell), or
+within the margin that the study calls no difference, if that is more. The robust setting is the
+point of the region nearest to the region's centre of mass: small changes in any direction stay
+inside.
 """
 
 from dataclasses import dataclass
@@ -85,8 +86,8 @@ class Landscape:
 def landscape(study: Study, method: str) -> Landscape:
     """Return the flat region of a method around its best; the same at every call.
 
-    None with a reason: fewer than 15 finished trials, no range, or a surrogate that predicts left-out
-    trials hardly better than their mean does.
+    None with a reason: fewer than 15 finished trials, no range, or a surrogate that predicts
+    left-out trials hardly better than their mean does.
     """
     method_ranges = ranges(study, method)
     points = [point for point in search_points(study, method) if point.final is not None]

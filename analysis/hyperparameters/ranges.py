@@ -1,8 +1,8 @@
 """The ranges that a method was searched over, and its search trials as points in them.
 
 A position is where a value stands in its range, from 0 to 1, in the logarithm where the range is
-logarithmic, so that equal steps of positions are what the sampler took as equal steps. Whole numbers
-and choices stand in the middle of cells of equal width.
+logarithmic, so that equal steps of positions are what the sampler took as equal steps. Whole
+numbers and choices stand in the middle of cells of equal width.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A method's search trials over its parameters, as plain data to draw: one, two or all at a time.
 
-Values are the validation metric after a trial's last epoch, a fraction; of a stopped trial this is an
-early one, which its status tells. Trials without a value are left out.
+Values are the validation metric after a trial's last epoch, a fraction; of a stopped trial this is
+an early one, which its status tells. Trials without a value are left out.
 """
 
 from dataclasses import dataclass

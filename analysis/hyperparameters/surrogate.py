@@ -1,7 +1,7 @@
 """A Gaussian process over the trials of one method: what it predicts, how surely, and whether it can.
 
-Matérn 5/2 with a length scale for each feature, and noise: what one training's luck adds. The mean of a
-prediction is of the surface below the noise, and so is its standard error.
+Matérn 5/2 with a length scale for each feature, and noise: what one training's luck adds. The mean
+of a prediction is of the surface below the noise, and so is its standard error.
 """
 
 import warnings
@@ -40,8 +40,8 @@ class Surrogate:
 def fit(features: Floats, values: Floats) -> Surrogate | None:
     """Fit to features [n, d] with values [n]; None where values or settings do not differ.
 
-    One training that came to nothing would set the scale of all others, so values far below the rest
-    are raised to Tukey's fence.
+    One training that came to nothing would set the scale of all others, so values far below the
+    rest are raised to Tukey's fence.
     """
     low, high = np.quantile(values, [0.25, 0.75])
     clipped = np.maximum(values, low - FENCE * (high - low))

@@ -1,7 +1,7 @@
 """A study's pictures: first the data that are shown, as plain tuples, then their drawing.
 
-Values are fractions in the data and percent on the page. `PLOTS` maps a name to a function of the study
-that gives a figure, several by name, or None where the study has no data for it.
+Values are fractions in the data and percent on the page. `PLOTS` maps a name to a function of the
+study that gives a figure, several by name, or None where the study has no data for it.
 """
 
 from collections.abc import Callable, Sequence

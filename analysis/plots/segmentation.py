@@ -1,8 +1,8 @@
 """Images beside their masks, best and worst, and how the intersection over union is spread.
 
-The files are `predictions/<trial>.npz` of the confirming runs: images uint8 [n, H, W, 3], labels and
-predicted uint8 [n, H, W] (255: void), iou float64 [n], index int64 [n], worst first; and, if it is
-there, all_iou float64 of every test image.
+The files are `predictions/<trial>.npz` of the confirming runs: images uint8 [n, H, W, 3], labels
+and predicted uint8 [n, H, W] (255: void), iou float64 [n], index int64 [n], worst first; and, if it
+is there, all_iou float64 of every test image.
 """
 
 import io

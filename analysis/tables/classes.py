@@ -110,8 +110,8 @@ def _direction(change: stats.Estimate) -> str:
 def classes(study: Study) -> Table:
     """Each class: teacher, and the students that the baseline and the best method with distillation recommend.
 
-    Means over seeds of accuracy, or intersection over union where every pixel has a label. Of more than twenty classes
-    the ten that gained most and the ten that lost most.
+    Means over seeds of accuracy, or intersection over union where every pixel has a label. Of more
+    than twenty classes the ten that gained most and the ten that lost most.
     """
     quality = "IoU" if study.dense else "accuracy"
     title = f"Classes: {quality}, % (test split)"

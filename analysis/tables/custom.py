@@ -1,6 +1,7 @@
 """Tables of a user's own: functions of the study, `file.py:function` or given as they are.
 
-They return what the functions in `TABLES` return; cells may be numbers, which are printed with four digits.
+They return what the functions in `TABLES` return; cells may be numbers, which are printed with four
+digits.
 """
 
 import traceback

@@ -1,9 +1,9 @@
 """What is on a page, as plain data: neither HTML nor a study. `render.render` makes the file of it.
 
-A text is one line of words in which `**strong**` and code in backticks are marked; anything else that it
-holds is shown as it stands, so names that users choose need no care here. Numbers of figures have the
-unit of their axis (percent, percentage points), not fractions. Colours are names of `page.css`: "ink",
-"base" (grey, the baseline's), "c1" to "c6", "good", "bad".
+A text is one line of words in which `**strong**` and code in backticks are marked; anything else
+that it holds is shown as it stands, so names that users choose need no care here. Numbers of
+figures have the unit of their axis (percent, percentage points), not fractions. Colours are names
+of `page.css`: "ink", "base" (grey, the baseline's), "c1" to "c6", "good", "bad".
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """What the page carries packed: plotly.js and the plots' data, and what a browser may run and load.
 
-Both are gzip in base64: 4.8 MB of script become 2 MB, and no text of a study can end the element that
-holds it. The page unpacks them with DecompressionStream (Chrome 80, Firefox 113, Safari 16.4 and later).
+Both are gzip in base64: 4.8 MB of script become 2 MB, and no text of a study can end the element
+that holds it. The page unpacks them with DecompressionStream (Chrome 80, Firefox 113, Safari 16.4
+and later).
 """
 
 import base64

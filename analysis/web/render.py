@@ -1,7 +1,7 @@
 """A page as one HTML file that needs nothing else: styles, scripts, plots and pictures are inside.
 
-The template escapes whatever it is given. It runs twice: what is left of `BUDGET` after the first time
-is for pictures.
+The template escapes whatever it is given. It runs twice: what is left of `BUDGET` after the first
+time is for pictures.
 """
 
 from collections.abc import Iterator, Sequence

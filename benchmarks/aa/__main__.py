@@ -3,9 +3,10 @@
     python -m benchmarks.aa --studies 20 --out runs/aa
 
 Each study is searched and confirmed by the commands that users type, on the digits that come with
-scikit-learn, with a seed of its own: another split, teacher, proposals and students. The second method is
-the baseline under another name, so that every verdict but *not settled* and *no difference* is wrong. Killed
-and run again it goes on. Exit code 1 where more than the allowed number of verdicts is wrong.
+scikit-learn, with a seed of its own: another split, teacher, proposals and students. The second
+method is the baseline under another name, so that every verdict but *not settled* and *no
+difference* is wrong. Killed and run again it goes on. Exit code 1 where more than the allowed
+number of verdicts is wrong.
 """
 
 import json

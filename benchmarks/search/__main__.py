@@ -2,9 +2,9 @@
 
     python -m benchmarks.search --out results
 
-Writes `search.md` and `search.json` into a folder: the regret of every policy against the epochs that
-it spent, at several numbers of trials a search. Whatever was replayed before is read from --work; a
-killed benchmark goes on when the same command is given again.
+Writes `search.md` and `search.json` into a folder: the regret of every policy against the epochs
+that it spent, at several numbers of trials a search. Whatever was replayed before is read from
+--work; a killed benchmark goes on when the same command is given again.
 """
 
 import json

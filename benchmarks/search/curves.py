@@ -1,10 +1,11 @@
 """Recorded learning curves: a row an epoch of a configuration and a seed, as Parquet.
 
-Columns: `method`, `number` of the configuration within its method (0 has the default settings, then come
-published ones, then random ones), `origin`, `seed`, `epoch` (from 1), `val_accuracy` (float32, a fraction),
-`config.<name>` (float32), and in the last epoch's row alone `test_accuracy`, `val_correct` and
-`test_correct` (which images were classified correctly, in the split's order, by numpy.packbits). What was
-recorded, on what and by which commit stands in the file's metadata, under the key `recording`.
+Columns: `method`, `number` of the configuration within its method (0 has the default settings, then
+come published ones, then random ones), `origin`, `seed`, `epoch` (from 1), `val_accuracy` (float32,
+a fraction), `config.<name>` (float32), and in the last epoch's row alone `test_accuracy`,
+`val_correct` and `test_correct` (which images were classified correctly, in the split's order, by
+numpy.packbits). What was recorded, on what and by which commit stands in the file's metadata, under
+the key `recording`.
 """
 
 import json

@@ -1,7 +1,8 @@
 """The searches that are replayed: every sampler with every way of stopping, at several lengths.
 
-The outcomes of a cell lie in a file of their own, so that a killed benchmark goes on where it was. All
-cells have the same seeds: repeat r has the same luck under every policy, so differences are paired.
+The outcomes of a cell lie in a file of their own, so that a killed benchmark goes on where it was.
+All cells have the same seeds: repeat r has the same luck under every policy, so differences are
+paired.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
 """What is compared: where proposals come from, and which trials are stopped when.
 
-Proposals are those of `tune_kd.tuning.samplers`, in the order of origins that the product has. Some samplers are
-not the product's: `gp+stopped` hears the last value of stopped trials as if they had ended with it;
-`prior` draws from a mixture of random settings, settings around the default and the published ones, and
-settings around the best so far, as PriorBand does (Mallik et al. 2023); `tpe+prior` is TPE whose random
-start lies around the default and the published settings.
+Proposals are those of `tune_kd.tuning.samplers`, in the order of origins that the product has. Some
+samplers are not the product's: `gp+stopped` hears the last value of stopped trials as if they had
+ended with it; `prior` draws from a mixture of random settings, settings around the default and the
+published ones, and settings around the best so far, as PriorBand does (Mallik et al. 2023);
+`tpe+prior` is TPE whose random start lies around the default and the published settings.
 """
 
 import math
@@ -126,8 +126,8 @@ def mixture(history: Sequence[Trial], surface: Surface, *, rung: int, seed: int)
     """Return a setting of PriorBand's mixture for a trial that enters at a rung (0: it may be stopped there).
 
     It is random with probability 1 / (1 + ETA^rung). The rest is shared by settings around the
-    default and the published ones, and settings around the best one, as likely as the best third of the
-    trials are under each of both.
+    default and the published ones, and settings around the best one, as likely as the best third of
+    the trials are under each of both.
     """
     random, cube = np.random.default_rng(seed), surface.cube
     best, share = _incumbent(history, surface)

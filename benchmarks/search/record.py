@@ -2,11 +2,11 @@
 
     python -m benchmarks.search.record --space digits_kd --out benchmarks/search/digits.parquet
 
-Configuration 0 of a method has its default settings, then come the published ones, then random ones. All
-have seed 0, the first `--repeated` have `--seeds` seeds, each with weights, dropout, views and batch order
-of its own, as confirming runs have. The teacher is trained once, as a study trains it, and the split is a
-study's. Validation accuracy is that of every epoch, test accuracy that of the last one. A killed recording
-goes on where it was when the same command is given again.
+Configuration 0 of a method has its default settings, then come the published ones, then random
+ones. All have seed 0, the first `--repeated` have `--seeds` seeds, each with weights, dropout,
+views and batch order of its own, as confirming runs have. The teacher is trained once, as a study
+trains it, and the split is a study's. Validation accuracy is that of every epoch, test accuracy
+that of the last one. A killed recording goes on where it was when the same command is given again.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """A check without a surface: random searches among the recorded configurations that have several seeds.
 
-A trial shows the recorded curve of one of its seeds; its true accuracy is the mean of the others, of
-validation and test images together. Only random proposals can be replayed so, and the optimum is the
-best of few configurations; but nothing is fitted.
+A trial shows the recorded curve of one of its seeds; its true accuracy is the mean of the others,
+of validation and test images together. Only random proposals can be replayed so, and the optimum is
+the best of few configurations; but nothing is fitted.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """What the replayed searches come to: regret against epochs, with bootstrap intervals, as rows and Markdown.
 
 Regret is the optimum's true accuracy less that of the chosen trial, in percentage points. A repeat
-counts with its mean over the methods; intervals are percentiles of a bootstrap over repeats, so they
-hold the luck of the replay, and not that of the recording.
+counts with its mean over the methods; intervals are percentiles of a bootstrap over repeats, so
+they hold the luck of the replay, and not that of the recording.
 """
 
 import itertools

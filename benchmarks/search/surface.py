@@ -1,12 +1,13 @@
 """What a configuration that nobody trained would have reached: surfaces fitted to recorded curves.
 
-A method has a Gaussian process (Matérn 5/2, a length scale for each value, noise by likelihood) on the
-logit of each quantity: its *true* accuracy, that is of validation and test images together after the
-last epoch, and its *validation* accuracy at each epoch where policies look. What a trial shows at these
-epochs is the validation surface plus the residuals of one recorded run, all epochs of the same run, drawn
-from the recorded configurations that are nearest; so noise is as large as it was there, and as much
-alike from epoch to epoch. Validation values are whole images of the recorded split. The difference of
-the two surfaces is what a split does to like configurations alike, which no repetition takes away.
+A method has a Gaussian process (Matérn 5/2, a length scale for each value, noise by likelihood) on
+the logit of each quantity: its *true* accuracy, that is of validation and test images together
+after the last epoch, and its *validation* accuracy at each epoch where policies look. What a trial
+shows at these epochs is the validation surface plus the residuals of one recorded run, all epochs
+of the same run, drawn from the recorded configurations that are nearest; so noise is as large as it
+was there, and as much alike from epoch to epoch. Validation values are whole images of the recorded
+split. The difference of the two surfaces is what a split does to like configurations alike, which
+no repetition takes away.
 """
 
 import warnings

@@ -3,9 +3,10 @@
     python -m benchmarks.verdict
     python -m benchmarks.verdict --studies 100 --sampler random
 
-The exit code is 1 where a sentence is wrong more often than it may be: in studies with nothing to find
-"helps" or "hurts" of any method at most 5 % (and two standard errors), as much "no difference" where it is
-m, and 93 to 99 % of the intervals hold the truth. A hundred studies take about two minutes on one core.
+The exit code is 1 where a sentence is wrong more often than it may be: in studies with nothing to
+find "helps" or "hurts" of any method at most 5 % (and two standard errors), as much "no difference"
+where it is m, and 93 to 99 % of the intervals hold the truth. A hundred studies take about two
+minutes on one core.
 """
 
 import gc

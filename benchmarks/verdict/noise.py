@@ -1,8 +1,9 @@
 """How far trainings and images scatter, measured on a recording of learning curves.
 
-Two chances meet in an accuracy: the training's (its seed) and that of the images on which it is measured.
-A recording keeps which images each training got right, so the two can be told apart. They are measured on
-the better half of each method's configurations that several seeds have trained: a search chooses there.
+Two chances meet in an accuracy: the training's (its seed) and that of the images on which it is
+measured. A recording keeps which images each training got right, so the two can be told apart. They
+are measured on the better half of each method's configurations that several seeds have trained: a
+search chooses there.
 """
 
 import itertools
@@ -24,9 +25,11 @@ PAIRS = 3000  # of configurations of two methods, for the spread between images
 class Noise:
     """Standard deviations and a mean variance, all of fractions, n configurations with several seeds.
 
-    `seed`: what a seed does to all configurations alike. `run`: what it does to one configuration, on
-    infinitely many images. `flips`: of one image's correctness over seeds, the mean variance. `images`:
-    over images, of the difference of two methods' probabilities to be right; it does not shrink with seeds.
+    `seed`: what a seed does to all configurations alike. `run`: what it does to one configuration,
+    on
+    infinitely many images. `flips`: of one image's correctness over seeds, the mean variance.
+    `images`: over images, of the difference of two methods' probabilities to be right; it does not
+    shrink with seeds.
     """
 
     seed: float
@@ -50,8 +53,8 @@ class Noise:
 class Latent:
     """The same images as a probit model: an image is right where a sum of normal variables is positive.
 
-    `ease` is the sd of how easy images are, `taste` the sd of what one method gets out of an image in one
-    region of its configurations; the training's own part has sd 1.
+    `ease` is the sd of how easy images are, `taste` the sd of what one method gets out of an image
+    in one region of its configurations; the training's own part has sd 1.
     """
 
     ease: float
@@ -129,8 +132,9 @@ def _between_images(table: Floats, methods: npt.NDArray[np.str_]) -> float:
 def latent_model(noise: Noise) -> Latent:
     """Return the probit model whose images flip, and differ between methods, as much as measured.
 
-    An image is right with probability p, and E p (1 - p) is `flips`; the mean square of the difference
-    of two methods' p is `images` squared. Both are integrals of a normal variable in two dimensions.
+    An image is right with probability p, and E p (1 - p) is `flips`; the mean square of the
+    difference of two methods' p is `images` squared. Both are integrals of a normal variable in two
+    dimensions.
     """
     at = norm.ppf(noise.level)
 

@@ -1,8 +1,9 @@
 """What the report would say of a simulated study, beside what is true.
 
-Rows become a study as the report reads it (analysis/study.py), and analysis/comparison/methods.py judges it. The
-old way is kept for comparison: of all trials of a method the one that is best on validation, as many
-seeds as the repeats have together, an interval over these seeds, and no correction over methods.
+Rows become a study as the report reads it (analysis/study.py), and analysis/comparison/methods.py
+judges it. The old way is kept for comparison: of all trials of a method the one that is best on
+validation, as many seeds as the repeats have together, an interval over these seeds, and no
+correction over methods.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,14 +1,14 @@
 """A study in a world whose truth is known: its rows, as the product would have written them.
 
-Searches ask the product's samplers and stop by ASHA's rule (benchmarks/search/policies.py); winners and
-recommendations are those of tune_kd/study/selection.py, seeds and design those of tune_kd/workflows/confirm_plan.py.
-An effect raises or lowers all configurations of a method alike. Optuna's samplers, ASHA and selection
-look at ranks within a method only, so one search serves all scenarios, and what differs between them
-is the confirmation.
+Searches ask the product's samplers and stop by ASHA's rule (benchmarks/search/policies.py); winners
+and recommendations are those of tune_kd/study/selection.py, seeds and design those of
+tune_kd/workflows/confirm_plan.py. An effect raises or lowers all configurations of a method alike.
+Optuna's samplers, ASHA and selection look at ranks within a method only, so one search serves all
+scenarios, and what differs between them is the confirmation.
 
-Left out: students are confirmed on train and validation images together, which makes all of them a little
-better and scatter less, so that the product sees more than is counted here; a trial's first rung and its
-last epoch have independent noise.
+Left out: students are confirmed on train and validation images together, which makes all of them a
+little better and scatter less, so that the product sees more than is counted here; a trial's first
+rung and its last epoch have independent noise.
 """
 
 from collections.abc import Mapping, Sequence

@@ -50,8 +50,8 @@ def most_wrong(studies: int) -> float:
 def score(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Outcomes with what is claimed (1: it helps, -1: it hurts, 0: neither) and whether that is wrong.
 
-    A direction is wrong where there is none or the other one; "no difference" and "by less than m" where
-    the difference is at least the scenario's margin m.
+    A direction is wrong where there is none or the other one; "no difference" and "by less than m"
+    where the difference is at least the scenario's margin m.
     """
     claims = outcomes["label"].map(SAYS).fillna(0).astype(int)
     sign = (outcomes["truth"] > 0).astype(int) - (outcomes["truth"] < 0).astype(int)

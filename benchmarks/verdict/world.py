@@ -1,11 +1,11 @@
 """A world in which the truth is known: surfaces, images and trainings drawn as a recording measured them.
 
 All methods have the baseline's response surface, plus the effect that a scenario gives them; so a
-method's true difference is that effect, whatever a search finds. An image is right where a normal sum is
-positive (noise.py): the configuration's accuracy, how easy the image is, what the method makes of it
-near this configuration, and this training's own luck. The third part varies smoothly over the
-configurations (a Gaussian process for each image): so a validation split favours like configurations
-alike, in all repeats, which no repetition takes away.
+method's true difference is that effect, whatever a search finds. An image is right where a normal
+sum is positive (noise.py): the configuration's accuracy, how easy the image is, what the method
+makes of it near this configuration, and this training's own luck. The third part varies smoothly
+over the configurations (a Gaussian process for each image): so a validation split favours like
+configurations alike, in all repeats, which no repetition takes away.
 """
 
 from collections.abc import Mapping, Sequence

@@ -30,7 +30,8 @@ def digits_world():
 def recording(random, *, run: float, taste: float) -> tuple[pd.DataFrame, np.ndarray]:
     """Rows of two methods, 40 configurations of each, three seeds, and the chances [2, images].
 
-    Chances are those of a training without luck; `run` is the sd of its luck, in units of the normal sum.
+    Chances are those of a training without luck; `run` is the sd of its luck, in units of the
+    normal sum.
     """
     ease = norm.ppf(0.95) + random.standard_normal(sum(IMAGES.values()))
     eases = ease + taste * random.standard_normal((2, len(ease)))

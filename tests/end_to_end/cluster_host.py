@@ -2,8 +2,8 @@
 
     python -m tests.end_to_end.cluster_host
 
-prints HOST:PORT of a head with one CPU, and the process number of the raylet of a second node with one
-CPU. `remove` on stdin takes the second node away at once, the end of stdin ends the cluster.
+prints HOST:PORT of a head with one CPU, and the process number of the raylet of a second node with
+one CPU. `remove` on stdin takes the second node away at once, the end of stdin ends the cluster.
 """
 
 import sys

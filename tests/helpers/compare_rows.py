@@ -2,9 +2,9 @@
 
     python -m tests.helpers.compare_rows BEFORE AFTER
 
-Two versions of the code that should train alike write the same accuracies, losses and proposals where everything else
-is the same: space, seed, machine, `--max-concurrent 1`. Names, hashes, times and what names the version differ.
-Exit code 1 if any other column does.
+Two versions of the code that should train alike write the same accuracies, losses and proposals
+where everything else is the same: space, seed, machine, `--max-concurrent 1`. Names, hashes, times
+and what names the version differ. Exit code 1 if any other column does.
 """
 
 import argparse

@@ -57,8 +57,8 @@ class FakeSession:
 def request(folder: Path, **changes: Any) -> SearchRequest:
     """What `python -m tune_kd.search --space digits_kd --epochs 9` asks for, with changes.
 
-    A change of a field of the space goes into the space; `epochs` and other fields of training are the
-    student's, with `teacher_` before them the teacher's.
+    A change of a field of the space goes into the space; `epochs` and other fields of training are
+    the student's, with `teacher_` before them the teacher's.
     """
     space, file = loader.load("digits_kd")
     paths = {*search_space.plain_fields(space), "methods"}

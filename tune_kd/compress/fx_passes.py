@@ -1,6 +1,7 @@
 """What int8 changes in exported graphs, whose layers are operators: batch normalisation, unread tensors.
 
-Graphs for training with fake quantization have the form that torchao's `prepare_qat_pt2e` gives them.
+Graphs for training with fake quantization have the form that torchao's `prepare_qat_pt2e` gives
+them.
 """
 
 import contextlib
@@ -26,9 +27,10 @@ def silence() -> Iterator[None]:
 def name_calls(graph: fx.GraphModule, model: nn.Module) -> None:
     """Which module of `model` each operator comes from, in the words that torchao groups them by.
 
-    Export marks later calls in the key of a node's module stack (`relu@1`), but torchao groups nodes by
-    the name beside it, and refuses a module with several outputs, such as a residual block's ReLU. Older
-    torch, 2.11 too, does not look at the module stack at all, but at `source_fn_stack`.
+    Export marks later calls in the key of a node's module stack (`relu@1`), but torchao groups
+    nodes by the name beside it, and refuses a module with several outputs, such as a residual
+    block's ReLU. Older torch, 2.11 too, does not look at the module stack at all, but at
+    `source_fn_stack`.
     """
     for node in graph.graph.nodes:
         stack = dict(node.meta.get("nn_module_stack") or {})
@@ -87,9 +89,9 @@ def _path(node: Any) -> str:
 def fold(graph: fx.GraphModule) -> None:
     """Put trained batch normalisations into the convolutions before them.
 
-    conv(x, round(w * s)) / s + bias, normalised, is conv(x, round(w * s)) + (bias - mean) * s + beta, where
-    s = gamma / sqrt(var + eps). torchao's own way exports dozens of patterns to find them, for a minute,
-    and takes eps to be 1e-5.
+    conv(x, round(w * s)) / s + bias, normalised, is conv(x, round(w * s)) + (bias - mean) * s +
+    beta, where s = gamma / sqrt(var + eps). torchao's own way exports dozens of patterns to find
+    them, for a minute, and takes eps to be 1e-5.
     """
     norms: list[Any] = [node for node in graph.graph.nodes if node.target in NORMS]
     for number, norm in enumerate(norms):

@@ -1,10 +1,10 @@
 """Networks in int8 for x86 CPUs: quantized after training or trained so, kept as flat tensors.
 
-torchao's PT2E with its X86 Inductor quantizer: activations uint8 per tensor, weights int8 per output
-channel, convolutions with the normalisation after them folded in. `prepare`, then `calibrate` or train,
-then `convert`: a graph that computes in float32 between rounding to and from int8, on any CPU. int8
-kernels come with `compiled.for_cpu`. Jacob et al. 2018 describes both ways. torchao comes with
-`pip install -e '.[compress]'`.
+torchao's PT2E with its X86 Inductor quantizer: activations uint8 per tensor, weights int8 per
+output channel, convolutions with the normalisation after them folded in. `prepare`, then
+`calibrate` or train, then `convert`: a graph that computes in float32 between rounding to and from
+int8, on any CPU. int8 kernels come with `compiled.for_cpu`. Jacob et al. 2018 describes both ways.
+torchao comes with `pip install -e '.[compress]'`.
 """
 
 import copy
@@ -34,9 +34,9 @@ ACTIVATIONS, TRAINED = (
 class Prepared(nn.Module):
     """A network with observers, or with fake quantization (`trained`), at each tensor that will be int8.
 
-    Training and evaluation mode are those of batch normalisation, and of the observers: they look at
-    what is trained on, never at what is evaluated. One that is only calibrated stays in evaluation
-    mode; its observers look at all that it sees.
+    Training and evaluation mode are those of batch normalisation, and of the observers: they look
+    at what is trained on, never at what is evaluated. One that is only calibrated stays in
+    evaluation mode; its observers look at all that it sees.
     """
 
     def __init__(self, graph: fx.GraphModule, *, trained: bool, norms: int) -> None:
@@ -70,8 +70,8 @@ class Prepared(nn.Module):
     ) -> Any:
         """As of any module, also from a flat file.
 
-        Without the versions in a state dict's metadata torchao's observers put a default in place of
-        what they were made with.
+        Without the versions in a state dict's metadata torchao's observers put a default in place
+        of what they were made with.
         """
         state = OrderedDict(state_dict)
         state._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
@@ -123,8 +123,8 @@ class Int8Report:
 def prepare(model: nn.Module, *, sample: Tensor, qat: bool) -> Prepared:
     """Return a copy of the network, on the CPU, with observers, or for training with fake quantization (`qat`).
 
-    The network's own dropout is left out; it is otherwise exported as it is, so what its Python code
-    decides, it decides now. Any batch size of 1 and more (2 and more in training) can follow.
+    The network's own dropout is left out; it is otherwise exported as it is, so what its Python
+    code decides, it decides now. Any batch size of 1 and more (2 and more in training) can follow.
 
     Args:
         model: the float network; it stays as it is.
@@ -226,8 +226,8 @@ def assert_active(
 ) -> int:
     """How many observers there are, if all looked at images, fake quantization was on and weights moved.
 
-    `before` is what `ranges` gave right after `prepare`, `untrained` what `weights` gave then (None: of
-    weights nothing is asked).
+    `before` is what `ranges` gave right after `prepare`, `untrained` what `weights` gave then
+    (None: of weights nothing is asked).
 
     Raises:
         ValueError: which did not.
@@ -278,7 +278,8 @@ def report(converted: Converted) -> Int8Report:
     """Return what became of the operators.
 
     Raises:
-        ValueError: half or more of it is not int8, or a batch normalisation was not folded into a convolution.
+        ValueError: half or more of it is not int8, or a batch normalisation was not folded into a
+            convolution.
     """
     nodes = list(converted.graph.graph.nodes)
     num_unfolded = sum("batch_norm" in str(node.target) for node in nodes)
@@ -311,8 +312,8 @@ def size_mb(converted: Converted) -> float:
 def state_of(converted: Converted) -> dict[str, Tensor]:
     """All of an int8 network as flat tensors: those that its graph reads, by path, and two more.
 
-    "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in the
-    graph's order; "int8.trained" says whether fake quantization was trained.
+    "int8.activations", float64 [N, 2], is scale and zero point of each rounding of activations, in
+    the graph's order; "int8.trained" says whether fake quantization was trained.
     """
     tensors = fx_passes.read_tensors(converted.graph)
     state = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}

@@ -1,8 +1,8 @@
 """Pruning, in place: whole channels out of the network, or the smallest weights set to zero.
 
-Channels are removed by torch-pruning (Fang et al. 2023, "DepGraph"), which finds the layers that must
-lose the same ones; it comes with `pip install -e '.[compress]'`. A network without them has other
-shapes: `reshape` gives those of a checkpoint to a fresh one.
+Channels are removed by torch-pruning (Fang et al. 2023, "DepGraph"), which finds the layers that
+must lose the same ones; it comes with `pip install -e '.[compress]'`. A network without them has
+other shapes: `reshape` gives those of a checkpoint to a fresh one.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ Norm = nn.modules.batchnorm._BatchNorm
 def prune(model: nn.Module, stage: Prune, *, sample: Tensor) -> None:
     """Take the share `stage.ratio` out of a network, in place; the same network loses the same.
 
-    "channel": of the output channels of each layer, those with the smallest L2 norm over all weights that
-    belong to them; round(ratio * channels) of those that are there, at least one stays. The class
-    scores stay. Parameters are new objects afterwards: an optimizer is made after it, not before.
-    "magnitude": of all convolution and linear weights together that are not zero yet, the
-    round(ratio * count) smallest become exactly 0; so 0.5 twice leaves a quarter. Biases and
-    normalisation stay.
+    "channel": of the output channels of each layer, those with the smallest L2 norm over all
+    weights that belong to them; round(ratio * channels) of those that are there, at least one
+    stays. The class scores stay. Parameters are new objects afterwards: an optimizer is made after
+    it, not before. "magnitude": of all convolution and linear weights together that are not zero
+    yet, the round(ratio * count) smallest become exactly 0; so 0.5 twice leaves a quarter. Biases
+    and normalisation stay.
 
     Args:
         model: the network; its modes and which of its parameters take gradients stay.
@@ -158,7 +158,8 @@ def _torch_pruning() -> ModuleType:
 def _weights(model: nn.Module) -> list[nn.Parameter]:
     """Weights of convolutions and linear layers, each once.
 
-    Where layers have become operators of an exported graph: its parameters of two and more dimensions.
+    Where layers have become operators of an exported graph: its parameters of two and more
+    dimensions.
     """
     weights: dict[int, Any] = {
         id(module.weight): module.weight
@@ -174,8 +175,9 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
 def keep_zeros(model: nn.Module) -> Callable[[], None]:
     """Return a function that sets the convolution and linear weights that are zero now to zero again, in place.
 
-    It is called after each step of the optimizer: their gradients, and momentum from before, move them.
-    It holds on to the parameters of now, on their device; after `prune` of channels make another.
+    It is called after each step of the optimizer: their gradients, and momentum from before, move
+    them. It holds on to the parameters of now, on their device; after `prune` of channels make
+    another.
 
     >>> layer = nn.Linear(2, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[0.0, 2.0]]))
@@ -204,12 +206,13 @@ def nonzero_params(model: nn.Module) -> int:
 def reshape(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a fresh network the shapes of a channel-pruned checkpoint, so that it can be loaded strictly.
 
-    Convolutions (a depthwise one stays depthwise, a grouped one keeps its groups), linear layers and
-    normalisations get tensors of those shapes, whose values are for `load_state_dict` to fill in.
+    Convolutions (a depthwise one stays depthwise, a grouped one keeps its groups), linear layers
+    and normalisations get tensors of those shapes, whose values are for `load_state_dict` to fill
+    in.
 
     Raises:
-        UsageError: another network's checkpoint: keys, ranks or kernels differ, or something is wider.
-            The network is then as it was.
+        UsageError: another network's checkpoint: keys, ranks or kernels differ, or something is
+            wider. The network is then as it was.
     """
     model_state = model.state_dict()
     wrong = [f"no '{name}'" for name in model_state if name not in state]

@@ -1,6 +1,7 @@
 """Changes of a network that are not training. `TRANSFORMS` maps a name to a class.
 
-Its options are the keyword arguments of the class, which a method may sample. A user's own is `file.py:Class`.
+Its options are the keyword arguments of the class, which a method may sample. A user's own is
+`file.py:Class`.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,8 +35,9 @@ class NetworkTransform(Protocol):
 class LowRank:
     """The last linear layer W [outputs, inputs] as two layers of rank `rank`: W = (U S) V.
 
-    The truncated singular value decomposition, the best approximation of that rank (Eckart and Young 1936;
-    for networks Denton et al. 2014, section 3.2). With the full rank the logits are the same up to rounding.
+    The truncated singular value decomposition, the best approximation of that rank (Eckart and
+    Young 1936; for networks Denton et al. 2014, section 3.2). With the full rank the logits are the
+    same up to rounding.
     """
 
     rank: int = 8

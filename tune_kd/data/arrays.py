@@ -118,7 +118,8 @@ class ImageFile:
 def shared_array(folder: Path | None, array: Pixels, name: str) -> Pixels:
     """Return a file of a decoded split mapped copy-on-write, as torch wants it; all processes share its pages.
 
-    `folder` is where the file `name` lies; None: a copy of `array`, which it holds, for this process.
+    `folder` is where the file `name` lies; None: a copy of `array`, which it holds, for this
+    process.
     """
     if folder is None:
         return np.array(array)
@@ -129,8 +130,8 @@ def shared_array(folder: Path | None, array: Pixels, name: str) -> Pixels:
 def pad_images(images: Pixels, pad: int, *, folder: Path | None) -> Pixels:
     """Return the images with `pad` zeros around, uint8 [N, H + 2 pad, W + 2 pad, C].
 
-    `folder` is where `images.npy` lies: the padded file is made beside it and shared as it is. None:
-    an array of this process.
+    `folder` is where `images.npy` lies: the padded file is made beside it and shared as it is.
+    None: an array of this process.
     """
     if not pad:
         return shared_array(folder, images, "images.npy")

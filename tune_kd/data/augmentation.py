@@ -1,7 +1,7 @@
 """What is seen of each image in an epoch: pure functions of (seed, epoch, index).
 
-Everything is drawn for the whole decoded set, on the CPU, without the global generator: so a view is the
-same for every subset and batch and for every trial, and a teacher's outputs can be kept.
+Everything is drawn for the whole decoded set, on the CPU, without the global generator: so a view
+is the same for every subset and batch and for every trial, and a teacher's outputs can be kept.
 """
 
 import numpy as np
@@ -27,9 +27,9 @@ def centre(pad: int) -> int:
 def crops(num_images: int, *, seed: int, epoch: int, pad: int, flip: bool) -> Tensor:
     """Return the crop of every image of the decoded set in an epoch: int64 [num_images], on the CPU.
 
-    view = mirrored * (2 pad + 1)^2 + dy * (2 pad + 1) + dx, where the crop begins dy pixels down and dx
-    pixels right in the image with `pad` zeros around. Uniform over the (2 pad + 1)^2 crops, mirrored half
-    of the time where `flip`.
+    view = mirrored * (2 pad + 1)^2 + dy * (2 pad + 1) + dx, where the crop begins dy pixels down
+    and dx pixels right in the image with `pad` zeros around. Uniform over the (2 pad + 1)^2 crops,
+    mirrored half of the time where `flip`.
     """
     kinds = (2 * pad + 1) ** 2 * (2 if flip else 1)
     return torch.randint(0, kinds, (num_images,), generator=_generator(seed, "views", epoch))
@@ -55,8 +55,8 @@ def shares(num_images: int, *, seed: int, epoch: int, alpha: float) -> Tensor:
 def boxes(share: Tensor, sides: tuple[int, int], *, seed: int, epoch: int) -> Tensor:
     """CutMix's boxes: int64 [N, 4] of top, bottom, left, right, within the image.
 
-    `share` [N] is drawn by `shares`. The box has sqrt(1 - share) of the image's height and width and a
-    centre uniform in the image; what sticks out is cut off (Yun et al. 2019, eq. 2).
+    `share` [N] is drawn by `shares`. The box has sqrt(1 - share) of the image's height and width
+    and a centre uniform in the image; what sticks out is cut off (Yun et al. 2019, eq. 2).
     """
     uniform = torch.rand(
         (len(share), 2), dtype=torch.float64, generator=_generator(seed, "boxes", epoch)
@@ -76,9 +76,9 @@ def geometry(
 ) -> Tensor:
     """How every dense image is seen: float64 [num_images, 4] of factor, down, right, mirrored (0 or 1).
 
-    The image is resized by a factor uniform in `scale` and cropped to its own size; `down` and `right`,
-    uniform in [0, 1), say which share of what is cut off lies above and left (of a smaller image: which
-    share of the border).
+    The image is resized by a factor uniform in `scale` and cropped to its own size; `down` and
+    `right`, uniform in [0, 1), say which share of what is cut off lies above and left (of a smaller
+    image: which share of the border).
     """
     values = torch.rand(
         (num_images, 4), dtype=torch.float64, generator=_generator(seed, "geometry", epoch)
@@ -92,8 +92,8 @@ def geometry(
 def affine(view: Tensor) -> Tensor:
     """Matrices [N, 2, 3] from coordinates of the view to those of the image, as F.affine_grid wants.
 
-    Both run from -1 to 1 (align_corners False). With factor s and offset u (`right`), x on the view is
-    at x / s + (s - 1) (2 u - 1) / s on the image; mirroring turns the sign of x.
+    Both run from -1 to 1 (align_corners False). With factor s and offset u (`right`), x on the view
+    is at x / s + (s - 1) (2 u - 1) / s on the image; mirroring turns the sign of x.
 
     >>> affine(torch.tensor([[2.0, 0.0, 1.0, 1.0]])).tolist()
     [[[-0.5, 0.0, 0.5], [0.0, 0.5, -0.5]]]

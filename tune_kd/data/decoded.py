@@ -31,10 +31,11 @@ class Shape:
 class Decoded:
     """A split in memory-mapped files; not to be written to.
 
-    `images` is uint8 [N, height, width, channels], `labels` int64 [N], of a dense task uint8 [N, height,
-    width] with 255 for void. `hash` is a digest of pixels, labels and class names, whatever files they
-    came from. `folder` is where it lies in the cache (None: nowhere). `validation` is int64, sorted: the
-    positions of a train split that are the data set's own validation images; None: a tenth is chosen.
+    `images` is uint8 [N, height, width, channels], `labels` int64 [N], of a dense task uint8 [N,
+    height, width] with 255 for void. `hash` is a digest of pixels, labels and class names, whatever
+    files they came from. `folder` is where it lies in the cache (None: nowhere). `validation` is
+    int64, sorted: the positions of a train split that are the data set's own validation images;
+    None: a tenth is chosen.
     """
 
     images: npt.NDArray[np.uint8]

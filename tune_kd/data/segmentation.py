@@ -16,8 +16,9 @@ from tune_kd.recipe import Images
 class SegmentationImages:
     """A split's uint8 images and masks on a device; they become numbers a batch at a time.
 
-    On a CPU both are memory-mapped files that all processes of a node share; another device gets one
-    copy. Where a view reaches beyond the image it shows the mean colour, and the mask is void there.
+    On a CPU both are memory-mapped files that all processes of a node share; another device gets
+    one copy. Where a view reaches beyond the image it shows the mean colour, and the mask is void
+    there.
 
     Attributes:
         labels: uint8 [N, H, W], on the device; 255 is void.

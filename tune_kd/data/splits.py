@@ -1,7 +1,7 @@
 """Which images are trained on, how they are normalised, and their home on a device.
 
-An image is known by its index in the whole decoded train split. What training sees of it in an epoch is
-a pure function of (seed, epoch, index) (`views`).
+An image is known by its index in the whole decoded train split. What training sees of it in an
+epoch is a pure function of (seed, epoch, index) (`views`).
 """
 
 from collections.abc import Callable, Iterator
@@ -56,9 +56,10 @@ def split(
     """Train and validation images: two sorted int64 arrays of positions in the decoded train split.
 
     A stratified subset of `limit` images (0: all) is taken first; then `validation_size` of it, in
-    proportion to its classes, at least 2 images of each, is validation. Dense images have no class and
-    are one stratum. Where the data set has validation images of its own, a tenth of the limit is of
-    those and the rest of the others. The same labels, limit, seed and share give the same split.
+    proportion to its classes, at least 2 images of each, is validation. Dense images have no class
+    and are one stratum. Where the data set has validation images of its own, a tenth of the limit
+    is of those and the rest of the others. The same labels, limit, seed and share give the same
+    split.
 
     Raises:
         UsageError: a limit below 0, above the set's size or too small for 2 + 2 images a class.

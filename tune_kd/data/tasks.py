@@ -29,15 +29,16 @@ DECODE_VERSION = 2  # of the cache's files; raised when decoding changes
 class Task:
     """A data set and how its images are seen: one class an image, or (`dense`) one for every pixel.
 
-    `size` is what images are brought to in pixels, one side or (height, width); `channels` is 3 (RGB)
-    or 1 (grey); `flip` whether mirrored images are of the same class. Images of a class are cropped
-    with `pad` zeros around; dense ones are resized by a random factor in `scale` and cropped. `mean`
-    and `std` are per channel in units of 0..1; None: computed from the training images.
+    `size` is what images are brought to in pixels, one side or (height, width); `channels` is 3
+    (RGB) or 1 (grey); `flip` whether mirrored images are of the same class. Images of a class are
+    cropped with `pad` zeros around; dense ones are resized by a random factor in `scale` and
+    cropped. `mean` and `std` are per channel in units of 0..1; None: computed from the training
+    images.
 
     Without --data the images are what `read(split, None, cache)` gives, or they lie where
-    `locate(cache)` says; both may keep what they download below `cache`. With --data they lie in one of
-    the task's `own_layouts`, or in one that every task of its kind knows: class folders and Parquet,
-    for dense tasks VOC's (of `num_classes`, or with a classes.txt).
+    `locate(cache)` says; both may keep what they download below `cache`. With --data they lie in
+    one of the task's `own_layouts`, or in one that every task of its kind knows: class folders and
+    Parquet, for dense tasks VOC's (of `num_classes`, or with a classes.txt).
     """
 
     name: str
@@ -215,8 +216,8 @@ def _layout(task: Task, place: Path) -> Layout:
 def _key(task: Task, split: str, place: Path | None) -> str:
     """Names the decoded split in the cache; it changes with the task's shape and with the source.
 
-    The files of a folder count by name, size and time of change; no image is opened. Test labels need
-    the train split's classes, so its files count for both.
+    The files of a folder count by name, size and time of change; no image is opened. Test labels
+    need the train split's classes, so its files count for both.
     """
     facts: list[Any] = [DECODE_VERSION, task.name, task.version, task.sides, task.channels, split]
     if place is not None:
@@ -235,9 +236,10 @@ def _key(task: Task, split: str, place: Path | None) -> str:
 def decode(task: Task, split: str, *, folder: Path | None, cache: Path) -> Decoded:
     """Return a split's images in the task's size, from the node's cache or decoded into it.
 
-    `split` is train or test, `folder` the user's folder or archive (--data) or None. Images of another
-    size are resized (antialiased, bilinear; masks: nearest) whatever their shape was. Processes that
-    decode the same split at once wait for the first; a killed one leaves nothing that is taken for whole.
+    `split` is train or test, `folder` the user's folder or archive (--data) or None. Images of
+    another size are resized (antialiased, bilinear; masks: nearest) whatever their shape was.
+    Processes that decode the same split at once wait for the first; a killed one leaves nothing
+    that is taken for whole.
 
     Raises:
         UsageError: what `check` says, an unreadable image (with its file or row), a failed

@@ -1,7 +1,7 @@
 """What an evaluation's numbers say: each class, the confused pairs, and the alarms with advice.
 
-An evaluation is plain data, as evaluation.json holds it: shares as fractions, None where a number is
-not known or not finite.
+An evaluation is plain data, as evaluation.json holds it: shares as fractions, None where a number
+is not known or not finite.
 """
 
 import math
@@ -20,8 +20,8 @@ MAX_NAMES = 8  # classes in an alarm
 def classes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[dict[str, Any]]:
     """Of each class: `count` positions of it, `predicted` ones, accuracy, precision, iou.
 
-    `confusion` is [K, K] with the true class by row. Accuracy is the share of its positions that are
-    found; None where there are none to divide by.
+    `confusion` is [K, K] with the true class by row. Accuracy is the share of its positions that
+    are found; None where there are none to divide by.
 
     >>> rows = classes([[3, 1], [0, 0]], ["cat", "dog"])
     >>> [(one["name"], one["accuracy"], one["precision"], one["iou"]) for one in rows]

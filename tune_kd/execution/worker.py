@@ -1,7 +1,8 @@
 """What Ray runs: forwards a trial's reports, commits its epochs, turns any misfortune into a row.
 
 The worker owns its attempt's rows file and checkpoints: a checkpoint first, then renaming the rows
-commits both, and the last row names the checkpoint to go on from. torch is imported only here inside.
+commits both, and the last row names the checkpoint to go on from. torch is imported only here
+inside.
 """
 
 import contextlib

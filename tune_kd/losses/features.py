@@ -1,9 +1,10 @@
 """Losses on features. `FEATURE_LOSSES` maps a name to a pure function.
 
-A function gets (student: Outputs, teacher: Outputs, batch: Batch) and options of its own by keyword, which a
-method may sample, and returns a 0-dim float32 tensor; the teacher never receives a gradient. A user's own is
-`file.py:function`. Where `needs_projection`, the student's maps are projected to the teacher's channels first;
-a user's function says so by an attribute of that name (True where it has none).
+A function gets (student: Outputs, teacher: Outputs, batch: Batch) and options of its own by
+keyword, which a method may sample, and returns a 0-dim float32 tensor; the teacher never receives a
+gradient. A user's own is `file.py:function`. Where `needs_projection`, the student's maps are
+projected to the teacher's channels first; a user's function says so by an attribute of that name
+(True where it has none).
 """
 
 import functools
@@ -37,9 +38,9 @@ class FeatureLoss:
 def cosine_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
     """1 - cosine over channels, the mean over positions, then over levels; in [0, 2].
 
-    Maps are [B, C, ...] with the same channels on both sides (`Projections` sees to that); the levels
-    are the student's, the teacher may have more.
-    Where spatial sizes differ the larger map is averaged down to the smaller one.
+    Maps are [B, C, ...] with the same channels on both sides (`Projections` sees to that); the
+    levels are the student's, the teacher may have more. Where spatial sizes differ the larger map
+    is averaged down to the smaller one.
 
     >>> a = {"high": torch.tensor([[3.0, 0.0]])}
     >>> cosine_loss(a, {"high": torch.tensor([[0.0, 2.0]])}).item()
@@ -81,10 +82,11 @@ def _resize(map_: Tensor, sizes: list[int]) -> Tensor:
 def attention_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
     """Return attention transfer: the squared distance of normalised attention maps, in [0, 4].
 
-    Zagoruyko and Komodakis 2017, equation 2, with the square that their code takes. A map's attention is the
-    mean of its squares over channels, as a vector over positions of length 1; no projection, as only positions
-    are compared. Maps are [B, C, ...] of any channels; where sizes differ the larger is averaged down. Summed
-    over positions, averaged over images, then over levels. Vectors [B, C] have no positions and are left out.
+    Zagoruyko and Komodakis 2017, equation 2, with the square that their code takes. A map's
+    attention is the mean of its squares over channels, as a vector over positions of length 1; no
+    projection, as only positions are compared. Maps are [B, C, ...] of any channels; where sizes
+    differ the larger is averaged down. Summed over positions, averaged over images, then over
+    levels. Vectors [B, C] have no positions and are left out.
 
     Raises:
         UsageError: no level has a map.

@@ -1,9 +1,10 @@
 """Losses on the teacher's logits. `LOGIT_LOSSES` maps a name to a pure function.
 
-A function gets (student: Outputs, teacher: Outputs, batch: Batch), both logits divided by the temperature in
-float32 already, and options of its own by keyword, which a method may sample; it returns a 0-dim tensor, which
-`total` multiplies by the temperature's square. The teacher never receives a gradient. Its logits come from the
-cache, whatever the loss: features are not there. A user's own is `file.py:function`.
+A function gets (student: Outputs, teacher: Outputs, batch: Batch), both logits divided by the
+temperature in float32 already, and options of its own by keyword, which a method may sample; it
+returns a 0-dim tensor, which `total` multiplies by the temperature's square. The teacher never
+receives a gradient. Its logits come from the cache, whatever the loss: features are not there. A
+user's own is `file.py:function`.
 """
 
 import functools
@@ -39,9 +40,10 @@ def soft_loss(
 ) -> Tensor:
     """KL from teacher to student at `temperature` (> 0, a 0-dim tensor may vary), times its square.
 
-    Hinton et al. 2015, section 2: the square keeps the gradient's size, T * (p_student - p_teacher) per
-    position, as the temperature changes. Scores are [B, C, ...]; summed over C, averaged over the
-    positions where `valid` [B, ...] holds (None: all); with none the loss and its gradient are 0.
+    Hinton et al. 2015, section 2: the square keeps the gradient's size, T * (p_student - p_teacher)
+    per position, as the temperature changes. Scores are [B, C, ...]; summed over C, averaged over
+    the positions where `valid` [B, ...] holds (None: all); with none the loss and its gradient are
+    0.
 
     >>> z = torch.tensor([[1.0, 2.0, 5.0]])
     >>> soft_loss(z, z, temperature=4.0).item()
@@ -70,9 +72,10 @@ def dkd(
 ) -> Tensor:
     """Return decoupled distillation: target_weight * TCKD + other_weight * NCKD.
 
-    Zhao et al. 2022, equations 5 to 7. TCKD is the KL of (target, all others) as two classes, NCKD that of the
-    other classes among themselves, which plain KL weighs by 1 - p(target) of the teacher. In log space: a
-    teacher that is sure of the target leaves no 0 / 0. Summed over classes, averaged over positions that count.
+    Zhao et al. 2022, equations 5 to 7. TCKD is the KL of (target, all others) as two classes, NCKD
+    that of the other classes among themselves, which plain KL weighs by 1 - p(target) of the
+    teacher. In log space: a teacher that is sure of the target leaves no 0 / 0. Summed over
+    classes, averaged over positions that count.
 
     >>> z = Outputs(torch.tensor([[9.0, 2.0, 5.0]]))
     >>> batch = Batch(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([0]))

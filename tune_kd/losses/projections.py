@@ -13,8 +13,8 @@ class Projections(nn.Module):
     """Trainable maps from the student's channels to the teacher's, one a level, for training only.
 
     A 1x1 convolution for maps, linear for vectors, the identity where channels agree (Romero et al.
-    2015, FitNets, use such a regressor on the student's side). They are built before training, belong
-    into the optimizer and the checkpoint, and are dropped when the student is finished.
+    2015, FitNets, use such a regressor on the student's side). They are built before training,
+    belong into the optimizer and the checkpoint, and are dropped when the student is finished.
     """
 
     def __init__(
@@ -26,7 +26,8 @@ class Projections(nn.Module):
     ) -> None:
         """Built for features [B, C, ...] such as both networks gave in a dry forward.
 
-        The weights are a function of `seed` and of the shapes; the global generators are left alone.
+        The weights are a function of `seed` and of the shapes; the global generators are left
+        alone.
 
         Raises:
             UsageError: a level of which one side has vectors and the other maps.

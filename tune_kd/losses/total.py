@@ -4,9 +4,9 @@
          + beta  * T^2 * KL(softmax(teacher / T) || softmax(student / T))
          + gamma * D(student features, teacher features)
 
-Scores are [B, C, ...] with the classes on axis 1: a pixel is an image with a position. Every term is
-a mean over valid positions, so images and pixels weigh alike, and is computed in float32 whatever the
-networks run in. The teacher never receives a gradient.
+Scores are [B, C, ...] with the classes on axis 1: a pixel is an image with a position. Every term
+is a mean over valid positions, so images and pixels weigh alike, and is computed in float32
+whatever the networks run in. The teacher never receives a gradient.
 """
 
 from dataclasses import dataclass

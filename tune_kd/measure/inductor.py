@@ -1,7 +1,7 @@
 """Networks as machine code for this CPU, float and int8, and how fast they are.
 
-An int8 graph as it stands computes in float32 between roundings, slower than the float network; Inductor
-makes int8 kernels of it. So latencies of the two are compared compiled with compiled.
+An int8 graph as it stands computes in float32 between roundings, slower than the float network;
+Inductor makes int8 kernels of it. So latencies of the two are compared compiled with compiled.
 """
 
 import copy
@@ -34,8 +34,9 @@ def why_no_compiler() -> str:
 def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the network as machine code for this CPU and the sample's shape, compiled now; no gradients.
 
-    Inductor with frozen weights, so that convolutions and normalisations are folded, and the roundings
-    of an `int8.Converted` become int8 kernels. Works on a copy. Takes a minute or so for MobileNetV2.
+    Inductor with frozen weights, so that convolutions and normalisations are folded, and the
+    roundings of an `int8.Converted` become int8 kernels. Works on a copy. Takes a minute or so for
+    MobileNetV2.
 
     Raises:
         UsageError: there is no C++ compiler.
@@ -68,8 +69,8 @@ def for_cpu(model: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
 def latency(model: nn.Module, *, shape: Sequence[int]) -> dict[str, float]:
     """compiled_latency_ms, the median of one image's forward once compiled, and compiled_latency_ms_sd.
 
-    Float or int8, images of `shape` (C, H, W), by the protocol of `measure.measure`: one CPU thread,
-    warmed up.
+    Float or int8, images of `shape` (C, H, W), by the protocol of `measure.measure`: one CPU
+    thread, warmed up.
 
     Raises:
         UsageError: there is no C++ compiler.

@@ -1,7 +1,7 @@
 """What was timed on this machine and under which name, readable without torch.
 
-The cache's `probe.json` and `measure.json` are plain dictionaries, key to result. A key names all that
-a timing depends on, so that two studies on one machine find the same answer.
+The cache's `probe.json` and `measure.json` are plain dictionaries, key to result. A key names all
+that a timing depends on, so that two studies on one machine find the same answer.
 """
 
 import importlib.metadata
@@ -19,8 +19,8 @@ def timing_key(
 ) -> str:
     """Return the key of a timing: network, its images' shape, device name, torch's version and CPU threads.
 
-    `detail` is what else it depends on: `batch 128` of a probed step, `10 classes` of a measurement,
-    the hash of a user's own file.
+    `detail` is what else it depends on: `batch 128` of a probed step, `10 classes` of a
+    measurement, the hash of a user's own file.
 
     >>> timing_key("resnet8", shape=(3, 32, 32), device="cpu: x", threads=1, detail="batch 128").split("torch")[0]
     'resnet8 | 3x32x32 | batch 128 | cpu: x | '
@@ -75,8 +75,8 @@ def read_probe(cache: Path, key: str) -> dict[str, Any] | None:
 def look_up(key: str, *, file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the result of that key in a cache file, computed and kept where there is none.
 
-    A lock beside the file, which ends with its process, lets one compute at a time: two studies that
-    start together get one answer, and their timings do not disturb each other.
+    A lock beside the file, which ends with its process, lets one compute at a time: two studies
+    that start together get one answer, and their timings do not disturb each other.
     """
     result = read_all(file).get(key)
     if result is not None:

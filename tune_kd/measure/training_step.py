@@ -91,8 +91,8 @@ def step_seconds(
 ) -> dict[tuple[str, str], float]:
     """Median seconds of a training step in each combination; one that takes twice the fastest is left out.
 
-    The combinations take turns, so that a disturbance meets all of them; at least 3 rounds, then until
-    `rounds` or `budget_s` is over. Float32 contiguous is always among them.
+    The combinations take turns, so that a disturbance meets all of them; at least 3 rounds, then
+    until `rounds` or `budget_s` is over. Float32 contiguous is always among them.
     """
     runs = {pair: _trainer(build, step, *pair) for pair in _worth_a_try(build, step)}
     times: dict[tuple[str, str], list[float]] = {pair: [] for pair in COMBINATIONS}

@@ -1,8 +1,8 @@
 """Networks that give class scores of small images: torchvision's with stems for 32 and 64 pixels.
 
-Their state-dict keys are torchvision's where torchvision has the network. `taps` names the modules whose
-outputs are its features: "low", "mid" and "high" are maps at a half, a quarter and an eighth of the
-image's side where the network has them, "pooled" the vector before the classifier.
+Their state-dict keys are torchvision's where torchvision has the network. `taps` names the modules
+whose outputs are its features: "low", "mid" and "high" are maps at a half, a quarter and an eighth
+of the image's side where the network has them, "pooled" the vector before the classifier.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from tune_kd.models.layers import Classifier, Dropout, norm_of_mobilenet_v3
 class SmallImageResNet(ResNet):  # type: ignore[misc] # torchvision has no types
     """torchvision's ResNet, widths 64-128-256-512 (four times that with bottlenecks), for small images.
 
-    The stem is a 3x3 convolution of stride 1 without pooling: torchvision's own, meant for 224 pixels,
-    leaves one pixel of 32. He et al. 2016, table 1, with the stem of its section 4.2.
+    The stem is a 3x3 convolution of stride 1 without pooling: torchvision's own, meant for 224
+    pixels, leaves one pixel of 32. He et al. 2016, table 1, with the stem of its section 4.2.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class CifarResNet(nn.Module):
     """He et al. 2016, section 4.2: a ResNet of 6n+2 layers, n blocks for each of three widths.
 
     The shortcuts that change the width are 1x1 convolutions, as distillation's references have them
-    (ResNet-8: 78,042 parameters at 10 classes), not the paper's parameter-free ones. `widths` are those
-    of the stem and of the three stages; the references' "x4" has (32, 64, 128, 256).
+    (ResNet-8: 78,042 parameters at 10 classes), not the paper's parameter-free ones. `widths` are
+    those of the stem and of the three stages; the references' "x4" has (32, 64, 128, 256).
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class Grid(nn.Module):
 class SmallViT(VisionTransformer):  # type: ignore[misc] # torchvision has no types
     """torchvision's Vision Transformer with patches of 4 pixels, width 192 and 3 heads (ViT-Tiny).
 
-    Dosovitskiy et al. 2021, section 3.1; widths of Touvron et al. 2021, table 1. `dropout` is that of
-    the embedding, of attention's output and of the MLPs. Levels are the tokens after a third, two
-    thirds and all of the layers, as maps.
+    Dosovitskiy et al. 2021, section 3.1; widths of Touvron et al. 2021, table 1. `dropout` is that
+    of the embedding, of attention's output and of the MLPs. Levels are the tokens after a third,
+    two thirds and all of the layers, as maps.
     """
 
     def __init__(

@@ -18,9 +18,10 @@ NARROW = 16  # channels that fill a vector of AVX-512, 8 of AVX2
 def place(model: nn.Module, device: torch.device, *, layout: str) -> nn.Module:
     """Return the network on the device, in the memory layout ("contiguous" or "channels_last").
 
-    On a CPU strided 1x1 convolutions of few channels stay contiguous: oneDNN's backward pass in channels_last
-    writes beyond its buffers where the channels do not fill a vector, as after pruning, and the process dies.
-    Grey images are both layouts at once, so that the asked-for one says nothing.
+    On a CPU strided 1x1 convolutions of few channels stay contiguous: oneDNN's backward pass in
+    channels_last writes beyond its buffers where the channels do not fill a vector, as after
+    pruning, and the process dies. Grey images are both layouts at once, so that the asked-for one
+    says nothing.
     """
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     model.to(device=device, memory_format=form)  # type: ignore[call-overload]
@@ -44,9 +45,9 @@ def _contiguous(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ..
 class Dropout(nn.Module):
     """Dropout whose rate is a tensor and whose random numbers come from a generator of its own.
 
-    The rate in [0, 1) is a 0-dim buffer outside the state dict, so that a captured step reads what a
-    trial varies. The identity in evaluation mode and while not `active`. In training an active one
-    needs its `generator` (on the input's device), which `set_dropout` gives it at each epoch.
+    The rate in [0, 1) is a 0-dim buffer outside the state dict, so that a captured step reads what
+    a trial varies. The identity in evaluation mode and while not `active`. In training an active
+    one needs its `generator` (on the input's device), which `set_dropout` gives it at each epoch.
     """
 
     rate: Tensor

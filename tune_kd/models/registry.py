@@ -1,6 +1,7 @@
 """Networks by name, with weights that are a function of a seed.
 
-What networks there are stands in `networks` (scores of an image) and `segmentation` (of every pixel).
+What networks there are stands in `networks` (scores of an image) and `segmentation` (of every
+pixel).
 """
 
 import functools
@@ -81,14 +82,15 @@ def build(
 ) -> nn.Module:
     """Return the network of that name, its weights a function of `seed`; the global generators are left alone.
 
-    A user's `file.py:function` (looked for in `base`) is called with num_classes=, channels= and, if
-    it takes them, dropout= and size= (height, width). Its attribute `taps` (level to module path) is
-    needed for feature methods only. Its `nn.Dropout` layers become `Dropout`, so that their random
-    numbers are ours: those with the rate `dropout` get each stage's, others keep their own.
+    A user's `file.py:function` (looked for in `base`) is called with num_classes=, channels= and,
+    if it takes them, dropout= and size= (height, width). Its attribute `taps` (level to module
+    path) is needed for feature methods only. Its `nn.Dropout` layers become `Dropout`, so that
+    their random numbers are ours: those with the rate `dropout` get each stage's, others keep their
+    own.
 
     Raises:
-        UsageError: no such network, file or function; a function that cannot be called so, that returns
-            no module, or that takes no dropout where dropout > 0 is asked for.
+        UsageError: no such network, file or function; a function that cannot be called so, that
+            returns no module, or that takes no dropout where dropout > 0 is asked for.
     """
     arguments: dict[str, Any] = {"num_classes": shape.num_classes, "channels": shape.channels}
     if is_reference(name):
@@ -158,8 +160,8 @@ def check_imagenet(name: str) -> None:
 def load_imagenet(model: nn.Module, name: str) -> None:
     """Torchvision's ImageNet weights into a network of MODELS, but for its stem and its classifier.
 
-    Those two have other shapes for small images and other classes, and keep their fresh weights. Once
-    downloaded they are read from torch's hub folder; nothing but tensors is unpickled.
+    Those two have other shapes for small images and other classes, and keep their fresh weights.
+    Once downloaded they are read from torch's hub folder; nothing but tensors is unpickled.
 
     Raises:
         UsageError: a network without such weights, or weights that cannot be had.

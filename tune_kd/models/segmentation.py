@@ -1,7 +1,8 @@
 """Networks that give class scores of every pixel, made of torchvision's parts.
 
 A dense network computes scores at a stride of its own, `coarse`, and resizes them to the image,
-`resize`. Only the coarse ones are kept on the logit cache: resizing them again gives the same scores.
+`resize`. Only the coarse ones are kept on the logit cache: resizing them again gives the same
+scores.
 """
 
 from collections.abc import Callable

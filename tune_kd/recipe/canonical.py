@@ -1,7 +1,7 @@
 """FrozenTeacher data as canonical JSON, and back.
 
-A field that equals its default is left out, so that a field that is added later changes neither the JSON nor the
-hash of what does not use it.
+A field that equals its default is left out, so that a field that is added later changes neither the
+JSON nor the hash of what does not use it.
 """
 
 import dataclasses
@@ -22,8 +22,9 @@ def demand(rule: str, holds: bool, **arguments: object) -> None:
 def to_builtins(value: Any) -> Any:
     """Return a dataclass as JSON data, without the values that equal their default.
 
-    So a field that is added later leaves the JSON, and with it the hashes, of everything that does not use it
-    as they were. A default may never change: a new one needs a new field, or a raised RECIPE_VERSION.
+    So a field that is added later leaves the JSON, and with it the hashes, of everything that does
+    not use it as they were. A default may never change: a new one needs a new field, or a raised
+    RECIPE_VERSION.
 
     A class of which there are several kinds says which one it is by its `kind`.
 
@@ -57,7 +58,8 @@ def to_json(value: Any) -> str:
 def rebuild(kind: Any, value: Any) -> Any:
     """JSON data as the annotated type `kind`: a dataclass, a tuple of one type, or a plain value.
 
-    A class of which there are several kinds is the one that `kind` names; what is missing has its default.
+    A class of which there are several kinds is the one that `kind` names; what is missing has its
+    default.
 
     Raises:
         ValueError: a field or a kind that there is not, such as one of a newer version.

@@ -1,7 +1,8 @@
 """Hashes, and the seeds of random streams.
 
-They name folders of the cache, models and columns of rows: a value that changes makes older ones unknown.
-Text and JSON have `digest`, bytes that others hash as well, such as files, have `bytes_hash`.
+They name folders of the cache, models and columns of rows: a value that changes makes older ones
+unknown. Text and JSON have `digest`, bytes that others hash as well, such as files, have
+`bytes_hash`.
 """
 
 import hashlib

@@ -25,10 +25,11 @@ class Images:
     (0: as many as `data.validation_size` says). `limit_train` (0 = all) takes a stratified subset
     first. `view_seed` draws what training sees of each image in an epoch, and the order of batches:
     all trials of a search share it, so that they share one teacher's outputs; initial weights and
-    dropout come from the seed that a recipe is run with. ClassificationImages pad by `pad` pixels of zeros. `dense`: every pixel
-    has a label, and `scale` is the range of the random resizing before the crop. `mix` draws a partner
-    and a share from Beta(`mix_alpha`, `mix_alpha`) for every image (MixUp: Zhang et al. 2018, eq. 1;
-    CutMix: Yun et al. 2019, eq. 1 and 2), which the teacher sees as well.
+    dropout come from the seed that a recipe is run with. ClassificationImages pad by `pad` pixels
+    of zeros. `dense`: every pixel has a label, and `scale` is the range of the random resizing
+    before the crop. `mix` draws a partner and a share from Beta(`mix_alpha`, `mix_alpha`) for every
+    image (MixUp: Zhang et al. 2018, eq. 1; CutMix: Yun et al. 2019, eq. 1 and 2), which the teacher
+    sees as well.
     """
 
     task: str
@@ -85,10 +86,10 @@ class Recipe:
     """How one model is made.
 
     `student` and `teacher` name networks (a key of models.MODELS or file.py:function);
-    `teacher_model` and `start` are ids of trained models: the frozen teacher, and what training begins
-    from instead of fresh weights. Such a model id is the `recipe_id` of the model's own recipe and seed,
-    or an external checkpoint's `external_model_id`. `initial` is "imagenet" for torchvision's weights
-    below the classifier. `sources` are hashes of a user's own files.
+    `teacher_model` and `start` are ids of trained models: the frozen teacher, and what training
+    begins from instead of fresh weights. Such a model id is the `recipe_id` of the model's own
+    recipe and seed, or an external checkpoint's `external_model_id`. `initial` is "imagenet" for
+    torchvision's weights below the classifier. `sources` are hashes of a user's own files.
     """
 
     images: Images

@@ -75,8 +75,8 @@ class Optimizer:
 class TrainingOptions:
     """How a network is trained, whatever it is trained for.
 
-    `patience` > 0 ends training when validation has not improved for so many epochs. `clip` > 0 bounds the norm of
-    the gradient of a step.
+    `patience` > 0 ends training when validation has not improved for so many epochs. `clip` > 0
+    bounds the norm of the gradient of a step.
     """
 
     epochs: int

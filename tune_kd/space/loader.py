@@ -29,8 +29,8 @@ def names() -> list[str]:
 def find(space: str | SearchSpace) -> tuple[SearchSpace, Path | None]:
     """Return a space by name, by file or as it is, and the file that defines it.
 
-    A space that was made in Python has no file. Names of files in it are relative to the working folder;
-    functions and classes in it become references (`notebook.reference`).
+    A space that was made in Python has no file. Names of files in it are relative to the working
+    folder; functions and classes in it become references (`notebook.reference`).
     """
     if not isinstance(space, SearchSpace):
         return load(space)

@@ -20,13 +20,12 @@ class Method:
     """A row of the final table: how a student is made from sampled values.
 
     `stages(space, **values)` is a pure function; its keyword arguments are the names of `ranges`,
-    where `**training` stands for those of TRAINING.
-    `defaults` is the default configuration, the first trial of each repeat, which runs to the end.
-    `published` are configurations from papers that a search tries early, each given as what it changes
-    of `defaults`. The first `shared` stages do not depend on sampled values: they
-    are trained once for all trials, or replaced by the space's `start`. `needs` says what any of its
-    stages may need, of `recipe.NEEDS`: a study trains a teacher only if a method says "logits" or
-    "features".
+    where `**training` stands for those of TRAINING. `defaults` is the default configuration, the
+    first trial of each repeat, which runs to the end. `published` are configurations from papers
+    that a search tries early, each given as what it changes of `defaults`. The first `shared`
+    stages do not depend on sampled values: they are trained once for all trials, or replaced by the
+    space's `start`. `needs` says what any of its stages may need, of `recipe.NEEDS`: a study trains
+    a teacher only if a method says "logits" or "features".
     """
 
     stages: Callable[..., tuple[Stage, ...]]

@@ -1,7 +1,7 @@
 """The methods that spaces share: what is done with a teacher, and how a student is made smaller.
 
-A method's function takes the space and sampled values and gives stages; it is pure. `**training` are
-the values that every method tunes: lr, weight decay and dropout.
+A method's function takes the space and sampled values and gives stages; it is pure. `**training`
+are the values that every method tunes: lr, weight decay and dropout.
 """
 
 import dataclasses
@@ -61,10 +61,11 @@ def kd_methods(
 ) -> dict[str, Method]:
     """no_kd, response, feature and combined over the ranges of `training` (lr, weight_decay, dropout).
 
-    `defaults` has the default value of each of these, `response_defaults` those of alpha (beta = 1 - alpha) and
-    temperature for response, where a pair has its own (else 0.5 and 4). The ranges of the loss weights are those
-    that published work spans; its settings are tried as well: alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at
-    T 16 for response (CRD benchmark, Tian et al. 2020, and others).
+    `defaults` has the default value of each of these, `response_defaults` those of alpha (beta = 1
+    - alpha) and temperature for response, where a pair has its own (else 0.5 and 4). The ranges of
+    the loss weights are those that published work spans; its settings are tried as well:
+    alpha/beta/T 0.3/0.7, 0.1/0.9 at T 4 and 0.3/0.7 at T 16 for response (CRD benchmark, Tian et
+    al. 2020, and others).
     """
     temperature = log_uniform(1.0, 20.0)
     response_setting = dict(response_defaults or {"alpha": 0.5, "temperature": 4.0})
@@ -135,8 +136,8 @@ def more_methods(
 ) -> dict[str, Method]:
     """Methods that every space takes by name (`--methods no_kd response dkd`), beside its own.
 
-    Ranges contain the published settings: DKD weighs its two terms 1 and 1 to 8 at T 4, attention transfer's
-    1,000 for a mean over 64 positions and a sum over three levels is about 50 in ours.
+    Ranges contain the published settings: DKD weighs its two terms 1 and 1 to 8 at T 4, attention
+    transfer's 1,000 for a mean over 64 positions and a sum over three levels is about 50 in ours.
     """
     return {
         "dkd": Method(
@@ -187,9 +188,9 @@ def pruning_stages(
 def prune_methods(training: Config) -> dict[str, Method]:
     """`prune` and `kd+prune`: one student for all trials, then how it is pruned is searched.
 
-    `training` are the values of the first stage, on labels alone and with Hinton's distillation. The
-    second one may recover with or without the teacher, as is sampled. Channels or single weights, and
-    the gradual way: Zhu and Gupta 2018; Li et al. 2017 for norms of channels.
+    `training` are the values of the first stage, on labels alone and with Hinton's distillation.
+    The second one may recover with or without the teacher, as is sampled. Channels or single
+    weights, and the gradual way: Zhu and Gupta 2018; Li et al. 2017 for norms of channels.
     """
     labels = LossWeights()
     taught = LossWeights(

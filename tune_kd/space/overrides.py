@@ -48,8 +48,8 @@ def _replace(owner: Any, path: list[str], value: Any) -> Any:
 def change(space: SearchSpace, assignments: Iterable[str]) -> SearchSpace:
     """Return the space after each `NAME=VALUE`: a field changed, or a range pinned in every method that has it.
 
-    `epochs=N` is `--epochs N`: the teacher's epochs change in proportion, unless they are set as well. Another
-    field of training without `teacher.` or `student.` before it is set for both.
+    `epochs=N` is `--epochs N`: the teacher's epochs change in proportion, unless they are set as
+    well. Another field of training without `teacher.` or `student.` before it is set for both.
 
     Raises:
         UsageError: no such name, a value that does not fit, or one that nothing would use.
@@ -192,7 +192,8 @@ def _convert_like(example: Any, value: Any) -> Any:
 def subset(space: SearchSpace, names: list[str]) -> SearchSpace:
     """Return the space with these methods only: its own in its order, then shared ones (`methods.MORE`).
 
-    Shared methods tune what the space's first method has of lr, weight decay and dropout, in the same ranges.
+    Shared methods tune what the space's first method has of lr, weight decay and dropout, in the
+    same ranges.
 
     Raises:
         UsageError: no such method, or a shared one where the space's first has not these ranges.

@@ -1,10 +1,12 @@
 """A search space: task, teacher, student, and the methods to compare, each with ranges of its own.
 
-    SPACE = SearchSpace(name="mine", task="cifar10", teacher=Training("resnet18"), student=Training("resnet8"),
+    SPACE = SearchSpace(name="mine", task="cifar10", teacher=Training("resnet18"),
+    student=Training("resnet8"),
                         methods=kd_methods({"lr": log_uniform(0.01, 0.3), ...}, recipe=...))
 
-The methods that spaces share stand in `methods`. Tasks, networks and losses are strings: a key of the registry or
-`file.py:function`. A space is found by name (a file of `search_spaces/`) or by path.
+The methods that spaces share stand in `methods`. Tasks, networks and losses are strings: a key of
+the registry or `file.py:function`. A space is found by name (a file of `search_spaces/`) or by
+path.
 """
 
 import dataclasses
@@ -124,8 +126,8 @@ class SearchSpace:
     ) -> Distill:
         """Return the student's main training stage, as `student` says where a value is not given.
 
-        `loss` are fields of `Distill`: `logit_loss`, `logit_options`, `logit_warmup_epochs`, `feature_loss`
-        (else the space's) and `feature_options`.
+        `loss` are fields of `Distill`: `logit_loss`, `logit_options`, `logit_warmup_epochs`,
+        `feature_loss` (else the space's) and `feature_options`.
         """
         options = self.student.training_options()
         sampled = {"lr": lr, "weight_decay": weight_decay}

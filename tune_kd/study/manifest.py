@@ -45,8 +45,9 @@ class StartWeights:
 class Specification:
     """The part of a manifest that a resumed study must agree with.
 
-    Settings and images leave out on disk what equals its default, so that a field that one version has and the
-    other has not matters only where it is used. References to a user's files are as workers find them.
+    Settings and images leave out on disk what equals its default, so that a field that one version
+    has and the other has not matters only where it is used. References to a user's files are as
+    workers find them.
     """
 
     schema: int = SCHEMA_VERSION

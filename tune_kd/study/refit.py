@@ -23,8 +23,8 @@ def refit_recipe(study: Study, source: Proposal) -> Recipe:
     """Return a search trial's recipe from fresh weights on.
 
     Stages that waited for validation to improve take the epochs that they took. What began from the
-    student of an earlier study trains that student's stages as well, with this study's teacher; what
-    began from a file begins from it again, and keeps its `start`.
+    student of an earlier study trains that student's stages as well, with this study's teacher;
+    what began from a file begins from it again, and keeps its `start`.
     """
     recipe = source.recipe
     stages = _as_long(recipe.stages, _epochs(study, source))

@@ -185,8 +185,8 @@ def rank_trials(
 ) -> list[Row]:
     """Return a method's finished search trials, the highest metric first; ties by validation loss, then in order.
 
-    Those that keep the constraints come before those that do not. Of a trial with several stages the
-    last counts. Stopped trials are never ranked: their numbers come from fewer epochs.
+    Those that keep the constraints come before those that do not. Of a trial with several stages
+    the last counts. Stopped trials are never ranked: their numbers come from fewer epochs.
     """
     limits = [objectives.parse(text) for text in constraints]
     last: dict[str, Row] = {}

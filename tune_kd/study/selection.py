@@ -64,8 +64,8 @@ def recommend(
 ) -> Row | None:
     """Return the search trial that a method recommends; None where none has finished.
 
-    The candidate with the best mean over its fresh seeds; where none was evaluated again, the winner
-    that is best on validation.
+    The candidate with the best mean over its fresh seeds; where none was evaluated again, the
+    winner that is best on validation.
     """
     rows = list(rows)
     order = candidates(rows, method, metric=metric, constraints=constraints)

@@ -1,8 +1,8 @@
 """A study: its folder, manifest and proposals, and what its rows say.
 
-Everything that a search remembers is derived from disk: proposals (written before their trials start),
-epochs' rows (committed by workers) and verdicts (written by the driver before a trial hears of a stop).
-Resuming is opening the folder again. Rows become Optuna trials here, and nowhere else.
+Everything that a search remembers is derived from disk: proposals (written before their trials
+start), epochs' rows (committed by workers) and verdicts (written by the driver before a trial hears
+of a stop). Resuming is opening the folder again. Rows become Optuna trials here, and nowhere else.
 """
 
 import dataclasses

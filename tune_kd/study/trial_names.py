@@ -1,8 +1,8 @@
 """Names of trials: each is composed here, and recognized here.
 
-A name is the trial's file name in a study (`proposals/<trial>.json`), so what these functions return must
-not change. An id is cut to its first 8 characters. Methods may have any name, also one with hyphens: which
-kind of trial a row has is said by its `phase`, not by its name.
+A name is the trial's file name in a study (`proposals/<trial>.json`), so what these functions
+return must not change. An id is cut to its first 8 characters. Methods may have any name, also one
+with hyphens: which kind of trial a row has is said by its `phase`, not by its name.
 """
 
 import re

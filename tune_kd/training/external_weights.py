@@ -49,8 +49,8 @@ def find(name: str, *, option: str, confirmed: bool = False) -> ExternalCheckpoi
     """`FILE`, `runs/X` (the best student of a study) or `runs/X:METHOD` (of one method).
 
     `option` is named in errors. A method's student is the one that it recommends, best is best on
-    validation. As it was searched it has seen no validation image; `confirmed` takes the first of its
-    confirming runs, which was fitted on these as well, where there is one.
+    validation. As it was searched it has seen no validation image; `confirmed` takes the first of
+    its confirming runs, which was fitted on these as well, where there is one.
 
     Raises:
         UsageError: neither a file nor a study, no such method, or nothing finished there.

@@ -38,8 +38,8 @@ def evaluate(
 ) -> scoring.Scores:
     """Return what a network reaches on the images `index` as they are, in float32.
 
-    `reference`: logits of a teacher for these images, in this order, to agree with. `each_image`: what
-    it reaches on single images is kept as well.
+    `reference`: logits of a teacher for these images, in this order, to agree with. `each_image`:
+    what it reaches on single images is kept as well.
     """
     tally = scoring.Tally(images.num_classes, device=index.device, each_image=each_image)
     start = 0

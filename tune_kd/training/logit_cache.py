@@ -1,9 +1,10 @@
 """The teacher's logits of an epoch, computed once on a node and read from disk by all trials there.
 
-Augmentation is a pure function of (seed, epoch, index), and no searched value changes what the teacher
-sees; so its logits for an epoch are the same for all trials. The logit cache holds float16 logits [N, C]
-of the N training images of a study, one file per epoch. An epoch is filled in shards that processes claim
-by flock, which dies with its process: nobody waits while there is something to fill.
+Augmentation is a pure function of (seed, epoch, index), and no searched value changes what the
+teacher sees; so its logits for an epoch are the same for all trials. The logit cache holds float16
+logits [N, C] of the N training images of a study, one file per epoch. An epoch is filled in shards
+that processes claim by flock, which dies with its process: nobody waits while there is something to
+fill.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """One training stage: a generator that yields after each epoch.
 
-Random streams are seeded anew at each epoch from (seed, stage, epoch), so that resuming needs no saved
-generator and two trials side by side are each as if alone. What a trial varies and a captured step
-would read (lr, loss weights, temperature, dropout) are 0-dim tensors on the device.
+Random streams are seeded anew at each epoch from (seed, stage, epoch), so that resuming needs no
+saved generator and two trials side by side are each as if alone. What a trial varies and a captured
+step would read (lr, loss weights, temperature, dropout) are 0-dim tensors on the device.
 """
 
 import math

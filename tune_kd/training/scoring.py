@@ -1,7 +1,7 @@
 """What predictions are worth: a confusion matrix and what follows from it, calibration, agreement.
 
-Classes are on axis 1 of scores [B, K, ...]; a position is an image or a pixel. Everything is added up
-over batches first and divided at the end, so batches do not matter.
+Classes are on axis 1 of scores [B, K, ...]; a position is an image or a pixel. Everything is added
+up over batches first and divided at the end, so batches do not matter.
 """
 
 from collections.abc import Callable
@@ -64,8 +64,8 @@ SCORED: dict[str, Callable[[Scores], float]] = {
 def image_ious(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean intersection over union of each image alone: float32 [B] of scores [B, K, H, W].
 
-    Over the classes that occur in its labels [B, H, W] or in what is predicted at pixels that count;
-    NaN where none counts.
+    Over the classes that occur in its labels [B, H, W] or in what is predicted at pixels that
+    count; NaN where none counts.
 
     >>> scores = torch.tensor([[[[2.0, 0.0]], [[0.0, 2.0]]]])  # predicts 0, then 1
     >>> image_ious(scores, torch.tensor([[[0, 0]]])).tolist()  # 1 of 2, and 0 of 1

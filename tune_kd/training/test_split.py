@@ -105,8 +105,9 @@ def columns(scores: scoring.Scores, *, dense: bool) -> dict[str, Any]:
 def pictures(model: nn.Module, test: TestSplit) -> Mapping[str, np.ndarray]:
     """Return the worst and the best predicted test images of a dense task, the worst first.
 
-    `images` uint8 [n, H, W, C], `labels` and `predicted` uint8 [n, H, W] (255: void), `iou` float64 [n]
-    (mean over the classes of one image), `index` int64 [n]; `all_iou` float64 [N] of every test image.
+    `images` uint8 [n, H, W, C], `labels` and `predicted` uint8 [n, H, W] (255: void), `iou` float64
+    [n] (mean over the classes of one image), `index` int64 [n]; `all_iou` float64 [N] of every test
+    image.
     """
     images = test.images
     ious = [

@@ -21,8 +21,8 @@ REDUCTION = 3  # of trials that reach a rung, the best third goes on
 def rungs(epochs: int, *, first: int = 0) -> list[int]:
     """Epochs at which trials are compared: once, after half of them, or at `first` if that is later.
 
-    Earlier in a schedule that lowers the learning rate good trials are hardly told from others, and a
-    search of a few trials loses by it (docs/search-defaults.md).
+    Earlier in a schedule that lowers the learning rate good trials are hardly told from others, and
+    a search of a few trials loses by it (docs/search-defaults.md).
 
     >>> rungs(30), rungs(15), rungs(1), rungs(240, first=151)
     ([15], [8], [], [151])

@@ -1,7 +1,7 @@
 """What a search tries next: Optuna's samplers behind one function, random values, and where each idea is from.
 
-A fresh Optuna study and a sampler seeded for one proposal hear of a search's other trials in the order of
-their numbers, so that a proposal is a pure function of them and of its seed.
+A fresh Optuna study and a sampler seeded for one proposal hear of a search's other trials in the
+order of their numbers, so that a proposal is a pure function of them and of its seed.
 """
 
 import math

@@ -1,7 +1,8 @@
 """Which trial runs next: the proposals of a search, or a fixed list.
 
-A study searches every method several times over. A proposal is a pure function of (study seed, method,
-repeat, number) and of the other trials of that one search, told in the order of their numbers.
+A study searches every method several times over. A proposal is a pure function of (study seed,
+method, repeat, number) and of the other trials of that one search, told in the order of their
+numbers.
 """
 
 from collections import Counter
@@ -64,8 +65,9 @@ class Budget:
 class SearchPlan:
     """First the unfinished trials, then new ones: of the earliest repeat that lacks some.
 
-    Within a repeat the method with fewest trials is next. A search that waits for OPEN_TRIALS of its
-    own is passed over while another has room, so that proposals hear of results and no slot is idle.
+    Within a repeat the method with fewest trials is next. A search that waits for OPEN_TRIALS of
+    its own is passed over while another has room, so that proposals hear of results and no slot is
+    idle.
     """
 
     def __init__(

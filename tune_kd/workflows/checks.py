@@ -36,12 +36,13 @@ MIN_TRIALS = 5  # of a repeat: its default settings and four more
 def budget(request: SearchRequest, study: Study | None = None) -> Budget:
     """How many searches of every method, and of how many trials each.
 
-    Of a study that is there, the trials of a search stay what they were, and the searches may become
-    more. A new one has as many searches as its trials suffice for, at most the space's `repeats`,
-    unless it is said how many.
+    Of a study that is there, the trials of a search stay what they were, and the searches may
+    become more. A new one has as many searches as its trials suffice for, at most the space's
+    `repeats`, unless it is said how many.
 
     Raises:
-        UsageError: fewer than MIN_TRIALS trials for each of several searches, or fewer than there are.
+        UsageError: fewer than MIN_TRIALS trials for each of several searches, or fewer than there
+            are.
     """
     return _grow_budget(request, study) if study else _new_budget(request)
 
@@ -220,8 +221,8 @@ def check_networks(request: SearchRequest, dataset: DatasetInfo) -> None:
     """Networks, taps, losses and a foreign checkpoint must fit the space; said before Ray starts.
 
     Raises:
-        UsageError: an unknown network or loss, one that lacks a level or the dropout that is searched,
-            one for other labels than the task's, or a checkpoint of another architecture.
+        UsageError: an unknown network or loss, one that lacks a level or the dropout that is
+            searched, one for other labels than the task's, or a checkpoint of another architecture.
     """
     space, base = request.space, request.base
     shape = context.shape_of(dataset.images)

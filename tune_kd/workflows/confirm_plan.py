@@ -1,9 +1,9 @@
 """What is trained again after a search, with which seeds, and in which order.
 
-The winner of each repeat and method is confirmed with fresh seeds, the same for all methods of the repeat,
-and so are the method's default settings: a statement about a method rests on these. Before, the best
-winners are re-evaluated on validation, so that one of each method can be recommended; recommended students
-are confirmed with seeds in common.
+The winner of each repeat and method is confirmed with fresh seeds, the same for all methods of the
+repeat, and so are the method's default settings: a statement about a method rests on these. Before,
+the best winners are re-evaluated on validation, so that one of each method can be recommended;
+recommended students are confirmed with seeds in common.
 """
 
 import json

@@ -48,7 +48,8 @@ class Driver:
     def ray(self) -> Iterator[Session]:
         """Start or join Ray for a block.
 
-        A block that a signal or the time budget stops is left quietly: `interrupt` says which it was.
+        A block that a signal or the time budget stops is left quietly: `interrupt` says which it
+        was.
 
         Raises:
             SearchAborted: Ray failed again and again, or nothing can go on for another reason.

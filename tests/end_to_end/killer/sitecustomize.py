@@ -1,8 +1,8 @@
 """Python imports this at its start where a test puts this folder on PYTHONPATH: an exact kill -9.
 
-KILL is `before PATTERN` or `after PATTERN`: whichever process, driver or worker, writes a file of the
-study that matches takes the driver with it and dies, before the write or after it. Everything else is
-as it ships.
+KILL is `before PATTERN` or `after PATTERN`: whichever process, driver or worker, writes a file of
+the study that matches takes the driver with it and dies, before the write or after it. Everything
+else is as it ships.
 """
 
 import fnmatch

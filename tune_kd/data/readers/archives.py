@@ -1,7 +1,7 @@
 """Open the files of a folder or of an archive by name: nothing is unpacked, no member's name is a path.
 
-An archive is .zip, .tar or .tar.gz. A compressed tar cannot be read out of order, so while its images
-are read a plain copy without a name lies in the cache.
+An archive is .zip, .tar or .tar.gz. A compressed tar cannot be read out of order, so while its
+images are read a plain copy without a name lies in the cache.
 """
 
 import contextlib

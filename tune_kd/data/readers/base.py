@@ -31,12 +31,13 @@ class Raw:
     `images` yields one image for each label, in order: a PIL image or a uint8 array [H, W] or
     [H, W, C] with values 0..255. `labels` is int64 [N] with values in [0, len(class_names)).
 
-    Of a dense task `labels` yields a mask for each image, in step with the images: a palette or grey
-    PIL image or a uint8 array [H, W] of the image's size, with values in [0, len(class_names)), or 255
-    where a pixel counts for nothing (void).
+    Of a dense task `labels` yields a mask for each image, in step with the images: a palette or
+    grey PIL image or a uint8 array [H, W] of the image's size, with values in [0,
+    len(class_names)), or 255 where a pixel counts for nothing (void).
 
-    `validation`: which positions of a train split are the data set's own validation images; None: it
-    has none. `names`: what messages call the images, their files say; else they are counted from 0.
+    `validation`: which positions of a train split are the data set's own validation images; None:
+    it has none. `names`: what messages call the images, their files say; else they are counted from
+    0.
     """
 
     images: Iterable[Image.Image | npt.NDArray[np.uint8]]
@@ -54,8 +55,8 @@ class Raw:
 class Layout:
     """How a folder or an archive holds a data set; `check` and `files` open nothing of the test split.
 
-    `matches` is cheap and says whether something of the layout is there; `read(split, place, cache)`
-    gives a split, as a task's own `read` does.
+    `matches` is cheap and says whether something of the layout is there; `read(split, place,
+    cache)` gives a split, as a task's own `read` does.
     """
 
     expected: str  # for messages

@@ -1,8 +1,9 @@
 """Tiny ImageNet in the layout of its original archive, as a folder or an archive.
 
-`wnids.txt` names the classes, `train/<wnid>/images/*.JPEG` holds a class, and the images of `val` with
-their classes in `val/val_annotations.txt` are the sealed test split: those of the archive's own `test`
-have no labels. Classes are the wnids that have training images, sorted, as ImageFolder has them.
+`wnids.txt` names the classes, `train/<wnid>/images/*.JPEG` holds a class, and the images of `val`
+with their classes in `val/val_annotations.txt` are the sealed test split: those of the archive's
+own `test` have no labels. Classes are the wnids that have training images, sorted, as ImageFolder
+has them.
 """
 
 import io

@@ -1,9 +1,9 @@
 """Images with a mask of classes each, as PASCAL VOC lays them out, in a folder or an archive.
 
-`ImageSets/Segmentation/{train,val,test}.txt` name the images of a split, a name a line; the images are
-`JPEGImages/<name>.jpg`, their masks `SegmentationClass/<name>.png`, in which 255 is void. Where there
-is a test.txt with masks, that is the sealed test split and val.txt is the validation split; the
-original set's test masks are not public, so there val.txt is the test split.
+`ImageSets/Segmentation/{train,val,test}.txt` name the images of a split, a name a line; the images
+are `JPEGImages/<name>.jpg`, their masks `SegmentationClass/<name>.png`, in which 255 is void. Where
+there is a test.txt with masks, that is the sealed test split and val.txt is the validation split;
+the original set's test masks are not public, so there val.txt is the test split.
 """
 
 import io

@@ -53,7 +53,8 @@ def train_stage(
 ) -> Iterator[tuple[EpochReport, nn.Module]]:
     """Train a network in place as `stage` says; yield one report per epoch.
 
-    After the last epoch `finish` gives the network that the stage leaves, with its sizes; its scores are added.
+    After the last epoch `finish` gives the network that the stage leaves, with its sizes; its
+    scores are added.
     """
     learner = loop.TrainState(model, build_projections(run, model, stage), stage.optimizer)
     if resume:
