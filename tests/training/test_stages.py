@@ -86,22 +86,11 @@ def test_stages_survive_json_and_have_a_row_each(ctx, name):
         assert epochs == (list(range(1, stage.epochs + 1)) or [0])
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [*RECIPES, *(pytest.param(name, marks=pytest.mark.slow) for name in QUANTISED)]
+)
 def test_resumed_after_any_row_is_uninterrupted(tmp_path, name):
-    recipe = RECIPES[name]
-    complete = making.run(recipe, making.context_in(tmp_path / "whole"))
-    for after in range(1, len(complete.rows)):
-        ctx = making.context_in(tmp_path / f"killed-{after}")
-        part = making.run_until(recipe, ctx, after)
-        remainder = resume_run(recipe, ctx, part)
-        assert part.rows + remainder.rows == complete.rows
-        making.assert_same_state(remainder.state, complete.state)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", QUANTISED)
-def test_a_quantized_recipe_resumed_after_any_row_is_uninterrupted(tmp_path, name):
-    recipe = QUANTISED[name]
+    recipe = {**RECIPES, **QUANTISED}[name]
     complete = making.run(recipe, making.context_in(tmp_path / "whole"))
     for after in range(1, len(complete.rows)):
         ctx = making.context_in(tmp_path / f"killed-{after}")
