@@ -42,8 +42,12 @@ class Kernel:
         self.manager, self.client = start_new_kernel(cwd=str(folder), env=dict(os.environ))
 
     def start(self, code: str) -> str:
-        """Begin a cell; its message."""
-        return str(self.client.execute(code))
+        """Begin a cell; its message.
+
+        An error aborts no cell behind it: the kernel aborts whatever arrives for a moment after its
+        reply, and the next cell of a test may be that early.
+        """
+        return str(self.client.execute(code, stop_on_error=False))
 
     def wait(self, message: str, *, seconds: float = 240) -> dict[str, object]:
         """The end of a cell: its status, and the name of an error."""
